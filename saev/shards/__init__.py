@@ -1,0 +1,9 @@
+"""Activations on disk: manifest, writer, index, reader, statistics (docs/formats.md)."""
+
+from saev.shards.manifest import Manifest, fingerprint
+from saev.shards.moments import Moments
+from saev.shards.reader import ActivationStore
+from saev.shards.stream import TokenStream
+from saev.shards.writer import RecordingWriter
+
+__all__ = ["ActivationStore", "Manifest", "Moments", "RecordingWriter", "TokenStream", "fingerprint"]

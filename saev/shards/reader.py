@@ -1,0 +1,121 @@
+"""Reading a recorded dataset: its tables, and any image's activations in place."""
+
+import hashlib
+import os
+from functools import cache, cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+from saev.shards import index
+from saev.shards.manifest import Manifest
+from saev.shards.moments import Moments
+from saev.shards.writer import EXAMPLES, layer_dir
+
+if TYPE_CHECKING:
+    import polars as pl
+
+ROLES = {"patch": ("patches",), "cls": ("cls",), "special": ("cls", "registers"), "all": ("cls", "registers", "patches")}
+
+
+class ActivationStore:
+    """A complete recording, opened for reading. Refuses an incomplete one with what is missing."""
+
+    def __init__(self, root: str | os.PathLike):
+        self.root = Path(root)
+        self.manifest = Manifest.load(root)
+        if not self.manifest.complete:
+            done = len(list(self.root.glob("shard-*.json")))
+            total = -(-self.manifest.n_examples // self.manifest.examples_per_shard)
+            raise ValueError(
+                f"dataset={root} is incomplete ({done} of {total} shards recorded): run the same `saev record` command again, "
+                "it goes on where it stopped."
+            )
+        self.d_model, self.layers = self.manifest.d_model, self.manifest.layers
+
+    @cached_property
+    def examples(self) -> "pl.DataFrame":
+        """examples.parquet: a row per image, row number = image number."""
+        import polars as pl  # heavy: only for those who look at the table
+
+        return pl.read_parquet(self.root / EXAMPLES)
+
+    def check_layer(self, layer: int) -> None:
+        """ValueError naming the recorded layers where `layer` is not one of them."""
+        if layer not in self.layers:
+            raise ValueError(f"layer={layer} is not in {self.root} (recorded: {list(self.layers)}): choose one or record it.")
+
+    def moments(self, layer: int) -> Moments:
+        """Mean, variance and norms over every recorded token of a layer."""
+        self.check_layer(layer)
+        moments = Moments.load(self.root / layer_dir(layer) / "stats.safetensors")
+        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all() and moments.scale > 0):
+            raise ValueError(f"layer={layer} of {self.root} has NaN, infinite or constant activations: record it again.")
+        return moments
+
+    @cache  # noqa: B019 a store lives as long as its reader
+    def offsets(self, layer: int) -> Int64[np.ndarray, "n_examples 3"]:
+        """(shard, byte offset of the first value, tokens) of each image; images that could not be read have 0 tokens."""
+        self.check_layer(layer)
+        table = np.zeros((self.manifest.n_examples, 3), np.int64)
+        for number, path in enumerate(self.shard_paths(layer)):
+            rows = index.load(path, self.d_model, self.manifest.dtype)
+            if len(rows) and not (0 <= rows[:, 0].min() and rows[:, 0].max() < len(table)):
+                raise ValueError(f"{path} holds images beyond the manifest's {len(table)}: it belongs to another dataset.")
+            table[rows[:, 0], 0] = number
+            table[rows[:, 0], 1:] = rows[:, 1:]
+        return table
+
+    def shard_paths(self, layer: int) -> list[Path]:
+        """The tar files of a layer in order; ValueError where one is missing or has another size than recorded."""
+        paths = []
+        for entry in self.manifest.shards:
+            path = self.root / entry["file"]
+            if path.parent.name != layer_dir(layer):
+                continue
+            found = path.stat().st_size if path.is_file() else None
+            if found != entry["bytes"]:
+                state = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
+                raise ValueError(f"{path} {state}: restore it or record the dataset again.")
+            paths.append(path)
+        return paths
+
+    def role_slice(self, tokens: str) -> tuple[int, int]:
+        """(start, stop) of a token selection within each image; stop = -1 means up to the image's last token."""
+        if tokens not in ROLES:
+            raise ValueError(f"tokens={tokens}: choose one of {list(ROLES)}.")
+        roles, at, spans = self.manifest.roles, 0, {}
+        for role, count in roles.items():
+            spans[role] = (at, -1 if count < 0 else at + count)
+            at += max(count, 0)
+        wanted = [spans[role] for role in ROLES[tokens] if roles.get(role)]
+        missing = [role for role in ROLES[tokens] if not roles.get(role)]
+        if not wanted or (missing and tokens != "all" and tokens != "special"):
+            raise ValueError(f"tokens={tokens}: {self.root} has no {' or '.join(missing)} (stored: {list(roles)}): record them.")
+        return wanted[0][0], wanted[-1][1]
+
+    def read(self, layer: int, example: int, tokens: str = "all") -> Shaped[np.ndarray, "tokens d_model"]:
+        """The activations of one image in the stored dtype, without a copy (memory-mapped, read-only)."""
+        shard, offset, n_tokens = self.offsets(layer)[example]
+        file = self._mapped(layer, int(shard))
+        dtype = np.dtype(self.manifest.dtype)
+        values = file[offset : offset + n_tokens * self.d_model * dtype.itemsize].view(dtype).reshape(-1, self.d_model)
+        start, stop = self.role_slice(tokens)
+        return values[start : None if stop < 0 else stop]
+
+    @cache  # noqa: B019
+    def _mapped(self, layer: int, shard: int) -> np.ndarray:
+        return np.memmap(self.shard_paths(layer)[shard], np.uint8, "r")
+
+    def verify(self) -> list[str]:
+        """Read every shard and compare sha256: the faults found, one line each."""
+        faults = []
+        for entry in self.manifest.shards:
+            path = self.root / entry["file"]
+            if not path.is_file():
+                faults.append(f"{entry['file']} is missing")
+            elif hashlib.file_digest(path.open("rb"), "sha256").hexdigest() != entry["sha256"]:
+                faults.append(f"{entry['file']} differs from what was recorded (sha256)")
+        return faults

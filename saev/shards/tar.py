@@ -1,0 +1,65 @@
+"""The few lines of ustar that a shard needs: write a member, list the members of a file.
+
+General tar writers build and check far more per member; these headers open in tarfile, GNU tar and webdataset.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+
+import numpy as np
+
+BLOCK = 512
+END = bytes(2 * BLOCK)
+
+
+def header(name: str, size: int) -> bytes:
+    """A 512-byte ustar header of a plain file of `size` bytes; mtime and owner are 0, so bytes depend on content alone."""
+    if len(name) > 100 or size >= 8**11:
+        raise ValueError(f"tar member {name!r} ({size} bytes): names hold 100 characters and members 8 GiB")
+    fields = b"".join(
+        (
+            name.encode("ascii").ljust(100, b"\0"),
+            b"0000644\0" + b"0000000\0" * 2,
+            b"%011o\0" % size,
+            b"%011o\0" % 0,
+            b" " * 8,  # the checksum counts itself as spaces
+            b"0" + bytes(100) + b"ustar\x0000",
+            bytes(BLOCK - 265),
+        )
+    )
+    return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+def padding(size: int) -> bytes:
+    """The zeros that fill a member up to a whole number of blocks."""
+    return bytes(-size % BLOCK)
+
+
+@lru_cache(maxsize=4096)
+def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
+    """The .npy header of a C-ordered array; padded by NumPy so that the values start at a multiple of 64 bytes."""
+    buffer = io.BytesIO()
+    descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+    np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def members(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, offset of the payload, size) of each member; ValueError naming the file where it is cut off."""
+    length = os.path.getsize(path)
+    with open(path, "rb") as file:
+        at = 0
+        while True:
+            file.seek(at)
+            block = file.read(BLOCK)
+            if len(block) == BLOCK and not any(block):
+                return
+            if len(block) < BLOCK or block[257:262] != b"ustar":
+                raise ValueError(f"{path} is truncated or not a tar file (at byte {at}): restore it or record it again.")
+            size = int(block[124:135].rstrip(b"\0 ") or b"0", 8)
+            if at + BLOCK + size > length:
+                raise ValueError(f"{path} is truncated at byte {length}: restore it or record it again.")
+            yield block[:100].rstrip(b"\0").decode(), at + BLOCK, size
+            at += BLOCK + size + (-size % BLOCK)

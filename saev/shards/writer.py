@@ -1,0 +1,213 @@
+"""Recording: shards appear whole or not at all, and a recording stops and resumes at any of them.
+
+    shard i = images [i * n, (i + 1) * n) of the recording order, for every layer
+    layer-08/000000.tar.part -> fsync -> layer-08/000000.tar (+ .idx.npy, .stats.safetensors)
+    shard-000000.json written last: this shard is recorded
+    finish(): sidecars -> examples.parquet, stats.safetensors, manifest.json with complete = true
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from saev.shards import index, tar
+from saev.shards.manifest import Manifest, write_atomically
+from saev.shards.moments import Moments
+
+EXAMPLES = "examples.parquet"
+
+
+def layer_dir(layer: int) -> str:
+    """The folder of one layer's stream."""
+    return f"layer-{layer:02d}"
+
+
+class LayerShard:
+    """One tar file under a temporary name, its index and its moments."""
+
+    def __init__(self, path: Path, d_model: int, dtype: str):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path, self.dtype = path, dtype
+        self.temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+        self.file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 closed by commit or discard
+        self.sha, self.at = hashlib.sha256(), 0
+        self.rows: list[tuple[int, int, int]] = []
+        self.moments = Moments.zeros(d_model)
+
+    def _write(self, data: bytes | memoryview) -> None:
+        self.file.write(data)
+        self.sha.update(data)
+        self.at += len(data)
+
+    def add(self, example: int, acts: np.ndarray) -> None:
+        head = tar.npy_header(acts.shape, self.dtype)
+        size = len(head) + acts.nbytes
+        self._write(tar.header(index.member_name(example), size) + head)
+        self.rows.append((example, self.at, len(acts)))
+        self._write(acts.reshape(-1).view(np.uint8).data)
+        self._write(tar.padding(size))
+        self.moments = self.moments.merge(Moments.of(acts))
+
+    def commit(self) -> dict[str, Any]:
+        self._write(tar.END)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self.temporary.replace(self.path)
+        rows = np.array(self.rows, np.int64).reshape(-1, 3)
+        np.save(index.index_path(self.path), rows)
+        self.moments.save(self.path.with_suffix(".stats.safetensors"))
+        file = f"{self.path.parent.name}/{self.path.name}"
+        tokens = int(rows[:, 2].sum())
+        return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, "sha256": self.sha.hexdigest()}
+
+    def discard(self) -> None:
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+
+class ShardWriter:
+    """The images of one shard, in every layer; made by `RecordingWriter.shard`."""
+
+    def __init__(self, examples: range, layers: Mapping[int, LayerShard], dtype: str):
+        self.examples, self.layers, self.dtype = examples, layers, np.dtype(dtype)
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, index: int, acts: Mapping[int, np.ndarray], row: Mapping[str, Any]) -> None:
+        """Append image `index`: acts[layer] is [tokens, d_model], `row` its line of examples.parquet.
+
+        Raises ValueError where a value is not finite or does not fit the dtype.
+        """
+        assert index in self.examples and set(acts) == set(self.layers)
+        converted = {layer: self._convert(acts[layer], layer, row) for layer in self.layers}
+        for layer, values in converted.items():
+            self.layers[layer].add(index, values)
+        n_tokens = len(next(iter(converted.values())))
+        self.rows.append({"index": index, **row, "n_tokens": n_tokens, "error": None})
+
+    def skip(self, index: int, error: str, row: Mapping[str, Any]) -> None:
+        """Note that image `index` could not be read: it keeps its row, with no tokens."""
+        self.rows.append({"index": index, **row, "n_tokens": 0, "error": error})
+
+    def _convert(self, acts: np.ndarray, layer: int, row: Mapping[str, Any]) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            values = np.ascontiguousarray(acts, self.dtype)
+        if np.isfinite(values).all():
+            return values
+        if np.isfinite(acts).all():
+            raise ValueError(
+                f"layer {layer} of {row.get('path')!r} reaches {np.abs(acts).max():.4g}, beyond the range of {self.dtype}: "
+                "record with record.dtype=float32."
+            )
+        raise ValueError(
+            f"layer {layer} of {row.get('path')!r} has NaN or infinite activations: check the backbone's weights, "
+            "or record with record.autocast=false if it ran in half precision."
+        )
+
+
+class RecordingWriter:
+    """A directory of activations in the making; see the module's picture. `finish` makes it whole."""
+
+    def __init__(
+        self,
+        root: Path,
+        meaning: Mapping[str, Any],
+        n_examples: int,
+        examples_per_shard: int,
+        layers: Sequence[int],
+        roles: Mapping[str, int],
+        d_model: int,
+        dtype: str = "float16",
+    ):
+        self.root = root
+        self.manifest = Manifest(
+            meaning=dict(meaning),
+            layers=tuple(sorted(layers)),
+            roles=dict(roles),
+            d_model=d_model,
+            dtype=dtype,
+            n_examples=n_examples,
+            examples_per_shard=examples_per_shard,
+        )
+        root.mkdir(parents=True, exist_ok=True)
+        if (root / "manifest.json").is_file():
+            self._check_same(Manifest.load(root))
+        else:
+            self.manifest.save(root)
+
+    def _check_same(self, found: Manifest) -> None:
+        if found.complete:
+            raise ValueError(f"{self.root} holds a complete dataset: it is never overwritten; delete it to record again.")
+        if (found.meaning, found.layers, found.examples_per_shard) != (
+            json.loads(json.dumps(self.manifest.meaning)),
+            self.manifest.layers,
+            self.manifest.examples_per_shard,
+        ):
+            raise ValueError(f"{self.root} holds the beginning of another recording: delete it or choose another directory.")
+
+    @property
+    def n_shards(self) -> int:
+        """Shards of one layer."""
+        return -(-self.manifest.n_examples // self.manifest.examples_per_shard)
+
+    def examples_of(self, shard: int) -> range:
+        """The image numbers (positions in the recording order) of a shard."""
+        size = self.manifest.examples_per_shard
+        return range(shard * size, min((shard + 1) * size, self.manifest.n_examples))
+
+    def pending(self, part: int = 0, n_parts: int = 1) -> list[int]:
+        """The shards of this part that are not recorded yet."""
+        return [i for i in range(part, self.n_shards, n_parts) if not self._sidecar(i).is_file()]
+
+    def _sidecar(self, shard: int) -> Path:
+        return self.root / f"shard-{shard:06d}.json"
+
+    @contextmanager
+    def shard(self, i: int) -> Iterator[ShardWriter]:
+        """Open shard i for writing: committed when the block ends, discarded without a trace when it raises."""
+        m = self.manifest
+        with ExitStack() as undo:
+            files = {}
+            for layer in m.layers:
+                files[layer] = LayerShard(self.root / layer_dir(layer) / f"{i:06d}.tar", m.d_model, m.dtype)
+                undo.callback(files[layer].discard)
+            shard = ShardWriter(self.examples_of(i), files, m.dtype)
+            yield shard
+            assert [row["index"] for row in shard.rows] == list(shard.examples), "every image once, in order"
+            record = {"examples": shard.rows, "shards": [files[layer].commit() for layer in m.layers]}
+            write_atomically(self._sidecar(i), json.dumps(record).encode())
+
+    def finish(self) -> Path | None:
+        """Merge the sidecars into the final tables and mark the dataset complete; None while shards are missing."""
+        import polars as pl  # heavy, needed once
+
+        if self.pending():
+            return None
+        m = self.manifest
+        records = [json.loads(self._sidecar(i).read_text()) for i in range(self.n_shards)]
+        shards = tuple(entry for at in range(len(m.layers)) for entry in (r["shards"][at] for r in records))
+        table = pl.DataFrame([row for r in records for row in r["examples"]], infer_schema_length=None)
+        n_tokens = int(table["n_tokens"].sum())
+        if n_tokens == 0:
+            raise ValueError(f"{self.root}: none of the {m.n_examples} images could be read; first error: {table['error'][0]}")
+        temporary = self.root / f"{EXAMPLES}.tmp"
+        table.write_parquet(temporary)
+        temporary.replace(self.root / EXAMPLES)
+        for layer in m.layers:
+            total = Moments.zeros(m.d_model)
+            for i in range(self.n_shards):
+                total = total.merge(Moments.load(self.root / layer_dir(layer) / f"{i:06d}.stats.safetensors"))
+            total.save(self.root / layer_dir(layer) / "stats.safetensors")
+        fields = {**m.__dict__, "n_tokens": n_tokens, "shards": shards, "complete": True}
+        Manifest(**fields).save(self.root)
+        for i in range(self.n_shards):
+            self._sidecar(i).unlink(missing_ok=True)
+            for layer in m.layers:
+                (self.root / layer_dir(layer) / f"{i:06d}.stats.safetensors").unlink(missing_ok=True)
+        return self.root
