@@ -51,6 +51,8 @@ def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"
         width = d_model * np.dtype(dtype).itemsize
         end = int((rows[:, 1] + rows[:, 2] * width).max()) if len(rows) else 0
         if end > shard.stat().st_size:
-            raise ValueError(f"{shard} is truncated ({shard.stat().st_size} of at least {end} bytes): restore it or record it again.")
+            raise ValueError(
+                f"{shard} is truncated ({shard.stat().st_size} of at least {end} bytes): restore it or record it again."
+            )
         return rows
     return scan(shard, d_model, dtype)

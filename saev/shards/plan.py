@@ -49,7 +49,9 @@ class EpochPlan:
 
     def __post_init__(self):
         if self.n_tokens < self.world:
-            raise ValueError(f"the selection has {self.n_tokens} tokens for {self.world} processes: select more images or tokens.")
+            raise ValueError(
+                f"the selection has {self.n_tokens} tokens for {self.world} processes: select more images or tokens."
+            )
 
     @property
     def n_tokens(self) -> int:

@@ -17,7 +17,12 @@ from saev.shards.writer import EXAMPLES, layer_dir
 if TYPE_CHECKING:
     import polars as pl
 
-ROLES = {"patch": ("patches",), "cls": ("cls",), "special": ("cls", "registers"), "all": ("cls", "registers", "patches")}
+ROLES = {
+    "patch": ("patches",),
+    "cls": ("cls",),
+    "special": ("cls", "registers"),
+    "all": ("cls", "registers", "patches"),
+}
 
 
 class ActivationStore:
@@ -45,14 +50,18 @@ class ActivationStore:
     def check_layer(self, layer: int) -> None:
         """ValueError naming the recorded layers where `layer` is not one of them."""
         if layer not in self.layers:
-            raise ValueError(f"layer={layer} is not in {self.root} (recorded: {list(self.layers)}): choose one or record it.")
+            raise ValueError(
+                f"layer={layer} is not in {self.root} (recorded: {list(self.layers)}): choose one or record it."
+            )
 
     def moments(self, layer: int) -> Moments:
         """Mean, variance and norms over every recorded token of a layer."""
         self.check_layer(layer)
         moments = Moments.load(self.root / layer_dir(layer) / "stats.safetensors")
         if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all() and moments.scale > 0):
-            raise ValueError(f"layer={layer} of {self.root} has NaN, infinite or constant activations: record it again.")
+            raise ValueError(
+                f"layer={layer} of {self.root} has NaN, infinite or constant activations: record it again."
+            )
         return moments
 
     @cache  # noqa: B019 a store lives as long as its reader
@@ -62,8 +71,10 @@ class ActivationStore:
         table = np.zeros((self.manifest.n_examples, 3), np.int64)
         for number, path in enumerate(self.shard_paths(layer)):
             rows = index.load(path, self.d_model, self.manifest.dtype)
-            if len(rows) and not (0 <= rows[:, 0].min() and rows[:, 0].max() < len(table)):
-                raise ValueError(f"{path} holds images beyond the manifest's {len(table)}: it belongs to another dataset.")
+            if len(rows) and not (rows[:, 0].min() >= 0 and rows[:, 0].max() < len(table)):
+                raise ValueError(
+                    f"{path} holds images beyond the manifest's {len(table)}: it belongs to another dataset."
+                )
             table[rows[:, 0], 0] = number
             table[rows[:, 0], 1:] = rows[:, 1:]
         return table
@@ -93,7 +104,9 @@ class ActivationStore:
         wanted = [spans[role] for role in ROLES[tokens] if roles.get(role)]
         missing = [role for role in ROLES[tokens] if not roles.get(role)]
         if not wanted or (missing and tokens != "all" and tokens != "special"):
-            raise ValueError(f"tokens={tokens}: {self.root} has no {' or '.join(missing)} (stored: {list(roles)}): record them.")
+            raise ValueError(
+                f"tokens={tokens}: {self.root} has no {' or '.join(missing)} (stored: {list(roles)}): record them."
+            )
         return wanted[0][0], wanted[-1][1]
 
     def read(self, layer: int, example: int, tokens: str = "all") -> Shaped[np.ndarray, "tokens d_model"]:

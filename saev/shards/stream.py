@@ -41,12 +41,12 @@ class TokenStream:
     ):
         self.store, self.layer, self.rank = store, layer, rank
         self.offsets = store.offsets(layer)
-        examples = np.arange(len(self.offsets)) if examples is None else np.sort(examples)
-        examples = examples[self.offsets[examples, 2] > 0]
+        chosen = np.arange(len(self.offsets)) if examples is None else np.sort(examples)
+        chosen = chosen[self.offsets[chosen, 2] > 0]
         start, stop = store.role_slice(tokens)
-        stops = self.offsets[examples, 2] if stop < 0 else np.full(len(examples), stop)
-        starts = np.full(len(examples), start)
-        self.plan = EpochPlan(examples, starts, stops, batch_size, window, stripe, seed, shuffle, world)
+        stops = self.offsets[chosen, 2] if stop < 0 else np.full(len(chosen), stop)
+        starts = np.full(len(chosen), start)
+        self.plan = EpochPlan(chosen, starts, stops, batch_size, window, stripe, seed, shuffle, world)
         self.dtype = np.dtype(store.manifest.dtype)
 
     @property
@@ -109,10 +109,12 @@ class TokenStream:
         shards, offsets = self.offsets[span.example, 0], self.offsets[span.example, 1]
         starts = (offsets + span.start * width).tolist()
         sizes = ((span.stop - span.start) * width).tolist()
-        target, at = memoryview(buffer.view(np.uint8).reshape(-1)), 0
+        target, at = buffer.view(np.uint8).reshape(-1).data, 0
         for shard, start, size in zip(shards.tolist(), starts, sizes, strict=True):
             got = os.preadv(files[shard], [target[at : at + size]], start)
             if got != size:
                 path = self.store.shard_paths(self.layer)[shard]
-                raise ValueError(f"{path} ends at byte {start + got}: it was cut off while in use; restore it or record it again.")
+                raise ValueError(
+                    f"{path} ends at byte {start + got}: it was cut off while in use; restore it or record it again."
+                )
             at += size

@@ -57,7 +57,9 @@ def members(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
             if len(block) == BLOCK and not any(block):
                 return
             if len(block) < BLOCK or block[257:262] != b"ustar":
-                raise ValueError(f"{path} is truncated or not a tar file (at byte {at}): restore it or record it again.")
+                raise ValueError(
+                    f"{path} is truncated or not a tar file (at byte {at}): restore it or record it again."
+                )
             size = int(block[124:135].rstrip(b"\0 ") or b"0", 8)
             if at + BLOCK + size > length:
                 raise ValueError(f"{path} is truncated at byte {length}: restore it or record it again.")

@@ -1,9 +1,9 @@
 """Recording: shards appear whole or not at all, and a recording stops and resumes at any of them.
 
-    shard i = images [i * n, (i + 1) * n) of the recording order, for every layer
-    layer-08/000000.tar.part -> fsync -> layer-08/000000.tar (+ .idx.npy, .stats.safetensors)
-    shard-000000.json written last: this shard is recorded
-    finish(): sidecars -> examples.parquet, stats.safetensors, manifest.json with complete = true
+shard i = images [i * n, (i + 1) * n) of the recording order, for every layer
+layer-08/000000.tar.part -> fsync -> layer-08/000000.tar (+ .idx.npy, .stats.safetensors)
+shard-000000.json written last: this shard is recorded
+finish(): sidecars -> examples.parquet, stats.safetensors, manifest.json with complete = true
 """
 
 import hashlib
@@ -143,13 +143,17 @@ class RecordingWriter:
 
     def _check_same(self, found: Manifest) -> None:
         if found.complete:
-            raise ValueError(f"{self.root} holds a complete dataset: it is never overwritten; delete it to record again.")
+            raise ValueError(
+                f"{self.root} holds a complete dataset: it is never overwritten; delete it to record again."
+            )
         if (found.meaning, found.layers, found.examples_per_shard) != (
             json.loads(json.dumps(self.manifest.meaning)),
             self.manifest.layers,
             self.manifest.examples_per_shard,
         ):
-            raise ValueError(f"{self.root} holds the beginning of another recording: delete it or choose another directory.")
+            raise ValueError(
+                f"{self.root} holds the beginning of another recording: delete it or choose another directory."
+            )
 
     @property
     def n_shards(self) -> int:
@@ -195,7 +199,9 @@ class RecordingWriter:
         table = pl.DataFrame([row for r in records for row in r["examples"]], infer_schema_length=None)
         n_tokens = int(table["n_tokens"].sum())
         if n_tokens == 0:
-            raise ValueError(f"{self.root}: none of the {m.n_examples} images could be read; first error: {table['error'][0]}")
+            raise ValueError(
+                f"{self.root}: none of the {m.n_examples} images could be read; first error: {table['error'][0]}"
+            )
         temporary = self.root / f"{EXAMPLES}.tmp"
         table.write_parquet(temporary)
         temporary.replace(self.root / EXAMPLES)

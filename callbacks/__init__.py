@@ -1,0 +1,25 @@
+"""Lightning hooks -> saev.metrics -> the bank's numbers; no formulas here.
+
+A callback adds `name -> a value per member` to `BankModule.latest` (training) or `BankModule.validated` (held-out data);
+`MetricsWriter`, which stands last, writes them.
+"""
+
+from callbacks.coherence import Coherence
+from callbacks.dead_units import DeadUnits
+from callbacks.interruption import Interruption
+from callbacks.member_export import MemberExport
+from callbacks.metrics_writer import MetricsWriter
+from callbacks.mixing import Mixing
+from callbacks.sparsity_warmup import SparsityWarmup
+from callbacks.throughput import Throughput
+
+__all__ = [
+    "Coherence",
+    "DeadUnits",
+    "Interruption",
+    "MemberExport",
+    "MetricsWriter",
+    "Mixing",
+    "SparsityWarmup",
+    "Throughput",
+]

@@ -1,0 +1,24 @@
+"""Shares of dead latents, by training tokens since their last firing."""
+
+import lightning as L
+
+from callbacks.when import due
+from saev.training.bank_module import BankModule
+
+
+class DeadUnits(L.Callback):
+    """Adds `dead`, the share of latents silent for `auxk.dead_tokens` training tokens.
+
+    The counters live in the bank (`Member.silent`), because AuxK needs them and checkpoints must hold them.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        if due(trainer):
+            pl_module.latest["dead"] = self._dead(pl_module)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
+        pl_module.validated["dead_train"] = self._dead(pl_module)
+
+    @staticmethod
+    def _dead(pl_module: BankModule) -> list:
+        return [member.dead.float().mean() for member in pl_module.bank]

@@ -1,0 +1,158 @@
+"""The command line: verbs, and flags in any position. No tensors here, so help and completion stay fast.
+
+saev record images=... vit=...     saev train experiment=... -m k=16,32     saev doctor
+"""
+
+import contextlib
+import difflib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+# In the order in which a study runs them.
+STAGES = {
+    "record": "images -> activations of a vision transformer, as tar shards",
+    "train": "activations -> a bank of sparse autoencoders (records first where needed)",
+}
+TOOLS = {"doctor": "check the environment, and datasets given as arguments; print the remedy for each fault"}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a verb; exits with 0, or with 1 and a message that names the remedy."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb, *rest = arguments
+    if verb in TOOLS:
+        sys.exit(importlib.import_module(f"saev.stages.{verb}").run(rest))
+    if verb not in STAGES:
+        close = difflib.get_close_matches(verb, [*STAGES, *TOOLS], 1)
+        hint = f" Did you mean `{close[0]}`?" if close else ""
+        sys.exit(f"saev: there is no verb {verb!r}.{hint}\n\n{usage()}")
+    hydra_stage(verb, rest)
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, (*STAGES, *TOOLS)))
+    lines = [f"  {number}. {verb:<{width}}  {text}" for number, (verb, text) in enumerate(STAGES.items(), 1)]
+    tools = [f"     {verb:<{width}}  {text}" for verb, text in TOOLS.items()]
+    return "\n".join(
+        [
+            "saev VERB [key=value ...] [flags]",
+            "",
+            "Stages, in order:",
+            *lines,
+            "",
+            "Tools:",
+            *tools,
+            "",
+            "`saev VERB --help` lists what can be set, `--cfg job` prints the configuration, `-m key=a,b` sweeps.",
+        ]
+    )
+
+
+def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
+    """Run saev.stages.<verb>.run under Hydra with conf/<verb>.yaml."""
+    import hydra
+    from hydra.errors import CompactHydraException
+
+    from saev.stages import schema
+    from saev.stages.resume import with_run_dir
+
+    if not (CONF / f"{verb}.yaml").is_file():
+        sys.exit(f"saev {verb}: {CONF} is missing. The stages run from a clone of the repository: `uv sync` there.")
+    schema.register()
+
+    def task(cfg) -> object:
+        try:
+            return importlib.import_module(f"saev.stages.{verb}").run(cfg)
+        except ValueError as error:  # the user's to mend: the message alone (HYDRA_FULL_ERROR=1 shows where)
+            raise CompactHydraException(f"error: {error}") from error
+
+    task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
+    try:
+        sys.argv[1:] = flags_first(with_run_dir(verb, arguments))
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    with suggestions():
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
+
+
+def flags_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with flags (and their values) before the overrides, as Hydra 1.3 wants them.
+
+    >>> flags_first(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
+    ['-m', '--cfg', 'job', 'experiment=x', 'k=1,2']
+    """
+    takes_value = {
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+    }
+    flags, overrides, items = [], [], iter(arguments)
+    for item in items:
+        if not item.startswith("-"):
+            overrides.append(item)
+            continue
+        flags.append(item)
+        if item in takes_value:
+            flags += [value for value in [next(items, None)] if value is not None]
+    return flags + overrides
+
+
+@contextlib.contextmanager
+def suggestions():
+    """Add "did you mean" to Hydra's message about an unknown key."""
+    stderr, said = sys.stderr, io.StringIO()
+    sys.stderr = Tee(stderr.write, said.write, stderr)
+    try:
+        yield
+    except SystemExit:
+        if unknown := re.search(r"Could not override '([\w.]+)'", said.getvalue()):
+            stderr.write(suggestion(unknown[1]))
+        raise
+    finally:
+        sys.stderr = stderr
+
+
+class Tee(io.TextIOBase):
+    """A stream that writes to two places and otherwise is the first one."""
+
+    def __init__(self, first: Callable[[str], object], second: Callable[[str], object], stream):
+        self.first, self.second, self.stream = first, second, stream
+
+    def write(self, text: str) -> int:
+        self.first(text)
+        self.second(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def isatty(self) -> bool:
+        return self.stream.isatty()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+
+def suggestion(key: str) -> str:
+    """A line that names the keys closest to an unknown one, or nothing."""
+    text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
+    known = {*re.findall(r"^\s*(\w+):", text, re.M)}
+    close = difflib.get_close_matches(key.split(".")[-1], sorted(known), 3, 0.6)
+    return f"Did you mean {' or '.join(close)}?\n" if close else ""

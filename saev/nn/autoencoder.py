@@ -1,0 +1,82 @@
+"""The sparse autoencoder: one class for every activation.
+
+z = (x - mu)/c ;  h = (z - b_dec) @ w_enc + b_enc ;  f = act(h) ;  z_hat = f @ w_dec + b_dec ;  x_hat = mu + c z_hat
+"""
+
+import copy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saev.nn.activations import Activation
+from saev.nn.normalise import Normaliser
+
+
+class SparseAutoencoder(nn.Module):
+    """A dictionary of d_sae atoms (unit rows of w_dec) with a learned encoder; takes and gives raw activations."""
+
+    def __init__(self, d_model: int, d_sae: int, activation: Activation, normaliser: Normaliser | None = None):
+        super().__init__()
+        self.d_model, self.n_latents = d_model, d_sae
+        k = getattr(activation, "k", 0)
+        if k > d_sae:
+            raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
+        self.activation = activation
+        self.normaliser = normaliser or Normaliser(torch.zeros(d_model), torch.ones(()))
+        self.w_enc = nn.Parameter(torch.zeros(d_model, d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
+        self.b_dec = nn.Parameter(torch.zeros(d_model))
+
+    def pre_activations(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
+        """h, from normalised activations."""
+        return torch.addmm(self.b_enc - self.b_dec @ self.w_enc, z, self.w_enc)
+
+    def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
+        """Codes of raw activations; ValueError for another width than the autoencoder's."""
+        if acts.shape[-1] != self.d_model:
+            raise ValueError(
+                f"activations have d_model={acts.shape[-1]}, this dictionary was trained on d_model={self.d_model}: "
+                "encode activations of the same backbone."
+            )
+        return self.activation(self.pre_activations(self.normaliser(acts)))
+
+    def decode(self, codes: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_model"]:
+        """Raw activations that the codes stand for."""
+        return self.normaliser.inverse(codes @ self.w_dec + self.b_dec)
+
+    def forward(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
+        """The reconstruction of raw activations."""
+        return self.decode(self.encode(acts))
+
+    @property
+    def atoms(self) -> Float[Tensor, "d_sae d_model"]:
+        """The dictionary's directions, unit rows in normalised space."""
+        return self.w_dec
+
+    @torch.no_grad()
+    def normalise_atoms(self) -> None:
+        """Give every atom unit norm."""
+        self.w_dec.div_(self.w_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def remove_parallel_gradient(self) -> None:
+        """Take from each atom's gradient the part along the atom, which renormalisation would undo (Bricken et al. 2023)."""
+        if self.w_dec.grad is not None:
+            along = (self.w_dec.grad * self.w_dec).sum(1, keepdim=True)
+            self.w_dec.grad.addcmul_(along, self.w_dec, value=-1)
+
+    @torch.no_grad()
+    def folded(self) -> "SparseAutoencoder":
+        """The same function with normalisation folded into the weights (for other libraries); codes are unchanged.
+
+        With z = (x - mu)/c:  w_enc' = w_enc / c,  b_enc' = b_enc,  w_dec' = w_dec c,  b_dec' = mu + c b_dec.
+        """
+        sae = copy.deepcopy(self)
+        mean, scale = self.normaliser.mean, self.normaliser.scale.expand(self.d_model)
+        sae.normaliser = Normaliser(torch.zeros_like(mean), torch.ones_like(self.normaliser.scale))
+        sae.w_enc.copy_(self.w_enc / scale[:, None])
+        sae.w_dec.copy_(self.w_dec * scale)
+        sae.b_dec.copy_(mean + scale * self.b_dec)
+        return sae

@@ -1,0 +1,127 @@
+"""Many autoencoders that see the same batches.
+
+MemberSpec --build--> Member (autoencoder, objective, dead-latent counter) ; SAEBank = ModuleList of members
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from saev.nn.activations import Activation
+from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.initialise import initialise
+from saev.nn.normalise import Normaliser
+from saev.nn.objectives import AuxK, Objective
+
+
+class Losses(NamedTuple):
+    """One member's training step: scalars, means over the batch."""
+
+    loss: Float[Tensor, ""]  # what is minimised: reconstruction + sparsity + aux
+    reconstruction: Float[Tensor, ""]
+    sparsity: Float[Tensor, ""]
+    aux: Float[Tensor, ""]
+    z_mse: Float[Tensor, ""]  # of z, per dimension, of the whole dictionary
+    l0: Float[Tensor, ""]  # active latents per token
+
+
+@dataclasses.dataclass(frozen=True)
+class MemberSpec:
+    """The settings of one autoencoder, before the data's width is known."""
+
+    name: str
+    activation: Activation
+    objective: Objective
+    auxk: AuxK
+    lr: float
+    seed: int = 0
+    d_sae: int | None = None  # expansion * d_model where not given
+    expansion: float = 8
+    init: str = "data"
+
+    def build(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"]) -> "Member":
+        """The member, initialised from a sample of normalised activations."""
+        d_model = sample.shape[1]
+        d_sae = self.d_sae or round(self.expansion * d_model)
+        self.objective.check(d_sae)
+        sae = SparseAutoencoder(d_model, d_sae, self.activation, normaliser)
+        initialise(sae, sample, self.init, self.seed)
+        return Member(self.name, sae, self.objective, self.auxk, self.lr)
+
+
+class Member(nn.Module):
+    """An autoencoder in training: its loss, and how long each latent has been silent (in tokens)."""
+
+    silent: Int64[Tensor, " d_sae"]
+    failed: Bool[Tensor, ""]
+
+    def __init__(self, name: str, sae: SparseAutoencoder, objective: Objective, auxk: AuxK, lr: float):
+        super().__init__()
+        self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
+        self.register_buffer("silent", torch.zeros(sae.n_latents, dtype=torch.int64))
+        self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
+        self.stopped = False  # `failed` on the host: asked at every step, so it must not wait for the device
+
+    def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
+        """Losses of a batch of normalised activations; counts the silence of each latent."""
+        sae = self.sae
+        h = sae.pre_activations(z)
+        f = sae.activation(h)
+        reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec)
+        sparsity = sae.activation.penalty(f) * sparsity_factor
+        aux = self.auxk(residual, h, self.dead, sae.w_dec)
+        active = f.detach() > 0
+        self.silent.add_(len(z)).mul_(~active.any(0))
+        z_mse = residual.detach().square().mean()
+        return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, active.sum() / len(z))
+
+    def stop(self) -> None:
+        """Take part in no further step: the parameters are not finite any more."""
+        self.stopped = True
+        self.failed.fill_(True)
+        self.requires_grad_(False)
+
+    @property
+    def dead(self) -> Bool[Tensor, " d_sae"]:
+        """Latents that have not fired for `auxk.dead_tokens` training tokens."""
+        return self.silent >= self.auxk.dead_tokens
+
+    @torch.no_grad()
+    def condition_gradients(self, clip: float) -> Float[Tensor, ""]:
+        """Remove the atoms' parallel gradient and clip to norm `clip`, for this member alone; the norm before clipping.
+
+        Clipping a bank as a whole would couple its members and spread one member's NaN to all.
+        """
+        self.sae.remove_parallel_gradient()
+        return nn.utils.clip_grad_norm_(self.sae.parameters(), clip)
+
+
+class SAEBank(nn.Module):
+    """Members that share every batch and its normalisation."""
+
+    def __init__(self, members: list[Member]):
+        super().__init__()
+        names = [member.name for member in members]
+        if len(set(names)) != len(names):
+            raise ValueError(f"members of a bank need different names, got {names}.")
+        self.members = nn.ModuleList(members)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self.members)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The map from raw activations to z that all members share."""
+        return self.members[0].sae.normaliser  # type: ignore[union-attr, return-value]
+
+    @property
+    def names(self) -> list[str]:
+        """The members' names, in order."""
+        return [member.name for member in self]

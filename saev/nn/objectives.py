@@ -1,0 +1,114 @@
+"""What training minimises: reconstruction (plain or over nested prefixes) and the revival of dead latents.
+
+Every reconstruction term is a mean over the batch of the squared error of z summed over d_model and divided by
+d_model, so that predicting the mean costs 1 whatever the backbone (docs/formats.md gives the factors to other scales).
+"""
+
+import dataclasses
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saev.ops.topk import topk_codes
+
+
+class Objective(ABC):
+    """How codes are turned into a reconstruction loss."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        z: Float[Tensor, "batch d_model"],
+        f: Float[Tensor, "batch d_sae"],
+        w_dec: Float[Tensor, "d_sae d_model"],
+        b_dec: Float[Tensor, " d_model"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
+        """(loss, residual z - z_hat of the whole dictionary)."""
+
+    def check(self, d_sae: int) -> None:  # noqa: B027 most objectives take any width
+        """ValueError where the objective cannot be applied to d_sae latents."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(Objective):
+    """The squared error of the whole dictionary."""
+
+    def __call__(self, z, f, w_dec, b_dec):
+        residual = z - (f @ w_dec + b_dec)
+        return residual.square().mean(), residual
+
+
+@dataclasses.dataclass(frozen=True)
+class Matryoshka(Objective):
+    """The mean squared error over nested prefixes of the dictionary (Bussmann et al. 2025).
+
+    `groups` are the shares of d_sae that each prefix adds. Each group is decoded once: the residual of a prefix is the
+    residual of the one before it less the new group's part.
+    """
+
+    groups: Sequence[float] = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+
+    def __post_init__(self):
+        if not self.groups or min(self.groups) <= 0 or abs(sum(self.groups) - 1) > 1e-6:
+            raise ValueError(f"objective.groups={list(self.groups)}: give positive shares of d_sae that add up to 1.")
+
+    def ends(self, d_sae: int) -> list[int]:
+        """The number of latents in each prefix; the last is d_sae.
+
+        >>> Matryoshka().ends(64)
+        [4, 8, 16, 32, 64]
+        """
+        total, ends = 0.0, []
+        for share in self.groups:
+            total += share
+            ends.append(round(total * d_sae))
+        return ends
+
+    def check(self, d_sae: int) -> None:
+        ends = [0, *self.ends(d_sae)]
+        if any(a == b for a, b in itertools.pairwise(ends)):
+            raise ValueError(
+                f"objective.groups={list(self.groups)} leaves a group of d_sae={d_sae} empty: raise d_sae."
+            )
+
+    def __call__(self, z, f, w_dec, b_dec):
+        residual = z - b_dec
+        loss, start, ends = z.new_zeros(()), 0, self.ends(f.shape[1])
+        for end in ends:
+            residual = residual - f[:, start:end] @ w_dec[start:end]
+            loss = loss + residual.square().mean()
+            start = end
+        return loss / len(ends), residual
+
+
+@dataclasses.dataclass(frozen=True)
+class AuxK:
+    """An auxiliary loss that lets dead latents explain the residual (Gao et al. 2024, appendix A.2).
+
+    coefficient * ||e_hat - sg(e)||^2 / ||sg(e) - mean(sg(e))||^2, where e = z - z_hat and e_hat decodes, without bias, the
+    k largest of relu(h) among the dead latents. Its gradient reaches the encoder through h.
+    """
+
+    coefficient: float = 1 / 32
+    k: int | None = None  # d_model / 2
+    dead_tokens: int = 10_000_000  # a latent is dead when it has not fired for so many tokens
+
+    def __call__(
+        self,
+        residual: Float[Tensor, "batch d_model"],
+        h: Float[Tensor, "batch d_sae"],
+        dead: Bool[Tensor, " d_sae"],
+        w_dec: Float[Tensor, "d_sae d_model"],
+    ) -> Float[Tensor, ""]:
+        """The weighted loss: 0, without a gradient, when nothing is dead."""
+        e = residual.detach()
+        if not self.coefficient or (not e.is_cuda and not dead.any()):  # on a GPU asking would stop the queue
+            return e.new_zeros(())
+        k = min(self.k or max(1, e.shape[1] // 2), h.shape[1])
+        f = topk_codes(torch.where(dead, h, 0.0), k)
+        spread = (e - e.mean(0)).square().sum().clamp_min(1e-12)
+        return self.coefficient * dead.any() * (f @ w_dec - e).square().sum() / spread

@@ -1,0 +1,101 @@
+"""From a train configuration to the members of its bank, each composed as if it were the only one."""
+
+import dataclasses
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from saev.nn.bank import MemberSpec
+from saev.sweep import planning
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A member before its data is known: what to build, and the settings it was given."""
+
+    spec: MemberSpec
+    settings: dict[str, Any]  # root keys of planning.PER_SAE, resolved; `sae` and `objective` as choices
+
+
+def plan_members(cfg: DictConfig) -> list[Planned]:
+    """The members that the configuration's `variants` and its command line ask for, at least one.
+
+    Each variant is composed anew from the job's own overrides, so a variant may choose groups (`sae=topk`) and set any
+    key of a single SAE. ValueError names the variant at fault.
+    """
+    task = [str(override) for override in HydraConfig.get().overrides.task]
+    given = any(planning.key_of(override) == "variants" for override in task)
+    base = [override for override in task if planning.key_of(override) != "variants"]
+    stored = [list(variant) for variant in cfg.variants or []]
+    variants = stored if given and stored else planning.members(stored, base)
+    name = HydraConfig.get().job.config_name
+    alone = f"sae={HydraConfig.get().runtime.choices['sae']}"
+    return [
+        _planned(cfg, member, str(name), base, variant, task)
+        for member, variant in zip(planning.names(variants, alone), variants, strict=True)
+    ]
+
+
+def _planned(
+    cfg: DictConfig, member: str, config: str, base: list[str], variant: list[str], task: list[str]
+) -> Planned:
+    try:
+        composed = compose(config, [*base, *variant], return_hydra_config=True)
+        choices = composed.hydra.runtime.choices
+        activation, objective, auxk = (instantiate(composed[key]) for key in ("sae", "objective", "auxk"))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        raise ValueError(f"variant {variant}: {cause}") from error
+    _check_shared(cfg, composed, variant)
+    _check_used(composed, choices["sae"], [*task, *variant])
+    settings = {key: composed[key] for key in planning.PER_SAE if key not in ("sae", "objective", "auxk")}
+    used = _references(composed)
+    settings = {key: value for key, value in settings.items() if key not in ("sparsity", "k") or key in used}
+    spec = MemberSpec(
+        name=member,
+        activation=activation,
+        objective=objective,
+        auxk=auxk,
+        lr=composed.lr,
+        seed=composed.seed,
+        d_sae=composed.d_sae,
+        expansion=composed.expansion,
+        init=composed.init,
+    )
+    return Planned(spec, {"sae": choices["sae"], "objective": choices["objective"], **settings})
+
+
+def _check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
+    """ValueError where a variant changes something that all SAEs of a job share."""
+
+    def shared(config: DictConfig) -> dict[str, Any]:
+        plain = OmegaConf.to_container(config, resolve=False)
+        assert isinstance(plain, dict)
+        return {str(k): v for k, v in plain.items() if k not in (*planning.PER_SAE, "variants", "hydra")}
+
+    ours, theirs = shared(cfg), shared(composed)
+    changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+    if changed:
+        raise ValueError(
+            f"variant {variant} changes {', '.join(changed)}, which all SAEs of a job share: sweep over it instead "
+            f"(-m {changed[0]}=a,b makes a job of each)."
+        )
+
+
+def _references(composed: DictConfig) -> str:
+    """The unresolved text of what makes up one SAE."""
+    return "".join(OmegaConf.to_yaml(composed[key], resolve=False) for key in ("sae", "objective", "auxk"))
+
+
+def _check_used(composed: DictConfig, sae: str, overrides: list[str]) -> None:
+    """ValueError where `k` or `sparsity` was asked for and the architecture does not have it."""
+    used = _references(composed)
+    for key, remedy in (("k", "sae=topk or sae=batchtopk"), ("sparsity", "sae=relu")):
+        asked = [override for override in overrides if planning.key_of(override) == key]
+        if asked and f"${{{key}}}" not in used:
+            raise ValueError(f"{asked[-1]} has no effect with sae={sae}: drop it, or use {remedy}.")

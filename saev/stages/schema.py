@@ -1,0 +1,59 @@
+"""Types of the root configuration: a wrong type or an unknown key is an error before anything starts."""
+
+import dataclasses
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+
+@dataclasses.dataclass
+class TrainSchema:
+    """conf/train.yaml, where each key is explained."""
+
+    vit: Any = None
+    images: Any = None
+    record: Any = None
+    datamodule: Any = None
+    sae: Any = None
+    objective: Any = None
+    auxk: Any = None
+    optimiser: Any = None
+    callbacks: Any = None
+    logger: Any = None
+    trainer: Any = None
+    paths: Any = None
+
+    dataset: str | None = None
+    layer: int = 0
+    tokens: str = "patch"
+    batch_size: int = 16384
+    n_tokens: int | None = None
+    normalise: str = "scalar"
+    data_seed: int = 0
+
+    sparsity: float | None = None
+    k: int | None = None
+    d_sae: int | None = None
+    expansion: float = 8
+    lr: float = 3e-4
+    seed: int = 0
+    init: str = "data"
+    dead_tokens: int = 10_000_000
+
+    warmup: int = 1000
+    decay: float = 0.2
+    clip: float = 1.0
+    sparsity_warmup: float = 0.05
+    val_every: int = 1000
+    log_every: int = 50
+
+    variants: list[list[str]] | None = None
+    ckpt_path: str | None = None
+    report: bool = True
+    tags: list[str] = dataclasses.field(default_factory=list)
+    member: str | None = None
+
+
+def register() -> None:
+    """Make the schemas known to Hydra."""
+    ConfigStore.instance().store(name="train_schema", node=TrainSchema)

@@ -1,0 +1,1 @@
+"""Which SAEs share one pass over the data."""

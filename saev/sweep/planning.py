@@ -1,0 +1,100 @@
+"""From overrides to banks: which combinations of a sweep become members of one job.
+
+Two combinations share a job when their composed configurations are equal but for the settings of a single SAE. Works on
+plain strings and mappings; the Hydra plugin around it is hydra_plugins/saev_sweeper.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PER_SAE = ("sae", "objective", "auxk", "sparsity", "k", "lr", "d_sae", "expansion", "seed", "init", "dead_tokens")
+Variant = list[str]  # the overrides of one member
+
+
+def key_of(override: str) -> str:
+    """The root key that an override sets.
+
+    >>> key_of("sae.k=5"), key_of("+k=3"), key_of("~auxk"), key_of("sae@other=topk")
+    ('sae', 'k', 'auxk', 'sae')
+    """
+    return re.split(r"[=.@]", override.lstrip("+~"), maxsplit=1)[0]
+
+
+def is_per_sae(override: str) -> bool:
+    """Whether the override sets something of a single SAE."""
+    return key_of(override) in PER_SAE
+
+
+def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Variant]:
+    """The bank that per-SAE `overrides` make of an experiment's `variants`.
+
+    Settings that the variants leave open apply to each of them (seed=1 trains the same bank with another seed).
+    Settings that they fix themselves replace the bank by the one SAE that is asked for.
+
+    >>> members([["k=8"], ["k=16"]], ["seed=1"])
+    [['k=8', 'seed=1'], ['k=16', 'seed=1']]
+    >>> members([["k=8"], ["k=16"]], ["k=32"])
+    [['k=32']]
+    """
+    own = [override for override in overrides if is_per_sae(override)]
+    fixed = {key_of(override) for variant in variants for override in variant}
+    if not variants or fixed & {key_of(override) for override in own}:
+        return [own]
+    return [[*variant, *own] for variant in variants]
+
+
+@dataclasses.dataclass
+class Job:
+    """One process of a sweep: overrides common to its members, and what each member adds."""
+
+    shared: list[str]
+    variants: list[Variant]
+
+    @property
+    def overrides(self) -> list[str]:
+        """The job's command line."""
+        quoted = ",".join("[" + ",".join(json.dumps(o) for o in variant) + "]" for variant in self.variants)
+        return [*self.shared, f"variants=[{quoted}]"]
+
+
+def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]], max_members: int) -> list[Job]:
+    """Jobs for (overrides, composed configuration) pairs, at most `max_members` SAEs in each, in the order given."""
+    if max_members < 1:
+        raise ValueError(f"hydra.sweeper.max_members={max_members}: give at least 1.")
+    jobs: dict[str, Job] = {}
+    for overrides, config in combinations:
+        rest = {key: value for key, value in config.items() if key not in (*PER_SAE, "variants", "hydra")}
+        shared = [override for override in overrides if not is_per_sae(override)]
+        job = jobs.setdefault(json.dumps(rest, sort_keys=True, default=str), Job(shared, []))
+        job.variants += [m for m in members(config.get("variants") or [], overrides) if m not in job.variants]
+    size = max_members
+    return [
+        Job(job.shared, job.variants[i : i + size]) for job in jobs.values() for i in range(0, len(job.variants), size)
+    ]
+
+
+def describe(jobs: Sequence[Job]) -> str:
+    """One line about a plan, e.g. "6 SAEs in 2 jobs: layer=13 x3, layer=23 x3"."""
+    common = set.intersection(*(set(job.shared) for job in jobs))
+    parts = [f"{','.join(o for o in job.shared if o not in common) or 'all'} x{len(job.variants)}" for job in jobs]
+    total = sum(len(job.variants) for job in jobs)
+    many = "" if len(jobs) == 1 else "s"
+    return f"{total} SAE{'' if total == 1 else 's'} in {len(jobs)} job{many}: {', '.join(parts)}"
+
+
+def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
+    """Members' names: the settings in which they differ; `alone` for a single one.
+
+    >>> names([["sae=topk", "k=8", "lr=1e-3"], ["sae=topk", "k=16", "lr=1e-3"]])
+    ['k=8', 'k=16']
+    """
+    if len(variants) == 1:
+        return [alone]
+    common = set.intersection(*(set(variant) for variant in variants))
+    result = [",".join(o for o in variant if o not in common) for variant in variants]
+    if "" in result or len(set(result)) < len(result):
+        raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
+    return [re.sub(r"[^\w.,=+-]", "_", name) for name in result]

@@ -1,0 +1,1 @@
+"""LightningModules: thin shells that step banks of autoencoders."""
