@@ -1,0 +1,177 @@
+"""The sparse maps against dense autograd: values, every gradient, ragged and empty rows."""
+
+import pytest
+import torch
+
+from saev.ops.sparse import (
+    SparseCodes,
+    batchtopk_select,
+    decode_prefixes,
+    decode_sparse,
+    prefer_sparse,
+    topk_select,
+    with_encoder_gradient,
+)
+from saev.ops.topk import batchtopk_codes, topk_codes
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+SELECT = {"topk": (topk_select, topk_codes), "batchtopk": (batchtopk_select, batchtopk_codes)}
+
+
+def _weights(d_model, d_sae, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"w_enc": (d_model, d_sae), "b_enc": (d_sae,), "w_dec": (d_sae, d_model), "b_dec": (d_model,)}
+    drawn = {name: torch.randn(shape, generator=g, dtype=dtype) / 4 for name, shape in shapes.items()}
+    return {name: value.requires_grad_() for name, value in drawn.items()}
+
+
+def _inputs(batch, d_model, dtype, seed=1):
+    z = torch.randn(batch, d_model, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return z.requires_grad_()
+
+
+def _pre_activations(z, w):
+    h = (z - w["b_dec"]) @ w["w_enc"] + w["b_enc"]
+    return torch.cat([h[:1] - 100, h[1:]])  # the first row has nothing positive
+
+
+def _ragged(dtype=torch.float64):
+    """Rows of 2, 0, 3 and 1 pairs, a latent used three times, two latents never."""
+    offsets, latents = torch.tensor([0, 2, 2, 5, 6]), torch.tensor([4, 0, 1, 4, 3, 4])
+    return SparseCodes(offsets, latents, torch.tensor([1.0, -2.0, 0.5, 3.0, 0.25, -1.5], dtype=dtype))
+
+
+def _gradients(loss, tensors):
+    return torch.autograd.grad(loss, tensors)
+
+
+def test_pairs_and_matrix_are_the_same_codes():
+    codes = _ragged()
+    expected = torch.zeros(4, 6, dtype=torch.float64)
+    for row, latent, value in [(0, 4, 1.0), (0, 0, -2.0), (2, 1, 0.5), (2, 4, 3.0), (2, 3, 0.25), (3, 4, -1.5)]:
+        expected[row, latent] = value
+    assert torch.equal(codes.dense(6), expected)
+    assert codes.rows().tolist() == [0, 0, 2, 2, 2, 3]
+    assert codes.firings(6).tolist() == [1, 1, 0, 1, 3, 0]
+
+
+@pytest.mark.parametrize("kind", SELECT)
+@pytest.mark.parametrize(("batch", "d_sae", "k"), [(1, 8, 1), (37, 50, 7), (64, 96, 96), (300, 256, 2)])
+def test_selection_is_that_of_the_dense_codes(kind, batch, d_sae, k):
+    h = torch.randn(batch, d_sae, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    select, dense = SELECT[kind]
+    codes = select(h, k)
+    assert torch.equal(codes.dense(d_sae), dense(h, k)) and not codes.values.requires_grad
+    assert len(codes.latents) <= batch * k and codes.offsets[-1] == len(codes.latents)
+
+
+@pytest.mark.parametrize("kind", SELECT)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("batch", "d_model", "d_sae", "k"), [(16, 8, 64, 1), (33, 12, 50, 4), (64, 6, 40, 40)])
+def test_a_whole_step_has_the_gradients_of_dense_autograd(kind, dtype, batch, d_model, d_sae, k):
+    select, dense = SELECT[kind]
+    z, w = _inputs(batch, d_model, dtype), _weights(d_model, d_sae, dtype)
+    leaves = [z, *w.values()]
+    f = dense(_pre_activations(z, w), k)
+    expected = (z - f @ w["w_dec"] - w["b_dec"]).square().mean() + 0.1 * f.sum()
+
+    codes = select(_pre_activations(z, w), k)
+    codes = with_encoder_gradient(codes, z, w["w_enc"], w["b_enc"], w["b_dec"], path="sparse")
+    z_hat = decode_sparse(codes, w["w_dec"], path="sparse") + w["b_dec"]
+    loss = (z - z_hat).square().mean() + 0.1 * codes.values.sum()
+
+    torch.testing.assert_close(loss, expected, rtol=TOLERANCE[dtype], atol=0)
+    for name, found, wanted in zip(("z", *w), _gradients(loss, leaves), _gradients(expected, leaves), strict=True):
+        error = (found - wanted).abs().max() / wanted.abs().max()
+        assert error < TOLERANCE[dtype], name
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_decoding_ragged_rows(path):
+    codes, w_dec = _ragged(), torch.randn(6, 3, dtype=torch.float64).requires_grad_()
+    torch.testing.assert_close(decode_sparse(codes, w_dec, path), codes.dense(6) @ w_dec)
+    values = codes.values.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda v, w: decode_sparse(codes._replace(values=v), w, path), (values, w_dec))
+
+
+def test_decoding_nothing():
+    codes = SparseCodes(torch.zeros(4, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))
+    w_dec = torch.randn(5, 2, requires_grad=True)
+    for path in ("sparse", "dense"):
+        z_hat = decode_sparse(codes, w_dec, path)
+        assert torch.equal(z_hat, torch.zeros(3, 2)) and not _gradients(z_hat.sum(), [w_dec])[0].any()
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_encoder_gradient_by_finite_differences(path):
+    z, w = _inputs(9, 4, torch.float64), _weights(4, 12, torch.float64)
+
+    def encode(z, w_enc, b_enc, b_dec):
+        h = (z - b_dec) @ w_enc + b_enc
+        codes = with_encoder_gradient(topk_select(h, 3), z, w_enc, b_enc, b_dec, path)
+        return codes.dense(12)  # in places, not in pairs: topk does not order them
+
+    assert torch.autograd.gradcheck(encode, (z, w["w_enc"], w["b_enc"], w["b_dec"]))
+
+
+def test_encoder_gradient_of_a_masked_selection_stays_among_the_unmasked():
+    """AuxK: fewer dead latents than k, so that the selection is padded with others, which must get no gradient."""
+    z, w = _inputs(20, 6, torch.float64), _weights(6, 30, torch.float64)
+    dead = torch.arange(30) >= 27
+    h = (z - w["b_dec"]) @ w["w_enc"] + w["b_enc"]
+    expected = (topk_codes(torch.where(dead, h, 0.0), 8) @ w["w_dec"]).square().sum()
+    codes = topk_select(torch.where(dead, h, 0.0), 8)
+    codes = with_encoder_gradient(codes, z, w["w_enc"], w["b_enc"], w["b_dec"], path="sparse")
+    loss = decode_sparse(codes, w["w_dec"], path="sparse").square().sum()
+    leaves = [w["w_enc"], w["b_enc"], w["w_dec"], w["b_dec"], z]
+    found = _gradients(loss, leaves)
+    for one, other in zip(found, _gradients(expected, leaves), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert found[0][:, dead].any() and not found[0][:, ~dead].any()
+
+
+def test_only_the_gradients_asked_for_are_made():
+    z, w = _inputs(20, 6, torch.float32).detach(), _weights(6, 30, torch.float32)
+    w["b_dec"].requires_grad_(False)
+    codes = topk_select((z - w["b_dec"]) @ w["w_enc"] + w["b_enc"], 2)
+    codes = with_encoder_gradient(codes, z, w["w_enc"], w["b_enc"], w["b_dec"], path="sparse")
+    codes.values.sum().backward()
+    assert w["w_enc"].grad is not None and w["b_enc"].grad is not None
+    assert z.grad is None and w["b_dec"].grad is None
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+@pytest.mark.parametrize("ends", [[40], [5, 10, 40], [5, 10, 20], [1, 2, 3, 40]])
+@pytest.mark.parametrize("kind", SELECT)
+def test_prefixes_are_decodings_of_the_first_latents(kind, ends, path):
+    h = torch.randn(23, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w_dec = torch.randn(40, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
+    codes = SELECT[kind][0](h, 6)
+    values = codes.values.clone().requires_grad_()
+    codes = codes._replace(values=values)
+    f = codes.dense(40)
+    expected = torch.stack([f[:, :end] @ w_dec[:end] for end in ends], dim=1)
+    found = decode_prefixes(codes, w_dec, ends, path)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    weight = torch.randn_like(expected)
+    for a, b in zip(
+        _gradients((found * weight).sum(), [values, w_dec]),
+        _gradients((expected * weight).sum(), [values, w_dec]),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_both_paths_take_half_precision_codes():
+    codes, w_dec = _ragged(torch.float32), torch.randn(6, 3)
+    half = codes._replace(values=codes.values.bfloat16())
+    for path in ("sparse", "dense"):
+        torch.testing.assert_close(decode_sparse(half, w_dec, path), codes.dense(6) @ w_dec)
+
+
+def test_the_rule_prefers_sparse_below_an_eighth_on_a_cpu():
+    h = torch.randn(10, 64)
+    assert prefer_sparse(topk_select(h, 8), 64) and not prefer_sparse(topk_select(h, 9), 64)
+    codes = topk_select(h, 4)
+    on_meta = SparseCodes(*(tensor.to("meta") for tensor in codes))
+    assert not prefer_sparse(on_meta, 64)
