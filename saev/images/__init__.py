@@ -1,0 +1,8 @@
+"""Image sets: a folder of one's own, or the demo's photos out of the package index."""
+
+from saev.images.demo import DemoBirds
+from saev.images.folder import FolderImages
+from saev.images.opening import open_rgb
+from saev.images.source import ImageSource
+
+__all__ = ["DemoBirds", "FolderImages", "ImageSource", "open_rgb"]

@@ -1,0 +1,16 @@
+"""saev record: images -> activations on disk. Prints the dataset's directory."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+
+def run(cfg: DictConfig) -> Path:
+    """Record what is missing of cfg.record and return the dataset's directory; prints credits and the directory."""
+    recording = instantiate(cfg.record)
+    directory = recording.run()
+    if credit := recording.images.credits():
+        print(credit)
+    print(directory)
+    return directory

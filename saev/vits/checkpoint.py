@@ -1,0 +1,87 @@
+"""Local weight files: read without executing anything, identified by content, fitted to a timm model."""
+
+import contextlib
+import hashlib
+import io
+import pickle
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+def check_file(checkpoint: str) -> Path:
+    """The path of a weight file; ValueError where it is missing or of a kind we do not read."""
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise ValueError(f"vit.checkpoint={checkpoint} is not there: give a weight file, vit.checkpoint=/path.pth.")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"vit.checkpoint={checkpoint} is none of {', '.join(SUFFIXES)}: convert it to safetensors.")
+    return path
+
+
+def digest(path: Path) -> str:
+    """sha256 of the file, in hex; hashed once per process as long as the file stays the same."""
+    stat = path.stat()
+    return _digest(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _digest(path: Path, size: int, mtime: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Tensors by name out of a weight file; no pickled code is ever run.
+
+    Raises ValueError where the file is damaged or holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from timm.models import clean_state_dict
+
+    try:
+        if path.suffix.lower() == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(
+            f"vit.checkpoint={path} cannot be read as plain tensors ({str(error).splitlines()[0]}): "
+            "fetch it again, or convert it to safetensors."
+        ) from error
+    for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    return clean_state_dict({k: v for k, v in state.items() if isinstance(v, Tensor)})
+
+
+def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
+    """Load `state` into a timm model through the family's own key mapping, position grids resampled to its size.
+
+    Every weight the model has must be in the file; heads and pretext parts of the file may go unused.
+    """
+    no_bias = not any(k.endswith(("q_bias", "qkv.bias", "q_proj.bias")) for k, _ in model.named_parameters())
+    if no_bias and any(k.endswith("qkv.bias") and bool(v.nan_to_num().any()) for k, v in state.items()):
+        raise ValueError(
+            f"{what} has query and value biases that this arch lacks: use the variant whose name has _qkvb."
+        )
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    with contextlib.redirect_stdout(io.StringIO()):  # timm's mapping prints a line per bias it drops
+        state = convert(state, model) if convert else state
+    try:
+        missing, unused = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{what} does not fit this vit.arch: {' '.join(str(error).split()[:40])}") from error
+    deeper = [key for key in unused if key.startswith("blocks.")]
+    if missing or deeper:
+        raise ValueError(
+            f"{what} does not fit this vit.arch: {len(missing)} weights missing ({', '.join(missing[:3])}), "
+            f"{len(deeper)} of its blocks' unused ({', '.join(deeper[:3])}); give the vit.arch it was made with."
+        )

@@ -1,0 +1,66 @@
+"""A vision transformer small enough for tests, with random weights: for mechanics only, its features mean nothing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from saev.vits import anatomy
+from saev.vits.anatomy import Anatomy, VitShape
+from saev.vits.backbone import Backbone
+from saev.vits.source import VitSource, geometry
+from saev.vits.transform import ImageTransform
+
+
+@dataclass(kw_only=True)
+class MicroVit(VitSource):
+    """A seeded random ViT of timm's class; the same weights on every machine for one version of torch."""
+
+    name: str = "micro"
+    img_size: int = 32
+    patch_size: int = 8
+    depth: int = 4
+    d_model: int = 32
+    cls_token: bool = True
+    registers: int = 0
+    seed: int = 0
+
+    def check(self) -> None:
+        self.shape()
+
+    def _build(self) -> Any:
+        from timm.models.vision_transformer import VisionTransformer
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return VisionTransformer(
+                img_size=self.img_size,
+                patch_size=self.patch_size,
+                embed_dim=self.d_model,
+                depth=self.depth,
+                num_heads=2,
+                class_token=self.cls_token,
+                reg_tokens=self.registers,
+                global_pool="token" if self.cls_token else "avg",
+                fc_norm=False,
+                num_classes=0,
+            )
+
+    def _parts(self) -> tuple[Any, Anatomy, ImageTransform]:
+        model = self._build()
+        parts = anatomy.of_timm(model, self.name)
+        return model, parts, ImageTransform(parts.shape.image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+    def shape(self) -> VitShape:
+        return self._parts()[1].shape
+
+    def identity(self) -> dict[str, Any]:
+        _, parts, transform = self._parts()
+        tokens = {"cls": self.cls_token, "registers": self.registers}
+        return {"library": "timm", "arch": "micro", "weights": f"random:{self.seed}", **tokens} | geometry(
+            parts.shape, transform
+        )
+
+    def load(self, device: str = "cpu") -> Backbone:
+        model, parts, transform = self._parts()
+        return Backbone(self.name, model, parts, transform).to(device)

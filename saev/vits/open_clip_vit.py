@@ -1,0 +1,138 @@
+"""Any vision transformer that is a visual tower of open_clip: CLIP, SigLIP, BioCLIP 2, EVA-CLIP."""
+
+import difflib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from saev.vits import anatomy, checkpoint, hub
+from saev.vits.anatomy import VitShape
+from saev.vits.backbone import Backbone
+from saev.vits.source import VitSource, geometry
+from saev.vits.transform import ImageTransform, Resize
+
+HUB = "hf-hub:"
+FILES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
+
+
+@dataclass(kw_only=True)
+class OpenClipVit(VitSource):
+    """The visual tower of an open_clip model; the text tower is dropped after loading."""
+
+    arch: str | None
+    """open_clip's name, e.g. ViT-B-16."""
+    pretrained: str | None = None
+    """A tag of open_clip's own list, or `hf-hub:owner/model` (whose architecture must be `arch`)."""
+    checkpoint: str | None = None
+    """A local file of the whole model's weights, in open_clip's keys or a family that it maps."""
+    img_size: int | tuple[int, int] | None = None
+    """Pixels (height, width); None for the size it was trained at."""
+    resize: Resize | None = None
+    """None for what it was trained with (squash for SigLIP)."""
+
+    def check(self) -> None:
+        if self.checkpoint:
+            checkpoint.check_file(self.checkpoint)
+        self.shape()
+        if not self.checkpoint:
+            self._check_hub()
+
+    def _check_hub(self) -> None:
+        tag = self.pretrained or ""
+        where = tag.removeprefix(HUB) + "/" if tag.startswith(HUB) else self._tag.get("hf_hub")
+        if where:
+            repo, file = os.path.split(where)
+            hub.check_hub(repo, [file] if file else FILES, self.name)
+        elif url := self._tag.get("url"):
+            hub.check_url(url, self.name)
+        else:
+            import open_clip
+
+            known = open_clip.list_pretrained_tags_by_model(str(self.arch))
+            raise ValueError(
+                f"vit.pretrained={self.pretrained} is none of {self.arch}'s weights ({', '.join(known)}): choose one, "
+                "or give a local file, vit.checkpoint=/path.safetensors."
+            )
+
+    @cached_property
+    def _tag(self) -> dict[str, Any]:
+        """open_clip's entry for these weights: where they are and what pictures they were trained on."""
+        import open_clip
+
+        # a local file is taken to be of the tag's training where one is named
+        return open_clip.get_pretrained_cfg(str(self.arch), self.pretrained or "") or {}
+
+    def _build(self, weights: str | None, device: str) -> Any:
+        import open_clip
+
+        if not self.arch:
+            raise ValueError("vit.arch is not set: name a model of open_clip, e.g. vit.arch=ViT-B-16.")
+        if self.arch not in open_clip.list_models():
+            near = difflib.get_close_matches(str(self.arch), open_clip.list_models(), 3)
+            raise ValueError(f"vit.arch={self.arch} is not a model of open_clip: did you mean {', '.join(near)}?")
+        name, tag = (weights, None) if weights and weights.startswith(HUB) else (self.arch, weights)
+        size: Any = list(self.img_size) if isinstance(self.img_size, Sequence) else self.img_size
+        with quiet():
+            model = open_clip.create_model(
+                name,
+                tag,
+                load_weights=weights is not None,
+                pretrained_text=False,
+                force_image_size=size,
+                device=device,
+                weights_only=True,
+            )
+        return model.visual
+
+    @cached_property
+    def _skeleton(self) -> Any:
+        with torch.device("meta"):
+            return self._build(None, "meta")
+
+    def shape(self) -> VitShape:
+        return anatomy.of_open_clip(self._skeleton, str(self.arch)).shape
+
+    def _transform(self) -> ImageTransform:
+        cfg = {**self._skeleton.preprocess_cfg, **self._tag}
+        resize = self.resize or ("squash" if cfg.get("resize_mode") == "squash" else "crop")
+        return ImageTransform(
+            self.shape().image_size, tuple(cfg["mean"]), tuple(cfg["std"]), cfg.get("interpolation", "bicubic"), resize
+        )
+
+    def identity(self) -> dict[str, Any]:
+        file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None
+        weights = f"sha256:{checkpoint.digest(file)}" if file else self.pretrained
+        return {"library": "open_clip", "arch": self.arch, "weights": weights} | geometry(
+            self.shape(), self._transform()
+        )
+
+    def load(self, device: str = "cpu") -> Backbone:
+        if self.checkpoint:
+            file = checkpoint.check_file(self.checkpoint)
+            try:
+                visual = self._build(str(file), "cpu")
+            except (RuntimeError, KeyError) as error:
+                what = " ".join(str(error).split()[:40])
+                raise ValueError(f"vit.checkpoint={file} does not fit vit.arch={self.arch}: {what}") from error
+        else:
+            self.check()
+            visual = self._build(self.pretrained, "cpu")
+        parts = anatomy.of_open_clip(visual, str(self.arch))
+        return Backbone(self.name, visual, parts, self._transform()).to(device)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without open_clip's warning that a model built for its shape has no weights."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,194 @@
+"""A recording: images through a backbone at some layers, checked before it starts, resumed where it stopped."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from saev.images.source import ImageSource
+from saev.shards import Manifest, RecordingWriter, fingerprint
+from saev.vits.backbone import HOOKS
+from saev.vits.filling import Filler
+from saev.vits.plan import Plan, as_tuple
+from saev.vits.source import VitSource
+
+CHOICES = {
+    "hook": HOOKS,
+    "dtype": ("float16", "float32"),
+    "order": ("shuffled", "sorted"),
+    "on_error": ("skip", "stop"),
+    "autocast": ("bfloat16", "float16", False),
+}
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """Activations to be recorded (or found recorded) under `root`; the fields are the knobs of conf/record."""
+
+    images: ImageSource
+    vit: VitSource
+    layers: Sequence[int] | int
+    root: str | Path
+    hook: str = "resid_post"
+    tokens: Sequence[str] | str = ("patches",)
+    dtype: str = "float16"
+    order: str = "shuffled"
+    seed: int = 0
+    batch_size: int = 32
+    n_workers: int | None = None
+    shard_mb: float = 128
+    on_error: str = "skip"
+    part: str = "0/1"
+    device: str = "auto"
+    autocast: str | bool = "bfloat16"
+
+    def check(self) -> None:
+        """Raise ValueError, within seconds, for whatever can be known to go wrong; fetches the demo's files."""
+        for key, allowed in CHOICES.items():
+            if getattr(self, key) not in allowed:
+                choices = ", ".join(str(value).lower() for value in allowed)
+                raise ValueError(f"record.{key}={getattr(self, key)} is not known: choose {choices}.")
+        for key in ("batch_size", "n_workers", "shard_mb"):
+            if (value := getattr(self, key)) is not None and value <= 0:
+                raise ValueError(f"record.{key}={value} is too small: give a number above 0.")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"record.device={self.device}: this machine has no CUDA GPU; use record.device=cpu.")
+        parse_part(self.part)
+        problems = [problem for source in (self.vit, self.images) if (problem := said_by(source.check))]
+        if problems:  # both at once, so that nobody mends one to meet the other
+            raise ValueError("\n".join(problems))
+        check_disk(Path(self.root), self.directory(), self.plan.n_bytes)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """What will be recorded, without weights."""
+        layers, tokens = as_tuple(self.layers), as_tuple(self.tokens)
+        return Plan(self.images, self.vit, layers, tokens, self.hook, self.dtype, self.order, self.seed)
+
+    def directory(self) -> Path:
+        """Where the recording lies or will lie: named by images, vit and a hash of what it means."""
+        name = re.sub(r"[^\w.-]+", "_", f"{self.images.name}-{self.vit.name}")
+        return Path(self.root) / f"{name}-{fingerprint(self.plan.meaning)[:8]}"
+
+    def complete(self) -> bool:
+        """Whether there is nothing left to record."""
+        directory = self.directory()
+        return (directory / "manifest.json").is_file() and Manifest.load(directory).complete
+
+    def run(self, progress: bool = True) -> Path:
+        """Record what is missing and return the dataset's directory; at once where it is complete.
+
+        With parts, the dataset is complete when the last part has run. Ctrl-C keeps every shard that is done.
+        """
+        if not said_by(self.images.check) and self.complete():
+            return self.directory()
+        self.check()
+        directory, console = self.directory(), Console(stderr=True, quiet=not progress)
+        plan, part = self.plan, parse_part(self.part)
+        writer = RecordingWriter(
+            root=directory,
+            meaning=plan.meaning,
+            n_examples=plan.n_images,
+            examples_per_shard=plan.examples_per_shard(self.shard_mb),
+            layers=plan.layers,
+            roles=plan.roles,
+            d_model=plan.shape.d_model,
+            dtype=self.dtype,
+        )
+        pending = writer.pending(*part)
+        say(console, self._summary(writer, pending))
+        try:
+            skipped = self._filler().fill(writer, pending, console, progress) if pending else []
+        except KeyboardInterrupt:
+            left = f"{len(writer.pending(*part))} of {writer.n_shards} shards are left"
+            say(console, f"Interrupted. {left}; the same command goes on from there.")
+            raise
+        report(console, skipped)
+        if writer.finish() is None:
+            say(console, f"Part {self.part} is done; {directory} is complete when the other parts are.")
+        return directory
+
+    @property
+    def _device(self) -> str:
+        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+
+    def _filler(self) -> Filler:
+        half = self.autocast and self._device.startswith("cuda")
+        return Filler(
+            images=self.images,
+            backbone=self.vit.load(self._device),
+            order=self.plan.permutation(),
+            layers=self.plan.layers,
+            hook=self.hook,
+            roles=tuple(self.plan.roles),
+            dtype=getattr(torch, self.dtype),
+            autocast=getattr(torch, str(self.autocast)) if half else None,
+            batch_size=self.batch_size,
+            n_workers=self.n_workers or min(16, os.cpu_count() or 1),
+            on_error=self.on_error,
+        )
+
+    def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:
+        plan, some = self.plan, len(pending) < writer.n_shards
+        resumed = f"; {len(pending)} of {writer.n_shards} shards are to do" if some else ""
+        return (
+            f"Recording {plan.n_images:,} images ({self.images.name}) x {plan.n_tokens} tokens x {plan.shape.d_model} "
+            f"of {self.vit.name}, layers {', '.join(map(str, plan.layers))}, on {self._device}: "
+            f"{plan.n_bytes / 1e9:.2g} GB in {writer.root}{resumed}"
+        )
+
+
+def said_by(check: Callable[[], None]) -> str | None:
+    """What a check complains of, or None."""
+    try:
+        return check()
+    except ValueError as error:
+        return str(error)
+
+
+def parse_part(part: str) -> tuple[int, int]:
+    """(number, of how many) of a part written i/n.
+
+    >>> parse_part("3/8")
+    (3, 8)
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", part)
+    if not found or not int(found[1]) < int(found[2]):
+        raise ValueError(f"record.part={part} is not a part: write i/n with i from 0 to n-1, e.g. record.part=0/8.")
+    return int(found[1]), int(found[2])
+
+
+def check_disk(root: Path, directory: Path, n_bytes: int) -> None:
+    """ValueError where `root` cannot be written, or has not the room for what `directory` still lacks of n_bytes."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root):
+            free = shutil.disk_usage(root).free
+    except OSError as error:
+        raise ValueError(f"record.root={root} cannot be written ({error.strerror}): choose another folder.") from error
+    needed = n_bytes - sum(file.stat().st_size for file in directory.glob("layer-*/*.tar"))
+    if needed > free:
+        raise ValueError(
+            f"record.root={root} has {free / 1e9:.3g} GB free, the recording needs {needed / 1e9:.3g} GB: choose "
+            "another disk (record.root=/big/disk), fewer layers, or record.dtype=float16."
+        )
+
+
+def report(console: Console, skipped: Sequence[str], shown: int = 10) -> None:
+    """List the images that could not be read."""
+    if skipped:
+        say(console, f"Skipped {len(skipped)} unreadable images (column `error` of examples.parquet lists them):")
+        for error in [*skipped[:shown], *([f"and {len(skipped) - shown} more"] if len(skipped) > shown else [])]:
+            say(console, f"  {error}")
+
+
+def say(console: Console, text: str) -> None:
+    """A line of plain text: paths and errors are full of brackets that rich would take for markup."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
