@@ -37,7 +37,7 @@ class Step:
         self.ends = [int(share * d_sae) for share in ENDS]
 
     def dense(self, select: Callable[..., Tensor], k: int, prefixes: bool) -> None:
-        f = select((self.z - self.b_dec) @ self.w_enc + self.b_enc, k)
+        f = select(self._pre_activations(), k)
         residual, losses = self.z - self.b_dec, []
         for start, end in zip([0, *self.ends], self.ends, strict=False) if prefixes else [(0, len(self.w_dec))]:
             residual = residual - f[:, start:end] @ self.w_dec[start:end]
@@ -46,13 +46,16 @@ class Step:
 
     def sparse(self, select: Callable[..., Any], k: int, prefixes: bool) -> None:
         with torch.no_grad():
-            h = (self.z - self.b_dec) @ self.w_enc + self.b_enc
+            h = self._pre_activations()
         codes = with_encoder_gradient(select(h, k), self.z, self.w_enc, self.b_enc, self.b_dec)
         if prefixes:
             z_hat = decode_prefixes(codes, self.w_dec, self.ends)
             self._backward(((self.z - self.b_dec).unsqueeze(1) - z_hat).square().mean())
         else:
             self._backward((self.z - self.b_dec - decode_sparse(codes, self.w_dec)).square().mean())
+
+    def _pre_activations(self) -> Tensor:  # with b_dec folded into the bias its gradient costs no product of matrices
+        return torch.addmm(self.b_enc - self.b_dec @ self.w_enc, self.z, self.w_enc)
 
     def _backward(self, loss: Tensor) -> None:
         torch.autograd.grad(loss, [self.w_enc, self.b_enc, self.w_dec, self.b_dec])

@@ -20,7 +20,7 @@ Path = Literal["auto", "sparse", "dense"]
 
 
 class SparseCodes(NamedTuple):
-    """Codes in CSR: row r has `latents[offsets[r]:offsets[r + 1]]` with those `values`; pairs of value 0 only pad."""
+    """Codes in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, each once, with those `values`; value 0 is padding."""
 
     offsets: Int[Tensor, " rows_and_1"]
     latents: Int[Tensor, " nnz"]
@@ -34,7 +34,7 @@ class SparseCodes(NamedTuple):
     def dense(self, d_sae: int) -> Float[Tensor, "rows d_sae"]:
         """The same codes as a matrix."""
         out = self.values.new_zeros(len(self.offsets) - 1, d_sae)
-        return out.index_put((self.rows(), self.latents), self.values, accumulate=True)
+        return out.index_put((self.rows(), self.latents), self.values)
 
     def firings(self, d_sae: int) -> Int[Tensor, " d_sae"]:
         """Per latent, the number of rows on which its code is not 0."""
@@ -109,44 +109,52 @@ def with_encoder_gradient(
     """The same codes, their values now differentiable as `relu((z - b_dec) @ w_enc + b_enc)` at the selected places.
 
     `codes` must have been selected from those pre-activations (or from a masked copy; places of value 0 get no
-    gradient, as under relu). Gradients reach all four inputs that require them.
+    gradient, as under relu). Gradients reach those of the four inputs that require them; h need not be kept.
     """
-    if path == "dense" or (path == "auto" and not prefer_sparse(codes, w_enc.shape[1])):
-        h = (z - b_dec) @ w_enc + b_enc
-        values = torch.where(codes.values > 0, h[codes.rows(), codes.latents], codes.values)
-    else:
-        values = _EncoderGradient.apply(z, w_enc, b_enc, b_dec, *codes)
-    return codes._replace(values=values)
+    sparse = path == "sparse" or (path == "auto" and prefer_sparse(codes, w_enc.shape[1]))
+    return codes._replace(values=_EncoderGradient.apply(z, w_enc, b_enc, b_dec, *codes, sparse))
 
 
 class _EncoderGradient(torch.autograd.Function):
-    """Forward: the values as they are. Backward: that of the dense encoder, from the active pairs alone."""
+    """Forward: the values as they are. Backward: that of the encoder, dense or from the active pairs alone."""
 
     @staticmethod
-    def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values):
+    def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse):
         ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values)
+        ctx.sparse = sparse
         return values.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         z, w_enc, b_dec, offsets, latents, values = ctx.saved_tensors
-        need_z, need_w, need_b_enc, need_b_dec = ctx.needs_input_grad[:4]
-        grad = torch.where(values > 0, grad, 0).to(w_enc.dtype)
-        d_z = d_w = d_b_enc = d_b_dec = None
-        if need_w or need_b_enc or need_b_dec:
-            # The transposed pairs (CSC): grouped by latent, in the order of the rows within each.
-            by_latent, order = latents.sort(stable=True)
-            ends = torch.searchsorted(by_latent, torch.arange(w_enc.shape[1] + 1, device=z.device))
-            rows, weights = SparseCodes(offsets, latents, values).rows()[order], grad[order]
-            d_b_enc = _weighted_sum(grad.new_ones(len(z), 1), rows, ends, weights).squeeze(1)
-            if need_w:
-                d_w = _weighted_sum((z - b_dec).to(grad.dtype), rows, ends, weights).T
-            if need_b_dec:  # minus the sum over tokens of d_z: one matrix-vector product, no d_z
-                d_b_dec = -(w_enc @ d_b_enc)
-        if need_z:
-            d_z = _weighted_sum(w_enc.T.contiguous(), latents, offsets, grad).to(z.dtype)
-        return d_z, d_w, d_b_enc, d_b_dec, None, None, None
+        need_z, need_w, _, need_b_dec = ctx.needs_input_grad[:4]
+        # Under autocast the dense products are made in the precision of h, as the encoder's own backward would.
+        dtype = w_enc.dtype if ctx.sparse else values.dtype
+        d_h = SparseCodes(offsets, latents, torch.where(values > 0, grad, 0).to(dtype))
+        centred = (z - b_dec).to(dtype) if need_w else None
+        back = _backward_sparse if ctx.sparse else _backward_dense
+        d_z, d_w, d_b_enc = back(d_h, centred, w_enc.to(dtype), need_z)
+        # Minus the sum over tokens of d_z: one matrix-vector product, where d_z costs a product of matrices.
+        d_b_dec = -(w_enc @ d_b_enc.to(w_enc.dtype)) if need_b_dec else None
+        return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None
+
+
+def _backward_dense(codes: SparseCodes, centred: Tensor | None, w_enc: Tensor, need_z: bool):
+    d_h = codes.dense(w_enc.shape[1])
+    d_w = None if centred is None else centred.T @ d_h
+    return d_h @ w_enc.T if need_z else None, d_w, d_h.sum(0)
+
+
+def _backward_sparse(d_h: SparseCodes, centred: Tensor | None, w_enc: Tensor, need_z: bool):
+    # The transposed pairs (CSC): grouped by latent, in the order of the rows within each.
+    by_latent, order = d_h.latents.sort(stable=True)
+    ends = torch.searchsorted(by_latent, torch.arange(w_enc.shape[1] + 1, device=w_enc.device))
+    rows, weights = d_h.rows()[order], d_h.values[order]
+    d_b_enc = _weighted_sum(weights.new_ones(len(d_h.offsets) - 1, 1), rows, ends, weights).squeeze(1)
+    d_w = None if centred is None else _weighted_sum(centred, rows, ends, weights).T
+    d_z = _weighted_sum(w_enc.T.contiguous(), d_h.latents, d_h.offsets, d_h.values) if need_z else None
+    return d_z, d_w, d_b_enc
 
 
 def _weighted_sum(

@@ -65,10 +65,11 @@ def test_selection_is_that_of_the_dense_codes(kind, batch, d_sae, k):
     assert len(codes.latents) <= batch * k and codes.offsets[-1] == len(codes.latents)
 
 
+@pytest.mark.parametrize("path", ["sparse", "dense"])
 @pytest.mark.parametrize("kind", SELECT)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize(("batch", "d_model", "d_sae", "k"), [(16, 8, 64, 1), (33, 12, 50, 4), (64, 6, 40, 40)])
-def test_a_whole_step_has_the_gradients_of_dense_autograd(kind, dtype, batch, d_model, d_sae, k):
+def test_a_whole_step_has_the_gradients_of_dense_autograd(path, kind, dtype, batch, d_model, d_sae, k):
     select, dense = SELECT[kind]
     z, w = _inputs(batch, d_model, dtype), _weights(d_model, d_sae, dtype)
     leaves = [z, *w.values()]
@@ -76,8 +77,8 @@ def test_a_whole_step_has_the_gradients_of_dense_autograd(kind, dtype, batch, d_
     expected = (z - f @ w["w_dec"] - w["b_dec"]).square().mean() + 0.1 * f.sum()
 
     codes = select(_pre_activations(z, w), k)
-    codes = with_encoder_gradient(codes, z, w["w_enc"], w["b_enc"], w["b_dec"], path="sparse")
-    z_hat = decode_sparse(codes, w["w_dec"], path="sparse") + w["b_dec"]
+    codes = with_encoder_gradient(codes, z, w["w_enc"], w["b_enc"], w["b_dec"], path)
+    z_hat = decode_sparse(codes, w["w_dec"], path) + w["b_dec"]
     loss = (z - z_hat).square().mean() + 0.1 * codes.values.sum()
 
     torch.testing.assert_close(loss, expected, rtol=TOLERANCE[dtype], atol=0)
@@ -167,6 +168,20 @@ def test_both_paths_take_half_precision_codes():
     half = codes._replace(values=codes.values.bfloat16())
     for path in ("sparse", "dense"):
         torch.testing.assert_close(decode_sparse(half, w_dec, path), codes.dense(6) @ w_dec)
+
+
+@pytest.mark.parametrize("path", ["sparse", "dense"])
+def test_gradients_under_autocast_are_those_of_dense_autocast(path):
+    z, w = _inputs(64, 16, torch.float32).detach(), _weights(16, 80, torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        h = z @ w["w_enc"] + w["b_enc"]
+        expected = (topk_codes(h, 5) @ w["w_dec"]).float().square().sum()
+        codes = with_encoder_gradient(topk_select(h, 5), z, w["w_enc"], w["b_enc"], torch.zeros(16), path)
+        loss = decode_sparse(codes, w["w_dec"], path).float().square().sum()
+    leaves = [w["w_enc"], w["b_enc"], w["w_dec"]]
+    for found, wanted in zip(_gradients(loss, leaves), _gradients(expected, leaves), strict=True):
+        assert found.dtype == torch.float32
+        assert (found - wanted).norm() < 0.02 * wanted.norm()  # bfloat16 has 3 digits
 
 
 def test_the_rule_prefers_sparse_below_an_eighth_on_a_cpu():
