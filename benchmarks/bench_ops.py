@@ -72,7 +72,9 @@ def rows(batch: int, d_model: int, d_sae: int) -> list[tuple[str, Callable, Call
         ):
             for prefixes in (False, True):
                 ours, reference = partial(step.sparse, sparse, k, prefixes), partial(step.dense, dense, k, prefixes)
-                found.append((f"step {name} k={k}{' matryoshka' if prefixes else ''}", reference, ours, 2.0))
+                found.append(
+                    (f"step {name} k={k}{' matryoshka' if prefixes else ''}", reference, ours, 1.5 if prefixes else 2.0)
+                )
     with torch.no_grad():
         h = step.z @ step.w_enc
     reference = partial(batchtopk_indices_reference, h, 32)

@@ -6,6 +6,8 @@ With k of d_sae latents active, decoding and the gradients of both weights need 
 batch * d_sae * d_model. Each map has a dense reference that defines it; `prefer_sparse` chooses between the two.
 """
 
+import functools
+import logging
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -60,10 +62,21 @@ def batchtopk_select(h: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
 def prefer_sparse(codes: SparseCodes, d_sae: int) -> bool:
     """Whether the sparse maps are the faster ones here: a fixed rule, so that a run's numbers never depend on timing.
 
-    On a CPU they win below about one active latent in eight (measured on 2 cores: benchmarks/bench_ops.py). A GPU's
-    dense products win at every usual width.
+    On a CPU a training step breaks even at one active latent in eight (and is 3 times faster at one in a hundred). On a
+    GPU the dense products are chosen: sparse ones are estimated to pay above 184,000 latents only.
     """
     return codes.latents.device.type == "cpu" and len(codes.latents) * 8 <= (len(codes.offsets) - 1) * d_sae
+
+
+def _takes_sparse(codes: SparseCodes, d_sae: int, path: Path) -> bool:
+    sparse = path == "sparse" or (path == "auto" and prefer_sparse(codes, d_sae))
+    _log_once(codes.latents.device.type, "sparse" if sparse else "dense", path)
+    return sparse
+
+
+@functools.cache
+def _log_once(device: str, taken: str, asked: Path) -> None:
+    logging.getLogger(__name__).info("codes on %s: %s products (path=%s)", device, taken, asked)
 
 
 def decode_sparse(
@@ -76,7 +89,7 @@ def decode_sparse(
     tensor([[0.0000, 3.0000, 0.0000],
             [0.0000, 0.0000, 0.5000]])
     """
-    if path == "dense" or (path == "auto" and not prefer_sparse(codes, len(w_dec))):
+    if not _takes_sparse(codes, len(w_dec), path):
         return codes.dense(len(w_dec)).to(w_dec.dtype) @ w_dec
     return _weighted_sum(w_dec, codes.latents, codes.offsets, codes.values)
 
@@ -86,16 +99,21 @@ def decode_prefixes(
 ) -> Float[Tensor, "rows prefixes d_model"]:
     """For each prefix of the dictionary, the decoding by its latents alone: `f[:, :ends[p]] @ w_dec[:ends[p]]`.
 
-    `ends` ascends; latents at or beyond the last end are left out. Each pair is used once: every (row, group between
-    two ends) is decoded as a row of its own, and prefixes are running sums over the groups.
+    `ends` ascends; latents at or beyond the last end are left out. Each group of latents between two ends is decoded
+    once, and prefixes are running sums over the groups.
     """
+    if not _takes_sparse(codes, len(w_dec), path):
+        f = codes.dense(len(w_dec)).to(w_dec.dtype)
+        groups = [f[:, start:end] @ w_dec[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        return torch.stack(groups, dim=1).cumsum(1)
     rows, prefixes, device = len(codes.offsets) - 1, len(ends), codes.latents.device
     group = torch.searchsorted(torch.tensor(ends, device=device), codes.latents, right=True)
     values = torch.where(group < prefixes, codes.values, 0)
+    # Every (row, group) is a row of its own.
     key, order = (codes.rows() * prefixes + group.clamp(max=prefixes - 1)).sort(stable=True)
     offsets = torch.searchsorted(key, torch.arange(rows * prefixes + 1, device=device))
-    groups = SparseCodes(offsets, codes.latents[order], values[order])
-    return decode_sparse(groups, w_dec, path).view(rows, prefixes, -1).cumsum(1)
+    decoded = _weighted_sum(w_dec, codes.latents[order], offsets, values[order])
+    return decoded.view(rows, prefixes, -1).cumsum(1)
 
 
 def with_encoder_gradient(
@@ -111,7 +129,7 @@ def with_encoder_gradient(
     `codes` must have been selected from those pre-activations (or from a masked copy; places of value 0 get no
     gradient, as under relu). Gradients reach those of the four inputs that require them; h need not be kept.
     """
-    sparse = path == "sparse" or (path == "auto" and prefer_sparse(codes, w_enc.shape[1]))
+    sparse = _takes_sparse(codes, w_enc.shape[1], path)
     return codes._replace(values=_EncoderGradient.apply(z, w_enc, b_enc, b_dec, *codes, sparse))
 
 

@@ -5,6 +5,7 @@ import torch
 
 from saev.ops.sparse import (
     SparseCodes,
+    _log_once,
     batchtopk_select,
     decode_prefixes,
     decode_sparse,
@@ -190,3 +191,12 @@ def test_the_rule_prefers_sparse_below_an_eighth_on_a_cpu():
     codes = topk_select(h, 4)
     on_meta = SparseCodes(*(tensor.to("meta") for tensor in codes))
     assert not prefer_sparse(on_meta, 64)
+
+
+def test_the_path_taken_is_logged_once(caplog):
+    _log_once.cache_clear()
+    codes, w_dec = _ragged(), torch.randn(6, 3, dtype=torch.float64)
+    with caplog.at_level("INFO", logger="saev.ops.sparse"):
+        for _ in range(3):
+            decode_sparse(codes, w_dec)
+    assert [record.getMessage() for record in caplog.records] == ["codes on cpu: dense products (path=auto)"]
