@@ -61,7 +61,7 @@ def of_timm(model: Any, arch: str) -> Anatomy:
     grid = patch_grid(image, embed.patch_size[0])
     return Anatomy(
         shape=VitShape(model.embed_dim, len(blocks), n_cls, tokens - n_cls, grid, image),
-        blocks=blocks,
+        blocks=list(blocks),
         norm=real_norm(getattr(model, "norm", None)),
         writers=TIMM_WRITERS,
         run=model.forward_features,
@@ -79,7 +79,7 @@ def of_open_clip(visual: Any, arch: str) -> Anatomy:
     shape = VitShape(visual.class_embedding.shape[0], len(blocks), 1, 0, patch_grid(image, visual.patch_size[0]), image)
     # with an attention pooler ln_post normalises what comes out of the pooler, not the tokens
     norm = None if getattr(visual, "attn_pool", None) is not None else real_norm(visual.ln_post)
-    return Anatomy(shape=shape, blocks=blocks, norm=norm, writers=OPEN_CLIP_WRITERS, run=visual.forward)
+    return Anatomy(shape=shape, blocks=list(blocks), norm=norm, writers=OPEN_CLIP_WRITERS, run=visual.forward)
 
 
 def patch_grid(image_size: tuple[int, int], patch: int) -> tuple[int, int]:

@@ -52,8 +52,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"vit.checkpoint={path} cannot be read as plain tensors ({str(error).splitlines()[0]}): "
+            f"vit.checkpoint={path} cannot be read as plain tensors ({why}): "
             "fetch it again, or convert it to safetensors."
         ) from error
     for key in ("state_dict_ema", "model_ema", "state_dict", "model", "teacher"):
@@ -73,11 +74,11 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what} has query and value biases that this arch lacks: use the variant whose name has _qkvb."
         )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
-    with contextlib.redirect_stdout(io.StringIO()):  # timm's mapping prints a line per bias it drops
-        state = convert(state, model) if convert else state
     try:
+        with contextlib.redirect_stdout(io.StringIO()):  # timm's mapping prints a line per bias it drops
+            state = convert(state, model) if convert else state
         missing, unused = model.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # shapes
+    except (RuntimeError, KeyError, AssertionError) as error:  # shapes, or names that its mapping trips over
         raise ValueError(f"{what} does not fit this vit.arch: {' '.join(str(error).split()[:40])}") from error
     deeper = [key for key in unused if key.startswith("blocks.")]
     if missing or deeper:

@@ -1,0 +1,109 @@
+"""Every kind of picture file comes out upright, RGB and with the values that a viewer shows."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from saev.images.opening import ORIENTATION_TAG, open_rgb
+
+GREY = np.linspace(0, 255, 6 * 8).reshape(6, 8).astype(np.uint8)
+
+
+def save(tmp_path, image: Image.Image, name: str, **options) -> np.ndarray:
+    image.save(tmp_path / name, **options)
+    opened = open_rgb(tmp_path / name)
+    assert opened.mode == "RGB"
+    return np.asarray(opened)
+
+
+def test_rgb_is_unchanged(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(save(tmp_path, Image.fromarray(pixels), "a.png"), pixels)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_grey_is_repeated(tmp_path, name):
+    assert np.array_equal(save(tmp_path, Image.fromarray(GREY), name), np.repeat(GREY[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_sixteen_bits_keep_their_upper_byte(tmp_path, name):
+    deep = GREY.astype(np.uint16) * 256 + 17
+    assert np.array_equal(save(tmp_path, Image.fromarray(deep), name), np.repeat(GREY[..., None], 3, 2))
+
+
+def test_floats_in_the_unit_interval_are_scaled(tmp_path):
+    found = save(tmp_path, Image.fromarray((GREY / 255).astype(np.float32)), "a.tif")
+    assert np.abs(found[..., 0].astype(int) - GREY).max() <= 1
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_shows_white(tmp_path, mode):
+    image = Image.new(mode, (4, 2), (0,) * len(mode))  # black, wholly transparent
+    image.paste((255,) * len(mode) if mode == "LA" else (255, 0, 0, 255), (2, 0, 4, 2))
+    found = save(tmp_path, image, "a.png")
+    assert (found[:, :2] == 255).all()
+    assert (found[:, 2:] == (255 if mode == "LA" else (255, 0, 0))).all()
+
+
+def test_transparent_palette_shows_white(tmp_path):
+    image = Image.new("P", (4, 2), 0)
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.paste(1, (2, 0, 4, 2))
+    found = save(tmp_path, image, "a.png", transparency=0)
+    assert (found[:, :2] == 255).all() and (found[:, 2:] == (40, 50, 60)).all()
+
+
+def test_cmyk_has_the_colours_of_a_viewer(tmp_path):
+    image = Image.new("RGB", (16, 16), (200, 30, 60))
+    found = save(tmp_path, image.convert("CMYK"), "a.jpg", quality=100)
+    assert np.abs(found.astype(int) - (200, 30, 60)).max() <= 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(tmp_path, orientation):
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (3, 5, 3), dtype=np.uint8))
+    # how a camera held that way stores the scene: the inverse of what EXIF 2.3 says a viewer has to do
+    stored = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, 1),
+        7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, -1),
+    }[orientation](np.asarray(upright))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    found = save(tmp_path, Image.fromarray(np.ascontiguousarray(stored)), "a.png", exif=exif)
+    assert np.array_equal(found, np.asarray(upright))
+
+
+@pytest.mark.parametrize("size", [(300, 1), (1, 300), (1, 1)])
+def test_one_pixel_high_or_wide(tmp_path, size):
+    assert save(tmp_path, Image.new("RGB", size, "red"), "a.png").shape == (size[1], size[0], 3)
+
+
+def test_broken_files_raise_oserror_with_their_name(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    contents = {
+        "empty.jpg": b"",
+        "text.png": b"not a picture",
+        "cut.jpg": whole[: len(whole) // 2],
+        "head.jpg": whole[:20],
+    }
+    for name, data in contents.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(OSError, match=name):
+            open_rgb(tmp_path / name)
+
+
+def test_a_flipped_byte_in_a_png_is_noticed(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    data = bytearray((tmp_path / "a.png").read_bytes())
+    data[len(data) // 2] ^= 255
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(OSError, match=r"a\.png"):
+        open_rgb(tmp_path / "a.png")

@@ -1,0 +1,64 @@
+import threading
+import time
+
+import pytest
+
+from saev.vits.loading import WriteBehind, load_ahead
+
+
+def test_results_come_in_order_whatever_takes_longest():
+    def slow_first(i):
+        time.sleep(0.02 * (i % 3 == 0))
+        return i * i
+
+    assert list(load_ahead(slow_first, range(20), n_workers=4, ahead=6)) == [i * i for i in range(20)]
+
+
+def test_no_more_than_asked_is_loaded_ahead():
+    started = []
+    stream = load_ahead(lambda i: started.append(i), range(100), n_workers=2, ahead=5)
+    next(stream)
+    time.sleep(0.05)
+    assert len(started) <= 7
+    stream.close()
+    time.sleep(0.05)
+    assert len(started) <= 7, "closing stops the loading"
+    assert not [t for t in threading.enumerate() if t.name.startswith("load")]
+
+
+def test_an_error_of_one_item_is_raised_at_its_place():
+    stream = load_ahead(lambda i: 1 / (i - 2), range(5), n_workers=2, ahead=4)
+    assert [next(stream), next(stream)] == [-0.5, -1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(stream)
+
+
+def test_calls_happen_in_order_and_are_done_at_the_end():
+    done = []
+
+    def slowly(i):
+        time.sleep(0.01)
+        done.append(i)
+
+    with WriteBehind() as behind:
+        for i in range(5):
+            behind.do(slowly, i)
+            assert i - 1 <= len(done) <= i + 1
+    assert done == list(range(5))
+
+
+def test_errors_of_a_call_are_raised():
+    with pytest.raises(ZeroDivisionError), WriteBehind() as behind:
+        behind.do(lambda: 1 / 0)
+    with WriteBehind() as behind:
+        behind.do(lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            behind.do(print)
+
+
+def test_an_error_in_the_block_waits_for_the_call_and_keeps_its_own_name():
+    done = []
+    with pytest.raises(KeyError), WriteBehind() as behind:
+        behind.do(lambda: (time.sleep(0.05), done.append(1)))
+        raise KeyError
+    assert done == [1]
