@@ -2,13 +2,25 @@
 
 >>> import saev
 >>> dictionary = saev.load("outputs/train/.../saes/k=32")  # doctest: +SKIP
->>> codes = dictionary.encode(activations)                 # raw activations [batch, d_model]  # doctest: +SKIP
+>>> codes = dictionary.encode(activations)  # raw activations [batch, d_model]  # doctest: +SKIP
 """
 
-from saev.checkpoint import load, read_config, save_dictionary
-from saev.dictionary import Dictionary
-from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
-from saev.shards import ActivationStore, TokenStream
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from saev.checkpoint import load, read_config, save_dictionary
+    from saev.dictionary import Dictionary
+    from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
+    from saev.shards import ActivationStore, TokenStream
+
+# Each name is imported when it is first used: the command line starts without torch.
+_HOME = {
+    "saev.checkpoint": ("load", "read_config", "save_dictionary"),
+    "saev.dictionary": ("Dictionary",),
+    "saev.nn": ("BatchTopK", "Matryoshka", "MemberSpec", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
+    "saev.shards": ("ActivationStore", "TokenStream"),
+}
 
 __all__ = [
     "ActivationStore",
@@ -26,3 +38,10 @@ __all__ = [
     "read_config",
     "save_dictionary",
 ]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(module), name)
+    raise AttributeError(f"module 'saev' has no attribute {name!r}")

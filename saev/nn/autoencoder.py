@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saev.nn.activations import Activation
+from saev.nn.activations import Activation, Codes, Selecting
 from saev.nn.normalise import Normaliser
+from saev.ops.sparse import with_encoder_gradient
 
 
 class SparseAutoencoder(nn.Module):
@@ -32,6 +33,19 @@ class SparseAutoencoder(nn.Module):
     def pre_activations(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """h, from normalised activations."""
         return torch.addmm(self.b_enc - self.b_dec @ self.w_enc, z, self.w_enc)
+
+    def training_codes(self, z: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch d_sae"], Codes]:
+        """(h, codes by the training rule) of normalised activations; gradients flow through the codes.
+
+        Where few latents are kept, h is made without a graph: the kept ones alone carry the encoder's gradient.
+        """
+        if not isinstance(self.activation, Selecting):
+            h = self.pre_activations(z)
+            return h, self.activation(h)
+        with torch.no_grad():
+            h = self.pre_activations(z)
+        kept = self.activation.select(h)
+        return h, with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec)
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from saev.nn.activations import Activation
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.decoding import firings
 from saev.nn.initialise import initialise
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import AuxK, Objective
@@ -69,15 +70,14 @@ class Member(nn.Module):
     def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
         """Losses of a batch of normalised activations; counts the silence of each latent."""
         sae = self.sae
-        h = sae.pre_activations(z)
-        f = sae.activation(h)
+        h, f = sae.training_codes(z)
         reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec)
         sparsity = sae.activation.penalty(f) * sparsity_factor
-        aux = self.auxk(residual, h, self.dead, sae.w_dec)
-        active = f.detach() > 0
-        self.silent.add_(len(z)).mul_(~active.any(0))
+        aux = self.auxk(sae, z, h, residual, self.dead)
+        fired = firings(f, sae.n_latents)
+        self.silent.add_(len(z)).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
-        return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, active.sum() / len(z))
+        return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / len(z))
 
     def stop(self) -> None:
         """Take part in no further step: the parameters are not finite any more."""

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.decoding import decode
 
 METHODS = ("random", "data")
 
@@ -40,9 +41,7 @@ def initialise(sae: SparseAutoencoder, sample: Float[Tensor, "n d_model"], metho
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
     state = {name: buffer.clone() for name, buffer in sae.activation.named_buffers()}
-    was_training = sae.training
-    y = sae.train().activation(sae.pre_activations(z)) @ sae.w_dec
-    sae.train(was_training)
+    y = decode(sae.training_codes(z)[1], sae.w_dec)
     for name, buffer in sae.activation.named_buffers():  # looking at the sample is not a training step
         buffer.copy_(state[name])
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)

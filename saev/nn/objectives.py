@@ -13,7 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saev.ops.topk import topk_codes
+from saev.nn.activations import Codes
+from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.decoding import decode, decode_prefixes
+from saev.ops.sparse import decode_sparse, topk_select, with_encoder_gradient
 
 
 class Objective(ABC):
@@ -23,7 +26,7 @@ class Objective(ABC):
     def __call__(
         self,
         z: Float[Tensor, "batch d_model"],
-        f: Float[Tensor, "batch d_sae"],
+        f: Codes,
         w_dec: Float[Tensor, "d_sae d_model"],
         b_dec: Float[Tensor, " d_model"],
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
@@ -38,7 +41,7 @@ class Plain(Objective):
     """The squared error of the whole dictionary."""
 
     def __call__(self, z, f, w_dec, b_dec):
-        residual = z - (f @ w_dec + b_dec)
+        residual = z - (decode(f, w_dec) + b_dec)
         return residual.square().mean(), residual
 
 
@@ -46,8 +49,7 @@ class Plain(Objective):
 class Matryoshka(Objective):
     """The mean squared error over nested prefixes of the dictionary (Bussmann et al. 2025).
 
-    `groups` are the shares of d_sae that each prefix adds. Each group is decoded once: the residual of a prefix is the
-    residual of the one before it less the new group's part.
+    `groups` are the shares of d_sae that each prefix adds; each group is decoded once.
     """
 
     groups: Sequence[float] = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -76,13 +78,8 @@ class Matryoshka(Objective):
             )
 
     def __call__(self, z, f, w_dec, b_dec):
-        residual = z - b_dec
-        loss, start, ends = z.new_zeros(()), 0, self.ends(f.shape[1])
-        for end in ends:
-            residual = residual - f[:, start:end] @ w_dec[start:end]
-            loss = loss + residual.square().mean()
-            start = end
-        return loss / len(ends), residual
+        residuals = (z - b_dec)[:, None] - decode_prefixes(f, w_dec, self.ends(len(w_dec)))
+        return residuals.square().mean(), residuals[:, -1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +87,7 @@ class AuxK:
     """An auxiliary loss that lets dead latents explain the residual (Gao et al. 2024, appendix A.2).
 
     coefficient * ||e_hat - sg(e)||^2 / ||sg(e) - mean(sg(e))||^2, where e = z - z_hat and e_hat decodes, without bias, the
-    k largest of relu(h) among the dead latents. Its gradient reaches the encoder through h.
+    k largest of relu(h) among the dead latents. Its gradient reaches those latents' encoder and atoms.
     """
 
     coefficient: float = 1 / 32
@@ -99,16 +96,18 @@ class AuxK:
 
     def __call__(
         self,
-        residual: Float[Tensor, "batch d_model"],
+        sae: SparseAutoencoder,
+        z: Float[Tensor, "batch d_model"],
         h: Float[Tensor, "batch d_sae"],
+        residual: Float[Tensor, "batch d_model"],
         dead: Bool[Tensor, " d_sae"],
-        w_dec: Float[Tensor, "d_sae d_model"],
     ) -> Float[Tensor, ""]:
-        """The weighted loss: 0, without a gradient, when nothing is dead."""
+        """The weighted loss for a batch and its pre-activations: 0, without a gradient, when nothing is dead."""
         e = residual.detach()
         if not self.coefficient or (not e.is_cuda and not dead.any()):  # on a GPU asking would stop the queue
             return e.new_zeros(())
         k = min(self.k or max(1, e.shape[1] // 2), h.shape[1])
-        f = topk_codes(torch.where(dead, h, 0.0), k)
+        chosen = topk_select(torch.where(dead, h.detach(), 0.0), k)
+        e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, sae.b_enc, sae.b_dec), sae.w_dec)
         spread = (e - e.mean(0)).square().sum().clamp_min(1e-12)
-        return self.coefficient * dead.any() * (f @ w_dec - e).square().sum() / spread
+        return self.coefficient * dead.any() * (e_hat - e).square().sum() / spread

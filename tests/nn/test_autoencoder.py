@@ -1,0 +1,130 @@
+"""The autoencoder against its formula, its folded form, and what is saved and loaded."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import saev
+from saev.checkpoint import save_dictionary
+from saev.nn import BatchTopK, Normaliser, ReLU, SparseAutoencoder, TopK
+from saev.nn.decoding import decode
+from saev.nn.initialise import initialise
+from saev.shards import Moments
+
+ROWS = np.random.default_rng(0).normal(3, 2, size=(500, 12)) * np.linspace(0.1, 4, 12)
+X = torch.from_numpy(ROWS).float()
+MOMENTS = Moments.of(ROWS)
+
+
+def make(activation, mode="scalar", seed=0):
+    sae = SparseAutoencoder(12, 48, activation, Normaliser.fit(MOMENTS, mode))
+    initialise(sae, sae.normaliser(X), "data", seed)
+    with torch.no_grad():
+        sae.b_enc.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+        sae.b_dec.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+    return sae.train()
+
+
+@pytest.mark.parametrize("mode", ["none", "scalar", "standardise"])
+def test_forward_is_the_formula(mode):
+    sae = make(ReLU(0.0), mode)
+    p = {name: value.detach().double().numpy() for name, value in sae.named_parameters()}
+    mean = {"none": 0.0}.get(mode, ROWS.mean(0))
+    scale = {"none": 1.0, "scalar": np.sqrt(ROWS.var(0).mean()), "standardise": ROWS.std(0)}[mode]
+    z = (ROWS - mean) / scale
+    f = np.maximum((z - p["b_dec"]) @ p["w_enc"] + p["b_enc"], 0)
+    x_hat = mean + scale * (f @ p["w_dec"] + p["b_dec"])
+    np.testing.assert_allclose(sae.encode(X).detach().numpy(), f, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(sae(X).detach().numpy(), x_hat, rtol=1e-3, atol=1e-3)
+
+
+def test_scalar_normalisation_makes_the_mean_predictor_cost_one():
+    z = Normaliser.fit(MOMENTS, "scalar")(X)
+    assert float(z.square().mean()) == pytest.approx(1, rel=1e-5)
+    assert float(z.square().sum(1).mean()) == pytest.approx(12, rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["none", "scalar", "standardise"])
+@pytest.mark.parametrize("activation", [ReLU(1e-3), TopK(4), BatchTopK(4)], ids=lambda a: type(a).__name__)
+def test_folded_is_unfolded(activation, mode):
+    sae = make(activation, mode)
+    sae.training_codes(sae.normaliser(X))  # a threshold for BatchTopK
+    folded = sae.folded()
+    assert not folded.normaliser.mean.any() and bool((folded.normaliser.scale == 1).all())
+    torch.testing.assert_close(folded.encode(X), sae.encode(X), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(folded(X), sae(X), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("activation", [ReLU(1e-3), TopK(4), BatchTopK(4)], ids=lambda a: type(a).__name__)
+def test_saved_and_loaded_takes_raw_activations(activation, tmp_path):
+    sae = make(activation)
+    sae.training_codes(sae.normaliser(X))
+    save_dictionary(sae, tmp_path / "d", hyperparameters={"lr": 1e-3}, metrics={"nmse": 0.5})
+    loaded = saev.load(tmp_path / "d")
+    assert isinstance(loaded, saev.Dictionary) and not loaded.training and not loaded.w_enc.requires_grad
+    torch.testing.assert_close(loaded.encode(X), sae.eval().encode(X), rtol=0, atol=0)
+    torch.testing.assert_close(loaded.decode(loaded.encode(X)), sae(X), rtol=0, atol=0)
+    config = saev.read_config(tmp_path / "d")
+    assert config["metrics"] == {"nmse": 0.5} and config["hyperparameters"] == {"lr": 1e-3}
+    assert sorted(p.name for p in (tmp_path / "d").iterdir()) == ["config.json", "dictionary.safetensors"]
+
+
+def test_what_is_no_dictionary_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not a saved dictionary"):
+        saev.load(tmp_path)
+    save_dictionary(make(TopK(4)), tmp_path / "saes" / "k=4")
+    with pytest.raises(ValueError, match=r"under saes/: \['k=4'\]"):
+        saev.load(tmp_path)
+    path = tmp_path / "saes" / "k=4" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 9}))
+    with pytest.raises(ValueError, match="schema 9"):
+        saev.load(path.parent)
+
+
+def test_another_width_is_refused():
+    with pytest.raises(ValueError, match="d_model=7, this dictionary was trained on d_model=12"):
+        make(TopK(4)).encode(torch.zeros(2, 7))
+
+
+def test_more_active_latents_than_there_are():
+    with pytest.raises(ValueError, match="k=49 is more than d_sae=48"):
+        SparseAutoencoder(12, 48, TopK(49))
+
+
+def test_unknown_modes_are_named():
+    with pytest.raises(ValueError, match="normalise=l2: choose one of"):
+        Normaliser.fit(MOMENTS, "l2")
+    with pytest.raises(ValueError, match="init=zeros: choose one of"):
+        initialise(SparseAutoencoder(12, 48, TopK(4)), X, "zeros", 0)
+
+
+@pytest.mark.parametrize("method", ["random", "data"])
+@pytest.mark.parametrize("activation", [ReLU(0.0), TopK(4), BatchTopK(4)], ids=lambda a: type(a).__name__)
+def test_initial_encoder_is_the_best_multiple_of_the_decoder(activation, method):
+    activation = copy.deepcopy(activation)
+    sae = SparseAutoencoder(12, 48, activation)
+    z = Normaliser.fit(MOMENTS)(X)
+    initialise(sae, z, method, seed=3)
+    torch.testing.assert_close(sae.w_dec.norm(dim=1), torch.ones(48))
+    scale = sae.w_enc.norm(dim=0)
+    torch.testing.assert_close(scale, scale[:1].expand(48))
+
+    def error(factor):
+        with torch.no_grad():
+            y = decode(sae.training_codes(z)[1], sae.w_dec) * factor  # codes are homogeneous in w_enc
+            return float((z - y - sae.b_dec).square().mean())
+
+    if isinstance(activation, BatchTopK):
+        assert activation.theta == 0
+    assert error(1.0) < min(error(0.9), error(1.1), 1.0)
+
+
+def test_initialisation_depends_on_its_seed_alone():
+    torch.manual_seed(1)
+    one = make(TopK(4), seed=5)
+    torch.manual_seed(2)
+    torch.testing.assert_close(make(TopK(4), seed=5).w_dec, one.w_dec, rtol=0, atol=0)
+    assert not torch.equal(make(TopK(4), seed=6).w_dec, one.w_dec)

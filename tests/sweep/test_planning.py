@@ -1,0 +1,56 @@
+"""Which combinations of a sweep share a job."""
+
+import pytest
+
+from saev.sweep.planning import Job, describe, key_of, members, names, plan
+
+
+def config(**values):
+    return {"layer": 8, "sparsity": 1, "k": 1, "sae": {"_target_": "x"}, "variants": None, **values}
+
+
+def test_keys():
+    assert [key_of(o) for o in ("k=1", "+k=1", "++sae.k=1", "~auxk", "sae@x=topk")] == ["k", "k", "sae", "auxk", "sae"]
+
+
+def test_per_sae_settings_share_a_job_and_others_make_one_each():
+    combinations = [
+        (["layer=13", "k=1"], config(layer=13, k=1)),
+        (["layer=13", "k=2"], config(layer=13, k=2)),
+        (["layer=23", "k=1"], config(layer=23, k=1)),
+        (["layer=23", "k=2"], config(layer=23, k=2)),
+    ]
+    jobs = plan(combinations, 32)
+    assert jobs == [Job(["layer=13"], [["k=1"], ["k=2"]]), Job(["layer=23"], [["k=1"], ["k=2"]])]
+    assert describe(jobs) == "4 SAEs in 2 jobs: layer=13 x2, layer=23 x2"
+    assert jobs[0].overrides == ["layer=13", 'variants=[["k=1"],["k=2"]]']
+
+
+def test_choices_that_compose_to_the_same_stream_share_a_job():
+    combinations = [(["sae=topk", "k=4"], config(sae="t", k=4)), (["sae=relu", "k=4"], config(sae="r", k=4))]
+    assert len(plan(combinations, 32)) == 1
+
+
+def test_large_groups_are_split():
+    combinations = [([f"seed={s}"], config(seed=s)) for s in range(5)]
+    jobs = plan(combinations, 2)
+    assert [len(job.variants) for job in jobs] == [2, 2, 1]
+    with pytest.raises(ValueError, match="max_members=0"):
+        plan(combinations, 0)
+
+
+def test_an_experiments_bank_is_swept_as_a_whole_or_replaced():
+    bank = [["sae=topk", "k=1"], ["sae=relu"]]
+    assert members(bank, ["seed=1", "layer=3"]) == [["sae=topk", "k=1", "seed=1"], ["sae=relu", "seed=1"]]
+    assert members(bank, ["k=5"]) == [["k=5"]]
+    assert members([], ["layer=3"]) == [[]]
+    combinations = [([f"seed={s}"], config(variants=bank)) for s in (0, 1)]
+    assert [len(job.variants) for job in plan(combinations, 32)] == [4]
+
+
+def test_names_are_what_differs():
+    assert names([["k=1", "lr=2"], ["k=1", "lr=3"]]) == ["lr=2", "lr=3"]
+    assert names([["k=1"]], alone="sae=topk") == ["sae=topk"]
+    assert names([["a/b=1"], ["a/b=2"]]) == ["a_b=1", "a_b=2"]
+    with pytest.raises(ValueError, match="same settings"):
+        names([["k=1"], ["k=1"]])
