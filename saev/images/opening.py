@@ -54,4 +54,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: np.ndarray) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8), "L").convert("RGB")
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

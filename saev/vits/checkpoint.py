@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
@@ -68,8 +69,8 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
 
     Every weight the model has must be in the file; heads and pretext parts of the file may go unused.
     """
-    no_bias = not any(k.endswith(("q_bias", "qkv.bias", "q_proj.bias")) for k, _ in model.named_parameters())
-    if no_bias and any(k.endswith("qkv.bias") and bool(v.nan_to_num().any()) for k, v in state.items()):
+    takes_bias = any(k.endswith(("q_bias", "qkv.bias", "q_proj.bias")) for k, _ in model.named_parameters())
+    if not takes_bias and any(k.endswith("qkv.bias") and has_query_or_value(v) for k, v in state.items()):
         raise ValueError(
             f"{what} has query and value biases that this arch lacks: use the variant whose name has _qkvb."
         )
@@ -86,3 +87,9 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
             f"{what} does not fit this vit.arch: {len(missing)} weights missing ({', '.join(missing[:3])}), "
             f"{len(deeper)} of its blocks' unused ({', '.join(deeper[:3])}); give the vit.arch it was made with."
         )
+
+
+def has_query_or_value(bias: Float[Tensor, "three_d"]) -> bool:
+    """Whether a joint bias of query, key and value is nonzero in query or value; DINOv3 masks the key's part."""
+    query, _, value = bias.chunk(3)
+    return bool(query.any() or value.any())

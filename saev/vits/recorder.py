@@ -34,7 +34,7 @@ class Recording:
 
     images: ImageSource
     vit: VitSource
-    layers: Sequence[int] | int
+    layers: Sequence[int] | int | None
     root: str | Path
     hook: str = "resid_post"
     tokens: Sequence[str] | str = ("patches",)

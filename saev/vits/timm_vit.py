@@ -1,6 +1,7 @@
 """Any plain vision transformer of timm: DINOv2 and v3, SigLIP 2, CLIP, PE, EVA, DeiT, supervised ones."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +24,7 @@ class TimmVit(VitSource):
     """timm's name with the tag of its weights, e.g. vit_large_patch16_dinov3.lvd1689m."""
     checkpoint: str | None = None
     """A local .safetensors or .pth: timm's keys or the original authors' where timm can map them."""
-    img_size: int | tuple[int, int] | None = None
+    img_size: int | Sequence[int] | None = None
     """Pixels (height, width), a multiple of the patch size; None for the size it was trained at."""
     resize: Resize = "crop"
 
@@ -75,7 +76,7 @@ class TimmVit(VitSource):
         return Backbone(self.name, model, parts, transform_of(model, parts.shape, self.resize)).to(device)
 
 
-def build(arch: str | None, img_size: int | tuple[int, int] | None, pretrained: bool = False) -> Any:
+def build(arch: str | None, img_size: int | Sequence[int] | None, pretrained: bool = False) -> Any:
     """A timm model without a classifier at the given size in pixels; ValueError for a name timm does not know."""
     import timm
 

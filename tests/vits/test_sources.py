@@ -1,5 +1,7 @@
 """Weights out of local files, through each library's own key mapping; geometry without weights; refusals."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -66,15 +68,21 @@ def test_original_dinov2_keys_are_mapped(tmp_path):
     assert torch.equal(backbone.trunk.reg_token, state["register_tokens"])
 
 
-def test_original_dinov3_biases_are_not_dropped_in_silence(tmp_path):
-    plain = timm.create_model("vit_small_patch16_dinov3", depth=2, img_size=32)
-    state = {k.replace("gamma_", "ls").replace("reg_token", "storage_tokens"): v for k, v in plain.state_dict().items()}
-    state = {k + ".gamma" if k.endswith(("ls1", "ls2")) else k: v for k, v in state.items()}
-    state |= {f"blocks.{i}.attn.qkv.bias": torch.zeros(3 * 384) for i in range(12)}
-    torch.save(state, tmp_path / "zeros.pth")
-    state |= {"blocks.1.attn.qkv.bias": torch.full((3 * 384,), 0.1)}
-    torch.save(state, tmp_path / "biases.pth")
-    source = TimmVit(name="v3", arch="vit_small_patch16_dinov3", checkpoint=str(tmp_path / "biases.pth"))
+def test_original_dinov3_biases_are_not_dropped_in_silence(tmp_path, capfd):
+    """The authors' file has a joint bias whose key part is masked; timm's plain variant has none at all."""
+    model = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
+    state = {k.replace("reg_token", "storage_tokens"): v for k, v in model.state_dict().items()}
+    state = {re.sub(r"gamma_(\d)", r"ls\1.gamma", k): v for k, v in state.items()}
+    masked = torch.cat([torch.zeros(384), torch.full((384,), float("nan")), torch.zeros(384)])
+    state |= {f"blocks.{i}.attn.qkv.bias": masked for i in range(12)}
+    torch.save(state, tmp_path / "v3.pth")
+    source = TimmVit(name="v3", arch="vit_small_patch16_dinov3", checkpoint=str(tmp_path / "v3.pth"))
+    backbone = source.load()
+    assert capfd.readouterr().out == ""
+    assert (backbone.n_registers, backbone.grid) == (4, (16, 16))
+    assert all(torch.equal(v, model.state_dict()[k]) for k, v in backbone.trunk.state_dict().items())
+    state["blocks.1.attn.qkv.bias"] = torch.full((3 * 384,), 0.1)
+    torch.save(state, tmp_path / "v3.pth")
     with pytest.raises(ValueError, match="_qkvb"):
         source.load()
 
