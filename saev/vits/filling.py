@@ -65,7 +65,8 @@ class Filler:
                         skipped += [item.error for item in items if item.error]
                         behind.do(write, out, items, self.activations(items))
                         bar.advance(task, len(items))
-                        bar.update(task, rate=f"{bar.tasks[task].speed or 0:.1f} images/s")
+                        seen = bar.tasks[0]
+                        bar.update(task, rate=f"{seen.completed / max(seen.elapsed or 0, 1e-3):.1f} images/s")
         return skipped
 
     def load(self, index: int) -> Loaded:

@@ -1,0 +1,100 @@
+"""Interrupted, killed and divided recordings equal an undisturbed one."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from vits.micro_recordings import SMALL, N, contents, recording
+
+from saev.images import FolderImages
+from saev.shards import ActivationStore
+from saev.vits.backbone import Backbone
+
+
+@pytest.mark.parametrize("after", [0, 1, 4, 6])
+def test_resumed_equals_uninterrupted(photos, tmp_path, monkeypatch, after):
+    whole = recording(photos, tmp_path / "whole").run(False)
+    calls, forward = [], Backbone.forward
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) > after:
+            raise RuntimeError("the machine is gone")
+        return forward(self, *args)
+
+    monkeypatch.setattr(Backbone, "forward", failing)
+    stopped = recording(photos, tmp_path / "stopped")
+    with pytest.raises(RuntimeError, match="the machine is gone"):
+        stopped.run(False)
+    assert not stopped.complete()
+    assert not list(stopped.directory().rglob("*.part")), "no half shard is left"
+    with pytest.raises(ValueError, match="incomplete"):
+        ActivationStore(stopped.directory())
+    monkeypatch.setattr(Backbone, "forward", forward)
+    assert contents(recording(photos, tmp_path / "stopped").run(False)) == contents(whole)
+
+
+def test_parts_make_the_same_dataset(photos, tmp_path, capfd):
+    whole = recording(photos, tmp_path / "whole").run(False)
+    for part in ("2/3", "0/3"):
+        recording(photos, tmp_path / "parts", part=part).run()
+        assert "complete when the other parts are" in " ".join(capfd.readouterr().err.split())
+    assert not recording(photos, tmp_path / "parts").complete()
+    assert contents(recording(photos, tmp_path / "parts", part="1/3").run(False)) == contents(whole)
+
+
+class Interrupting(FolderImages):
+    """Presses Ctrl-C while the twelfth image is being read."""
+
+    def open(self, index: int) -> Image.Image:
+        self.opened = getattr(self, "opened", 0) + 1
+        if self.opened == 12:
+            signal.raise_signal(signal.SIGINT)
+        return super().open(index)
+
+
+def test_ctrl_c_leaves_what_can_be_gone_on_with(photos, tmp_path, capfd):
+    whole = recording(photos, tmp_path / "whole").run(False)
+    images = Interrupting(root=str(photos), name="birds")
+    with pytest.raises(KeyboardInterrupt):
+        # one image is read ahead at a time, so that the first shard is done when it happens
+        recording(photos, tmp_path / "cut", images=images, n_workers=1, batch_size=1).run()
+    said = " ".join(capfd.readouterr().err.split())
+    assert "Interrupted." in said and "of 4 shards are left; the same command goes on from there" in said
+    later = recording(photos, tmp_path / "cut", batch_size=1)
+    assert not later.complete() and not list(later.directory().rglob("*.part"))
+    assert contents(later.run(False)).keys() == contents(whole).keys()
+    assert ActivationStore(later.directory()).manifest.n_tokens == N * 16
+
+
+SLOW = """
+import sys, time
+from saev.images import FolderImages
+from saev.vits import MicroVit, Recording
+
+class Slow(FolderImages):
+    def open(self, index):
+        time.sleep(0.1)
+        return super().open(index)
+
+Recording(images=Slow(root=sys.argv[1], name="birds"), vit=MicroVit(), layers=[1, -1], root=sys.argv[2],
+          shard_mb=float(sys.argv[3]), batch_size=3, n_workers=1, device="cpu").run()
+"""
+
+
+def test_a_killed_recording_goes_on_and_equals_an_undisturbed_one(photos, tmp_path):
+    whole = recording(photos, tmp_path / "whole").run(False)
+    later = recording(photos, tmp_path / "cut")
+    args = [sys.executable, "-c", SLOW, str(photos), str(tmp_path / "cut"), str(SMALL["shard_mb"])]
+    with subprocess.Popen(args, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
+        while process.poll() is None and not list(later.directory().glob("shard-*.json")):
+            time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[1]
+        process.kill()
+    assert not later.complete()
+    found, expected = contents(later.run(False)), contents(whole)
+    assert {name: found.get(name) for name in expected} == expected
