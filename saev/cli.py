@@ -64,6 +64,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     from hydra.errors import CompactHydraException
 
     from saev.stages import schema
+    from saev.stages.outputs import check_writable
     from saev.stages.resume import with_run_dir
 
     if not (CONF / f"{verb}.yaml").is_file():
@@ -79,6 +80,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
         sys.argv[1:] = flags_first(with_run_dir(verb, arguments))
+        check_writable(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
     with suggestions():
@@ -103,8 +105,12 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
         "--config-dir",
         "-cd",
     }
+    kinds = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # --info works without one too
     flags, overrides, items = [], [], iter(arguments)
     for item in items:
+        if flags and flags[-1] in ("--info", "-i") and item in kinds:
+            flags.append(item)
+            continue
         if not item.startswith("-"):
             overrides.append(item)
             continue

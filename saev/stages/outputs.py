@@ -1,0 +1,27 @@
+"""Where a run will write: found unusable before Hydra tries to make its folders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir", "paths.outputs")
+SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")  # these write nothing
+
+
+def check_writable(arguments: Sequence[str]) -> None:
+    """ValueError where a folder named on the command line, or the folder of all outputs, cannot be made or written."""
+    if any(argument.split("=")[0] in SHOW for argument in arguments):
+        return
+    named = [argument.partition("=") for argument in arguments if argument.split("=")[0] in DIRECTORIES]
+    folders = [(key, value) for key, _, value in named if "${" not in value]
+    if not any(key == "hydra.run.dir" for key, _ in folders):
+        folders.append(("SAEV_OUTPUTS", os.environ.get("SAEV_OUTPUTS", "outputs")))
+    for key, value in folders:
+        path = Path(value.strip("'\"")).absolute()
+        there = next(p for p in (path, *path.parents) if p.exists())
+        if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+            state = "may not be written to" if there.is_dir() else "is a file"
+            raise ValueError(
+                f"{key}={value}: {there} {state}; choose another folder (hydra.run.dir=/a/folder for one run, "
+                "`export SAEV_OUTPUTS=/a/folder` for all)."
+            )
