@@ -1,0 +1,129 @@
+"""saev doctor: is this machine fit to run, and are the given recordings, dictionaries and runs whole?
+
+saev doctor [PATH ...]      each fault with its remedy; exit code 1 where something is at fault
+"""
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from saev.stages.diagnosis import Finding, examine
+
+ROOT = Path(__file__).resolve().parents[2]
+MIN_FREE_GB = 5  # the demo with its environment's caches takes 1 GB, a layer of ImageNet at 1024 dimensions 500 GB
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Check the machine and every path given, print a table; 0 where nothing is at fault, else 1."""
+    parser = argparse.ArgumentParser("saev doctor", description="Check the environment, and what is given.")
+    parser.add_argument("paths", nargs="*", type=Path, help="recordings, dictionaries, run or sweep directories")
+    paths = parser.parse_args(list(arguments)).paths
+    findings = list(environment())
+    with Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+        for path in progress.track(paths, description="reading"):
+            findings += examine(path)
+    show(findings)
+    return int(any(finding.fault for finding in findings))
+
+
+def show(findings: Sequence[Finding]) -> None:
+    """Print the findings as a table, then how many faults there are."""
+    table = Table(show_edge=False, pad_edge=False)
+    for title in ("", "what", "found", "remedy"):
+        table.add_column(title, overflow="fold")
+    for finding in findings:
+        mark = "[red]fault" if finding.fault else "[green]ok"
+        table.add_row(mark, finding.what, finding.found, finding.remedy)
+    console = Console()
+    console.print(table)
+    faults = sum(finding.fault for finding in findings)
+    console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "nothing at fault")
+
+
+def environment() -> Iterator[Finding]:
+    """What the machine has: versions (as installed, nothing heavy is imported but torch), device, disk, configuration."""
+    version = platform.python_version()
+    known = (3, 11) <= sys.version_info < (3, 14)
+    yield Finding("Python", version, "" if known else "use Python 3.11 to 3.13: uv sync --python 3.11", fault=not known)
+    yield from packages()
+    yield device()
+    yield Finding(
+        "CPU cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+    )
+    yield disk(Path(os.environ.get("SAEV_OUTPUTS", ROOT / "outputs")))
+    yield cache()
+    conf = ROOT / "conf"
+    there = (conf / "train.yaml").is_file()
+    yield Finding(
+        "configuration", str(conf) if there else f"{conf} is missing",
+        "" if there else "the stages run from a clone of the repository: `uv sync` there", fault=not there,
+    )  # fmt: skip
+
+
+def packages(name: str = "saev-lightning") -> Iterator[Finding]:
+    """Whether each package that `name` requires is installed in a version that it allows."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(text) for text in metadata.requires(name) or []]
+    except metadata.PackageNotFoundError:
+        yield Finding("packages", f"{name} is not installed", "uv sync", fault=True)
+        return
+    found = {}
+    for requirement in required:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found[requirement.name] = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            yield Finding(requirement.name, "is not installed", "uv sync", fault=True)
+            continue
+        if not requirement.specifier.contains(found[requirement.name], prereleases=True):
+            text = f"{found[requirement.name]} is installed, {requirement.specifier} is required"
+            yield Finding(requirement.name, text, "uv sync", fault=True)
+    of_interest = [f"{key} {found[key]}" for key in ("torch", "lightning", "hydra-core", "timm") if key in found]
+    yield Finding("packages", f"{len(found)} installed: {', '.join(of_interest)}, ...")
+
+
+def device() -> Finding:
+    """The GPU and its memory; at fault where the machine has one that torch cannot use."""
+    import torch
+
+    if torch.cuda.is_available():
+        properties = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        return Finding("GPU", "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GiB" for p in properties))
+    if shutil.which("nvidia-smi"):
+        remedy = "update the driver to one for CUDA " + (torch.version.cuda or "(this torch has none: `uv sync`)")
+        return Finding("GPU", "the machine has one, torch cannot use it", remedy, fault=True)
+    return Finding("GPU", "none: training runs on the CPU")
+
+
+def disk(folder: Path) -> Finding:
+    """Free space where outputs go, and whether they can be written."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        return Finding("outputs", f"{there} cannot be written to", "export SAEV_OUTPUTS=/a/folder", fault=True)
+    free = shutil.disk_usage(there).free / 1e9
+    remedy = "" if free >= MIN_FREE_GB else "make room, or export SAEV_OUTPUTS=/another/disk"
+    return Finding("outputs", f"{folder}: {free:.0f} GB free", remedy, fault=free < MIN_FREE_GB)
+
+
+def cache() -> Finding:
+    """The folder of fetched and converted data."""
+    from saev.images.wheels import cache_dir
+
+    try:
+        folder = cache_dir()
+    except (ValueError, OSError) as error:
+        return Finding("cache", str(error), "export SAEV_CACHE=/a/folder", fault=True)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    return Finding("cache", f"{folder}: {size:.0f} MB")

@@ -1,0 +1,108 @@
+"""Fixtures that several packages' tests share: a tiny recording, and the command line inside and outside this process.
+
+The library is imported inside the fixtures: this file is read before pytest installs the checking of shapes.
+"""
+
+import dataclasses
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# Two steps of everything.
+TINY = (
+    "trainer=cpu", "batch_size=64", "n_tokens=128", "warmup=1", "log_every=1", "val_every=1", "dead_tokens=64",
+    "d_sae=32", "report=false",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tensors of tests are tiny: a pool of threads costs more than it gives, most of all beside other work."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete recording to read from: 40 images of a cls and 16 patch tokens, layers 1 and 2, d_model 16."""
+    from recordings import record
+
+    return record(tmp_path_factory.mktemp("recording") / "tiny", layers=(1, 2))
+
+
+@pytest.fixture(scope="session")
+def frameworks() -> None:
+    """Lightning's log handler keeps the stderr of its import: let that be the session's, not one test's."""
+    import lightning  # noqa: F401
+
+
+@pytest.fixture
+def cli(
+    frameworks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """`cli("train", "k=8")` runs the command line inside this process, with outputs under tmp_path/outputs."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    from saev.cli import main
+
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["saev"])
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+
+    def run(*arguments: str) -> Result:
+        capfd.readouterr()
+        sys.argv[:] = ["saev", *arguments]
+        code: object = 0
+        try:
+            main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+            for handler in {*root.handlers} - {*before}:
+                root.removeHandler(handler)
+                handler.close()
+            root.handlers[:], root.level = before, level
+        out, err = capfd.readouterr()
+        if isinstance(code, str):  # the interpreter prints it and exits with 1
+            code, err = 1, f"{err}{code}\n"
+        return Result(code if isinstance(code, int) else 0, out, err)
+
+    return run
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., Result]:
+    """`run_python("train.py", "k=8")` in the clone's root, as a user types it; 5 s and more, so for few tests."""
+
+    def run(*arguments: str, timeout: float = 300, **environment: str) -> Result:
+        own = {"SAEV_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=ROOT, env=os.environ | own | environment, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=timeout,
+        )  # fmt: skip
+        return Result(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,153 @@
+"""What is whole passes; each fault is found, named with its remedy, and ends in exit code 1."""
+
+import json
+import shutil
+
+import polars as pl
+import pytest
+import torch
+from recordings import record
+
+from saev.checkpoint import save_dictionary
+from saev.nn import SparseAutoencoder, TopK
+from saev.stages import doctor
+from saev.stages.diagnosis import examine
+
+
+@pytest.fixture
+def data(tiny, tmp_path):
+    return shutil.copytree(tiny, tmp_path / "data")
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return save_dictionary(SparseAutoencoder(8, 16, TopK(2)), tmp_path / "k=2", provenance={"dataset": "x", "layer": 3})
+
+
+def faults(path):
+    return [finding for finding in examine(path) if finding.fault]
+
+
+def test_a_sound_environment_and_recording(data, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path))
+    monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 0)
+    assert doctor.run([str(data)]) == 0
+    shown = capsys.readouterr().out
+    for text in ("Python", "packages", "GPU", "CPU cores", "outputs", "cache", "configuration", "nothing at fault"):
+        assert text in shown
+    assert "layers 1, 2; 40 images, 680 tokens of 16 float32 per layer" in shown and "6 shards as recorded" in shown
+
+
+def test_a_flipped_byte(data, capsys):
+    path = data / "layer-02" / "000001.tar"
+    content = bytearray(path.read_bytes())
+    content[3000] ^= 1
+    path.write_bytes(content)
+    (found,) = faults(data)
+    assert "layer-02/000001.tar" in found.found and "sha256" in found.found and "record again" in found.remedy
+    assert doctor.run([str(data)]) == 1 and "1 fault" in capsys.readouterr().out
+
+
+def test_a_missing_shard(data):
+    (data / "layer-01" / "000002.tar").unlink()
+    assert [found.found for found in faults(data)] == ["layer-01/000002.tar is missing"]
+
+
+@pytest.mark.parametrize("file", ["examples.parquet", "layer-01/stats.safetensors"])
+def test_lost_and_damaged_tables(data, file):
+    (data / file).write_bytes((data / file).read_bytes()[:20])
+    (damaged,) = faults(data)
+    (data / file).unlink()
+    (lost,) = faults(data)
+    assert damaged.remedy and lost.found == f"{file} is missing" and "record again" in lost.remedy
+
+
+def test_an_incomplete_recording_says_how_to_go_on(data):
+    manifest = data / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
+    (found,) = faults(data)
+    assert "0 of 3 shards recorded" in found.found and "`saev record`" in found.remedy
+
+
+def test_a_manifest_that_is_none(data):
+    (data / "manifest.json").write_text("{")
+    (found,) = faults(data)
+    assert "manifest.json" in found.found and found.remedy
+
+
+def test_unreadable_images_are_told_but_no_fault(tmp_path):
+    found = examine(record(tmp_path / "data", skipped=(7, 9)))
+    assert not any(f.fault for f in found) and "2 images could not be read, the first: 7.jpg" in found[-1].found
+
+
+def test_a_dictionary(saved):
+    (found,) = examine(saved)
+    assert found.found == "topk, 16 latents of 8 dimensions; trained on x, layer 3" and not found.fault
+
+
+@pytest.mark.parametrize("damage", ["cut", "no config", "no weights", "other weights", "nan"])
+def test_a_damaged_dictionary(saved, damage):
+    weights, config = saved / "dictionary.safetensors", saved / "config.json"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:-8])
+    elif damage == "no config":
+        config.unlink()
+    elif damage == "no weights":
+        weights.unlink()
+    elif damage == "other weights":
+        config.write_text(config.read_text().replace('"n_latents": 16', '"n_latents": 32'))
+    else:
+        sae = SparseAutoencoder(8, 16, TopK(2))
+        torch.nn.init.constant_(sae.w_dec, torch.nan)
+        save_dictionary(sae, saved)
+    (found,) = faults(saved)
+    assert found.found and found.remedy
+
+
+def test_runs_finished_resumable_lost_and_with_a_failed_member(tmp_path, saved):
+    finished, resumable, lost = (tmp_path / "sweep" / name for name in "012")
+    for run in (finished, resumable, lost):
+        (run / ".hydra").mkdir(parents=True)
+    shutil.copytree(saved, finished / "saes" / "k=2")
+    shutil.copytree(saved, finished / "saes" / "k=4")
+    table = pl.DataFrame({"member": ["k=2", "k=4"], "failed": [False, False]})
+    table.write_parquet(finished / "results.parquet")
+    (resumable / "checkpoints").mkdir()
+    (resumable / "checkpoints" / "last.ckpt").touch()
+    found = {f.what: f for f in examine(tmp_path / "sweep")}
+    assert found["run 0"].found == "finished: 2 SAEs" and not found["run 0"].fault
+    assert found["run 1"].remedy == f"go on: saev train ckpt_path={resumable}" and not found["run 1"].fault
+    assert found["run 2"].fault and len(found) == 3
+
+    table.with_columns(failed=pl.Series([True, False])).write_parquet(finished / "results.parquet")
+    (finished / "saes" / "k=4" / "dictionary.safetensors").unlink()
+    assert [f.what for f in faults(finished)] == ["run 0: k=2", "run 0: k=4"]
+    (finished / "results.parquet").write_bytes(b"PAR1")
+    assert "cannot be read" in faults(finished)[0].found
+
+
+def test_other_paths(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no such directory" in faults(tmp_path / "nowhere")[0].found
+    assert "is no recording" in faults(tmp_path / "empty")[0].found
+    assert doctor.run([str(tmp_path / "nowhere")]) == 1
+
+
+def test_packages_in_another_version_or_missing(monkeypatch):
+    monkeypatch.setattr(
+        doctor.metadata, "requires", lambda name: ["torch>=99", "no-such-package", "numpy<1; sys_platform == 'none'"]
+    )
+    found = list(doctor.packages())
+    assert [(f.what, f.fault) for f in found] == [("torch", True), ("no-such-package", True), ("packages", False)]
+    assert ">=99 is required" in found[0].found and found[0].remedy == "uv sync"
+
+
+def test_outputs_on_a_full_disk_or_below_a_file(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    assert doctor.disk(tmp_path / "file" / "outputs").fault and not doctor.disk(
+        tmp_path / "new" / "outputs"
+    ).found.startswith("0")
+    monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
+    assert doctor.disk(tmp_path).fault and "SAEV_OUTPUTS" in doctor.disk(tmp_path).remedy
