@@ -68,7 +68,9 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     from saev.stages.resume import with_run_dir
 
     if not (CONF / f"{verb}.yaml").is_file():
-        sys.exit(f"saev {verb}: {CONF} is missing. The stages run from a clone of the repository: `uv sync` there.")
+        sys.exit(
+            f"saev {verb}: {CONF / verb}.yaml is missing. The stages run from a clone of the repository: `uv sync` there."
+        )
     schema.register()
 
     def task(cfg) -> object:
