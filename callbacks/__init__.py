@@ -10,10 +10,12 @@ from callbacks.interruption import Interruption
 from callbacks.member_export import MemberExport
 from callbacks.metrics_writer import MetricsWriter
 from callbacks.mixing import Mixing
+from callbacks.progress import BankProgress
 from callbacks.sparsity_warmup import SparsityWarmup
 from callbacks.throughput import Throughput
 
 __all__ = [
+    "BankProgress",
     "Coherence",
     "DeadUnits",
     "Interruption",

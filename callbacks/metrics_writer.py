@@ -23,7 +23,7 @@ class MetricsWriter(L.Callback):
     def __init__(self, path: str | Path, loggers: Mapping[str, Sequence[Logger]]):
         self.path, self.loggers = Path(path), loggers
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
+    def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
         """Forget what an interrupted run wrote after the checkpoint: the history is that of an undisturbed run."""
         if self.path.is_file() and trainer.is_global_zero:
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= trainer.global_step]

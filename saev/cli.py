@@ -85,8 +85,11 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         check_writable(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
-    with suggestions():
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
+    try:
+        with suggestions():
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
+    except KeyboardInterrupt:  # the stage has said what is left to do
+        sys.exit(130)
 
 
 def flags_first(arguments: Sequence[str]) -> list[str]:

@@ -102,10 +102,10 @@ class ActivationStore:
             spans[role] = (at, -1 if count < 0 else at + count)
             at += max(count, 0)
         wanted = [spans[role] for role in ROLES[tokens] if roles.get(role)]
-        missing = [role for role in ROLES[tokens] if not roles.get(role)]
-        if not wanted or (missing and tokens != "all" and tokens != "special"):
+        if not wanted:
             raise ValueError(
-                f"tokens={tokens}: {self.root} has no {' or '.join(missing)} (stored: {list(roles)}): record them."
+                f"tokens={tokens}: {self.root} has no {' or '.join(ROLES[tokens])} (stored: {list(roles)}): "
+                f"record them, e.g. record.tokens=[{','.join([*ROLES[tokens], *roles])}]."
             )
         return wanted[0][0], wanted[-1][1]
 
@@ -129,6 +129,9 @@ class ActivationStore:
             path = self.root / entry["file"]
             if not path.is_file():
                 faults.append(f"{entry['file']} is missing")
-            elif hashlib.file_digest(path.open("rb"), "sha256").hexdigest() != entry["sha256"]:
+                continue
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if digest != entry["sha256"]:
                 faults.append(f"{entry['file']} differs from what was recorded (sha256)")
         return faults

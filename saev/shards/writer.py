@@ -34,6 +34,8 @@ class LayerShard:
     def __init__(self, path: Path, d_model: int, dtype: str):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.dtype = path, dtype
+        for left in path.parent.glob(f"{path.name}.*.part"):  # by a process that was killed in this very shard
+            left.unlink(missing_ok=True)
         self.temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         self.file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 closed by commit or discard
         self.sha, self.at = hashlib.sha256(), 0
@@ -188,11 +190,22 @@ class RecordingWriter:
             write_atomically(self._sidecar(i), json.dumps(record).encode())
 
     def finish(self) -> Path | None:
-        """Merge the sidecars into the final tables and mark the dataset complete; None while shards are missing."""
+        """Merge the sidecars into the final tables and mark the dataset complete; None while shards are missing.
+
+        Parts that end together may both get here: they write the same bytes, and the later one finds the work done.
+        """
+        if Manifest.load(self.root).complete:
+            return self.root
+        try:
+            return None if self.pending() else self._merge()
+        except FileNotFoundError:  # another part has merged the sidecars and removed them meanwhile
+            if not Manifest.load(self.root).complete:
+                raise
+            return self.root
+
+    def _merge(self) -> Path:
         import polars as pl  # heavy, needed once
 
-        if self.pending():
-            return None
         m = self.manifest
         records = [json.loads(self._sidecar(i).read_text()) for i in range(self.n_shards)]
         shards = tuple(entry for at in range(len(m.layers)) for entry in (r["shards"][at] for r in records))

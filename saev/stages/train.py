@@ -1,7 +1,8 @@
 """saev train: plan the members, see that everything is there, record where needed, train, validate, report."""
 
 import logging
-import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,20 @@ from rich.console import Console
 
 from callbacks import Interruption, MemberExport, MetricsWriter
 from datamodules import ActivationDataModule
+from saev.checkpoint import load
 from saev.nn.bank import SAEBank
 from saev.nn.normalise import Normaliser
 from saev.stages.members import Planned, plan_members
 from saev.stages.results import git_commit, write_results
 from saev.training.bank_module import BankModule
+from saev.visuals.table import results_table
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> dict[str, float] | None:
-    """Train the configured bank; the NMSE of each member, or None when the run was interrupted."""
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Train the configured bank; the held-out NMSE of each member. Exits with 128 + signal when one ended it early."""
+    quieten_lightning()
     directory = Path(cfg.paths.run_dir)
     planned = plan_members(cfg)
     data: ActivationDataModule = instantiate(cfg.datamodule)
@@ -33,14 +37,25 @@ def run(cfg: DictConfig) -> dict[str, float] | None:
     trainer = build_trainer(cfg, planned, data, directory)
     announce(cfg, planned, data, directory)
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
-    if was_interrupted(trainer):
+    if received := interrupted_by(trainer):
         log.warning("stopped at step %d of %d; go on with: ckpt_path=%s", trainer.global_step, data.n_steps, directory)
-        return None
+        raise SystemExit(128 + received)
     trainer.validate(module, data, verbose=False)
     rows = collect(planned, module, data)
     if trainer.is_global_zero:
         finish(cfg, directory, rows, data)
     return {row["member"]: row["nmse"] for row in rows}
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says of itself: advertisements, device lists, and warnings that do not apply here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
+        r".*Using ModelCheckpoint with manual optimization",  # a checkpoint after the step is the one we resume from
+        r".*Consider increasing the value of the `num_workers`",  # the stream has its own threads
+    ):
+        warnings.filterwarnings("ignore", message)
 
 
 def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule) -> BankModule:
@@ -58,11 +73,9 @@ INIT_TOKENS = 16384
 def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:
     """Lightning's Trainer with the configured callbacks, the export of members, and the writer of numbers last."""
     settings = {plan.spec.name: plan.settings for plan in planned}
-    callbacks = list(instantiate(cfg.callbacks).values())
+    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
     callbacks.append(MemberExport(directory / "saes", settings, provenance(cfg, data)))
     callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
-    if not any(callback.__class__.__name__ == "RichProgressBar" for callback in callbacks) or not sys.stderr.isatty():
-        callbacks = [callback for callback in callbacks if callback.__class__.__name__ != "RichProgressBar"]
     return instantiate(cfg.trainer, callbacks=callbacks, max_steps=data.n_steps)
 
 
@@ -107,10 +120,10 @@ def announce(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule
     )  # fmt: skip
 
 
-def was_interrupted(trainer: L.Trainer) -> bool:
-    """Whether a signal ended the fit before its last step."""
-    received = any(c.received is not None for c in trainer.callbacks if isinstance(c, Interruption))  # type: ignore[attr-defined]
-    return received and trainer.global_step < trainer.max_steps
+def interrupted_by(trainer: L.Trainer) -> int | None:
+    """The signal that ended the fit before its last step, if one did."""
+    received = [c.received for c in trainer.callbacks if isinstance(c, Interruption) and c.received]  # type: ignore[attr-defined]
+    return received[0] if received and trainer.global_step < trainer.max_steps else None
 
 
 def collect(planned: list[Planned], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:
@@ -123,13 +136,48 @@ def collect(planned: list[Planned], module: BankModule, data: ActivationDataModu
 
 
 def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: ActivationDataModule) -> None:
-    """Write the results and the report, print the table and where everything is."""
-    from saev.visuals.table import results_table
-
-    write_results(directory, rows)
-    OmegaConf.save(cfg, directory / "config.yaml")
+    """Write the report and the results, print the table and where everything is."""
+    config = OmegaConf.to_yaml(cfg, resolve=False)
+    (directory / "config.yaml").write_text(config)
     console = Console()
+    files = {"results": directory / "results.csv", "dictionaries": directory / "saes", "metrics": directory / "metrics.jsonl"}
+    if cfg.report:
+        files["report"] = report(cfg, directory, rows, data, config, files)
+    write_results(directory, rows)
     console.print(results_table(rows))
-    console.print(
-        f"results: {directory / 'results.parquet'} (and .csv); dictionaries: {directory / 'saes'}", soft_wrap=True
+    for name, path in files.items():
+        console.print(f"{name + ':':<13} {path}", soft_wrap=True, highlight=False)
+
+
+def report(
+    cfg: DictConfig,
+    directory: Path,
+    rows: list[dict[str, Any]],
+    data: ActivationDataModule,
+    config: str,
+    files: Mapping[str, Path],
+) -> Path:
+    """Write report.html with the images behind some latents, where the images can be had."""
+    from saev.visuals.report import write_report
+
+    assert data.store is not None
+    images = instantiate(cfg.images) if cfg.dataset is None else None
+    return write_report(
+        directory / "report.html",
+        rows,
+        {row["member"]: load(directory / "saes" / row["member"]) for row in rows},
+        store=data.store,
+        layer=data.layer,
+        tokens=data.tokens,
+        images=images,
+        history=directory / "metrics.jsonl",
+        config=config,
+        credits=[credit for source in (images, instantiate(cfg.vit)) if (credit := credits_of(source))],
+        files=files,
+        progress=True,
     )
+
+
+def credits_of(source: Any) -> str:
+    """The attribution that an image set or a backbone asks for, or nothing."""
+    return source.credits() if hasattr(source, "credits") else ""

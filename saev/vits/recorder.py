@@ -61,6 +61,8 @@ class Recording:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"record.device={self.device}: this machine has no CUDA GPU; use record.device=cpu.")
         parse_part(self.part)
+        if not said_by(self.images.check) and self.complete():
+            return  # what it was made with need not be there any more
         problems = [problem for source in (self.vit, self.images) if (problem := said_by(source.check))]
         if problems:  # both at once, so that nobody mends one to meet the other
             raise ValueError("\n".join(problems))
@@ -87,9 +89,9 @@ class Recording:
 
         With parts, the dataset is complete when the last part has run. Ctrl-C keeps every shard that is done.
         """
-        if not said_by(self.images.check) and self.complete():
-            return self.directory()
         self.check()
+        if self.complete():
+            return self.directory()
         directory, console = self.directory(), Console(stderr=True, quiet=not progress)
         plan, part = self.plan, parse_part(self.part)
         writer = RecordingWriter(

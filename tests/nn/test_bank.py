@@ -123,6 +123,6 @@ def test_schedules():
     factors = [learning_rate_factor(s, 100, 10, 0.2) for s in range(101)]
     assert factors[0] == pytest.approx(0.1) and factors[9:81] == [1.0] * 72
     assert factors[90] == pytest.approx(0.5) and factors[100] == 0
-    assert all(b >= a for a, b in zip(factors[:10], factors[1:11], strict=True))
+    assert factors[:10] == sorted(factors[:10])
     assert learning_rate_factor(0, 10, 0, 0.0) == 1
     assert [sparsity_factor(s, 100, 0.0) for s in (0, 50)] == [1, 1]

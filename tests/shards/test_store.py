@@ -77,7 +77,7 @@ def test_index_is_rebuilt_where_it_is_missing(copy):
 def test_a_stale_index_is_not_believed(copy):
     path = copy / "layer-01" / "000000.idx.npy"
     rows = np.load(path)
-    np.save(path, rows + [[0, 512, 0]])
+    np.save(path, rows + np.array([0, 512, 0]))
     shard = path.with_name("000000.tar")
     later = path.stat().st_mtime + 1
     os.utime(shard, (later, later))
@@ -98,7 +98,7 @@ def test_a_damaged_shard_is_named(copy, kind):
 def test_a_truncated_tar_is_found_by_its_own_headers(copy):
     path = copy / "layer-01" / "000001.tar"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(ValueError, match="000001.tar is truncated"):
+    with pytest.raises(ValueError, match=r"000001\.tar is truncated"):
         list(tar.members(path))
 
 
@@ -117,7 +117,7 @@ def test_a_foreign_tar_is_refused(copy, tmp_path):
 
 
 def test_no_manifest_wrong_schema_and_broken_json_are_refused(copy, tmp_path):
-    with pytest.raises(ValueError, match="dataset=.* is not a recorded dataset"):
+    with pytest.raises(ValueError, match=r"dataset=.* is not a recorded dataset"):
         ActivationStore(tmp_path)
     path = copy / "manifest.json"
     fields = json.loads(path.read_text())
@@ -135,7 +135,7 @@ def test_layers_and_roles_that_are_not_there(whole, tmp_path):
         store.offsets(2)
     with pytest.raises(ValueError, match="tokens=head"):
         store.role_slice("head")
-    with pytest.raises(ValueError, match="tokens=cls: .* has no cls"):
+    with pytest.raises(ValueError, match=r"tokens=cls: .* has no cls"):
         ActivationStore(record(tmp_path / "patches", n_cls=0)).role_slice("cls")
 
 
@@ -162,7 +162,7 @@ def test_resumed_recording_equals_an_undisturbed_one(tmp_path):
         shard.add(0, {0: np.ones((2, 4), np.float32)}, {"path": "0"})
         raise RuntimeError("killed")
     assert not list((tmp_path / "resumed").rglob("*.part")) and first.writer.finish() is None
-    with pytest.raises(ValueError, match="incomplete .1 of 3"):
+    with pytest.raises(ValueError, match=r"incomplete .1 of 3"):
         ActivationStore(tmp_path / "resumed")
     again = Writing(tmp_path / "resumed")
     assert again.writer.pending() == [0, 2]
@@ -180,6 +180,21 @@ def test_resumed_recording_equals_an_undisturbed_one(tmp_path):
 def test_parts_divide_the_shards(tmp_path):
     writer = Writing(tmp_path / "data").writer
     assert writer.pending(0, 2) == [0, 2] and writer.pending(1, 2) == [1]
+
+
+def test_parts_that_end_together_both_find_it_complete(tmp_path):
+    one, two = Writing(tmp_path / "data"), Writing(tmp_path / "data")
+    one.shard(0), two.shard(1), one.shard(2)
+    assert one.writer.finish() == two.writer.finish() == tmp_path / "data"
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    writing = Writing(tmp_path / "data")
+    left = tmp_path / "data" / "layer-00" / "000001.tar.99999.part"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    writing.shard(1)
+    assert not left.exists()
 
 
 def test_a_complete_dataset_and_another_recording_are_not_overwritten(tmp_path):

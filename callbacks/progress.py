@@ -1,0 +1,65 @@
+"""What is being done and how long it will take: a bar on a terminal, a line per validation in a log file."""
+
+import logging
+
+import lightning as L
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from callbacks.when import due
+from saev.training.bank_module import BankModule
+
+log = logging.getLogger(__name__)
+
+
+class BankProgress(L.Callback):
+    """Steps done and to do, time left, tokens per second; held-out NMSE and L0 of each member at validations."""
+
+    def __init__(self):
+        self.console = Console(stderr=True)
+        self.bar: Progress | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
+        if not (self.console.is_terminal and trainer.is_global_zero):
+            return
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=self.console)
+        n = len(pl_module.bank)
+        self.task = self.bar.add_task(
+            f"Training {n} SAE{'s' * (n > 1)}", total=trainer.max_steps, completed=trainer.global_step, speed=""
+        )
+        self.bar.start()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        if self.bar is None:
+            return
+        speed = {}
+        if due(trainer) and "tokens_per_s" in pl_module.latest:
+            speed = {"speed": f"{float(pl_module.latest['tokens_per_s'][0]):,.0f} tokens/s"}
+        self.bar.update(self.task, completed=trainer.global_step, **speed)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
+        if not (trainer.is_global_zero and trainer.training):  # the final one ends in a table
+            return
+        rows = zip(pl_module.bank.names, pl_module.validated_rows(), strict=True)
+        found = "; ".join(f"{name}: NMSE {row['nmse']:.3f}, L0 {row['l0']:.1f}" for name, row in rows)
+        log.info("step %d of %d, held out: %s", trainer.global_step, trainer.max_steps, found)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -1,0 +1,42 @@
+"""The background thread gives everything in order, passes exceptions on, and ends promptly."""
+
+import itertools
+import threading
+import time
+
+import pytest
+
+from datamodules.prefetch import prefetch
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_everything_in_order(depth):
+    assert list(prefetch(range(50), depth)) == list(range(50))
+
+
+def test_exceptions_come_at_their_place():
+    def items():
+        yield 1
+        raise KeyError("broken")
+
+    got = prefetch(items(), 2)
+    assert next(got) == 1
+    with pytest.raises(KeyError, match="broken"):
+        next(got)
+
+
+def test_closing_ends_the_thread_and_the_source():
+    closed = threading.Event()
+
+    def items():
+        try:
+            yield from itertools.count()
+        finally:
+            closed.set()
+
+    got = prefetch(items(), 2)
+    assert next(got) == 0
+    start = time.perf_counter()
+    got.close()
+    assert closed.is_set() and time.perf_counter() - start < 5
+    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
