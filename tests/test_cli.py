@@ -7,6 +7,7 @@ import time
 import polars as pl
 import pytest
 from conftest import ROOT, TINY
+from PIL import Image
 
 from saev.cli import STAGES, TOOLS, flags_first
 
@@ -135,14 +136,21 @@ def test_an_incomplete_recording_is_refused(cli, tmp_path):
 # --- the command of the card
 
 
-def test_without_weights_or_images_the_ready_study_stops_and_names_both_remedies(run_python):
+@pytest.mark.parametrize("there", ["no images", "no weights"])
+def test_without_its_data_the_ready_study_stops_and_names_both_remedies(there, cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.delenv("IMAGENET_ROOT", raising=False)
+    if there == "no weights":
+        (tmp_path / "images" / "a").mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "images" / "a" / "1.png")
+        monkeypatch.setenv("IMAGENET_ROOT", str(tmp_path / "images"))
     start = time.perf_counter()
-    shown = run_python(
-        "train.py", "experiment=matryoshka_dinov3", "-m", "sparsity=1e-4,2e-4", IMAGENET_ROOT="", HF_HUB_OFFLINE="1"
-    )
-    assert shown.code == 1 and time.perf_counter() - start < 120
-    assert "Traceback" not in shown.text
-    assert ("vit.checkpoint=" in shown.err and "vit=" in shown.err) or "images.root=" in shown.err, shown.err
+    shown = cli("train", "experiment=matryoshka_dinov3", "-m", "sparsity=1e-4,2e-4")
+    assert shown.code == 1 and time.perf_counter() - start < 30
+    assert "Traceback" not in shown.text and not runs(tmp_path)
+    for remedy in ("vit.checkpoint=", "choose another vit", *(["images.root="] if there == "no images" else [])):
+        assert remedy in shown.err, shown.err
 
 
 def test_with_data_the_ready_study_trains_both_saes_in_one_pass(cli, tiny, tmp_path):

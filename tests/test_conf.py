@@ -1,0 +1,181 @@
+"""Every YAML under conf/ is found, explained, composed, and where it shapes training, trained with for two steps."""
+
+import inspect
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from conftest import ROOT, TINY
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from saev.cli import STAGES
+from saev.stages import schema
+from saev.sweep.planning import PER_SAE
+
+CONF = ROOT / "conf"
+FILES = {str(path.relative_to(CONF)): path for path in sorted(CONF.rglob("*.yaml")) if "local" not in path.parts}
+ROOTS = [name.removesuffix(".yaml") for name in FILES if "/" not in name]
+OPTIONS = [name.removesuffix(".yaml").rpartition("/")[::2] for name in FILES if "/" in name]
+EXPERIMENTS = [option for group, option in OPTIONS if group == "experiment"]
+
+
+def options(group: str) -> list[str]:
+    return [option for g, option in OPTIONS if g == group]
+
+
+@pytest.fixture(autouse=True)
+def places(monkeypatch, tmp_path):
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("IMAGENET_ROOT", str(tmp_path))
+
+
+def composed(root: str, *overrides: str) -> DictConfig:
+    """The configuration that a job has: everything interpolates, `hydra:` too."""
+    schema.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(root, list(overrides), return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = cfg.hydra.run.dir
+        cfg.hydra.runtime.cwd = str(ROOT)
+        cfg.hydra.job.name = "test"
+        HydraConfig.instance().set_config(cfg)
+        del cfg["hydra"]
+    return cfg
+
+
+def targets(node: object, at: str = "") -> Iterator[tuple[str, dict]]:
+    """Every (key, mapping) below a node that names what it builds."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield at, node
+        for key, value in node.items():
+            yield from targets(value, f"{at}.{key}" if at else str(key))
+    elif isinstance(node, list):
+        for number, value in enumerate(node):
+            yield from targets(value, f"{at}.{number}")
+
+
+def check_targets(cfg: DictConfig) -> None:
+    """Each `_target_` is there and takes the keys beside it."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    found = list(targets(plain))
+    assert found
+    for key, node in found:
+        target = instantiate({"_target_": "hydra.utils.get_object", "path": node["_target_"]})
+        arguments = {name: value for name, value in node.items() if not re.fullmatch(r"_\w+_", name)}
+        try:
+            inspect.signature(target).bind_partial(**arguments)
+        except TypeError as error:
+            raise AssertionError(f"{key}: {node['_target_']} {error}") from error
+
+
+# --- every file
+
+
+def test_there_is_a_root_for_every_stage():
+    assert {*STAGES} <= {*ROOTS}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_explains_itself(name):
+    text = FILES[name].read_text()
+    comments = [line for line in re.findall(r"#\s*(.*)", text) if line and not line.startswith("@package")]
+    assert any(len(comment.split()) >= 2 for comment in comments), f"conf/{name} has no explaining comment"
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_a_root_composes_and_its_targets_are_there(root):
+    check_targets(composed(root))
+
+
+def root_of(group: str) -> str:
+    """A root whose defaults have the group."""
+    for root in ["train", *ROOTS]:
+        entries = OmegaConf.load(FILES[f"{root}.yaml"]).get("defaults", [])
+        if any(isinstance(entry, DictConfig) and group in {str(k).split("@")[0] for k in entry} for entry in entries):
+            return root
+    return "train"  # hydra's own groups
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(option) for option in OPTIONS])
+def test_an_option_composes_and_its_targets_are_there(group, option):
+    check_targets(composed(root_of(group), *([] if group == "hydra" else [f"{group}={option}"])))
+
+
+def test_the_hydra_folder_is_used():
+    used = "\n".join(path.read_text() for name, path in FILES.items() if "/" not in name)
+    assert all(f"hydra: {option}" in used for option in options("hydra"))
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_fixes_what_a_study_needs(experiment):
+    cfg = composed("train", f"experiment={experiment}")
+    assert FILES[f"experiment/{experiment}.yaml"].read_text().startswith("# @package _global_\n")
+    missing = OmegaConf.missing_keys(cfg)
+    assert not missing, missing
+    for key in ("sae", "objective", "auxk", "vit", "images"):
+        assert instantiate(cfg[key]) is not None
+
+
+@pytest.mark.parametrize("group", ["vit", "images"])
+def test_names_of_backbones_and_image_sets_can_be_directories(group):
+    for option in options(group):
+        needed = ["vit.arch=ViT-B-16"] if "arch: null" in FILES[f"{group}/{option}.yaml"].read_text() else []
+        built = instantiate(composed("train", f"{group}={option}", *needed)[group])
+        assert isinstance(built.name, str) and "/" not in built.name
+
+
+def test_shared_parts_do_not_depend_on_the_settings_of_one_sae():
+    """A callback that reads ${k} would be another one for each member, and the sweeper would not know."""
+    per_sae = re.compile(r"\$\{(?:" + "|".join(PER_SAE) + r")[.}]")
+    allowed = re.compile(r"^(sae|objective|auxk)/")
+    faults = [name for name, path in FILES.items() if per_sae.search(path.read_text()) and not allowed.match(name)]
+    assert not faults and per_sae.search("k: ${k}") and per_sae.search("${sae.k}") and not per_sae.search("${kk}")
+
+
+def test_every_per_sae_key_is_a_key_of_train():
+    assert {*PER_SAE} <= {*composed("train")}
+
+
+# --- two steps of everything that shapes training
+
+
+def saes(directory: Path) -> pl.DataFrame:
+    (results,) = directory.glob("outputs/train/**/results.parquet")
+    return pl.read_parquet(results)
+
+
+def test_every_architecture_with_every_objective_takes_two_steps(cli, tiny, tmp_path):
+    combinations = [*itertools.product(options("sae"), options("objective"), options("auxk"))]
+    variants = ",".join(f'["sae={sae}","objective={objective}","auxk={auxk}"]' for sae, objective, auxk in combinations)
+    shown = cli("train", f"dataset={tiny}", "layer=1", *TINY, "d_sae=64", f"variants=[{variants}]", "logger=none")
+    assert shown.code == 0, shown.text
+    table = saes(tmp_path)
+    assert len(table) == len(combinations) and not table["failed"].any()
+    assert set(zip(table["sae"], table["objective"], strict=True)) == {(s, o) for s, o, _ in combinations}
+    assert torch.isfinite(torch.tensor(table["nmse"].to_list())).all()
+
+
+SHARED = [(g, o) for g, o in OPTIONS if g in ("logger", "callbacks", "trainer", "optimiser", "datamodule", "debug")]
+
+
+@pytest.mark.parametrize(("group", "option"), SHARED, ids=["/".join(option) for option in SHARED])
+def test_an_option_of_the_job_takes_two_steps(group, option, cli, tiny, tmp_path, monkeypatch):
+    if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():
+        pytest.skip("trainer=gpu needs a GPU")
+    if (group, option) == ("trainer", "ddp"):
+        pytest.skip("trainer=ddp starts processes: tests/training")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "wandb_cache"))
+    short = [item for item in TINY if not (group == "trainer" and item.startswith("trainer="))]
+    shown = cli("train", "experiment=relu_dinov2", f"dataset={tiny}", "layer=1", f"{group}={option}", *short)
+    assert shown.code == 0, shown.text
+    assert saes(tmp_path)["train_tokens"].to_list() == [128]

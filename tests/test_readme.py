@@ -1,0 +1,109 @@
+"""What README.md tells to type works: cheap commands are run, expensive ones composed, Python is executed."""
+
+import os
+import re
+import shlex
+
+import pytest
+from conftest import ROOT, TINY
+
+from saev.cli import STAGES, TOOLS
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+PYTHON = [text for language, text in BLOCKS if language == "python"]
+
+
+def commands() -> list[str]:
+    """Every command of the bash blocks: continued lines joined, comments dropped."""
+    lines = "\n".join(text for language, text in BLOCKS if language in ("bash", "sh", "console")).replace("\\\n", " ")
+    stripped = [re.sub(r"(?:^|\s)#.*", "", line).strip().removeprefix("$ ") for line in lines.splitlines()]
+    return list(dict.fromkeys(line for line in stripped if line))
+
+
+def saev_arguments(words: list[str]) -> list[str] | None:
+    """The arguments of `saev` where the command is one of ours, however it is spelled."""
+    if words[:2] == ["uv", "run"]:
+        words = words[2:]
+    if words[:2] == ["python", "train.py"]:
+        return ["train", *words[2:]]
+    return words[1:] if words[:1] == ["saev"] else None
+
+
+def shortened(words: list[str], tiny) -> list[str]:
+    """The command on the tiny recording, with what it sweeps over left as it is."""
+    ours = {item.split("=")[0]: item for item in (f"dataset={tiny}", "layer=1", *TINY)}
+    swept = {word.split("=")[0] for word in words if "," in word} - {"layer", "dataset"}
+    keys = {key for key in ours if key not in swept}
+    layers = ["layer=1,2"] if any(word.startswith("layer=") and "," in word for word in words) else []
+    return (
+        [word for word in words if word.split("=")[0] not in keys]
+        + [ours[key] for key in keys if not (layers and key == "layer")]
+        + layers
+    )
+
+
+def test_the_two_commands_of_a_newcomer_are_there():
+    assert {"uv run python train.py", "uv run pytest"} <= {*commands()}
+    assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
+    words = shlex.split(command)
+    if words[0] == "export":
+        assert all(re.fullmatch(r"[A-Z_]+=\S*", word) for word in words[1:])
+        return
+    arguments = saev_arguments(words)
+    if arguments is None:
+        return check_other(words)
+    if arguments[:1] and arguments[0] in TOOLS:
+        monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("saev.stages.doctor.MIN_FREE_GB", 0)
+        shown = cli(arguments[0], *([str(tiny)] if len(arguments) > 1 else []))
+        assert shown.code == 0, shown.text
+        return None
+    if not arguments or arguments[0].startswith("-"):
+        assert cli(*arguments).code == 0
+        return None
+    verb, *rest = arguments
+    assert verb in STAGES
+    if "-m" in rest or "--multirun" in rest:  # planned and trained for real, on the tiny recording
+        shown = cli(verb, *shortened(rest, tiny))
+    elif any(word.startswith("ckpt_path=") for word in rest):
+        shown = cli(verb, *[word for word in rest if not word.startswith("ckpt_path=")], "--cfg", "job")
+    else:
+        shown = cli(verb, *rest, "--cfg", "job", "--resolve") if not {"--cfg", "--help"} & {*rest} else cli(verb, *rest)
+    assert shown.code == 0, shown.text
+    return None
+
+
+def check_other(words: list[str]) -> None:
+    """Commands of other tools: what they name is there."""
+    if words[:2] == ["uv", "run"]:
+        words = words[2:]
+    tool, *rest = words
+    assert tool in ("git", "cd", "uv", "pytest", "python", "pip", "tensorboard", "wandb", ".ci/run", "pre-commit"), (
+        words
+    )
+    for word in rest:
+        if word.endswith(".py") or word.startswith(("tests", "docs", "examples", "benchmarks")):
+            assert (ROOT / word).exists(), f"README names {word}, which is not there"
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_a_python_block_runs(number, cli, tiny, tmp_path, monkeypatch):
+    """With the run directory it names made by a short training run."""
+    shown = cli("train", "experiment=relu_dinov2", f"dataset={tiny}", "layer=1", *TINY)
+    assert shown.code == 0, shown.text
+    (saes,) = (tmp_path / "outputs").glob("train/**/saes")
+    (member,) = saes.iterdir()
+    code = re.sub(r"""(["'])outputs/train/[^"']*/saes/[^"']*\1""", repr(str(member)), PYTHON[number])
+    code = re.sub(r"""(["'])outputs/activations/[^"']*\1""", repr(str(tiny)), code)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, f"README.md, Python block {number}", "exec"), {"__name__": "readme"})
+
+
+def test_links_to_files_lead_somewhere():
+    links = [link.split("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", README) if not re.match(r"\w+:|#", link)]
+    assert not [link for link in links if not os.path.exists(ROOT / link)]
