@@ -1,6 +1,7 @@
 """What is being done and how long it will take: a bar on a terminal, a line per validation in a log file."""
 
 import logging
+from typing import Any
 
 import lightning as L
 from rich.console import Console
@@ -41,7 +42,7 @@ class BankProgress(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         if self.bar is None:
             return
-        speed = {}
+        speed: dict[str, Any] = {}
         if due(trainer) and "tokens_per_s" in pl_module.latest:
             speed = {"speed": f"{float(pl_module.latest['tokens_per_s'][0]):,.0f} tokens/s"}
         self.bar.update(self.task, completed=trainer.global_step, **speed)

@@ -20,8 +20,6 @@ from saev.shards import ActivationStore, TokenStream
 class Recordable(Protocol):
     """What makes the dataset where it is not there yet (saev.vits.recorder.Recording)."""
 
-    def check(self) -> None: ...
-
     def run(self) -> Any: ...
 
 
@@ -84,13 +82,6 @@ class ActivationDataModule(L.LightningDataModule):
         self.consumed = 0  # batches of this process, over all epochs: the whole state of the stream
         self.store: ActivationStore | None = None
 
-    def check(self) -> None:
-        """Whatever can be found wrong within seconds: ValueError with the remedy."""
-        if self.dataset is not None:
-            ActivationStore(self.dataset)
-        elif self.recording is not None:
-            self.recording.check()
-
     def prepare_data(self) -> None:
         """Record the dataset where it is not there (resuming what was interrupted)."""
         if self.dataset is None and self.recording is not None:
@@ -103,8 +94,7 @@ class ActivationDataModule(L.LightningDataModule):
         # every process asks, so that none needs what prepare_data found out; run() returns at once now
         root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
         store = ActivationStore(root)
-        self.layer = store.layers[self.layer] if -len(store.layers) <= self.layer < 0 else self.layer
-        store.check_layer(self.layer)
+        self.layer = store.resolve_layer(self.layer)
         self.store = store
         self.train_examples, self.val_examples = self.split()
         stream = self.stream(self.train_examples)
@@ -140,20 +130,21 @@ class ActivationDataModule(L.LightningDataModule):
         """This process among them."""
         return self.trainer.global_rank if self.trainer is not None else 0
 
-    @property
-    def n_steps(self) -> int:
-        """Batches per process that make up `n_tokens` (one epoch where it is None)."""
-        stream = self.stream(self.train_examples)
+    def n_steps(self, world: int = 1) -> int:
+        """Batches per process that make up `n_tokens` (one epoch where it is None) with `world` processes."""
+        stream = self.stream(self.train_examples, world=world)
         if self.n_tokens is None:
             return stream.n_batches
         return max(1, round(self.n_tokens * stream.n_batches / stream.n_tokens))
 
-    def stream(self, examples: Int64[np.ndarray, " images"], shuffle: bool = True) -> TokenStream:
-        """The stream over the given images as this process sees it."""
+    def stream(
+        self, examples: Int64[np.ndarray, " images"], shuffle: bool = True, world: int | None = None
+    ) -> TokenStream:
+        """The stream over the given images as this process sees it (or would, were there `world` of them)."""
         assert self.store is not None, "setup() comes first"
         return TokenStream(
             self.store, self.layer, self.batch_size, examples, self.tokens, self.seed, shuffle,
-            rank=self.rank, world=self.world, **self.sizes,
+            rank=self.rank, world=world or self.world, **self.sizes,
         )  # fmt: skip
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:

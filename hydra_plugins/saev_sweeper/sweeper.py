@@ -50,7 +50,10 @@ class SharedPassSweeper(BasicSweeper):
         directory = Path(self.config.hydra.sweep.dir)
         directory.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, directory / "multirun.yaml")
-        return [self.launcher.launch([job.overrides for job in jobs], initial_job_idx=0)]
+        returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
+        for job in returns:
+            _ = job.return_value  # raises what ended a failed job: else the sweep would end silently, with code 0
+        return [returns]
 
     def _composed(self, overrides: list[str]) -> dict[str, Any]:
         """The configuration that a job with these overrides would have, resolved, as plain data."""

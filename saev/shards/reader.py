@@ -54,6 +54,12 @@ class ActivationStore:
                 f"layer={layer} is not in {self.root} (recorded: {list(self.layers)}): choose one or record it."
             )
 
+    def resolve_layer(self, layer: int) -> int:
+        """The block index that `layer` means; negative ones count from the last layer recorded."""
+        resolved = self.layers[layer] if -len(self.layers) <= layer < 0 else layer
+        self.check_layer(resolved)
+        return resolved
+
     def moments(self, layer: int) -> Moments:
         """Mean, variance and norms over every recorded token of a layer."""
         self.check_layer(layer)

@@ -55,7 +55,7 @@ def _planned(
     _check_used(composed, choices["sae"], [*task, *variant])
     settings = {key: composed[key] for key in planning.PER_SAE if key not in ("sae", "objective", "auxk")}
     used = _references(composed)
-    settings = {key: value for key, value in settings.items() if key not in ("sparsity", "k") or key in used}
+    settings = {key: value for key, value in settings.items() if key not in ("sparsity", "k") or f"${{{key}}}" in used}
     spec = MemberSpec(
         name=member,
         activation=activation,

@@ -1,4 +1,4 @@
-"""The end of a run as files: results.parquet and results.csv, a row per SAE."""
+"""The end of a run: results.parquet and results.csv with a row per SAE, report.html, and what is printed."""
 
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from datamodules import ActivationDataModule
+from saev.checkpoint import load
+from saev.visuals.report import write_report
+from saev.visuals.table import results_table
 
 
 def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -31,3 +39,53 @@ def git_commit() -> str | None:
         return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: ActivationDataModule) -> None:
+    """Write the report and the results, print the table and where everything is."""
+    config = OmegaConf.to_yaml(cfg, resolve=False)
+    (directory / "config.yaml").write_text(config)
+    console = Console()
+    files = {
+        "results": directory / "results.csv",
+        "dictionaries": directory / "saes",
+        "metrics": directory / "metrics.jsonl",
+    }
+    if cfg.report:
+        files["report"] = report(cfg, directory, rows, data, config, files)
+    write_results(directory, rows)
+    console.print(results_table(rows))
+    for name, path in files.items():
+        console.print(f"{name + ':':<13} {path}", soft_wrap=True, highlight=False)
+
+
+def report(
+    cfg: DictConfig,
+    directory: Path,
+    rows: list[dict[str, Any]],
+    data: ActivationDataModule,
+    config: str,
+    files: Mapping[str, Path],
+) -> Path:
+    """Write report.html with the images behind some latents, where the images can be had."""
+    assert data.store is not None
+    images = instantiate(cfg.images) if cfg.dataset is None else None
+    return write_report(
+        directory / "report.html",
+        rows,
+        {row["member"]: load(directory / "saes" / row["member"]) for row in rows},
+        store=data.store,
+        layer=data.layer,
+        tokens=data.tokens,
+        images=images,
+        history=directory / "metrics.jsonl",
+        config=config,
+        credits=[credit for source in (images, instantiate(cfg.vit)) if (credit := credits_of(source))],
+        files=files,
+        progress=True,
+    )
+
+
+def credits_of(source: Any) -> str:
+    """The attribution that an image set or a backbone asks for, or nothing."""
+    return source.credits() if hasattr(source, "credits") else ""

@@ -93,8 +93,23 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
     """
     if len(variants) == 1:
         return [alone]
+    variants = [[short(override) for override in variant] for variant in variants]
     common = set.intersection(*(set(variant) for variant in variants))
     result = [",".join(o for o in variant if o not in common) for variant in variants]
     if "" in result or len(set(result)) < len(result):
         raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
     return [re.sub(r"[^\w.,=+-]", "_", name) for name in result]
+
+
+def short(override: str) -> str:
+    """The override with a number in its shortest form, as people write it.
+
+    >>> short("sparsity=0.0001"), short("lr=0.003"), short("k=16"), short("seed=100000"), short("sae=topk")
+    ('sparsity=1e-4', 'lr=3e-3', 'k=16', 'seed=100000', 'sae=topk')
+    """
+    key, equals, value = override.partition("=")
+    if not re.fullmatch(r"-?\d*\.\d*(e[+-]?\d+)?", value):
+        return override
+    digits, exponent = f"{float(value):.12e}".split("e")
+    scientific = f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+    return key + equals + min(value, scientific, key=len)

@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics.stateful import ValidationMetrics
 from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
+from saev.training.distributed import agree, average_gradients
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +78,14 @@ class BankModule(L.LightningModule):
         scheduler.step()  # type: ignore[union-attr, operator]
         for member in self.bank:
             member.sae.normalise_atoms()
-        self.tokens_seen.add_(len(z))
+            agree(member, len(z))
+        self.tokens_seen.add_(len(z) * self.trainer.world_size)
         self.latest = step
 
     def _member_step(self, member: Member, z: Tensor) -> dict[str, Tensor]:
         losses = member(z, self.sparsity_factor)
         self.manual_backward(losses.loss)
+        average_gradients(member.sae)
         norm = member.condition_gradients(self.clip)
         return {**{name: value.detach() for name, value in losses._asdict().items()}, "gradient_norm": norm}
 

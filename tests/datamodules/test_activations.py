@@ -74,8 +74,8 @@ def test_sample_is_training_data_and_deterministic(dataset):
 def test_steps_make_up_the_tokens(dataset):
     data = make(dataset, n_tokens=5000)
     per_step = data.stream(data.train_examples).n_tokens / data.stream(data.train_examples).n_batches
-    assert data.n_steps == round(5000 / per_step)
-    assert make(dataset, n_tokens=None).n_steps == data.stream(data.train_examples).n_batches
+    assert data.n_steps() == round(5000 / per_step)
+    assert make(dataset, n_tokens=None).n_steps() == data.stream(data.train_examples).n_batches
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_nothing_to_read():
         ActivationDataModule(None, 1, 64)
 
 
-def test_missing_dataset_is_found_at_once(tmp_path):
+def test_missing_dataset_is_named(tmp_path):
     with pytest.raises(ValueError, match="not a recorded dataset"):
-        ActivationDataModule(str(tmp_path / "none"), 1, 64).check()
+        make(tmp_path / "none")
 
 
 def test_too_few_images_to_hold_some_out(tmp_path):
@@ -111,9 +111,6 @@ def test_too_few_images_to_hold_some_out(tmp_path):
 def test_prepare_data_records_what_is_missing(tmp_path):
     class Recording:
         calls = 0
-
-        def check(self):
-            pass
 
         def run(self):
             self.calls += 1

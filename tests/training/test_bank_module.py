@@ -35,7 +35,9 @@ def build(dataset, members, steps=30, callbacks=(), batch_size=50, **trainer):
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))
     module = BankModule(
-        SAEBank([spec.build(normaliser, sample) for spec in members]), functools.partial(torch.optim.Adam, fused=True), warmup=5
+        SAEBank([spec.build(normaliser, sample) for spec in members]),
+        functools.partial(torch.optim.Adam, fused=True),
+        warmup=5,
     )
     settings = {
         "accelerator": "cpu",
@@ -141,7 +143,7 @@ def test_a_members_nan_stays_its_own(dataset):
 def test_a_bank_of_failures_stops_with_the_remedy(dataset):
     bad = MemberSpec("bad", ReLU(1e-3), Plain(), AuxK(), 1e30, d_sae=64)
     trainer, module, data = build(dataset, [bad], callbacks=[Snapshots()])
-    with pytest.raises(ValueError, match="every SAE has diverged .* lower lr"):
+    with pytest.raises(ValueError, match=r"every SAE has diverged .* lower lr"):
         trainer.fit(module, data)
 
 

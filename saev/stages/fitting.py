@@ -1,0 +1,162 @@
+"""The training of a planned bank on Lightning: module, trainer, loggers, and what is said before and after."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, open_dict, read_write
+
+from callbacks import Interruption, MemberExport, MetricsWriter
+from datamodules import ActivationDataModule
+from saev.nn.bank import SAEBank
+from saev.nn.normalise import Normaliser
+from saev.stages.members import Planned
+from saev.stages.results import finish, git_commit
+from saev.training.bank_module import BankModule
+
+log = logging.getLogger(__name__)
+
+
+def fit(cfg: DictConfig, planned: list[Planned]) -> dict[str, float]:
+    """Train, validate and report; held-out NMSE by member. Exits with 128 + signal when one ended it early."""
+    quieten_lightning()
+    directory = Path(cfg.paths.run_dir)
+    data: ActivationDataModule = instantiate(cfg.datamodule)
+    data.prepare_data()
+    data.setup("fit")
+    module = build_module(cfg, planned, data)
+    if processes(cfg.trainer) > 1:
+        relaunchable(directory)
+    trainer = build_trainer(cfg, planned, data, directory)
+    if trainer.is_global_zero:
+        announce(cfg, planned, data, directory, trainer.max_steps)
+    trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    if received := interrupted_by(trainer):
+        log.warning(
+            "stopped at step %d of %d; go on with: ckpt_path=%s", trainer.global_step, trainer.max_steps, directory
+        )
+        raise SystemExit(128 + received)
+    trainer.validate(module, data, verbose=False)
+    rows = collect(planned, module, data)
+    if trainer.is_global_zero:
+        finish(cfg, directory, rows, data)
+    leave_processes()
+    return {row["member"]: row["nmse"] for row in rows}
+
+
+def quieten_lightning() -> None:
+    """Leave out what Lightning says of itself: advertisements, device lists, and warnings that do not apply here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (
+        r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
+        r".*Using ModelCheckpoint with manual optimization",  # a checkpoint after the step is the one we resume from
+        r".*Consider increasing the value of the `num_workers`",  # the stream has its own threads
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule) -> BankModule:
+    """The bank, initialised from the first training tokens, in its LightningModule."""
+    assert data.store is not None
+    normaliser = Normaliser.fit(data.store.moments(data.layer), cfg.normalise)
+    sample = normaliser(data.sample(INIT_TOKENS))
+    bank = SAEBank([plan.spec.build(normaliser, sample) for plan in planned])
+    return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip)
+
+
+INIT_TOKENS = 16384
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:
+    """Lightning's Trainer with the configured callbacks, the export of members, and the writer of numbers last."""
+    settings = {plan.spec.name: plan.settings for plan in planned}
+    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    callbacks.append(MemberExport(directory / "saes", settings, provenance(cfg, data)))
+    callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
+    return instantiate(cfg.trainer, callbacks=callbacks, max_steps=data.n_steps(processes(cfg.trainer)))
+
+
+def processes(trainer: DictConfig) -> int:
+    """How many processes the configured trainer will run."""
+    devices = trainer.devices
+    return (int(devices) if isinstance(devices, int) and devices > 0 else 1) * int(trainer.num_nodes)
+
+
+def relaunchable(directory: Path) -> None:
+    """Make sys.argv the command of this very job: Lightning starts further processes of a DDP run with it."""
+    sys.argv[:] = [str(ROOT / "train.py"), *(str(override) for override in HydraConfig.get().overrides.task)]
+    config: Any = HydraConfig.get()
+    with read_write(config), open_dict(config):
+        config.run.dir = str(directory)  # of a sweep's job: its own folder; Lightning passes it on
+
+
+def leave_processes() -> None:
+    """End a DDP run's process group, so that a sweep's next job in this process can start its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+
+
+def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict[str, list]:
+    """For each member its own instance of every configured logger, given the member's settings."""
+    loggers = {}
+    for member, own in settings.items():
+        with open_dict(cfg):
+            cfg.member = member
+        loggers[member] = list(instantiate(cfg.logger).values())
+        for logger in loggers[member]:
+            logger.log_hyperparams({**own, "layer": cfg.layer, "batch_size": cfg.batch_size, "n_tokens": cfg.n_tokens})
+    return loggers
+
+
+def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:
+    """What the members are trained on, for their config.json."""
+    assert data.store is not None
+    manifest = data.store.manifest
+    return {
+        "dataset": data.store.root.name,
+        "dataset_fingerprint": manifest.fingerprint,
+        "vit": manifest.meaning.get("vit"),
+        "images": manifest.meaning.get("images"),
+        "layer": data.layer,
+        "token_roles": data.tokens,
+        "normalise": cfg.normalise,
+        "git_commit": git_commit(),
+    }
+
+
+def announce(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path, steps: int) -> None:
+    """Say what is about to be done."""
+    assert data.store is not None
+    stream = data.stream(data.train_examples)
+    log.info("run directory: %s", directory)
+    log.info("activations: %s, layer %d, d_model %d", data.store.root, data.layer, data.store.d_model)
+    log.info(
+        "training %d SAEs (%s) for %d steps of %d tokens: %.2f epochs of %d tokens from %d images; %d images held out",
+        len(planned), "; ".join(plan.spec.name for plan in planned), steps, cfg.batch_size,
+        steps / stream.n_batches, stream.n_tokens, len(data.train_examples), len(data.val_examples),
+    )  # fmt: skip
+
+
+def interrupted_by(trainer: L.Trainer) -> int | None:
+    """The signal that ended the fit before its last step, if one did."""
+    received = [c.received for c in trainer.callbacks if isinstance(c, Interruption) and c.received]  # type: ignore[attr-defined]
+    return received[0] if received and trainer.global_step < trainer.max_steps else None
+
+
+def collect(planned: list[Planned], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:
+    """A row per member: its settings and the metrics of the final validation."""
+    rows = []
+    for plan, member, metrics in zip(planned, module.bank, module.validated_rows(), strict=True):
+        row = {"member": member.name, **plan.settings, "d_sae": member.sae.n_latents, "layer": data.layer, **metrics}
+        rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": member.stopped})
+    return rows

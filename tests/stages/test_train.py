@@ -1,0 +1,123 @@
+"""Whole runs as a user types them: results, interruption and resume, several processes, what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import polars as pl
+import pytest
+import torch
+from conftest import ROOT, TINY
+
+import saev
+
+BANK = 'variants=[["sae=batchtopk","k=4"],["sae=relu","sparsity=1e-2"]]'
+RUN = ("experiment=none", "layer=1", BANK, *TINY, "n_tokens=2560", "val_every=10")  # 44 steps
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    """A finished run of two SAEs, with its report."""
+    out = tmp_path_factory.mktemp("undisturbed")
+    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "report=true"]
+    done = subprocess.run(command, cwd=ROOT, env=environment(out), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return next((out / "train").glob("*/*")), done
+
+
+def environment(out):
+    return os.environ | {"SAEV_OUTPUTS": str(out), "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
+
+
+def test_a_run_leaves_what_a_researcher_needs(undisturbed):
+    run, done = undisturbed
+    table = pl.read_parquet(run / "results.parquet")
+    assert table["member"].to_list() == ["sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"]
+    assert {"nmse", "l0", "l1", "dead", "dead_train", "dense_10", "coherence", "tokens_per_s"} <= set(table.columns)
+    assert table["k"].to_list() == [4, None] and table["sparsity"].to_list() == [None, 1e-2]
+    assert pl.read_csv(run / "results.csv").shape == table.shape
+    assert (run / "report.html").stat().st_size > 10_000 and (run / "config.yaml").is_file()
+    for name in table["member"]:
+        assert name in done.stdout
+        config = saev.read_config(run / "saes" / name)
+        assert config["provenance"]["layer"] == 1 and config["hyperparameters"]["lr"] == 3e-4
+        assert json.loads((run / "saes" / name / "metrics.json").read_text()) == config["metrics"]
+        assert list((run / "tensorboard" / name).glob("events.*"))
+    assert str(run / "report.html") in done.stdout and "NMSE" in done.stdout
+
+
+def test_exported_dictionaries_are_those_of_the_table(undisturbed, tiny):
+    run, _ = undisturbed
+    store = saev.ActivationStore(tiny)
+    held_out = sorted(set(range(40)) - set(train_images(tiny)))
+    x = torch.cat([torch.from_numpy(store.read(1, e, "patch").copy()) for e in held_out])
+    for row in pl.read_parquet(run / "results.parquet").iter_rows(named=True):
+        sae = saev.load(run / "saes" / row["member"])
+        codes = sae.encode(x)
+        nmse = (x - sae.decode(codes)).double().square().sum() / (x - x.mean(0)).double().square().sum()
+        assert float(nmse) == pytest.approx(row["nmse"], rel=1e-5)
+        assert float((codes != 0).sum(1).double().mean()) == pytest.approx(row["l0"], rel=1e-6)
+
+
+def train_images(tiny):
+    from datamodules import ActivationDataModule
+
+    data = ActivationDataModule(str(tiny), 1, 64)
+    data.setup("fit")
+    return data.train_examples.tolist()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_path):
+    reference, _ = undisturbed
+    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "callbacks.checkpoint.every_n_train_steps=1"]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("train/*/*/checkpoints/last.ckpt")):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(number)
+    said, _ = process.communicate(timeout=120)
+    run = next((tmp_path / "train").glob("*/*"))
+    if process.returncode == 0:
+        pytest.skip("the run was faster than the signal")
+    assert process.returncode == 128 + number and "go on with: ckpt_path=" in said
+    assert not (run / "results.parquet").exists()
+    done = subprocess.run(
+        [sys.executable, "train.py", "ckpt_path=last"],
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert [p.name for p in (tmp_path / "train").glob("*/*")] == [run.name]  # the same directory
+    same = ["member", "nmse", "l0", "l1", "dead_train", "coherence", "train_tokens"]
+    one, other = (pl.read_parquet(path / "results.parquet").select(same) for path in (reference, run))
+    assert one.equals(other)
+    for name in one["member"]:
+        a, b = (saev.load(path / "saes" / name).state_dict() for path in (reference, run))
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_two_processes_train_one_bank(tiny, run_python, tmp_path):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "batch_size=32")
+    done = run_python("train.py", f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), *ddp)
+    assert done.code == 0, done.text
+    run = next((tmp_path / "outputs" / "train").glob("*/*"))
+    table = pl.read_parquet(run / "results.parquet")
+    assert len(table) == 2 and table["nmse"].max() < 1
+    assert table["train_tokens"].unique().to_list() == [pytest.approx(2560, rel=0.05)]
+    assert [p.name for p in (tmp_path / "outputs" / "train").glob("*/*")] == [run.name]
+
+
+def test_nothing_to_resume(cli):
+    result = cli("train", "ckpt_path=last")
+    assert result.code == 1 and "no interrupted run with a checkpoint" in result.text
