@@ -77,6 +77,7 @@ def report(
         store=data.store,
         layer=data.layer,
         tokens=data.tokens,
+        examples_are="recorded",
         images=images,
         history=directory / "metrics.jsonl",
         config=config,

@@ -1,0 +1,97 @@
+"""The columns by which dictionaries are compared: label, digits, and what the number means in plain words.
+
+One list for the terminal's table and for the page's, so that they cannot disagree.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of a result row, how it is written and what it says."""
+
+    key: str
+    label: str
+    write: Callable[[float], str]
+    meaning: str
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The row's number as text; a dash where there is none or it is not finite."""
+        value = row.get(self.key)
+        return MISSING if value is None or not math.isfinite(value) else self.write(value)
+
+
+def digits(value: float, n: int = 3) -> str:
+    """A number with `n` significant digits and without an exponent, whole from 10^n on.
+
+    >>> digits(0.35612), digits(15.98), digits(12345.6), digits(0)
+    ('0.356', '16.0', '12,346', '0')
+    """
+    if value == 0:
+        return "0"
+    after = n - 1 - math.floor(math.log10(abs(value)))
+    value = round(value, after) if after > 0 else value
+    after = n - 1 - math.floor(math.log10(abs(value))) if value else 0  # 9.996 has become 10.0
+    return f"{value:,.{max(after, 0)}f}"
+
+
+def percent(share: float) -> str:
+    """A share in percent, one decimal; what would round to 0.0 is shown as `<0.1`.
+
+    >>> percent(0.1234), percent(0.0), percent(1e-5)
+    ('12.3', '0', '<0.1')
+    """
+    if share == 0:
+        return "0"
+    return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+
+
+def whole(value: float) -> str:
+    """A count with thousands separated."""
+    return f"{value:,.0f}"
+
+
+COLUMNS = (
+    Column(
+        "nmse",
+        "NMSE",
+        digits,
+        "reconstruction error on held-out tokens: squared error over the squared distance from their mean. "
+        "0 is perfect, 1 is no better than always answering the mean.",
+    ),
+    Column("l0", "L0", digits, "active latents per held-out token, on average. Fewer are easier to read."),
+    Column(
+        "dead_train",
+        "dead (%)",
+        percent,
+        "latents that had not fired for a whole window of training tokens (`dead_tokens`) when training ended.",
+    ),
+    Column(
+        "dense_10",
+        "dense (%)",
+        percent,
+        "latents that fire on more than a tenth of the held-out tokens: too common to mean one thing.",
+    ),
+    Column(
+        "coherence",
+        "coherence",
+        lambda value: f"{value:.3f}",
+        "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice.",
+    ),
+    Column(
+        "tokens_per_s",
+        "tokens/s",
+        whole,
+        "training speed: tokens per second through all SAEs of the run together, validation left out.",
+    ),
+)
+
+
+def failed(row: Mapping[str, Any]) -> bool:
+    """Whether this SAE diverged and was stopped."""
+    return bool(row.get("failed"))

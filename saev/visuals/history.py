@@ -1,0 +1,31 @@
+"""metrics.jsonl read back: the training curves of a run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+Curves = dict[str, dict[str, list[float]]]
+
+
+def read_history(path: str | Path, metrics: Sequence[str] = ("z_mse", "l0"), split: str = "train") -> Curves:
+    """Per member, equally long lists `tokens` and each of `metrics`, in the order of training; NaN where a line has none.
+
+    A last line that was cut off by a killed run is left out. No file: no curves.
+    """
+    curves: Curves = {}
+    path = Path(path)
+    for text in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if line.get("split") == split:
+            own = curves.setdefault(line["member"], {name: [] for name in ("tokens", *metrics)})
+            for name in own:
+                own[name].append(float(line.get(name, "nan")))
+    return curves
+
+
+def tokens_trained(curves: Curves) -> int:
+    """Training tokens at the last line of any member; 0 without one."""
+    return int(max((of["tokens"][-1] for of in curves.values() if of["tokens"]), default=0))

@@ -1,0 +1,113 @@
+"""Photos for the page: each one as the model saw it, embedded once, with heat maps laid over it.
+
+A thumbnail becomes one CSS class however often it is shown. A heat map is a PNG with one pixel per patch, which the
+browser enlarges without smoothing, so that it never shows more than the patches say.
+"""
+
+import base64
+import io
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from saev.shards import ActivationStore
+from saev.vits.transform import ImageTransform
+
+HEAT = (230, 0, 100)  # a magenta that photos of nature seldom hold
+STRONGEST = 0.75  # opacity of a code at the common upper value: the photo stays visible
+
+
+@runtime_checkable
+class Images(Protocol):
+    """What the page needs of an image source."""
+
+    def paths(self) -> list[str]:
+        """Keys of the images; image i is opened by `open(i)`."""
+        ...
+
+    def open(self, index: int) -> Image.Image:
+        """Image `index`, upright and in RGB."""
+        ...
+
+
+class Album:
+    """Thumbnails of a dataset's images, made on demand; remembers which photos could not be had and why."""
+
+    def __init__(self, images: Images | None, store: ActivationStore, side: int = 144, quality: int = 78):
+        self.images, self.store, self.side, self.quality = images, store, side, quality
+        self.uris: dict[int, str] = {}
+        self.missing: dict[int, str] = {}
+
+    @cached_property
+    def _place(self) -> Mapping[str, int]:
+        """Path -> number in the image source: the recording's order is usually shuffled."""
+        if self.images is None:
+            return {}
+        try:
+            return {path: i for i, path in enumerate(self.images.paths())}
+        except (OSError, ValueError):  # `add` says of each photo that it is not there
+            return {}
+
+    def add(self, example: int) -> bool:
+        """Make the thumbnail of an image of the store; whether there is one now."""
+        if example in self.uris or example in self.missing:
+            return example in self.uris
+        path = self.path(example)
+        try:
+            if self.images is None:
+                raise FileNotFoundError("no image source was given")
+            if path not in self._place:
+                raise FileNotFoundError(f"{path} is not in the image source any more")
+            picture = self.images.open(self._place[path])
+        except (OSError, ValueError) as error:  # moved, deleted, unreadable: the page must do without
+            self.missing[example] = str(error)
+            return False
+        self.uris[example] = jpeg(
+            model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side), self.quality
+        )
+        return True
+
+    def path(self, example: int) -> str:
+        """The image's path relative to its source."""
+        return str(self.store.examples["path"][example])
+
+
+def model_view(picture: Image.Image, vit: Mapping[str, Any], side: int) -> Image.Image:
+    """The part of a picture that the backbone saw, in its aspect, at most `side` pixels long and never enlarged.
+
+    `vit` is the backbone's identity in the manifest (image_size, resize); without them the whole picture.
+    """
+    size = vit.get("image_size") or picture.size[::-1]
+    transform = ImageTransform((size[0], size[1]), (0.0,) * 3, (1.0,) * 3, resize=vit.get("resize", "crop"))
+    left, top, right, bottom = transform.box(*picture.size)
+    longest = min(side, round(max(right - left, bottom - top)))
+    height, width = (max(1, round(longest * length / max(size))) for length in size)
+    return picture.convert("RGB").resize(
+        (width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom), reducing_gap=3.0
+    )
+
+
+def jpeg(picture: Image.Image, quality: int) -> str:
+    """The picture as a JPEG data URI."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def heat(codes: Float[np.ndarray, "grid_h grid_w"], upper: float) -> UInt8[np.ndarray, "grid_h grid_w 4"]:
+    """RGBA, a pixel per patch: one colour, its opacity proportional to the code, `STRONGEST` at `upper` and beyond."""
+    pixels = np.empty((*codes.shape, 4), np.uint8)
+    pixels[..., :3] = HEAT
+    pixels[..., 3] = np.rint(255 * STRONGEST * np.clip(codes / upper, 0, 1)) if upper > 0 else 0
+    return pixels
+
+
+def png(pixels: UInt8[np.ndarray, "height width 4"]) -> str:
+    """RGBA pixels as a PNG data URI."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels, "RGBA").save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,160 @@
+"""The report's figures: the frontier of sparsity and fidelity, training curves, firing frequencies."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from saev.visuals.columns import digits
+from saev.visuals.style import MARKERS, NEVER, PALETTE, colours, panel
+
+LABELLED = 12  # points; beyond it only the ends of each series are named
+NAMED = 8  # curves; beyond it a curve is known by its series alone
+DEX = 0.25  # width of a bar of the histogram, in powers of ten
+
+
+def series_of(row: Mapping[str, Any]) -> str:
+    """What makes two SAEs comparable points of one line: architecture and objective."""
+    return ", ".join(str(row[key]) for key in ("sae", "objective") if row.get(key) is not None) or "SAE"
+
+
+def frontier(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """NMSE against L0 (log axis), a point per SAE and a line per architecture and objective; None without a finite point."""
+    points = [row for row in rows if finite(row, "nmse") and finite(row, "l0") and row["l0"] > 0]
+    if not points:
+        return None
+    figure, axes = panel()
+    names = sorted({series_of(row) for row in points})
+    for at, name in enumerate(names):
+        own = sorted((row for row in points if series_of(row) == name), key=lambda row: row["l0"])
+        x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
+        colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+        axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)
+        for row in own if len(points) <= LABELLED else {id(row): row for row in (own[0], own[-1])}.values():
+            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5}
+            axes.annotate(knob(row), (row["l0"], row["nmse"]), **place)
+    axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
+    axes.set_ylim(0, max(row["nmse"] for row in points) * 1.15 or 1)
+    lowest, highest = min(row["l0"] for row in points), max(row["l0"] for row in points)
+    axes.set_xlim(lowest / 1.5, highest * 1.9)
+    readable_log(axes.xaxis)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=9)
+    return figure
+
+
+def knob(row: Mapping[str, Any]) -> str:
+    """The setting that places an SAE on the frontier: k where it has one, the sparsity coefficient otherwise."""
+    if "topk" in str(row.get("sae", "")) and row.get("k") is not None:
+        return f"k={row['k']}"
+    return f"λ={row['sparsity']:g}" if row.get("sparsity") is not None else str(row.get("member", ""))
+
+
+def curve(
+    history: Mapping[str, Mapping[str, Sequence[float]]],
+    metric: str,
+    label: str,
+    series: Mapping[str, str] | None = None,
+) -> Figure | None:
+    """A training curve per SAE over training tokens, both axes logarithmic; None where nothing was logged.
+
+    `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's architecture, by which
+    curves are coloured when they are too many to be named.
+    """
+    lines = {name: positive(of["tokens"], of.get(metric, ())) for name, of in history.items()}
+    lines = {name: line for name, line in lines.items() if len(line)}
+    if not lines:
+        return None
+    figure, axes = panel()
+    named = len(lines) <= NAMED or not series
+    groups = {name: name if named else series[name] for name in lines}  # type: ignore[index]
+    colour, labelled = colours(list(dict.fromkeys(groups.values()))), set()
+    for at, (name, line) in enumerate(lines.items()):
+        group = groups[name]
+        dash = ("-", "--", ":")[at // len(PALETTE) % 3] if named else "-"
+        shown = None if group in labelled else group
+        marker = "o" if len(line) == 1 else None
+        axes.plot(*line.T, color=colour[group], label=shown, linewidth=1.4, linestyle=dash, marker=marker)
+        labelled.add(group)
+    axes.set(xscale="log", yscale="log", xlabel="training tokens (log scale)", ylabel=label)
+    for axis in (axes.xaxis, axes.yaxis):
+        readable_log(axis)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1 if max(map(len, labelled)) > 18 else 2, fontsize=9
+    )
+    return figure
+
+
+def frequencies(
+    frequency: Float[np.ndarray, " n_latents"], n_tokens: int, title: str, top: float | None = None
+) -> Figure:
+    """How many latents fire how often: % of the dictionary over log10 of the share of tokens; silent ones apart.
+
+    `top` is a common upper end of the y axis, so that the plots of several SAEs can be compared.
+    """
+    shares, edges, never = frequency_shares(frequency, n_tokens)
+    figure, axes = panel(3.6, 2.6)
+    axes.bar(edges[:-1], 100 * shares, width=DEX, align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.5)
+    silent = edges[0] - 0.6
+    axes.bar(silent, 100 * never, width=0.5, color=NEVER)
+    axes.annotate(f"{100 * never:.0f}%" if never >= 0.005 or not never else "<1%", (silent, 100 * never), ha="center",
+                  xytext=(0, 2), textcoords="offset points", fontsize=8.5)  # fmt: skip
+    axes.axvline(-1, color="#666666", linewidth=1, linestyle=":")
+    powers = range(math.ceil(edges[0]), 1)
+    axes.set_xticks([silent, *powers], ["never", *(share_label(power) for power in powers)])
+    axes.set(xlabel="fires on this share of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.0, 0.1))
+    axes.set_ylim(0, top or None)
+    axes.grid(False, axis="x")
+    axes.set_title(title, fontsize=10, loc="left")
+    return figure
+
+
+def frequency_shares(
+    frequency: Float[np.ndarray, " n_latents"], n_tokens: int
+) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " edges"], float]:
+    """(share of latents per bin, edges as log10 of the frequency, share of latents that never fire); they add up to 1.
+
+    Bins start at the rarest frequency that `n_tokens` tokens can show, one firing.
+    """
+    lowest = math.floor(-math.log10(max(n_tokens, 2)) / DEX) * DEX
+    edges = np.arange(round(lowest / DEX), 1) * DEX
+    fires = frequency > 0
+    places = np.clip(np.floor((np.log10(frequency[fires]) - lowest) / DEX).astype(int), 0, len(edges) - 2)
+    counts = np.bincount(places, minlength=len(edges) - 1)
+    return counts / max(len(frequency), 1), edges, float((~fires).mean()) if len(frequency) else 0.0
+
+
+def share_label(power: int) -> str:
+    """A power of ten as a percentage where that is short."""
+    return f"{100 * 10.0**power:g}%" if power >= -4 else f"1e{power - 0}"
+
+
+def finite(row: Mapping[str, Any], key: str) -> bool:
+    """Whether the row has a number here."""
+    return row.get(key) is not None and math.isfinite(row[key])
+
+
+def positive(x: Sequence[float], y: Sequence[float]) -> Float[np.ndarray, "points 2"]:
+    """The points that a logarithmic plot can show."""
+    points = np.array([(a, b) for a, b in zip(x, y, strict=False) if a > 0 and b is not None and b > 0], float)
+    return points.reshape(-1, 2)
+
+
+def readable_log(axis: Any) -> None:
+    """Plain numbers on a log axis; minor ticks are numbered too where the axis spans little."""
+    low, high = axis.get_view_interval()
+    short = math.log10(high / low) < 1.3 if low > 0 else False
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def thousands(value: float) -> str:
+    """1500000 -> 1.5M, 2000 -> 2k, 0.05 -> 0.05."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}" if value >= 1e-4 else digits(value, 1)

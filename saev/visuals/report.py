@@ -1,0 +1,186 @@
+"""report.html: what a run trained, how good it is, and what some of its latents respond to. One file, no script, no network.
+
+write_report(
+    run / "report.html", rows, {name: saev.load(run / "saes" / name) for name in names},
+    store=ActivationStore(dataset), layer=8, tokens="patch", examples=held_out, images=image_source,
+    history=run / "metrics.jsonl", config=yaml_text, credits=[images.credits()], files={"results": run / "results.csv"},
+)
+"""
+
+import datetime
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from saev.dictionary import Dictionary
+from saev.shards import ActivationStore
+from saev.visuals import plots
+from saev.visuals.choose import Choice
+from saev.visuals.columns import COLUMNS, failed, whole
+from saev.visuals.gallery import gallery, spread, why_none
+from saev.visuals.history import Curves, read_history, tokens_trained
+from saev.visuals.pictures import Album, Images
+from saev.visuals.style import data_uri
+from saev.visuals.top_images import Survey, survey
+
+TEMPLATE = "report.html.j2"
+MOST_IMAGES = 4096  # looked at where nobody says which: a minute on two cores at ViT-S and 64 tokens
+
+
+def write_report(
+    path: str | Path,
+    rows: Sequence[Mapping[str, Any]],
+    members: Mapping[str, Dictionary],
+    *,
+    store: ActivationStore,
+    layer: int,
+    tokens: str = "patch",
+    examples: Sequence[int] | Int[np.ndarray, " images"] | None = None,
+    examples_are: str = "held-out",
+    images: Images | None = None,
+    history: str | Path | None = None,
+    config: str = "",
+    credits: Sequence[str] = (),
+    files: Mapping[str, str | Path] | None = None,
+    title: str = "Sparse autoencoders",
+    date: str | None = None,
+    choice: Choice = Choice(),  # noqa: B008 it is frozen
+    n_images: int = 8,
+    max_members: int = 12,
+    progress: bool = False,
+) -> Path:
+    """Write the page and return its path; it is whole or not there.
+
+    Args:
+        rows: a row per SAE as in results.parquet; any number may be NaN, None or missing.
+        members: dictionaries by `row["member"]`, in eval mode; those of failed SAEs are not looked at and may be missing.
+        store, layer, tokens: the activations they were trained on.
+        examples: images of the store to look at for frequencies and top images; None: up to 4096, evenly spaced.
+        examples_are: what these are, for the captions ("held-out", "all", "training").
+        images: the source that was recorded; None or one whose files are gone gives a page without photos.
+        history: metrics.jsonl, for the training curves.
+        config: YAML text. credits: paragraphs. files: label -> path, shown relative to the page.
+        choice: which latents are shown. n_images: images per latent. max_members: SAEs whose latents are looked at.
+        progress: show a progress bar on stderr.
+
+    Raises ValueError where `layer` or `tokens` are not in the store.
+    """
+    path = Path(path)
+    looked_at = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
+    sound = [str(row["member"]) for row in rows if not failed(row) and is_sound(members.get(str(row["member"])))]
+    shown = spread(sound, max_members)
+    surveys = survey(
+        {name: members[name] for name in shown}, store, layer, looked_at, tokens, n_images, progress=progress
+    )
+    album = Album(images, store)
+    patches = tokens in ("patch", "all") and bool(store.manifest.roles.get("patches"))
+    galleries = [
+        {
+            "name": name,
+            "latents": (found := gallery(members[name], surveys[name], store, layer, album, choice, patches)),
+            "why_none": "" if found else why_none(surveys[name], choice),
+        }
+        for name in shown
+    ]
+    curves = read_history(history) if history else {}
+    page = _environment().get_template(TEMPLATE).render(
+        title=title,
+        facts=facts(store, layer, tokens, rows, curves, date),
+        columns=COLUMNS,
+        rows=[{"name": str(row["member"]), "failed": failed(row), "cells": [c.text(row) for c in COLUMNS]} for row in rows],
+        held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
+        frontier=picture(plots.frontier(rows)),
+        omitted=[str(row["member"]) for row in rows if not plots.finite(row, "nmse")],
+        curves=[uri for figure in training_curves(curves, rows) if (uri := picture(figure))],
+        histograms=histograms(surveys),
+        galleries=galleries,
+        left_out=[name for name in sound if name not in shown],
+        album=album,
+        aspect=aspect(store),
+        patches=patches,
+        choice=choice,
+        n_images=n_images,
+        looked_at={"images": whole(len(looked_at)), "are": examples_are,
+                   "tokens": whole(max((s.n_tokens for s in surveys.values()), default=0))},
+        config=config.strip(),
+        credits=[text for text in credits if text],
+        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def facts(
+    store: ActivationStore, layer: int, tokens: str, rows: Sequence[Mapping[str, Any]], curves: Curves, date: str | None
+) -> list[tuple[str, str]]:
+    """What was trained on what, as (name, value) pairs."""
+    meaning, roles = store.manifest.meaning, store.manifest.roles
+    images, vit = meaning.get("images", {}), meaning.get("vit", {})
+    trained = tokens_trained(curves)
+    size = " × ".join(map(str, reversed(vit["image_size"]))) + " px" if vit.get("image_size") else ""
+    backbone = ", ".join(str(part) for part in (vit.get("name"), vit.get("arch"), size) if part)
+    stored = ", ".join(f"{count} {role}" for role, count in roles.items() if count > 0)
+    found = [
+        ("Images", f"{images.get('name', store.root.name)}, {whole(store.manifest.n_examples)} photos"),
+        ("Backbone", backbone),
+        ("Activations", f"block {layer} ({meaning.get('hook', 'resid_post')}), {store.d_model} dimensions"),
+        ("Tokens", f"{tokens}; stored per image: {stored}" if stored else tokens),
+        ("SAEs", f"{len(rows)}, trained on {whole(trained)} tokens each" if trained else f"{len(rows)}"),
+        ("Date", date or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+def training_curves(curves: Curves, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Figures of the error and of L0 over training."""
+    series = {name: name for name in curves} | {str(row["member"]): plots.series_of(row) for row in rows}
+    labels = {"z_mse": "MSE of z (1 = mean; log scale)", "l0": "L0: active latents (log scale)"}
+    return [plots.curve(curves, metric, label, series) for metric, label in labels.items()]
+
+
+def histograms(surveys: Mapping[str, Survey]) -> list[tuple[str, str]]:
+    """(member, figure) of firing frequencies, all on one scale."""
+    shares = [plots.frequency_shares(s.frequency, s.n_tokens) for s in surveys.values()]
+    top = max([0.0, *(max(bars.max(initial=0), never) for bars, _, never in shares)]) * 115 or None
+    return [(n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top))) for n, s in surveys.items()]
+
+
+def picture(figure: Any) -> str | None:
+    """A figure ready for the page, or None as given."""
+    return None if figure is None else data_uri(figure)
+
+
+def is_sound(dictionary: Dictionary | None) -> bool:
+    """Whether there is a dictionary, of finite atoms."""
+    return dictionary is not None and bool(torch.isfinite(dictionary.atoms).all())
+
+
+def evenly(examples: Sequence[int], most: int) -> Int[np.ndarray, " some"]:
+    """At most `most` of the given images, evenly spaced in their order.
+
+    >>> evenly(range(10), 4).tolist()
+    [0, 2, 5, 7]
+    """
+    n = min(most, len(examples))
+    return np.asarray(examples, np.int64)[np.arange(n) * len(examples) // max(n, 1)]
+
+
+def aspect(store: ActivationStore) -> str:
+    """Width / height of the model's view, as CSS writes it; images of their own shape are shown in a square."""
+    height, width = store.manifest.meaning.get("vit", {}).get("image_size") or (1, 1)
+    return f"{width} / {height}"
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    return jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True,
+                              undefined=jinja2.StrictUndefined)  # fmt: skip

@@ -1,0 +1,35 @@
+"""The results as a table in the terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from saev.visuals.columns import COLUMNS, failed
+
+
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per SAE, in the given order, with NMSE, L0, dead and dense latents (% of the dictionary), coherence and tokens/s.
+
+    Rows have the keys of results.parquet. An SAE that diverged is marked; numbers that are missing are dashes. The caption
+    says what is measured over what.
+    """
+    table = Table(caption=caption(rows), caption_justify="left", caption_style="dim")
+    table.add_column("SAE", overflow="fold")
+    for column in COLUMNS:
+        table.add_column(column.label, justify="right", no_wrap=True)
+    for row in rows:
+        name = Text(str(row["member"]))  # Text: a name may hold brackets, which rich would take for markup
+        if failed(row):
+            name.append(" ✗ diverged", style="bold red")
+        table.add_row(name, *(column.text(row) for column in COLUMNS), style="dim" if failed(row) else None)
+    return table
+
+
+def caption(rows: Sequence[Mapping[str, Any]]) -> Text:
+    """What the columns mean, a line each."""
+    counts = sorted({int(row["n_tokens"]) for row in rows if row.get("n_tokens")})
+    over = f"held-out tokens: {counts[0]:,}, from images not trained on" if len(counts) == 1 else "held-out tokens"
+    lines = [f"{column.label}: {column.meaning.split('. ')[0].rstrip('.')}" for column in COLUMNS]
+    return Text("\n".join([over, *lines]))

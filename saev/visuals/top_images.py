@@ -1,0 +1,159 @@
+"""Which images excite which latents: one streaming pass over a layer, for any number of dictionaries at once.
+
+store.read ──batches of whole images──▶ encode, per dictionary ──max over each image's tokens──▶ running top n
+                                                            └──▶ firings, sums of codes
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from saev.dictionary import Dictionary
+from saev.shards import ActivationStore
+
+NOBODY = -1  # in `example`: fewer images than asked for excite the latent
+
+
+@dataclass
+class Survey:
+    """What one dictionary did on the tokens seen so far; latents are rows.
+
+    `value[latent, i]` is the largest code on the tokens of image `example[latent, i]`, best image first; images on which
+    the latent does not exceed 0 do not count. Equal values keep the order of the store.
+    """
+
+    value: Float[Tensor, "n_latents n"]
+    example: Int64[Tensor, "n_latents n"]
+    firings: Int64[Tensor, " n_latents"]  # tokens with a code that is not 0
+    value_sum: Float[Tensor, " n_latents"]  # float64
+    images: Int64[Tensor, " n_latents"]  # images with at least one token above 0
+    n_tokens: int = 0
+    n_images: int = 0
+
+    @classmethod
+    def empty(cls, n_latents: int, n: int) -> "Survey":
+        """Nothing seen yet."""
+        counts = torch.zeros(3, n_latents, dtype=torch.int64)
+        return cls(
+            value=torch.zeros(n_latents, n),
+            example=torch.full((n_latents, n), NOBODY),
+            firings=counts[0],
+            value_sum=counts[1].double(),
+            images=counts[2],
+        )
+
+    @property
+    def frequency(self) -> Float[np.ndarray, " n_latents"]:
+        """Per latent, the share of tokens on which it fires."""
+        return self.firings.double().numpy() / max(self.n_tokens, 1)
+
+    @property
+    def mean_value(self) -> Float[np.ndarray, " n_latents"]:
+        """Per latent, its mean code over the tokens on which it fires; 0 where it never does."""
+        return (self.value_sum / self.firings.clamp_min(1)).numpy()
+
+    def update(
+        self, codes: Float[Tensor, "tokens n_latents"], examples: Int[Tensor, " images"], lengths: list[int]
+    ) -> None:
+        """Add whole images: `codes` holds their tokens one image after the other, `lengths` how many each has."""
+        codes = codes.nan_to_num(0.0, 0.0, 0.0)  # a diverged dictionary has no top images, and must not end the pass
+        fires = codes != 0
+        self.firings += fires.sum(0, dtype=torch.int32).cpu()
+        self.value_sum += codes.sum(0, dtype=torch.float64).cpu()
+        peak = image_max(codes, lengths)
+        self.images += (peak > 0).sum(0).cpu()
+        self.n_tokens += len(codes)
+        self.n_images += len(lengths)
+        self._keep_best(peak.T.float().cpu(), examples)
+
+    def _keep_best(self, peak: Float[Tensor, "n_latents images"], examples: Int[Tensor, " images"]) -> None:
+        numbers = torch.where(peak > 0, examples, NOBODY)
+        values = torch.cat([self.value, peak.clamp_min(0)], 1)
+        # stable: of equal values the image seen first stays first, however the pass is cut into batches
+        best = values.sort(dim=1, descending=True, stable=True).indices[:, : self.value.shape[1]]
+        self.value = values.gather(1, best)
+        self.example = torch.cat([self.example, numbers], 1).gather(1, best)
+
+
+def image_max(codes: Float[Tensor, "tokens n_latents"], lengths: list[int]) -> Float[Tensor, "images n_latents"]:
+    """Per image and latent, the largest code over the image's tokens, which follow each other in `codes`."""
+    if len(set(lengths)) == 1:  # six times as fast, and the usual case
+        return codes.view(len(lengths), lengths[0], -1).amax(1)
+    return torch.segment_reduce(codes, "max", lengths=torch.tensor(lengths, device=codes.device), axis=0)
+
+
+@torch.inference_mode()
+def survey(
+    members: Mapping[str, Dictionary],
+    store: ActivationStore,
+    layer: int,
+    examples: Sequence[int] | Int[np.ndarray, " images"],
+    tokens: str = "patch",
+    n: int = 8,
+    batch_tokens: int = 8192,
+    progress: bool = False,
+) -> dict[str, Survey]:
+    """Per dictionary, the `n` best images of each latent and its firings over the given images, read once for all.
+
+    Memory: one batch of activations, one batch of codes, and per dictionary `n_latents * (n + images per batch)` values.
+    """
+    assert not any(isinstance(d, nn.Module) and d.training for d in members.values()), "dictionaries in eval mode"
+    found = {name: Survey.empty(d.n_latents, n) for name, d in members.items()}
+    lengths = token_counts(store, layer, examples, tokens)
+    batches = whole_images(np.asarray(examples, np.int64), lengths, batch_tokens)
+    console = Console(stderr=True, quiet=not progress)
+    for batch, sizes in track(batches, "Looking for top images", console=console, disable=not progress):
+        acts = torch.from_numpy(np.concatenate([store.read(layer, int(e), tokens) for e in batch]))
+        for name, dictionary in members.items():
+            codes = dictionary.encode(acts.to(dictionary.atoms.device).float())
+            found[name].update(codes, torch.from_numpy(batch), sizes)
+    return found
+
+
+def token_counts(
+    store: ActivationStore, layer: int, examples: Sequence[int] | Int[np.ndarray, " images"], tokens: str
+) -> Int64[np.ndarray, " images"]:
+    """How many tokens of the selection each of the given images has; 0 for images that could not be read."""
+    stored = store.offsets(layer)[np.asarray(examples, np.int64), 2]
+    start, stop = store.role_slice(tokens)
+    return np.maximum((stored if stop < 0 else np.minimum(stored, stop)) - start, 0)
+
+
+def whole_images(
+    examples: Int[np.ndarray, " images"], lengths: Int64[np.ndarray, " images"], batch_tokens: int
+) -> list[tuple[Int[np.ndarray, " some"], list[int]]]:
+    """Runs of consecutive images, with their lengths, of about `batch_tokens` tokens together; empty images are left out."""
+    examples, lengths = examples[lengths > 0].astype(np.int64), lengths[lengths > 0]
+    cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // batch_tokens)) + 1
+    pairs = zip(np.split(examples, cuts), np.split(lengths, cuts), strict=True)
+    return [(run, sizes.tolist()) for run, sizes in pairs if len(run)]
+
+
+@torch.inference_mode()
+def heatmaps(
+    dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
+) -> Float32[np.ndarray, "latents grid_h grid_w"]:
+    """Codes of the patch tokens of one image, laid out as the patches lie in the picture, for several latents."""
+    acts = torch.from_numpy(store.read(layer, example, "patch").copy())
+    codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
+    height, width = grid(store, example)
+    return codes.T.float().cpu().numpy().reshape(len(latents), height, width)
+
+
+def heatmap(
+    dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latent: int
+) -> Float32[np.ndarray, "grid_h grid_w"]:
+    """Codes of one latent on the patch tokens of one image: row 0 is the top of the picture, column 0 its left."""
+    return heatmaps(dictionary, store, layer, example, [latent])[0]
+
+
+def grid(store: ActivationStore, example: int) -> tuple[int, int]:
+    """Patches down and across of one image."""
+    row = store.examples.row(example, named=True)
+    return int(row["grid_h"]), int(row["grid_w"])

@@ -1,0 +1,97 @@
+"""The page holds every SAE, stands alone, and survives what is missing or failed."""
+
+import io
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from saev.nn import ReLU, SparseAutoencoder
+from saev.visuals.choose import Choice
+from saev.visuals.report import write_report
+from saev.visuals.table import results_table
+
+ROW = {
+    "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead_train": 0.1234,
+    "dense_10": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "failed": False,
+}  # fmt: skip
+BROKEN = {**ROW, "member": "broken", "nmse": math.nan, "l0": math.nan, "coherence": math.nan, "failed": True}
+
+EVERY = Choice(commonest=0.0, images=1, weakest=0.0)
+
+
+class Page(HTMLParser):
+    """Collects tags, and every address that a browser would load."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.text, self.open = [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        if tag not in ("meta", "img", "input", "br", "link", "hr", "col"):
+            self.open.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href") and value]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def write(tmp_path, store, members, rows, **more):
+    history = tmp_path / "metrics.jsonl"
+    lines = [
+        {"step": s, "tokens": 100 * s, "member": m, "split": "train", "z_mse": 1 / s, "l0": 10.0}
+        for m in members
+        for s in (1, 2)
+    ]
+    history.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    path = write_report(
+        tmp_path / "report.html", rows, members, store=store, layer=2, history=history, config="k: 3", **more
+    )
+    text = path.read_text()
+    return Page(text), text
+
+
+def test_the_page_holds_every_sae_and_stands_alone(tmp_path, store, sae, photos):
+    rows = [{**ROW, "member": name} for name in ("one", "two")]
+    page, text = write(tmp_path, store, {"one": sae, "two": sae}, rows, images=photos, credits=["by <them>"])
+    assert not page.open and "script" not in page.tags
+    for expected in ("one", "two", "0.346", "16.0", "12.3", "12,346", "by <them>", "k: 3"):
+        assert expected in page.text, expected
+    assert all(address.startswith(("data:", "#")) or "://" not in address for address in page.addresses)
+    assert not re.search(r"url\(\s*['\"]?https?:", text)
+    assert text.count("data:image/jpeg") == len(set(re.findall(r"data:image/jpeg[^\"')]+", text))) > 0
+
+
+def test_photos_that_are_gone_are_said_to_be(tmp_path, store, sae, gone):
+    for source in (gone, None):
+        page, text = write(tmp_path, store, {"one": sae}, [{**ROW, "member": "one"}], images=source)
+        assert "data:image/jpeg" not in text and "0.346" in page.text and "Latent" in page.text
+
+
+def test_failed_and_dead_dictionaries_do_not_end_it(tmp_path, store, sae, photos):
+    dead = SparseAutoencoder(6, 6, ReLU(0.0)).eval()
+    nan = SparseAutoencoder(6, 6, ReLU(0.0)).eval()
+    with torch.no_grad():
+        dead.b_enc.fill_(-1e9)
+        nan.w_dec.fill_(torch.nan)
+    rows = [{**ROW, "member": "one"}, {**ROW, "member": "dead", "l0": 0.0, "dead_train": 1.0}, BROKEN]
+    page, _ = write(tmp_path, store, {"one": sae, "dead": dead, "broken": nan}, rows, images=photos)
+    assert all(name in page.text for name in ("one", "dead", "broken", "diverged"))
+
+
+def test_the_table_says_what_it_measures():
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(results_table([{**ROW, "member": "k=[4]"}, BROKEN]))
+    text = console.export_text()
+    assert "k=[4]" in text and "diverged" in text and "held-out tokens: 120" in text
+    assert all(value in text for value in ("0.346", "16.0", "12.3", "1.0", "0.900", "12,346", "–"))
+    assert np.all([label in text for label in ("NMSE", "L0", "dead (%)", "dense (%)", "coherence", "tokens/s")])
