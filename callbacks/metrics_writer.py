@@ -54,10 +54,12 @@ class MetricsWriter(L.Callback):
                 for logger in self.loggers.get(member.name, ()):
                     logger.log_metrics({f"{split}/{name}": value for name, value in known.items()}, step)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for loggers in self.loggers.values():
-            for logger in loggers:
-                logger.save()
+    def close(self) -> None:
+        """End every logger's run, once nothing more will be written (fit and the final validation share them)."""
+        for logger in (logger for of in self.loggers.values() for logger in of):
+            logger.finalize("success")
+            if hasattr(logger.experiment, "finish"):  # W&B: else its runs stay open until the process ends
+                logger.experiment.finish()
 
 
 def _step(line: str) -> int:

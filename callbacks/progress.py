@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -48,7 +49,7 @@ class BankProgress(L.Callback):
         self.bar.update(self.task, completed=trainer.global_step, **speed)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        if not (trainer.is_global_zero and trainer.training):  # the final one ends in a table
+        if not trainer.is_global_zero or trainer.state.fn != TrainerFn.FITTING:  # the final one ends in a table
             return
         rows = zip(pl_module.bank.names, pl_module.validated_rows(), strict=True)
         found = "; ".join(f"{name}: NMSE {row['nmse']:.3f}, L0 {row['l0']:.1f}" for name, row in rows)

@@ -1,4 +1,4 @@
-"""What README.md tells to type works: cheap commands are run, expensive ones composed, Python is executed."""
+"""What README.md and docs/ tell to type works: cheap commands are run, expensive ones composed, Python is executed."""
 
 import os
 import re
@@ -10,7 +10,8 @@ from conftest import ROOT, TINY
 from saev.cli import STAGES, TOOLS
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.M | re.S)
+PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)\n(.*?)^```", page, re.M | re.S)]
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 
 
@@ -101,7 +102,7 @@ def test_a_python_block_runs(number, cli, tiny, tmp_path, monkeypatch):
     code = re.sub(r"""(["'])outputs/train/[^"']*/saes/[^"']*\1""", repr(str(member)), PYTHON[number])
     code = re.sub(r"""(["'])outputs/activations/[^"']*\1""", repr(str(tiny)), code)
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, f"README.md, Python block {number}", "exec"), {"__name__": "readme"})
+    exec(compile(code, f"README.md, Python block {number}", "exec"), {"__name__": "page", "dataset": tiny})
 
 
 def test_links_to_files_lead_somewhere():

@@ -47,6 +47,9 @@ def fit(cfg: DictConfig, planned: list[Planned]) -> dict[str, float]:
     rows = collect(planned, module, data)
     if trainer.is_global_zero:
         finish(cfg, directory, rows, data)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, MetricsWriter):
+            callback.close()
     leave_processes()
     return {row["member"]: row["nmse"] for row in rows}
 

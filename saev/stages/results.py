@@ -69,7 +69,8 @@ def report(
 ) -> Path:
     """Write report.html with the images behind some latents, where the images can be had."""
     assert data.store is not None
-    images = instantiate(cfg.images) if cfg.dataset is None else None
+    # of a dataset given by its directory nobody knows where the images are now
+    images, vit = (instantiate(cfg.images), instantiate(cfg.vit)) if cfg.dataset is None else (None, None)
     return write_report(
         directory / "report.html",
         rows,
@@ -81,7 +82,7 @@ def report(
         images=images,
         history=directory / "metrics.jsonl",
         config=config,
-        credits=[credit for source in (images, instantiate(cfg.vit)) if (credit := credits_of(source))],
+        credits=[credit for source in (images, vit) if (credit := credits_of(source))],
         files=files,
         progress=True,
     )

