@@ -58,8 +58,9 @@ class MetricsWriter(L.Callback):
         """End every logger's run, once nothing more will be written (fit and the final validation share them)."""
         for logger in (logger for of in self.loggers.values() for logger in of):
             logger.finalize("success")
-            if hasattr(logger.experiment, "finish"):  # W&B: else its runs stay open until the process ends
-                logger.experiment.finish()
+            end = getattr(getattr(logger, "experiment", None), "finish", None)
+            if end is not None:  # W&B: else its runs stay open until the process ends
+                end()
 
 
 def _step(line: str) -> int:

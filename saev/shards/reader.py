@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Int64, Shaped
 
 from saev.shards import index
+from saev.shards.layer_shard import layer_dir
 from saev.shards.manifest import Manifest
 from saev.shards.moments import Moments
-from saev.shards.writer import EXAMPLES, layer_dir
+from saev.shards.writer import EXAMPLES
 
 if TYPE_CHECKING:
     import polars as pl
