@@ -115,6 +115,7 @@ def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict
     for member, own in settings.items():
         with open_dict(cfg):
             cfg.member = member
+            cfg.paths.run_name = "/".join(Path(cfg.paths.run_dir).parts[-2:])
         loggers[member] = list(instantiate(cfg.logger).values())
         for logger in loggers[member]:
             logger.log_hyperparams({**own, "layer": cfg.layer, "batch_size": cfg.batch_size, "n_tokens": cfg.n_tokens})

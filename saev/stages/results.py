@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -71,10 +72,11 @@ def report(
     assert data.store is not None
     # of a dataset given by its directory nobody knows where the images are now
     images, vit = (instantiate(cfg.images), instantiate(cfg.vit)) if cfg.dataset is None else (None, None)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     return write_report(
         directory / "report.html",
         rows,
-        {row["member"]: load(directory / "saes" / row["member"]) for row in rows},
+        {row["member"]: load(directory / "saes" / row["member"], device) for row in rows},
         store=data.store,
         layer=data.layer,
         tokens=data.tokens,

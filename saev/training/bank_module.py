@@ -89,6 +89,24 @@ class BankModule(L.LightningModule):
         norm = member.condition_gradients(self.clip)
         return {**{name: value.detach() for name, value in losses._asdict().items()}, "gradient_norm": norm}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["members"] = self._members()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """ValueError where the checkpoint's bank is not this one."""
+        saved, ours = checkpoint.get("members"), self._members()
+        if saved != ours:
+            raise ValueError(
+                f"the checkpoint's SAEs are {saved}, this run's are {ours}: resume with the settings of the interrupted run "
+                "(ckpt_path=last or ckpt_path=<run directory> alone takes them over), or start anew without ckpt_path."
+            )
+
+    def _members(self) -> dict[str, list[Any]]:
+        return {
+            m.name: [type(m.sae.activation).__name__, type(m.objective).__name__, m.sae.n_latents, m.lr]
+            for m in self.bank
+        }
+
     def on_fit_start(self) -> None:
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says

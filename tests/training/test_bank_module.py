@@ -129,6 +129,16 @@ def test_another_stream_is_not_resumed(dataset, tmp_path):
         trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt")
 
 
+def test_another_bank_is_not_resumed(dataset, tmp_path):
+    trainer, module, data = build(dataset, specs(), steps=3)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    for members in (specs()[:2], [*specs()[:2], MemberSpec("relu", ReLU(1e-2), Plain(), AuxK(), 1e-2, d_sae=32)]):
+        trainer, module, data = build(dataset, members)
+        with pytest.raises(ValueError, match=r"the checkpoint's SAEs are .*relu.* this run's are"):
+            trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+
+
 def test_a_members_nan_stays_its_own(dataset):
     bad = MemberSpec("bad", ReLU(1e-3), Plain(), AuxK(), 1e30, d_sae=64)
     trainer, alone, data = build(dataset, specs())
