@@ -61,7 +61,8 @@ class EpochPlan:
     @property
     def n_batches(self) -> int:
         """Batches of one epoch, per rank."""
-        return -(-self.n_tokens // (self.batch_size * self.world))
+        # the second bound matters for batches of one token alone: no process gets an empty one, some get two tokens
+        return min(-(-self.n_tokens // (self.batch_size * self.world)), self.n_tokens // self.world)
 
     @property
     def batches_per_window(self) -> int:
