@@ -4,9 +4,9 @@ A callback adds `name -> a value per member` to `BankModule.latest` (training) o
 `MetricsWriter`, which stands last, writes them.
 """
 
+from callbacks.checkpoint import Checkpoint
 from callbacks.coherence import Coherence
 from callbacks.dead_units import DeadUnits
-from callbacks.interruption import Interruption
 from callbacks.member_export import MemberExport
 from callbacks.metrics_writer import MetricsWriter
 from callbacks.mixing import Mixing
@@ -16,9 +16,9 @@ from callbacks.throughput import Throughput
 
 __all__ = [
     "BankProgress",
+    "Checkpoint",
     "Coherence",
     "DeadUnits",
-    "Interruption",
     "MemberExport",
     "MetricsWriter",
     "Mixing",

@@ -17,7 +17,7 @@ class DeadUnits(L.Callback):
             pl_module.latest["dead"] = self._dead(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        pl_module.validated["dead_train"] = self._dead(pl_module)
+        pl_module.validated["dead"] = self._dead(pl_module)
 
     @staticmethod
     def _dead(pl_module: BankModule) -> list:

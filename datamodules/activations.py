@@ -3,6 +3,7 @@
 recording (once) -> ActivationStore -> train / held-out images -> TokenStream -> prefetch thread -> batches
 """
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -20,6 +21,9 @@ from saev.shards import ActivationStore, TokenStream
 class Recordable(Protocol):
     """What makes the dataset where it is not there yet (saev.vits.recorder.Recording)."""
 
+    images: Any
+    vit: Any
+
     def run(self) -> Any: ...
 
 
@@ -30,7 +34,12 @@ class Batches:
         self.make, self.depth, self.pin = make, depth, pin
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return prefetch(map(self._tensors, self.make()), self.depth)
+        return prefetch(self._made(), self.depth)
+
+    def _made(self) -> Iterator[dict[str, Any]]:
+        with contextlib.closing(self.make()) as batches:  # so that closing the iterator closes the files
+            for batch in batches:
+                yield self._tensors(batch)
 
     def _tensors(self, batch: dict[str, Any]) -> dict[str, Any]:
         tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in batch.items()}
@@ -97,12 +106,7 @@ class ActivationDataModule(L.LightningDataModule):
         self.layer = store.resolve_layer(self.layer)
         self.store = store
         self.train_examples, self.val_examples = self.split()
-        stream = self.stream(self.train_examples)
-        if self.batch_size * self.world > stream.n_tokens:
-            raise ValueError(
-                f"batch_size={self.batch_size} (times {self.world} processes) is larger than the {stream.n_tokens} training tokens "
-                f"of {store.root}: lower batch_size or record more images."
-            )
+        self.n_steps()
 
     def split(self) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
         """Disjoint training and held-out image numbers; the same for every seed of the run (drawn with a seed of 0)."""
@@ -133,6 +137,11 @@ class ActivationDataModule(L.LightningDataModule):
     def n_steps(self, world: int = 1) -> int:
         """Batches per process that make up `n_tokens` (one epoch where it is None) with `world` processes."""
         stream = self.stream(self.train_examples, world=world)
+        if self.batch_size * world > stream.n_tokens:
+            raise ValueError(
+                f"batch_size={self.batch_size} (times {world} processes) is larger than the {stream.n_tokens} training tokens "
+                f"of {stream.store.root}: lower batch_size or record more images."
+            )
         if self.n_tokens is None:
             return stream.n_batches
         return max(1, round(self.n_tokens * stream.n_batches / stream.n_tokens))

@@ -81,7 +81,10 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
 
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
-        sys.argv[1:] = flags_first(with_run_dir(verb, arguments))
+        flags, overrides = flags_apart(arguments)
+        if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
+            raise ValueError("ckpt_path with -m: resume one run at a time (ckpt_path=<run directory>, without -m).")
+        sys.argv[1:] = flags + with_run_dir(verb, overrides)
         check_writable(sys.argv[1:])
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -92,11 +95,11 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         sys.exit(130)
 
 
-def flags_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with flags (and their values) before the overrides, as Hydra 1.3 wants them.
+def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(flags and their values, overrides): Hydra 1.3 wants them in this order, people type them in any.
 
-    >>> flags_first(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
-    ['-m', '--cfg', 'job', 'experiment=x', 'k=1,2']
+    >>> flags_apart(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
+    (['-m', '--cfg', 'job'], ['experiment=x', 'k=1,2'])
     """
     takes_value = {
         "--cfg",
@@ -122,7 +125,7 @@ def flags_first(arguments: Sequence[str]) -> list[str]:
         flags.append(item)
         if item in takes_value:
             flags += [value for value in [next(items, None)] if value is not None]
-    return flags + overrides
+    return flags, overrides
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, TINY
 from PIL import Image
 
-from saev.cli import STAGES, TOOLS, flags_first
+from saev.cli import STAGES, TOOLS, flags_apart
 
 
 def runs(tmp_path):
@@ -63,12 +63,12 @@ def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
     assert run_python("-c", script, *QUICK[case]).out.splitlines()[-1] == "HEAVY []"
 
 
-def test_flags_first_keeps_values_with_their_flags_and_the_order_of_the_rest():
+def test_flags_apart_keeps_values_with_their_flags_and_the_order_of_the_rest():
     typed = ["experiment=x", "-m", "k=1,2", "--cfg", "job", "lr=1", "-cd", "more"]
-    assert flags_first(typed) == ["-m", "--cfg", "job", "-cd", "more", "experiment=x", "k=1,2", "lr=1"]
-    assert flags_first(["k=1", "--info", "defaults"]) == ["--info", "defaults", "k=1"]
-    assert flags_first(["--info", "k=1"]) == ["--info", "k=1"]
-    assert flags_first([]) == [] and flags_first(["a=1", "--cfg"]) == ["--cfg", "a=1"]
+    assert flags_apart(typed) == (["-m", "--cfg", "job", "-cd", "more"], ["experiment=x", "k=1,2", "lr=1"])
+    assert flags_apart(["k=1", "--info", "defaults"]) == (["--info", "defaults"], ["k=1"])
+    assert flags_apart(["--info", "k=1"]) == (["--info"], ["k=1"])
+    assert flags_apart([]) == ([], []) and flags_apart(["a=1", "--cfg"]) == (["--cfg"], ["a=1"])
 
 
 # --- unknown things
@@ -98,7 +98,7 @@ WRONG = {
     "layer out of range": (["dataset={tiny}", "layer=9"], ["layer=9", "[1, 2]"]),
     "k with relu": (["dataset={tiny}", "layer=1", "sae=relu", "k=8", "sparsity=1e-3"], ["k=8", "sae=relu", "topk"]),
     "sparsity with topk": (["dataset={tiny}", "layer=1", "sae=topk", "sparsity=1"], ["sparsity=1", "sae=topk", "relu"]),
-    "batch larger than the dataset": (["dataset={tiny}", "layer=1", "batch_size=100000"], ["batch_size=100000", "576"]),
+    "batch larger than the dataset": (["dataset={tiny}", "layer=1", "batch_size=100000"], ["batch_size=100000", "640"]),
     "k larger than d_sae": (["dataset={tiny}", "layer=1", "sae=topk", "k=100", "d_sae=32"], ["k=100", "32"]),
     "not a number": (["lr=fast"], ["fast", "lr"]),
     "tokens that were not recorded": (["dataset={tiny}", "layer=1", "tokens=words"], ["tokens=words", "patch"]),

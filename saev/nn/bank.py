@@ -44,11 +44,19 @@ class MemberSpec:
     expansion: float = 8
     init: str = "data"
 
+    def width(self, d_model: int) -> int:
+        """d_sae on activations of `d_model`; ValueError where the settings do not fit it."""
+        d_sae = round(self.expansion * d_model) if self.d_sae is None else self.d_sae
+        k = getattr(self.activation, "k", 1)
+        if not 1 <= k <= d_sae:
+            raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
+        self.objective.check(d_sae)
+        return d_sae
+
     def build(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"]) -> "Member":
         """The member, initialised from a sample of normalised activations."""
         d_model = sample.shape[1]
-        d_sae = self.d_sae or round(self.expansion * d_model)
-        self.objective.check(d_sae)
+        d_sae = self.width(d_model)
         sae = SparseAutoencoder(d_model, d_sae, self.activation, normaliser)
         initialise(sae, sample, self.init, self.seed)
         return Member(self.name, sae, self.objective, self.auxk, self.lr)

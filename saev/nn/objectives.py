@@ -106,7 +106,7 @@ class AuxK:
         e = residual.detach()
         if not self.coefficient or (not e.is_cuda and not dead.any()):  # on a GPU asking would stop the queue
             return e.new_zeros(())
-        k = min(self.k or max(1, e.shape[1] // 2), h.shape[1])
+        k = min(max(1, e.shape[1] // 2) if self.k is None else self.k, h.shape[1])
         chosen = topk_select(torch.where(dead, h.detach(), 0.0), k)
         e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, sae.b_enc, sae.b_dec), sae.w_dec)
         spread = (e - e.mean(0)).square().sum().clamp_min(1e-12)

@@ -2,13 +2,14 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from saev.shards import index, tar
-from saev.shards.moments import Moments
+from saev.shards.moments import ByRole, Moments, by_role, merge_roles, save_moments
 
 
 def layer_dir(layer: int) -> str:
@@ -19,16 +20,16 @@ def layer_dir(layer: int) -> str:
 class LayerShard:
     """One tar file under a temporary name, its index and its moments."""
 
-    def __init__(self, path: Path, d_model: int, dtype: str):
+    def __init__(self, path: Path, roles: Mapping[str, int], d_model: int, dtype: str):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.dtype = path, dtype
+        self.path, self.roles, self.dtype = path, roles, dtype
         for left in path.parent.glob(f"{path.name}.*.part"):  # by a process that was killed in this very shard
             left.unlink(missing_ok=True)
         self.temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
         self.file: BinaryIO = open(self.temporary, "wb", buffering=1 << 20)  # noqa: SIM115 closed by commit or discard
         self.sha, self.at = hashlib.sha256(), 0
         self.rows: list[tuple[int, int, int]] = []
-        self.moments = Moments.zeros(d_model)
+        self.moments: ByRole = {role: Moments.zeros(d_model) for role in roles}
 
     def _write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
@@ -42,7 +43,7 @@ class LayerShard:
         self.rows.append((example, self.at, len(acts)))
         self._write(acts.reshape(-1).view(np.uint8).data)
         self._write(tar.padding(size))
-        self.moments = self.moments.merge(Moments.of(acts))
+        self.moments = merge_roles(self.moments, by_role(acts, self.roles))
 
     def commit(self) -> dict[str, Any]:
         self._write(tar.END)
@@ -52,7 +53,7 @@ class LayerShard:
         self.temporary.replace(self.path)
         rows = np.array(self.rows, np.int64).reshape(-1, 3)
         np.save(index.index_path(self.path), rows)
-        self.moments.save(self.path.with_suffix(".stats.safetensors"))
+        save_moments(self.path.with_suffix(".stats.safetensors"), self.moments)
         file = f"{self.path.parent.name}/{self.path.name}"
         tokens = int(rows[:, 2].sum())
         return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, "sha256": self.sha.hexdigest()}

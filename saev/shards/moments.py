@@ -1,6 +1,7 @@
 """Mean, variance and mean norm of activations as one additive statistic (float64, centred)."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,18 +65,38 @@ class Moments:
         """Mean over vectors of the Euclidean norm."""
         return self.norm_sum / max(self.count, 1)
 
-    def save(self, path: Path) -> None:
-        """Write as safetensors, in one step."""
-        fields = {
-            "mean": self.mean,
-            "m2": self.m2,
-            "count": np.array([self.count], np.int64),
-            "norm_sum": np.array([self.norm_sum]),
-        }
-        write_atomically(path, save(fields))
 
-    @classmethod
-    def load(cls, path: Path) -> "Moments":
-        """Read what `save` wrote."""
-        fields = load_file(path)
-        return cls(fields["mean"], fields["m2"], int(fields["count"][0]), float(fields["norm_sum"][0]))
+ByRole = dict[str, Moments]  # cls tokens and patches differ too much to share a mean
+
+
+def by_role(acts: Shaped[np.ndarray, "tokens d_model"], roles: Mapping[str, int]) -> ByRole:
+    """The moments of one image's tokens, role by role in stored order (-1: all that are left)."""
+    found, at = {}, 0
+    for role, count in roles.items():
+        stop = len(acts) if count < 0 else at + count
+        found[role] = Moments.of(acts[at:stop])
+        at = stop
+    return found
+
+
+def merge_roles(one: ByRole, other: ByRole) -> ByRole:
+    """Both sets of images together."""
+    return {role: one[role].merge(other[role]) for role in one}
+
+
+def save_moments(path: Path, moments: ByRole) -> None:
+    """Write as safetensors in one step: <role>.count, <role>.mean, <role>.m2, <role>.norm_sum."""
+    fields = {}
+    for role, m in moments.items():
+        fields |= {f"{role}.mean": m.mean, f"{role}.m2": m.m2}
+        fields |= {f"{role}.count": np.array([m.count], np.int64), f"{role}.norm_sum": np.array([m.norm_sum])}
+    write_atomically(path, save(fields))
+
+
+def load_moments(path: Path) -> ByRole:
+    """Read what `save_moments` wrote."""
+    f = load_file(path)
+    roles = [name.removesuffix(".count") for name in f if name.endswith(".count")]
+    return {
+        r: Moments(f[f"{r}.mean"], f[f"{r}.m2"], int(f[f"{r}.count"][0]), float(f[f"{r}.norm_sum"][0])) for r in roles
+    }

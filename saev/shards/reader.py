@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from functools import cache, cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from jaxtyping import Int64, Shaped
 from saev.shards import index
 from saev.shards.layer_shard import layer_dir
 from saev.shards.manifest import Manifest
-from saev.shards.moments import Moments
+from saev.shards.moments import Moments, load_moments
 from saev.shards.writer import EXAMPLES
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class ActivationStore:
                 "it goes on where it stopped."
             )
         self.d_model, self.layers = self.manifest.d_model, self.manifest.layers
+        self._offsets: dict[int, np.ndarray] = {}
+        self._paths: dict[int, list[Path]] = {}
+        self._files: dict[Path, np.ndarray] = {}
 
     @cached_property
     def examples(self) -> "pl.DataFrame":
@@ -56,25 +59,28 @@ class ActivationStore:
             )
 
     def resolve_layer(self, layer: int) -> int:
-        """The block index that `layer` means; negative ones count from the last layer recorded."""
-        resolved = self.layers[layer] if -len(self.layers) <= layer < 0 else layer
+        """The block index that `layer` means: negative ones count from the backbone's last block."""
+        depth = self.manifest.meaning.get("vit", {}).get("depth")
+        resolved = layer + int(depth or max(self.layers) + 1) if layer < 0 else layer
         self.check_layer(resolved)
         return resolved
 
-    def moments(self, layer: int) -> Moments:
-        """Mean, variance and norms over every recorded token of a layer."""
+    def moments(self, layer: int, tokens: str = "all") -> Moments:
+        """Mean, variance and norms over every recorded token of a layer that the selection takes."""
         self.check_layer(layer)
-        moments = Moments.load(self.root / layer_dir(layer) / "stats.safetensors")
+        self.role_slice(tokens)
+        stored = load_moments(self.root / layer_dir(layer) / "stats.safetensors")
+        moments = reduce(Moments.merge, (stored[role] for role in ROLES[tokens] if role in stored))
         if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all() and moments.scale > 0):
             raise ValueError(
                 f"layer={layer} of {self.root} has NaN, infinite or constant activations: record it again."
             )
         return moments
 
-    @cache  # noqa: B019 a store lives as long as its reader
     def offsets(self, layer: int) -> Int64[np.ndarray, "n_examples 3"]:
         """(shard, byte offset of the first value, tokens) of each image; images that could not be read have 0 tokens."""
-        self.check_layer(layer)
+        if layer in self._offsets:
+            return self._offsets[layer]
         table = np.zeros((self.manifest.n_examples, 3), np.int64)
         for number, path in enumerate(self.shard_paths(layer)):
             rows = index.load(path, self.d_model, self.manifest.dtype)
@@ -84,10 +90,14 @@ class ActivationStore:
                 )
             table[rows[:, 0], 0] = number
             table[rows[:, 0], 1:] = rows[:, 1:]
+        self._offsets[layer] = table
         return table
 
     def shard_paths(self, layer: int) -> list[Path]:
         """The tar files of a layer in order; ValueError where one is missing or has another size than recorded."""
+        self.check_layer(layer)
+        if layer in self._paths:
+            return self._paths[layer]
         paths = []
         for entry in self.manifest.shards:
             path = self.root / entry["file"]
@@ -98,6 +108,7 @@ class ActivationStore:
                 state = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
                 raise ValueError(f"{path} {state}: restore it or record the dataset again.")
             paths.append(path)
+        self._paths[layer] = paths
         return paths
 
     def role_slice(self, tokens: str) -> tuple[int, int]:
@@ -119,15 +130,13 @@ class ActivationStore:
     def read(self, layer: int, example: int, tokens: str = "all") -> Shaped[np.ndarray, "tokens d_model"]:
         """The activations of one image in the stored dtype, without a copy (memory-mapped, read-only)."""
         shard, offset, n_tokens = self.offsets(layer)[example]
-        file = self._mapped(layer, int(shard))
+        file = self._files.get(path := self.shard_paths(layer)[shard])
+        if file is None:
+            file = self._files[path] = np.memmap(path, np.uint8, "r")
         dtype = np.dtype(self.manifest.dtype)
         values = file[offset : offset + n_tokens * self.d_model * dtype.itemsize].view(dtype).reshape(-1, self.d_model)
         start, stop = self.role_slice(tokens)
         return values[start : None if stop < 0 else stop]
-
-    @cache  # noqa: B019
-    def _mapped(self, layer: int, shard: int) -> np.ndarray:
-        return np.memmap(self.shard_paths(layer)[shard], np.uint8, "r")
 
     def verify(self) -> list[str]:
         """Read every shard and compare sha256: the faults found, one line each."""

@@ -8,6 +8,7 @@ The stream is a plain function of the number of batches consumed, so that number
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class TokenStream:
         per_window = self.plan.batches_per_window
         epoch, within = divmod(start, self.n_batches)
         window, skip = divmod(within, per_window)
-        files = [os.open(path, os.O_RDONLY) for path in self.store.shard_paths(self.layer)]
+        files = OpenFiles(self.store.shard_paths(self.layer))
         largest = per_window * -(-self.n_tokens // (self.n_batches * self.plan.world)) + 1
         largest = min(largest, self.n_tokens)
         buffers = [np.empty((largest, self.store.d_model), self.dtype) for _ in range(2)]
@@ -91,10 +92,9 @@ class TokenStream:
                     (epoch, window), skip, turn = following, 0, 1 - turn
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-                for file in files:
-                    os.close(file)
+                files.close()
 
-    def _read(self, files: list[int], epoch: int, window: int, buffer: np.ndarray):
+    def _read(self, files: "OpenFiles", epoch: int, window: int, buffer: np.ndarray):
         span = self.plan.span(epoch, window, self.rank)
         lengths = span.stop - span.start
         n = int(span.edges[-1])
@@ -104,17 +104,40 @@ class TokenStream:
         token = (np.arange(n) - np.repeat(first - span.start, lengths)).astype(np.int32)
         return buffer[:n], example, token, span.edges, self.plan.permutation(epoch, window, self.rank, n)
 
-    def _fill(self, files: list[int], span: Span, buffer: np.ndarray) -> None:
+    def _fill(self, files: "OpenFiles", span: Span, buffer: np.ndarray) -> None:
         width = self.store.d_model * self.dtype.itemsize
         shards, offsets = self.offsets[span.example, 0], self.offsets[span.example, 1]
         starts = (offsets + span.start * width).tolist()
         sizes = ((span.stop - span.start) * width).tolist()
         target, at = buffer.view(np.uint8).reshape(-1).data, 0
         for shard, start, size in zip(shards.tolist(), starts, sizes, strict=True):
-            got = os.preadv(files[shard], [target[at : at + size]], start)
+            got = os.preadv(files.get(shard), [target[at : at + size]], start)
             if got != size:
                 path = self.store.shard_paths(self.layer)[shard]
                 raise ValueError(
                     f"{path} ends at byte {start + got}: it was cut off while in use; restore it or record it again."
                 )
             at += size
+
+
+class OpenFiles:
+    """File descriptors of a layer's shards, opened when needed; at most MOST at a time, as processes may have few."""
+
+    MOST = 128
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+        self.open: dict[int, int] = {}  # in order of opening
+
+    def get(self, shard: int) -> int:
+        """The descriptor of a shard."""
+        if shard not in self.open:
+            if len(self.open) >= self.MOST:
+                os.close(self.open.pop(next(iter(self.open))))
+            self.open[shard] = os.open(self.paths[shard], os.O_RDONLY)
+        return self.open[shard]
+
+    def close(self) -> None:
+        """Close what is open."""
+        while self.open:
+            os.close(self.open.popitem()[1])

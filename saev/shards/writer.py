@@ -9,6 +9,7 @@ finish(): sidecars -> examples.parquet, stats.safetensors, manifest.json with co
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxtyping import Shaped
 
 from saev.shards.layer_shard import LayerShard, layer_dir
 from saev.shards.manifest import Manifest, write_atomically
-from saev.shards.moments import Moments
+from saev.shards.moments import load_moments, merge_roles, save_moments
 
 EXAMPLES = "examples.parquet"
 
@@ -136,7 +137,7 @@ class RecordingWriter:
         with ExitStack() as undo:
             files = {}
             for layer in m.layers:
-                files[layer] = LayerShard(self.root / layer_dir(layer) / f"{i:06d}.tar", m.d_model, m.dtype)
+                files[layer] = LayerShard(self.root / layer_dir(layer) / f"{i:06d}.tar", m.roles, m.d_model, m.dtype)
                 undo.callback(files[layer].discard)
             shard = ShardWriter(self.examples_of(i), files, m.dtype)
             yield shard
@@ -174,10 +175,10 @@ class RecordingWriter:
         table.write_parquet(temporary)
         temporary.replace(self.root / EXAMPLES)
         for layer in m.layers:
-            total = Moments.zeros(m.d_model)
-            for i in range(self.n_shards):
-                total = total.merge(Moments.load(self.root / layer_dir(layer) / f"{i:06d}.stats.safetensors"))
-            total.save(self.root / layer_dir(layer) / "stats.safetensors")
+            stats = [self.root / layer_dir(layer) / f"{i:06d}.stats.safetensors" for i in range(self.n_shards)]
+            save_moments(
+                self.root / layer_dir(layer) / "stats.safetensors", reduce(merge_roles, map(load_moments, stats))
+            )
         fields = {**m.__dict__, "n_tokens": n_tokens, "shards": shards, "complete": True}
         Manifest(**fields).save(self.root)
         for i in range(self.n_shards):

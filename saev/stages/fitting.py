@@ -13,22 +13,35 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict, read_write
 
-from callbacks import Interruption, MemberExport, MetricsWriter
+from callbacks import Checkpoint, MemberExport, MetricsWriter
 from datamodules import ActivationDataModule
 from saev.nn.bank import SAEBank
 from saev.nn.normalise import Normaliser
+from saev.shards.lock import exclusive
 from saev.stages.members import Planned
 from saev.stages.results import finish, git_commit
+from saev.stages.resume import LOCK
 from saev.training.bank_module import BankModule
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig, planned: list[Planned]) -> dict[str, float]:
-    """Train, validate and report; held-out NMSE by member. Exits with 128 + signal when one ended it early."""
+def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, float]:
+    """Train, validate and report; held-out NMSE by member. Exits with 128 + signal when one ended it early.
+
+    `recording` makes the dataset where the configuration names none.
+    """
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
-    data: ActivationDataModule = instantiate(cfg.datamodule)
+    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the one that holds the lock
+        return train(cfg, planned, recording, directory)
+    with exclusive(directory / LOCK, busy=f"hydra.run.dir={directory}: another process is training there."):
+        return train(cfg, planned, recording, directory)
+
+
+def train(cfg: DictConfig, planned: list[Planned], recording: Any, directory: Path) -> dict[str, float]:
+    """`fit`, once this process has the run's directory to itself."""
+    data: ActivationDataModule = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()
     data.setup("fit")
     module = build_module(cfg, planned, data)
@@ -37,6 +50,24 @@ def fit(cfg: DictConfig, planned: list[Planned]) -> dict[str, float]:
     trainer = build_trainer(cfg, planned, data, directory)
     if trainer.is_global_zero:
         announce(cfg, planned, data, directory, trainer.max_steps)
+    try:
+        return run_trainer(cfg, planned, trainer, module, data, directory)
+    finally:  # interrupted or not: what was logged is on disk
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, MetricsWriter):
+                callback.close()
+        leave_processes()
+
+
+def run_trainer(
+    cfg: DictConfig,
+    planned: list[Planned],
+    trainer: L.Trainer,
+    module: BankModule,
+    data: ActivationDataModule,
+    directory: Path,
+) -> dict[str, float]:
+    """Fit, validate on the held-out images, and leave the results; see `fit`."""
     trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
     if received := interrupted_by(trainer):
         log.warning(
@@ -47,10 +78,6 @@ def fit(cfg: DictConfig, planned: list[Planned]) -> dict[str, float]:
     rows = collect(planned, module, data)
     if trainer.is_global_zero:
         finish(cfg, directory, rows, data)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, MetricsWriter):
-            callback.close()
-    leave_processes()
     return {row["member"]: row["nmse"] for row in rows}
 
 
@@ -59,7 +86,6 @@ def quieten_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
-        r".*Using ModelCheckpoint with manual optimization",  # a checkpoint after the step is the one we resume from
         r".*Consider increasing the value of the `num_workers`",  # the stream has its own threads
     ):
         warnings.filterwarnings("ignore", message)
@@ -68,7 +94,7 @@ def quieten_lightning() -> None:
 def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule) -> BankModule:
     """The bank, initialised from the first training tokens, in its LightningModule."""
     assert data.store is not None
-    normaliser = Normaliser.fit(data.store.moments(data.layer), cfg.normalise)
+    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), cfg.normalise)
     sample = normaliser(data.sample(INIT_TOKENS))
     bank = SAEBank([plan.spec.build(normaliser, sample) for plan in planned])
     return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip)
@@ -89,8 +115,7 @@ def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataM
 
 def processes(trainer: DictConfig) -> int:
     """How many processes the configured trainer will run."""
-    devices = trainer.devices
-    return (int(devices) if isinstance(devices, int) and devices > 0 else 1) * int(trainer.num_nodes)
+    return int(trainer.devices) * int(trainer.num_nodes)
 
 
 def relaunchable(directory: Path) -> None:
@@ -153,7 +178,7 @@ def announce(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule
 
 def interrupted_by(trainer: L.Trainer) -> int | None:
     """The signal that ended the fit before its last step, if one did."""
-    received = [c.received for c in trainer.callbacks if isinstance(c, Interruption) and c.received]  # type: ignore[attr-defined]
+    received = [c.received for c in trainer.callbacks if isinstance(c, Checkpoint) and c.received]  # type: ignore[attr-defined]
     return received[0] if received and trainer.global_step < trainer.max_steps else None
 
 

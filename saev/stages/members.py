@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from saev.nn.bank import MemberSpec
+from saev.stages.values import check_values
 from saev.sweep import planning
 
 
@@ -47,6 +48,7 @@ def _planned(
     try:
         composed = compose(config, [*base, *variant], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
+        check_values(composed)
         activation, objective, auxk = (instantiate(composed[key]) for key in ("sae", "objective", "auxk"))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
@@ -96,6 +98,12 @@ def _check_used(composed: DictConfig, sae: str, overrides: list[str]) -> None:
     """ValueError where `k` or `sparsity` was asked for and the architecture does not have it."""
     used = _references(composed)
     for key, remedy in (("k", "sae=topk or sae=batchtopk"), ("sparsity", "sae=relu")):
-        asked = [override for override in overrides if planning.key_of(override) == key]
+        asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]
         if asked and f"${{{key}}}" not in used:
-            raise ValueError(f"{asked[-1]} has no effect with sae={sae}: drop it, or use {remedy}.")
+            by_itself = any(override.startswith(f"sae.{key}=") for override in overrides)
+            why = f"sae.{key} is set by itself" if by_itself else f"sae={sae} has none"
+            raise ValueError(f"{asked[-1]} has no effect, {why}: drop it{'' if by_itself else f', or use {remedy}'}.")
+    if composed.d_sae is not None and any(override.startswith("expansion=") for override in overrides):
+        raise ValueError(
+            f"expansion={composed.expansion:g} has no effect beside d_sae={composed.d_sae}: drop one of them."
+        )

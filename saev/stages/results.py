@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -71,7 +70,7 @@ def report(
     """Write report.html with the images behind some latents, where the images can be had."""
     assert data.store is not None
     # of a dataset given by its directory nobody knows where the images are now
-    images, vit = (instantiate(cfg.images), instantiate(cfg.vit)) if cfg.dataset is None else (None, None)
+    images, vit = (data.recording.images, data.recording.vit) if data.recording is not None else (None, None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return write_report(
         directory / "report.html",

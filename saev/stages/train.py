@@ -1,9 +1,12 @@
-"""saev train: plan the members, see that everything is there, record where needed; then `fitting` trains them."""
+"""saev train: plan the members and see that everything is there; then `fitting` records where needed and trains them."""
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from saev.stages import checks
 from saev.stages.members import plan_members
+from saev.stages.values import check_values
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -11,13 +14,13 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
     What can be known to go wrong is found here, before Lightning is imported, which takes longer than all of it.
     """
+    check_values(cfg)
+    checks.check_trainer(cfg.trainer)
     planned = plan_members(cfg)
-    if cfg.dataset is None:
-        instantiate(cfg.record).check()
-    else:
-        from saev.shards import ActivationStore
+    recording = instantiate(cfg.record) if cfg.dataset is None else None
+    checks.check_data(cfg, planned, recording)
+    checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
 
-        ActivationStore(cfg.dataset).resolve_layer(cfg.layer)
     from saev.stages.fitting import fit
 
-    return fit(cfg, planned)
+    return fit(cfg, planned, recording)

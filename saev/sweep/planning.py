@@ -68,7 +68,9 @@ def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]], max_me
     for overrides, config in combinations:
         rest = {key: value for key, value in config.items() if key not in (*PER_SAE, "variants", "hydra")}
         shared = [override for override in overrides if not is_per_sae(override)]
-        job = jobs.setdefault(json.dumps(rest, sort_keys=True, default=str), Job(shared, []))
+        # the overrides too: experiments that set a single SAE differently may agree in all the rest
+        key = json.dumps([rest, sorted(shared)], sort_keys=True, default=str)
+        job = jobs.setdefault(key, Job(shared, []))
         job.variants += [m for m in members(config.get("variants") or [], overrides) if m not in job.variants]
     size = max_members
     return [
@@ -96,7 +98,8 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
     variants = [[short(override) for override in variant] for variant in variants]
     common = set.intersection(*(set(variant) for variant in variants))
     result = [",".join(o for o in variant if o not in common) for variant in variants]
-    if "" in result or len(set(result)) < len(result):
+    result = [name or ",".join(variant) or alone for name, variant in zip(result, variants, strict=True)]
+    if len(set(result)) < len(result):
         raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
     return [re.sub(r"[^\w.,=+-]", "_", name) for name in result]
 

@@ -66,7 +66,7 @@ COLUMNS = (
     ),
     Column("l0", "L0", digits, "active latents per held-out token, on average. Fewer are easier to read."),
     Column(
-        "dead_train",
+        "dead",
         "dead (%)",
         percent,
         "latents that had not fired for a whole window of training tokens (`dead_tokens`) when training ended.",

@@ -88,7 +88,7 @@ class Plan:
         images = self.images
         return {
             "images": {"kind": images.kind, "name": images.name, "digest": images.digest(), "n": self.n_images},
-            "vit": {"name": self.vit.name, **self.vit.identity()},
+            "vit": {"name": self.vit.name, "depth": self.shape.depth, **self.vit.identity()},
             "hook": self.hook,
             "layers": list(self.layers),
             "roles": self.roles,

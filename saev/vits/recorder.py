@@ -4,16 +4,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from saev.images.source import ImageSource
 from saev.shards import Manifest, RecordingWriter, fingerprint
+from saev.shards.lock import exclusive
 from saev.vits.backbone import HOOKS
 from saev.vits.filling import Filler
 from saev.vits.plan import Plan, as_tuple
@@ -81,8 +83,27 @@ class Recording:
 
     def complete(self) -> bool:
         """Whether there is nothing left to record."""
-        directory = self.directory()
-        return (directory / "manifest.json").is_file() and Manifest.load(directory).complete
+        return self.recorded() is not None
+
+    def recorded(self) -> Path | None:
+        """A complete recording of the same meaning that holds all layers asked for, perhaps among others."""
+
+        def rest(meaning: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in meaning.items() if key != "layers"}
+
+        own = self.directory()
+        others = sorted(Path(self.root).glob(f"{own.name[:-8]}????????/manifest.json"))
+        for path in [own / "manifest.json", *others]:
+            if not path.is_file():
+                continue
+            found = Manifest.load(path.parent)
+            if (
+                found.complete
+                and rest(found.meaning) == rest(self.plan.meaning)
+                and {*self.plan.layers} <= {*found.layers}
+            ):
+                return path.parent
+        return None
 
     def run(self, progress: bool = True) -> Path:
         """Record what is missing and return the dataset's directory; at once where it is complete.
@@ -90,8 +111,13 @@ class Recording:
         With parts, the dataset is complete when the last part has run. Ctrl-C keeps every shard that is done.
         """
         self.check()
-        if self.complete():
-            return self.directory()
+        if found := self.recorded():
+            return found
+        number, n_parts = parse_part(self.part)
+        with exclusive(Path(self.root) / ".locks" / f"{self.directory().name}-{number}-of-{n_parts}"):
+            return self.recorded() or self._record(progress)
+
+    def _record(self, progress: bool) -> Path:
         directory, console = self.directory(), Console(stderr=True, quiet=not progress)
         plan, part = self.plan, parse_part(self.part)
         writer = RecordingWriter(

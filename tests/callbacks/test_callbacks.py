@@ -13,9 +13,9 @@ import callbacks
 import saev
 from callbacks import (
     BankProgress,
+    Checkpoint,
     Coherence,
     DeadUnits,
-    Interruption,
     MemberExport,
     MetricsWriter,
     Mixing,
@@ -29,9 +29,9 @@ from saev.training.bank_module import BankModule
 NAMES = ["relu", "topk"]
 MAKE = {
     "BankProgress": lambda path: BankProgress(),
+    "Checkpoint": lambda path: Checkpoint(path / "last.ckpt", every_n_steps=5),
     "Coherence": lambda path: Coherence(every_n_steps=4),
     "DeadUnits": lambda path: DeadUnits(),
-    "Interruption": lambda path: Interruption(path / "last.ckpt"),
     "MemberExport": lambda path: MemberExport(path / "saes", {name: {"lr": 1e-2} for name in NAMES}, {"layer": 1}),
     "MetricsWriter": lambda path: MetricsWriter(path / "metrics.jsonl", {}),
     "Mixing": lambda path: Mixing(),
@@ -83,9 +83,9 @@ def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
 
 def test_dead_units_are_those_silent_for_the_window(dataset):
     _, module, _ = fit(dataset, DeadUnits())
-    for member, share in zip(module.bank, module.validated["dead_train"], strict=True):
+    for member, share in zip(module.bank, module.validated["dead"], strict=True):
         assert float(share) == pytest.approx(float((member.silent >= 100).double().mean()))
-    assert float(module.validated["dead_train"][1]) > 0  # two of 48 latents per token leave some silent
+    assert float(module.validated["dead"][1]) > 0  # two of 48 latents per token leave some silent
 
 
 def test_coherence_is_the_largest_cosine(dataset):
@@ -131,7 +131,7 @@ def test_export_is_the_trained_dictionary_with_its_numbers(dataset, tmp_path):
         config = saev.read_config(tmp_path / "saes" / member.name)
         assert config["hyperparameters"] == {"lr": 1e-2} and config["provenance"]["layer"] == 1
         assert config["provenance"]["tokens"] == int(module.tokens_seen)
-        assert json.loads((tmp_path / "saes" / member.name / "metrics.json").read_text())["dead_train"] >= 0
+        assert json.loads((tmp_path / "saes" / member.name / "metrics.json").read_text())["dead"] >= 0
 
 
 def test_progress_says_where_it_is(dataset, caplog):

@@ -10,6 +10,7 @@ from recordings import record
 
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.plan import EpochPlan
+from saev.shards.stream import OpenFiles
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,17 @@ def test_stripes_mix_better_than_whole_images(store):
         return np.mean([len(b["example"]) / len(set(b["example"])) for b in stream.batches(0, 20)])
 
     assert mates(2) < 0.75 * mates(16)
+
+
+def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
+    """Guards against a descriptor per shard: a large dataset has thousands, a process may open a thousand."""
+    monkeypatch.setattr(OpenFiles, "MOST", 2)
+    store = ActivationStore(record(tmp_path / "many", examples_per_shard=2))
+    stream = TokenStream(store, 1, 50, window=100)
+    opened, most = OpenFiles.get, []
+    monkeypatch.setattr(OpenFiles, "get", lambda self, shard: (opened(self, shard), most.append(len(self.open)))[0])
+    assert sum(len(batch["acts"]) for batch in stream.batches(0, stream.n_batches)) == stream.n_tokens
+    assert max(most) == 2
 
 
 def test_too_few_tokens_for_the_processes(store):

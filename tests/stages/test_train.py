@@ -36,7 +36,7 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     run, done = undisturbed
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == ["sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"]
-    assert {"nmse", "l0", "l1", "dead", "dead_train", "dense_10", "coherence", "tokens_per_s"} <= set(table.columns)
+    assert {"nmse", "l0", "l1", "dead", "dead_val", "dense_10", "coherence", "tokens_per_s"} <= set(table.columns)
     assert table["k"].to_list() == [4, None] and table["sparsity"].to_list() == [None, 1e-2]
     assert pl.read_csv(run / "results.csv").shape == table.shape
     assert (run / "report.html").stat().st_size > 10_000 and (run / "config.yaml").is_file()
@@ -73,7 +73,7 @@ def train_images(tiny):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_path):
     reference, _ = undisturbed
-    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "callbacks.checkpoint.every_n_train_steps=1"]
+    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "callbacks.checkpoint.every_n_steps=1"]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -97,7 +97,7 @@ def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_p
     )
     assert done.returncode == 0, done.stderr
     assert [p.name for p in (tmp_path / "train").glob("*/*")] == [run.name]  # the same directory
-    same = ["member", "nmse", "l0", "l1", "dead_train", "coherence", "train_tokens"]
+    same = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
     one, other = (pl.read_parquet(path / "results.parquet").select(same) for path in (reference, run))
     assert one.equals(other)
     for name in one["member"]:

@@ -31,6 +31,11 @@ def test_choices_that_compose_to_the_same_stream_share_a_job():
     assert len(plan(combinations, 32)) == 1
 
 
+def test_experiments_make_a_job_of_each_even_where_the_rest_agrees():
+    combinations = [(["experiment=a"], config(sae="t")), (["experiment=b"], config(sae="r"))]
+    assert plan(combinations, 32) == [Job(["experiment=a"], [[]]), Job(["experiment=b"], [[]])]
+
+
 def test_large_groups_are_split():
     combinations = [([f"seed={s}"], config(seed=s)) for s in range(5)]
     jobs = plan(combinations, 2)
@@ -52,5 +57,6 @@ def test_names_are_what_differs():
     assert names([["k=1", "lr=2"], ["k=1", "lr=3"]]) == ["lr=2", "lr=3"]
     assert names([["k=1"]], alone="sae=topk") == ["sae=topk"]
     assert names([["a/b=1"], ["a/b=2"]]) == ["a_b=1", "a_b=2"]
+    assert names([["k=1"], ["k=1", "seed=1"]]) == ["k=1", "seed=1"]
     with pytest.raises(ValueError, match="same settings"):
         names([["k=1"], ["k=1"]])

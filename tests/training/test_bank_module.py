@@ -8,7 +8,7 @@ import pytest
 import torch
 from recordings import record
 
-from callbacks import DeadUnits, Interruption, MetricsWriter, SparsityWarmup
+from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
 from datamodules import ActivationDataModule
 from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
 from saev.training.bank_module import BankModule
@@ -110,7 +110,7 @@ def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
             if trainer.global_step == 12:
                 signal.raise_signal(signal.SIGINT)
 
-    interruption = Interruption(tmp_path / "last.ckpt")
+    interruption = Checkpoint(tmp_path / "last.ckpt", every_n_steps=1000)
     trainer, module, data = build(dataset, specs(), callbacks=[Press(), interruption])
     before = signal.getsignal(signal.SIGINT)
     trainer.fit(module, data)
@@ -118,6 +118,21 @@ def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 13 and saved["ActivationDataModule"]["consumed"] == 13
+
+
+def test_there_is_one_checkpoint_and_it_is_the_newest(dataset, tmp_path):
+    """Guards against versions beside `last.ckpt`, of which a resumed run would take the oldest."""
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    trainer, module, data = build(dataset, specs(), steps=12, callbacks=[Checkpoint(path, every_n_steps=5)])
+    trainer.fit(module, data)
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True)["global_step"] == 10
+    trainer, module, data = build(dataset, specs(), steps=17, callbacks=[Checkpoint(path, every_n_steps=5)])
+    trainer.fit(module, data, ckpt_path=path)
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+    assert torch.load(path, weights_only=True)["global_step"] == 15
+    with pytest.raises(ValueError, match="every_n_steps=0"):
+        Checkpoint(path, every_n_steps=0)
 
 
 def test_another_stream_is_not_resumed(dataset, tmp_path):

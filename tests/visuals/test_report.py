@@ -16,7 +16,7 @@ from saev.visuals.report import write_report
 from saev.visuals.table import results_table
 
 ROW = {
-    "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead_train": 0.1234,
+    "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead": 0.1234,
     "dense_10": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "failed": False,
 }  # fmt: skip
 BROKEN = {**ROW, "member": "broken", "nmse": math.nan, "l0": math.nan, "coherence": math.nan, "failed": True}
@@ -91,7 +91,7 @@ def test_failed_and_dead_dictionaries_do_not_end_it(tmp_path, store, sae, photos
     with torch.no_grad():
         dead.b_enc.fill_(-1e9)
         nan.w_dec.fill_(torch.nan)
-    rows = [{**ROW, "member": "one"}, {**ROW, "member": "dead", "l0": 0.0, "dead_train": 1.0}, BROKEN]
+    rows = [{**ROW, "member": "one"}, {**ROW, "member": "dead", "l0": 0.0, "dead": 1.0}, BROKEN]
     page, _ = write(tmp_path, store, {"one": sae, "dead": dead, "broken": nan}, rows, images=photos)
     assert all(name in page.text for name in ("one", "dead", "broken", "diverged"))
 

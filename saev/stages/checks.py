@@ -1,0 +1,76 @@
+"""What can be known to be wrong before anything slow starts; each ValueError names the key, the value and the remedy."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from saev.shards import ActivationStore
+from saev.shards.reader import ROLES
+from saev.stages.members import Planned
+from saev.sweep.planning import key_of
+
+log = logging.getLogger(__name__)
+
+
+def check_trainer(trainer: DictConfig) -> None:
+    """A device that is there, and several processes only with the strategy made for banks."""
+    if trainer.accelerator in ("gpu", "cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ValueError(
+                f"trainer.accelerator={trainer.accelerator}: this machine has no CUDA GPU; use trainer=cpu."
+            )
+    if not isinstance(trainer.devices, int) or trainer.devices < 1:
+        raise ValueError(
+            f"trainer.devices={trainer.devices}: give the number of processes, e.g. trainer=ddp trainer.devices=2."
+        )
+    if trainer.devices * trainer.num_nodes > 1 and "strategy" not in trainer:
+        raise ValueError(f"trainer.devices={trainer.devices}: several processes need trainer=ddp.")
+
+
+def check_data(cfg: DictConfig, planned: Sequence[Planned], recording: Any) -> None:
+    """The members fit the activations, and these are enough for a batch; before they are recorded, where they are not."""
+    if cfg.dataset is not None:
+        store = ActivationStore(cfg.dataset)
+        store.resolve_layer(cfg.layer)
+        store.role_slice(cfg.tokens)
+        roles, n_images, d_model = store.manifest.roles, store.manifest.n_examples, store.d_model
+    else:
+        recording.check()
+        roles, n_images, d_model = recording.plan.roles, recording.plan.n_images, recording.plan.shape.d_model
+        if not any(role in roles for role in ROLES[cfg.tokens]):
+            wanted = ",".join(dict.fromkeys([*ROLES[cfg.tokens], *roles]))
+            raise ValueError(
+                f"tokens={cfg.tokens}: record.tokens=[{','.join(roles)}] does not record them; add record.tokens=[{wanted}]."
+            )
+    for plan in planned:
+        try:
+            plan.spec.width(d_model)
+        except ValueError as error:
+            raise ValueError(f"{plan.spec.name}: {error}") from error
+    per_image = sum(roles.get(role, 0) for role in ROLES[cfg.tokens])
+    if min(roles.values()) > 0 and cfg.batch_size > n_images * per_image:
+        raise ValueError(
+            f"batch_size={cfg.batch_size} is larger than the {n_images * per_image} tokens of {n_images} images: "
+            "lower batch_size or take more images."
+        )
+
+
+def warn_unused(cfg: DictConfig, overrides: Sequence[str], planned: Sequence[Planned]) -> None:
+    """Say which settings have no effect in this run."""
+    if cfg.dataset is not None:
+        idle = [o for o in overrides if key_of(o) in ("images", "vit", "record")]
+        if idle:
+            log.warning("%s: no effect beside dataset=%s, which is already recorded", ", ".join(idle), cfg.dataset)
+    late = [
+        p.spec.name
+        for p in planned
+        if cfg.n_tokens and p.spec.auxk.coefficient and p.spec.auxk.dead_tokens >= cfg.n_tokens
+    ]
+    if late:
+        log.warning(
+            "dead_tokens is not below n_tokens=%d: no latent of %s will count as dead or be revived", cfg.n_tokens, late
+        )

@@ -1,0 +1,38 @@
+"""Bounds of numbers and choices of names in a train configuration; types are schema.py's."""
+
+from omegaconf import DictConfig
+
+from saev.nn.initialise import METHODS
+from saev.nn.normalise import MODES
+from saev.shards.reader import ROLES
+
+# key -> (lowest, highest) of the values allowed; None: no bound. A value of null means that the key is not used.
+BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "batch_size": (1, None),
+    "n_tokens": (1, None),
+    "log_every": (1, None),
+    "val_every": (1, None),
+    "warmup": (0, None),
+    "decay": (0, 1),
+    "clip": (1e-12, None),
+    "sparsity_warmup": (0, 1),
+    "lr": (1e-12, None),
+    "d_sae": (1, None),
+    "expansion": (1e-6, None),
+    "dead_tokens": (1, None),
+}
+CHOICES = {"normalise": MODES, "init": METHODS, "tokens": tuple(ROLES)}
+
+
+def check_values(cfg: DictConfig) -> None:
+    """Numbers within their bounds, choices among those there are."""
+    for key, (low, high) in BOUNDS.items():
+        value = cfg[key]
+        if value is not None and not ((low is None or value >= low) and (high is None or value <= high)):
+            bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+            raise ValueError(
+                f"{key}={value}: give a number that is {bounds}{' (clip=1e9: none)' if key == 'clip' else ''}."
+            )
+    for key, allowed in CHOICES.items():
+        if cfg[key] not in allowed:
+            raise ValueError(f"{key}={cfg[key]}: choose one of {', '.join(allowed)}.")

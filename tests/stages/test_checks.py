@@ -1,0 +1,79 @@
+"""Nonsense is refused by name before anything slow starts, and settings without effect are said."""
+
+import pytest
+from conftest import TINY
+
+WRONG = {
+    "lr=-1": "lr=-1.0: give a number that is at least",
+    "clip=0": "clip=0.0: give a number .* .clip=1e9: none.",
+    "n_tokens=-5": "n_tokens=-5: .* at least 1",
+    "d_sae=0": "d_sae=0: .* at least 1",
+    "decay=2": "decay=2.0: .* from 0 to 1",
+    "log_every=0": "log_every=0: .* at least 1",
+    "normalise=foo": "normalise=foo: choose one of none, scalar",
+    "init=foo": "init=foo: choose one of random, data",
+    "tokens=foo": "tokens=foo: choose one of patch",
+    "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA GPU; use trainer=cpu",
+    "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",
+    "trainer.devices=auto": "trainer.devices=auto: give the number of processes",
+    "expansion=2": "expansion=2 has no effect beside d_sae=64",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_nonsense_is_refused_by_name(override, cli, tiny):
+    import re
+
+    import torch
+
+    if override == "trainer=gpu" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, override)
+    assert shown.code == 1 and re.search(WRONG[override], shown.text), shown.text
+
+
+RECORDED = ("experiment=none", "vit=micro", "images=folder", "layer=1", *TINY, "batch_size=8")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    from PIL import Image
+
+    for i in range(6):
+        Image.new("RGB", (40, 40), (40 * i, 9, 200 - 30 * i)).save(tmp_path / f"{i}.png")
+    return f"images.root={tmp_path}"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tokens=cls"], "record.tokens=[cls,patches]"),
+        (["batch_size=1000"], "batch_size=1000 is larger than the 96 tokens of 6 images"),
+        (["sae=topk", "k=65"], "k=65 is more than d_sae=64"),
+        (["layer=9"], "9"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_recording(overrides, message, cli, photos, tmp_path):
+    shown = cli("train", *RECORDED, photos, *overrides)
+    assert shown.code == 1 and message in shown.text, shown.text
+    assert not list((tmp_path / "outputs").rglob("manifest.json"))
+
+
+def test_negative_layers_count_from_the_last_block(cli, photos, tmp_path):
+    shown = cli("train", *RECORDED, photos, "layer=-2", "n_tokens=16")
+    assert shown.code == 0, shown.text
+    assert "layer 2, d_model 32" in shown.text
+
+
+def test_a_recording_with_more_layers_is_used(cli, photos, tmp_path):
+    shown = cli("record", "vit=micro", "images=folder", photos, "layer=[1,2]", f"paths.outputs={tmp_path}/outputs")
+    assert shown.code == 0, shown.text
+    shown = cli("train", *RECORDED, photos, "n_tokens=16")
+    assert shown.code == 0, shown.text
+    assert len(list((tmp_path / "outputs" / "activations").glob("*/manifest.json"))) == 1
+
+
+def test_settings_without_effect_are_said(cli, tiny):
+    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
+    assert shown.code == 0, shown.text
+    assert "vit=micro: no effect beside dataset=" in shown.text and "dead_tokens is not below n_tokens" in shown.text
