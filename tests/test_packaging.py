@@ -133,7 +133,7 @@ def test_no_lock_file_nor_generated_file_is_tracked():
 
 LEAKS = {
     "registry": re.compile(
-        r"https?://[^\s/]+/(?:\w+/)*(?:simple|packages)/|index-url|extra-index|^\s*registry *= *\"", re.M
+        r"https?://[^\s/]+/(?:\w+/)*(?:simple|packages)/|index[-]url|extra[-]index|^\s*registry[ ]*= *\"", re.M
     ),
     "path": re.compile(r"(?<![\w.$}~)])/(?:home|Users|root|work|mnt|scratch)/[\w.-]+"),
 }
@@ -153,7 +153,13 @@ def test_no_registry_host_and_no_machine_path_is_tracked():
 
 
 def test_leaks_are_recognised():
-    for text in ("https://pypi.corp.example/simple/x", "--index-url x", "/home/me/data", 'open("/work/main/x")'):
-        assert leaks(text)
-    for text in ("images.root=/data/imagenet", "https://keepachangelog.com/en/1.1.0/", "~/home/x", "${HOME}/work/x"):
+    # put together here, so that this file itself holds none
+    for parts in (
+        ("https://pypi.corp.example/", "simple/x"),
+        ("--index", "-url x"),
+        ("/home", "/me/data"),
+        ('open("/', 'mnt/x")'),
+    ):
+        assert leaks("".join(parts))
+    for text in ("images.root=/data/imagenet", "https://keepachangelog.com/en/1.1.0/", "~/home/x", "${HOME}/mnt/x"):
         assert not leaks(text)
