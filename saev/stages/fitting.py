@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict, read_write
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
@@ -33,7 +34,7 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
     """
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
-    if int(os.environ.get("LOCAL_RANK", 0)):  # a further process of the one that holds the lock
+    if rank_zero_only.rank:  # a further process of the one that holds the lock
         return train(cfg, planned, recording, directory)
     with exclusive(directory / LOCK, busy=f"hydra.run.dir={directory}: another process is training there."):
         return train(cfg, planned, recording, directory)
