@@ -36,3 +36,9 @@ def test_the_demo_runs_and_its_recording_is_used_again(demo, run_python, tmp_pat
     again = run_python("train.py", *quick, "report=false", "-m", "sparsity=1e-3,2e-3", timeout=600, OMP_NUM_THREADS="2")
     assert again.code == 0, again.text
     assert "2 SAEs in 1 job" in again.text and "Recording" not in again.text
+
+    DemoBirds().open(0).save(tmp_path / "photo.png")
+    member = run / "saes" / "sae=batchtopk,k=16"
+    example = run_python("examples/encode.py", str(member), str(tmp_path / "photo.png"), timeout=300)
+    assert example.code == 0, example.text
+    assert example.out.count("latent ") == 5 and "latents per patch" in example.out

@@ -1,0 +1,60 @@
+"""Golden losses: a change that claims not to change numbers reproduces golden.csv (regenerate: python tests/nn/test_golden.py).
+
+Losses of 50 steps on the CPU in float32; the tolerance leaves room for other BLAS libraries, not for another algorithm.
+"""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+FILE = Path(__file__).with_name("golden.csv")
+STEPS = (0, 1, 2, 5, 10, 20, 30, 49)
+MEMBERS = [f"{sae}-{objective}" for sae in ("relu", "topk", "batchtopk") for objective in ("plain", "matryoshka")]
+
+
+def losses(name: str) -> list[float]:
+    """The losses of one architecture at STEPS, on known data."""
+    from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
+    from saev.shards import Moments
+
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(64, 16))
+    rows = (rng.exponential(size=(512, 64)) * (rng.random((512, 64)) < 0.05)) @ atoms + 1
+    normaliser = Normaliser.fit(Moments.of(rows))
+    z = normaliser(torch.from_numpy(rows))
+    sae, objective = name.split("-")
+    activation = {"relu": ReLU(1e-2), "topk": TopK(4), "batchtopk": BatchTopK(4)}[sae]
+    goal = {"plain": Plain(), "matryoshka": Matryoshka()}[objective]
+    spec = MemberSpec(name, activation, goal, AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
+    member = spec.build(normaliser, z)
+    optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
+    found = []
+    for _ in range(50):
+        out = member(z)
+        out.loss.backward()
+        member.condition_gradients(1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        member.sae.normalise_atoms()
+        found.append(float(out.loss.detach()))
+    return [found[step] for step in STEPS]
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_losses_are_the_recorded_ones(name):
+    recorded = {
+        row["member"]: [float(row[str(step)]) for step in STEPS]
+        for row in csv.DictReader(FILE.read_text().splitlines())
+    }
+    assert losses(name) == pytest.approx(recorded[name], rel=1e-2)
+
+
+if __name__ == "__main__":
+    with FILE.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["member", *STEPS])
+        for member in MEMBERS:
+            writer.writerow([member, *(f"{value:.6f}" for value in losses(member))])
