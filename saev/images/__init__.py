@@ -3,6 +3,7 @@
 from saev.images.demo import DemoBirds
 from saev.images.folder import FolderImages
 from saev.images.opening import open_rgb
+from saev.images.patch_labels import VOID, Labelling, patch_labels
 from saev.images.source import ImageSource
 
-__all__ = ["DemoBirds", "FolderImages", "ImageSource", "open_rgb"]
+__all__ = ["DemoBirds", "FolderImages", "ImageSource", "Labelling", "VOID", "open_rgb", "patch_labels"]

@@ -3,7 +3,11 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+from jaxtyping import Integer
 from PIL import Image
+
+from saev.images.patch_labels import Labelling
 
 
 @dataclass(kw_only=True)
@@ -37,6 +41,15 @@ class ImageSource(ABC):
     @abstractmethod
     def labels(self, index: int) -> dict[str, str | int]:
         """Label columns of image `index`; the same columns for every image of a set, {} where there are none."""
+
+    @property
+    def labelling(self) -> Labelling | None:
+        """How the set's masks become patch labels; None where it has no masks."""
+        return None
+
+    def mask(self, index: int) -> Integer[np.ndarray, "height width"] | None:
+        """Class id of each pixel of `open(index)`, upright as it is; None where image `index` has no mask."""
+        return None
 
     @abstractmethod
     def credits(self) -> str:
