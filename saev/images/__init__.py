@@ -6,4 +6,4 @@ from saev.images.opening import open_rgb
 from saev.images.patch_labels import VOID, Labelling, patch_labels
 from saev.images.source import ImageSource
 
-__all__ = ["DemoBirds", "FolderImages", "ImageSource", "Labelling", "VOID", "open_rgb", "patch_labels"]
+__all__ = ["VOID", "DemoBirds", "FolderImages", "ImageSource", "Labelling", "open_rgb", "patch_labels"]

@@ -1,5 +1,8 @@
 """Any picture file -> upright RGB, whatever its mode, depth or orientation."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +21,41 @@ UPRIGHT = {
 }
 
 
-def open_rgb(path: str | Path) -> Image.Image:
-    """Decode a picture file to 8-bit RGB, rotated as its EXIF orientation says; OSError naming the file on failure."""
+def open_rgb(file: str | Path | bytes, name: str = "") -> Image.Image:
+    """Decode a picture file (or its bytes) to 8-bit RGB, rotated as its EXIF orientation says.
+
+    OSError naming the file on failure; `name` says what to call bytes.
+    """
+    with decoding(file, name) as image:
+        picture = to_rgb(upright(image))
+        return picture.copy() if picture is image else picture  # free of the file
+
+
+@contextmanager
+def decoding(file: str | Path | bytes, name: str = "", load: bool = True) -> Iterator[Image.Image]:
+    """The image in a file (only its header unless `load`); whatever goes wrong is an OSError naming the file."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            picture = to_rgb(upright(image))
-            return picture.copy() if picture is image else picture  # free of the file
+        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+            if load:
+                image.load()
+            yield image
     except Exception as error:  # PIL raises a dozen types on broken files (SyntaxError, struct.error, zlib.error, ...)
-        raise OSError(f"{Path(path).name}: {type(error).__name__}: {error}") from error
+        raise OSError(f"{called(file, name)}: {type(error).__name__}: {error}") from error
+
+
+def called(file: str | Path | bytes, name: str = "") -> str:
+    """What to call a picture in a message."""
+    return name or (f"a picture of {len(file)} bytes" if isinstance(file, bytes) else Path(file).name)
+
+
+def orientation(image: Image.Image) -> Image.Transpose | None:
+    """What has to be done to put the image upright; None for nothing."""
+    return UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
 
 
 def upright(image: Image.Image) -> Image.Image:
     """The image as its EXIF orientation says it is to be seen."""
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
+    turn = orientation(image)
     return image if turn is None else image.transpose(turn)
 
 

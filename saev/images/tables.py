@@ -1,0 +1,128 @@
+"""Tables of labels that lie beside images: read with their mistakes named, joined to the images by path or stem."""
+
+import csv
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+# The columns of examples.parquet that are not labels
+RESERVED = ("index", "key", "path", "width", "height", "grid_h", "grid_w", "n_tokens", "error")
+Row = Mapping[str, str | int]
+
+
+def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, dict[str, str]]:
+    """The rows of a table by their key, as text.
+
+    .csv and .tsv have a header; `key` is its column (the first unless named). Any other file has a line `key value`
+    for each image, and the value goes into `column`. ValueError naming file and line where a table is malformed.
+    """
+    if file.suffix.lower() in (".csv", ".tsv"):
+        lines = _records(file, "\t" if file.suffix.lower() == ".tsv" else ",", key)
+    else:
+        lines = _pairs(file, column)
+    rows: dict[str, dict[str, str]] = {}
+    for number, name, row in lines:
+        if name in rows:
+            raise ValueError(f"{file}, line {number}: {name!r} stands there twice; keep one row for each image.")
+        rows[name] = row
+    return rows
+
+
+def _records(file: Path, delimiter: str, key: str) -> Iterable[tuple[int, str, dict[str, str]]]:
+    with open(file, newline="", encoding="utf-8-sig") as text:
+        reader = csv.reader(text, delimiter=delimiter)
+        header = [name.strip() for name in next(reader, [])]
+        key = key or (header or [""])[0]
+        if key not in header or len({*header}) < len(header):
+            why = f"has no column {key!r}" if key not in header else "names a column twice"
+            raise ValueError(f"{file} {why}: its first line is {', '.join(header) or 'empty'}.")
+        for values in filter(None, reader):
+            if len(values) != len(header):
+                raise ValueError(f"{file}, line {reader.line_num} has {len(values)} fields, the header {len(header)}.")
+            row = {name: sys.intern(value.strip()) for name, value in zip(header, values, strict=True)}
+            yield reader.line_num, row.pop(key), row
+
+
+def _pairs(file: Path, column: str) -> Iterable[tuple[int, str, dict[str, str]]]:
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+        name, _, value = line.strip().partition("\t" if "\t" in line else " ")
+        if not value.strip():
+            if name:
+                raise ValueError(f"{file}, line {number}: {line!r} is not an image's name, a blank and its {column}.")
+            continue
+        yield number, name, {column: sys.intern(value.strip())}
+
+
+def match(keys: Iterable[str], paths: Sequence[str], table: Path) -> dict[str, str]:
+    """The path that each key means, {key: path}; keys that mean none are left out.
+
+    A key is a path, or its end, or its file name, each with or without the extension. ValueError where it means
+    several images, or two keys mean the same one.
+    """
+    meaning: dict[str, str | None] = {}
+    for path in paths:
+        for alias in aliases(path):
+            meaning[alias] = None if alias in meaning else path
+    meaning |= {path: path for path in paths}  # a whole path means itself
+    found: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    for key in keys:
+        alias = key.replace("\\", "/").removeprefix("./")
+        if alias not in meaning:
+            continue
+        path = meaning[alias]
+        if path is None:
+            raise ValueError(f"{table}: {key!r} means several images; write their paths, such as folder/{key}.")
+        if path in owners:
+            raise ValueError(f"{table}: {owners[path]!r} and {key!r} both mean {path}; keep one row for each image.")
+        found[key], owners[path] = path, key
+    return found
+
+
+def aliases(path: str) -> set[str]:
+    """What a table may call an image.
+
+    >>> sorted(aliases("images/val/a.jpg"))
+    ['a', 'a.jpg', 'images/val/a', 'images/val/a.jpg', 'val/a', 'val/a.jpg']
+    """
+    parts = PurePosixPath(path).parts
+    ends = ["/".join(parts[at:]) for at in range(len(parts))]
+    return {*ends, *(end.rpartition(".")[0] or end for end in ends)}
+
+
+def label_columns(rows: Mapping[str, Mapping[str, str]]) -> dict[str, Row]:
+    """The same rows as label columns: integers where all of a column are, names that examples.parquet has prefixed.
+
+    >>> label_columns({"a": {"sex": "f", "year": "1999", "tag": "007"}, "b": {"sex": "", "year": "5", "tag": "8"}})["a"]
+    {'sex': 'f', 'year': 1999, 'tag': '007'}
+    """
+    columns = next(iter(rows.values()), {})
+    whole = {name for name in columns if all(_is_int(row[name]) for row in rows.values())}
+    return {
+        key: {label_name(name): int(text) if name in whole else text for name, text in row.items()}
+        for key, row in rows.items()
+    }
+
+
+def label_name(column: str) -> str:
+    """The column's name beside those that examples.parquet has anyway.
+
+    >>> label_name("species"), label_name("width")
+    ('species', 'label_width')
+    """
+    return f"label_{column}" if column in RESERVED else column
+
+
+def _is_int(text: str) -> bool:
+    digits = text.removeprefix("-")
+    return digits.isascii() and digits.isdigit() and str(int(text)) == text and abs(int(text)) < 1 << 63
+
+
+def some(names: Iterable[str], shown: int = 3) -> str:
+    """A few names for a message, and how many there are.
+
+    >>> some(["a", "b", "c", "d"])
+    'a, b, c, ... (4)'
+    """
+    names = [*names]
+    return ", ".join(names[:shown]) + (f", ... ({len(names)})" if len(names) > shown else "")
