@@ -1,14 +1,19 @@
 """The offset index of a shard: where each image's values start, so that tar members can be read in place."""
 
 import io
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from saev.shards import tar
+from saev.shards.codec import stored_row
 
 SUFFIX = ".acts.npy"
+FOREIGN = ".foreign.idx.npy"  # of a tar that another program wrote: its names say nothing about image numbers
+REMEDY = "restore it or record the dataset again"
 
 
 def member_name(example: int) -> str:
@@ -21,38 +26,82 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".idx.npy")
 
 
-def scan(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"]:
+def read_header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype, int]:
+    """(shape, dtype, bytes of the header) of a .npy file in C order; ValueError where it is none."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran and len(shape) > 1:
+        raise ValueError("its values are in Fortran order")
+    return shape, dtype, file.tell()
+
+
+def rows_of(shard: Path, d_model: int, dtype: str) -> Iterator[tuple[int, int, int]]:
     """(example, byte offset of the first value, tokens) of each member, read from the tar's own headers."""
-    rows = []
+    width, stored = stored_row(d_model, dtype)
     with open(shard, "rb") as file:
         for name, offset, size in tar.members(shard):
-            if not name.endswith(SUFFIX):
-                continue
             file.seek(offset)
-            head = io.BytesIO(file.read(min(size, 4096)))
-            np.lib.format.read_magic(head)
-            shape, fortran, found = np.lib.format.read_array_header_1_0(head)
-            if len(shape) != 2 or shape[1] != d_model or found != np.dtype(dtype) or fortran:
+            try:
+                example = re.fullmatch(rf"(\d{{9}}){re.escape(SUFFIX)}", name)
+                shape, found, head = read_header(io.BytesIO(file.read(min(size, 4096))))
+            except ValueError as error:
+                raise ValueError(f"{shard}: member {name} is not an array ({error}): {REMEDY}.") from error
+            if example is None:
+                raise ValueError(
+                    f"{shard}: member {name} is not named like {member_name(0)}: {REMEDY}, or index the tars of another "
+                    "program with saev.shards.foreign.index_foreign."
+                )
+            if len(shape) != 2 or shape[1] != width or found != stored:
                 raise ValueError(
                     f"{shard}: member {name} holds {found} {shape}, the manifest says {dtype} [tokens, {d_model}]: "
-                    "the shard belongs to another dataset; restore it or record it again."
+                    f"the shard belongs to another dataset; {REMEDY}."
                 )
-            rows.append((int(name.removesuffix(SUFFIX)), offset + head.tell(), shape[0]))
-    return np.array(rows, np.int64).reshape(-1, 3)
+            yield int(example[1]), offset + head, shape[0]
+
+
+def scan(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"]:
+    """The index made anew from the tar's own headers."""
+    return np.array(list(rows_of(shard, d_model, dtype)), np.int64).reshape(-1, 3)
 
 
 def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"]:
-    """The stored index where it fits the tar, a fresh scan where it is missing or stale."""
-    path = index_path(shard)
+    """The stored index where it fits the tar, a fresh scan where it is missing, stale or another tar's.
+
+    ValueError where the tar is missing, damaged or of another dataset, or where a foreign tar's index is stale.
+    """
     if not shard.is_file():
-        raise ValueError(f"{shard} is missing: restore it or record the dataset again.")
-    if path.is_file() and path.stat().st_mtime_ns >= shard.stat().st_mtime_ns:
-        rows = np.load(path, allow_pickle=False)
-        width = d_model * np.dtype(dtype).itemsize
-        end = int((rows[:, 1] + rows[:, 2] * width).max()) if len(rows) else 0
-        if end > shard.stat().st_size:
+        raise ValueError(f"{shard} is missing: {REMEDY}.")
+    width, stored = stored_row(d_model, dtype)
+    row_bytes = width * stored.itemsize
+    if (path := shard.with_suffix(FOREIGN)).is_file():
+        rows = stored_index(path, shard)
+        if rows is None or end_of(rows, row_bytes) > shard.stat().st_size:
             raise ValueError(
-                f"{shard} is truncated ({shard.stat().st_size} of at least {end} bytes): restore it or record it again."
+                f"{path} is older than its tar or does not fit it: index the tars again (saev.shards.foreign)."
             )
         return rows
+    rows = stored_index(index_path(shard), shard)
+    if rows is not None:
+        payload = end_of(rows, row_bytes)
+        fits = payload + (-payload % tar.BLOCK) + len(tar.END) == shard.stat().st_size
+        first = next(rows_of(shard, d_model, dtype), None) if fits else None
+        if fits and (first is None if len(rows) == 0 else first == tuple(rows[0].tolist())):
+            return rows
     return scan(shard, d_model, dtype)
+
+
+def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "members 3"] | None:
+    """The index in a file; None where it is missing, unreadable, or older than the tar."""
+    if not path.is_file() or path.stat().st_mtime_ns < shard.stat().st_mtime_ns:
+        return None
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError):
+        return None
+    return rows if rows.dtype == np.int64 and rows.ndim == 2 and rows.shape[1] == 3 else None
+
+
+def end_of(rows: Int64[np.ndarray, "members 3"], row_bytes: int) -> int:
+    """Where the last member's values end."""
+    return int((rows[:, 1] + rows[:, 2] * row_bytes).max()) if len(rows) else 0

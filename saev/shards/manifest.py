@@ -4,12 +4,16 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 SCHEMA = 1
 FILE = "manifest.json"
+DTYPES = ("float16", "float32", "float64", "int8")
+LABELS, SHARES = "token_labels.npy", "token_shares.npy"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Manifest:
     examples_per_shard: int
     n_tokens: int = 0
     shards: tuple[dict[str, Any], ...] = ()  # {file, examples, tokens, bytes, sha256}
+    labels: dict[str, Any] | None = None  # how tokens were labelled; None: there are no token labels
+    files: dict[str, str] = dataclasses.field(default_factory=dict)  # sha256 of the tables beside the shards
     complete: bool = False
     schema: int = SCHEMA
 
@@ -48,19 +54,29 @@ class Manifest:
                     f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or record again."
                 )
             fields["layers"], fields["shards"] = tuple(fields["layers"]), tuple(fields["shards"])
-            return cls(**fields)
-        except (json.JSONDecodeError, KeyError, TypeError) as err:
-            raise ValueError(f"{path} is not a manifest of recorded activations ({err!r}): record again.") from err
+            found = cls(**fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
+            raise ValueError(
+                f"{path} is cut off or not a manifest of recorded activations ({err!r}): restore it or record again."
+            ) from err
+        if found.dtype not in DTYPES:
+            raise ValueError(
+                f"{path} says dtype={found.dtype}, known are {', '.join(DTYPES)}: restore it or record again."
+            )
+        return found
 
-    def save(self, root: str | os.PathLike) -> None:
+    def save(self, root: str | os.PathLike, name: str = FILE) -> None:
         """Write manifest.json into `root` in one step (temporary name, fsync, rename)."""
-        write_atomically(Path(root) / FILE, json.dumps(dataclasses.asdict(self), indent=1).encode())
+        write_atomically(Path(root) / name, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the recording's meaning and of its shards: changes when, and only when, the contents change."""
         shards = [[s["file"], s["sha256"]] for s in self.shards]
-        return fingerprint({"meaning": self.meaning, "layers": self.layers, "dtype": self.dtype, "shards": shards})
+        contents = {"meaning": self.meaning, "layers": self.layers, "dtype": self.dtype, "shards": shards}
+        if self.labels is not None:
+            contents["labels"] = [self.labels, self.files.get(LABELS), self.files.get(SHARES)]
+        return fingerprint(contents)
 
 
 def fingerprint(meaning: Mapping[str, Any]) -> str:
@@ -72,11 +88,30 @@ def fingerprint(meaning: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def layer_dir(layer: int) -> str:
+    """The folder of one layer's stream."""
+    return f"layer-{layer:02d}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends, and leaves no trace when it raises.
+
+    A reader, a killed process or a power cut sees the whole file or the one before it, never a part.
+    """
+    # not the process number: parts may be recorded on machines that number alike
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` so that a reader, or a power cut, sees the whole file or none of it."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    """Put `data` at `path` in one step."""
+    with replacing(path) as file:
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)

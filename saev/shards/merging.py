@@ -1,0 +1,89 @@
+"""The end of a recording: what each shard has beside its tars becomes the tables of the dataset.
+
+    shard-*.json ─────────────────────▶ examples.parquet, shards of manifest.json
+    shard-*.labels.safetensors ───────▶ token_labels.npy, token_shares.npy
+    layer-*/000000.stats.safetensors ─▶ layer-*/stats.safetensors
+
+The manifest is written as `manifest.json.merged`, then the parts are removed, then it gets its name: a dataset that says
+it is complete has nothing beside it, wherever a process was killed.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+
+from saev.shards import tar
+from saev.shards.codec import codec_path
+from saev.shards.manifest import FILE, LABELS, SHARES, Manifest, layer_dir, replacing
+from saev.shards.moments import load_moments, merge_roles, save_moments
+from saev.shards.shard_writer import load_labels
+
+EXAMPLES = "examples.parquet"
+STATS = "stats.safetensors"
+MERGED = f"{FILE}.merged"
+
+
+def sidecar_path(root: Path, shard: int) -> Path:
+    """Its presence says that the shard is recorded."""
+    return root / f"shard-{shard:06d}.json"
+
+
+def labels_path(root: Path, shard: int) -> Path:
+    """The labels and shares of a shard's tokens."""
+    return root / f"shard-{shard:06d}.labels.safetensors"
+
+
+def merge(root: Path, manifest: Manifest, n_shards: int) -> None:
+    """Write the tables and the manifest to come; ValueError where no image could be read."""
+    import polars as pl  # heavy, needed once
+
+    records = [json.loads(sidecar_path(root, i).read_text()) for i in range(n_shards)]
+    shards = tuple(entry for at in range(len(manifest.layers)) for entry in (r["shards"][at] for r in records))
+    table = pl.DataFrame([row for r in records for row in r["examples"]], infer_schema_length=None)
+    n_tokens = int(table["n_tokens"].sum())
+    if n_tokens == 0:
+        raise ValueError(
+            f"{root}: none of the {manifest.n_examples} images could be read; first error: {table['error'][0]}"
+        )
+    with replacing(root / EXAMPLES) as file:
+        table.write_parquet(file)
+    tables = [EXAMPLES]
+    if manifest.labels is not None:
+        for name, kind in ((LABELS, "labels"), (SHARES, "shares")):
+            join(root / name, n_tokens, n_shards, lambda i, kind=kind: load_labels(labels_path(root, i), kind))
+            tables.append(name)
+    for layer in manifest.layers:
+        stats = [load_moments(root / layer_dir(layer) / f"{i:06d}.{STATS}") for i in range(n_shards)]
+        save_moments(root / layer_dir(layer) / STATS, reduce(merge_roles, stats))
+        tables.append(f"{layer_dir(layer)}/{STATS}")
+        tables += [f"{layer_dir(layer)}/{codec_path(root, layer).name}"] if manifest.dtype == "int8" else []
+    files = {name: sha256(root / name) for name in tables}
+    merged = dataclasses.replace(manifest, n_tokens=n_tokens, shards=shards, files=files, complete=True)
+    merged.save(root, MERGED)
+
+
+def join(path: Path, n: int, n_pieces: int, piece: Callable[[int], Shaped[np.ndarray, " some"]]) -> None:
+    """Write n values that come in pieces as one .npy file."""
+    with replacing(path) as file:
+        for i in range(n_pieces):
+            values = piece(i)
+            file.write((b"" if i else tar.npy_header((n,), values.dtype.name)) + values.tobytes())
+
+
+def complete(root: Path) -> None:
+    """Remove what has been merged, then let the manifest appear."""
+    for left in (*root.glob("shard-*"), *root.glob(f"layer-*/*[0-9].{STATS}"), *root.rglob("*.tmp")):
+        left.unlink(missing_ok=True)
+    (root / MERGED).replace(root / FILE)
+
+
+def sha256(path: Path) -> str:
+    """sha256 (hex) of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

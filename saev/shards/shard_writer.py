@@ -1,0 +1,63 @@
+"""The images of one shard on their way to its tars, its table and its labels."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, Shaped, UInt16
+from safetensors.numpy import load_file, save
+
+from saev.shards.layer_shard import LayerShard
+from saev.shards.manifest import write_atomically
+
+VOID = 65535  # the label of a token that shows nothing annotated; cls and registers among them
+
+
+class ShardWriter:
+    """The images of one shard, in every layer; made by `RecordingWriter.shard`."""
+
+    def __init__(self, examples: range, layers: Mapping[int, LayerShard], labelled: bool):
+        self.examples, self.layers, self.labelled = examples, layers, labelled
+        self.rows: list[dict[str, Any]] = []
+        self.labels: list[np.ndarray] = [np.empty(0, np.uint16)]
+        self.shares: list[np.ndarray] = [np.empty(0, np.float16)]
+
+    def add(
+        self,
+        index: int,
+        acts: Mapping[int, Shaped[np.ndarray, "tokens d_model"]],
+        row: Mapping[str, Any],
+        labels: UInt16[np.ndarray, " tokens"] | None = None,
+        shares: Float16[np.ndarray, " tokens"] | None = None,
+    ) -> None:
+        """Append image `index`: its activations by layer, its line of examples.parquet, its tokens' labels and shares.
+
+        Labels and shares stand for all stored tokens in stored order (cls and registers: 65535 and 0), exactly where
+        the recording has labels. Arrays are copied. Raises ValueError, now or by the end of the shard, where a value
+        is not finite or does not fit the dtype.
+        """
+        assert index in self.examples and set(acts) == set(self.layers)
+        assert (labels is not None) == (shares is not None) == self.labelled, "labels for all images or for none"
+        n_tokens = {len(values) for values in acts.values()}
+        assert len(n_tokens) == 1, "layers differ in their number of tokens"
+        if labels is not None and shares is not None:
+            assert {len(labels)} == {len(shares)} == n_tokens, "one label and one share per stored token"
+            self.labels.append(labels.copy())
+            self.shares.append(shares.copy())
+        for layer, shard in self.layers.items():
+            shard.add(index, acts[layer], str(row.get("path")))
+        self.rows.append({"index": index, **row, "n_tokens": n_tokens.pop(), "error": None})
+
+    def skip(self, index: int, error: str, row: Mapping[str, Any]) -> None:
+        """Note that image `index` could not be read: it keeps its row, with no tokens and no labels."""
+        self.rows.append({"index": index, **row, "n_tokens": 0, "error": error})
+
+    def save_labels(self, path: Path) -> None:
+        """Write the labels and shares of the shard's tokens."""
+        write_atomically(path, save({"labels": np.concatenate(self.labels), "shares": np.concatenate(self.shares)}))
+
+
+def load_labels(path: Path, kind: str) -> Shaped[np.ndarray, " tokens"]:
+    """`labels` or `shares` of a shard, as `save_labels` wrote them."""
+    return load_file(path)[kind]
