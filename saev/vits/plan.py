@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from saev.images.source import ImageSource
-from saev.vits.anatomy import VitShape
 from saev.vits.backbone import resolve_layers
+from saev.vits.shape import VitShape
 from saev.vits.source import VitSource
 
 MEMBER_OVERHEAD = 1536  # bytes of tar and npy headers, padding and index per image and layer

@@ -16,8 +16,8 @@ from rich.console import Console
 from saev.images.source import ImageSource
 from saev.shards import Manifest, RecordingWriter, fingerprint
 from saev.shards.lock import exclusive
-from saev.vits.backbone import HOOKS
 from saev.vits.filling import Filler
+from saev.vits.hooks import HOOKS
 from saev.vits.plan import Plan, as_tuple
 from saev.vits.source import VitSource
 

@@ -4,17 +4,23 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from saev.vits.anatomy import VitShape
 from saev.vits.backbone import Backbone
-from saev.vits.transform import ImageTransform
+from saev.vits.shape import VitShape
+from saev.vits.sizing import Sizing
 
 
 @dataclass(kw_only=True)
 class VitSource(ABC):
-    """A vision transformer to be had: where its weights are, and what comes out of it. Building one is free."""
+    """A backbone to be had: where its weights are, and what comes out of it. Building one is free."""
 
     name: str
     """Short name, used in the names of directories."""
+    resize: str | None = "crop"
+    """crop (centre, aspect kept), squash (whole picture), or flex (a grid of its own for each picture)."""
+    n_patches: int | None = None
+    """With flex, the most patches a picture may have; None for 256."""
+    fit: str | None = None
+    """With flex, how a picture fills its grid: stretch (None is the same), crop or pad."""
 
     @abstractmethod
     def check(self) -> None:
@@ -32,16 +38,7 @@ class VitSource(ABC):
     def load(self, device: str = "cpu") -> Backbone:
         """The backbone with its weights, on `device`, in eval mode, taking no gradients."""
 
-
-def geometry(shape: VitShape, transform: ImageTransform) -> dict[str, Any]:
-    """The part of an identity that says how pictures become tokens."""
-    return {
-        "image_size": list(shape.image_size),
-        "grid": list(shape.grid),
-        "resize": transform.resize,
-        "interpolation": transform.interpolation,
-        "mean": list(transform.mean),
-        "std": list(transform.std),
-        "d_model": shape.d_model,
-        "depth": shape.depth,
-    }
+    @property
+    def sizing(self) -> Sizing:
+        """The three knobs as one value; ValueError where they contradict each other."""
+        return Sizing(self.resize or "crop", self.n_patches, self.fit)

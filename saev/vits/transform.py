@@ -9,15 +9,18 @@ from jaxtyping import Float, Integer
 from PIL import Image
 from torch import Tensor
 
-Resize = Literal["crop", "squash"]
+from saev.images.patch_labels import VOID
+
+Resize = Literal["crop", "squash", "pad"]
 
 
 @dataclass(frozen=True)
 class ImageTransform:
     """Resize to `size` (height, width) pixels and normalise with the backbone's mean and std.
 
-    crop: the largest centred box of the target's aspect; squash: the whole picture, aspect lost. Crop and resize are
-    one resampling of a box, so that a picture of one pixel's height costs what any other does.
+    crop: the largest centred box of the target's aspect; squash: the whole picture, aspect lost; pad: the whole
+    picture, aspect kept, centred on the mean colour. Crop and resize are one resampling of a box, so that a picture of
+    one pixel's height costs what any other does.
     """
 
     size: tuple[int, int]
@@ -27,25 +30,40 @@ class ImageTransform:
     resize: Resize = "crop"
 
     def __post_init__(self):
-        if self.resize not in ("crop", "squash"):
+        if self.resize not in ("crop", "squash", "pad"):
             raise ValueError(f"vit.resize={self.resize}: choose crop (centre, aspect kept) or squash (whole picture).")
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         resample = Image.Resampling[self.interpolation.upper()]
-        picture = image.convert("RGB").resize(self.width_height, resample, box=self.box(*image.size))
+        top, left, height, width = self.place(*image.size)
+        picture = image.convert("RGB").resize((width, height), resample, box=self.box(*image.size))
         # NumPy, not torch: this runs in loader threads, which must stay out of torch's thread pool
         values = np.asarray(picture, np.float32) / np.float32(255)
         values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        if (height, width) == self.size:
+            return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+        canvas = np.zeros((3, *self.size), np.float32)  # the mean colour
+        canvas[:, top : top + height, left : left + width] = values.transpose(2, 0, 1)
+        return torch.from_numpy(canvas)
 
-    @property
-    def width_height(self) -> tuple[int, int]:
-        """The size as PIL says it."""
-        return self.size[1], self.size[0]
+    def at(self, width: int, height: int) -> "ImageTransform":
+        """The transform of a picture of this size: this one."""
+        return self
 
-    def mask(self, mask: Image.Image) -> Integer[np.ndarray, "height width"]:
-        """A mask of class ids over the same pixels as the image's tensor; ids are picked, never mixed."""
-        return np.asarray(mask.resize(self.width_height, Image.Resampling.NEAREST, box=self.box(*mask.size)))
+    def mask(self, mask: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "height width"]:
+        """A mask of class ids over the same pixels as the image's tensor; ids are picked, never mixed.
+
+        Pixels that the picture does not cover get VOID.
+        """
+        left, top, right, bottom = self.box(mask.shape[1], mask.shape[0])
+        y, x, height, width = self.place(mask.shape[1], mask.shape[0])
+        rows, columns = centres(top, bottom, height), centres(left, right, width)
+        picked = mask[rows[:, None], columns]
+        if (height, width) == self.size:
+            return picked
+        canvas = np.full(self.size, VOID, np.promote_types(mask.dtype, np.uint16))
+        canvas[y : y + height, x : x + width] = picked
+        return canvas
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of a width x height picture that is seen: (left, top, right, bottom) in its pixels.
@@ -53,8 +71,32 @@ class ImageTransform:
         >>> ImageTransform((10, 10), (0.5,), (0.5,)).box(40, 20)
         (10.0, 0.0, 30.0, 20.0)
         """
-        if self.resize == "squash":
+        if self.resize != "crop":
             return 0.0, 0.0, float(width), float(height)
         scale = min(height / self.size[0], width / self.size[1])
         h, w = min(scale * self.size[0], height), min(scale * self.size[1], width)
         return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
+
+    def place(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The pixels of the result that a width x height picture covers: (top, left, height, width).
+
+        >>> ImageTransform((10, 10), (0.5,), (0.5,), resize="pad").place(40, 20)
+        (2, 0, 5, 10)
+        """
+        if self.resize != "pad":
+            return 0, 0, *self.size
+        # whole numbers: rounded up, so that a sliver keeps a pixel
+        tall = height * self.size[1] > width * self.size[0]
+        h = self.size[0] if tall else -(-height * self.size[1] // width)
+        w = -(-width * self.size[0] // height) if tall else self.size[1]
+        return (self.size[0] - h) // 2, (self.size[1] - w) // 2, h, w
+
+
+def centres(start: float, stop: float, n: int) -> Integer[np.ndarray, " n"]:
+    """Whole pixels at the centres of n equal parts of [start, stop), as PIL's nearest resampling picks them.
+
+    >>> centres(0, 8, 4)
+    array([1, 3, 5, 7])
+    """
+    step = (stop - start) / n
+    return np.minimum(start + (np.arange(n) + 0.5) * step, np.nextafter(stop, start)).astype(np.intp)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from saev.vits import anatomy
-from saev.vits.backbone import HOOKS, Backbone, resolve_layers
+from saev.vits.backbone import Backbone, resolve_layers
+from saev.vits.hooks import HOOKS
 from saev.vits.micro import MicroVit
 from saev.vits.transform import ImageTransform
 
@@ -80,7 +81,7 @@ def test_resid_post_of_the_last_block_is_what_the_model_itself_goes_on_with(back
         own = backbone.trunk.trunk.forward_features(images)
     else:
         own = backbone.trunk.ln_post(backbone.trunk.transformer(backbone.trunk._embeds(images)))
-    torch.testing.assert_close(backbone.final_norm()(ours), own)
+    torch.testing.assert_close(backbone.anatomy.final_norm()(ours), own)
     torch.testing.assert_close(backbone(images, [last], "norm")[last], own)
 
 
@@ -139,7 +140,7 @@ def test_an_error_in_the_model_is_not_taken_for_the_end():
 
 @pytest.mark.parametrize("layer", [4, -5, 99])
 def test_layer_out_of_range_names_the_range(layer):
-    with pytest.raises(ValueError, match=rf"layer={layer} is out of range: vit has 4 blocks, choose 0 to 3"):
+    with pytest.raises(ValueError, match=rf"layer={layer} is out of range: vit has 4 layers, choose 0 to 3"):
         resolve_layers([layer], 4)
 
 

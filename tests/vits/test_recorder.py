@@ -48,7 +48,7 @@ def test_the_directory_is_named_by_meaning_alone(photos, tmp_path):
 @pytest.mark.parametrize(
     ("knobs", "says"),
     [
-        ({"layers": [4]}, r"layer=4 is out of range: vit=micro has 4 blocks"),
+        ({"layers": [4]}, r"layer=4 is out of range: vit=micro has 4 layers"),
         ({"layers": []}, r"layer is not set"),
         ({"tokens": ["registers"]}, r"record\.tokens=\[registers\]: vit=micro has cls, patches"),
         ({"tokens": []}, r"record\.tokens=\[\]"),

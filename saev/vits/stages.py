@@ -1,0 +1,67 @@
+"""Hierarchical models of timm (CNNs, Swin, TinyViT, ...): the feature map of a stage is a grid of tokens.
+
+A stage is what timm's `features_only` calls a feature level: 0 is the finest (the stem of a ResNet, at half the picture's
+size), the last the coarsest. Each has its own width and grid, so one recording holds one of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saev.vits.shape import VitShape
+
+
+@dataclass(frozen=True)
+class FeatureMaps:
+    """The stages of a timm model, read as tokens: a map [channels, h, w] is h * w patches of that width."""
+
+    name: str
+    shape: VitShape
+    model: Any
+
+    def read(self, images: Tensor, layers: Sequence[int], hook: str) -> dict[int, Tensor]:
+        """The maps of these stages as [batch, h * w, channels]; stages deeper than needed do not run."""
+        if hook != "resid_post":
+            raise ValueError(
+                f"record.hook={hook}: {self.name} has feature maps only, what a stage puts out; use record.hook=resid_post."
+            )
+        maps = stage_maps(self.model, images, layers)
+        return {layer: value.flatten(2).transpose(1, 2) for layer, value in zip(layers, maps, strict=True)}
+
+
+def of_stages(model: Any, arch: str, image_size: tuple[int, int]) -> FeatureMaps:
+    """The stages of a timm model at a size in pixels, found by running it (a model on the meta device costs nothing).
+
+    Raises ValueError where the model has no stages, or cannot take the size.
+    """
+    stages = getattr(model, "feature_info", None)
+    if not stages or not hasattr(model, "forward_intermediates"):
+        raise ValueError(f"vit.arch={arch} ({type(model).__name__}) has no stages that timm can read: choose another.")
+    if getattr(model, "num_prefix_tokens", None) is not None:
+        raise ValueError(f"vit.arch={arch} is a plain vision transformer: use vit=timm vit.arch={arch}.")
+    blank = torch.zeros(1, 3, *image_size, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            maps = stage_maps(model.eval(), blank, range(len(stages)))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"vit.img_size={image_size}: {arch} cannot take it ({error}); use vit.img_size=null."
+        ) from error
+    shapes = tuple(stage_shape(value, image_size, len(stages)) for value in maps)
+    return FeatureMaps(arch, replace(shapes[-1], stages=shapes), model)
+
+
+def stage_maps(model: Any, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    """The maps [batch, channels, h, w] of these stages, as timm hands them out to detectors."""
+    return model.forward_intermediates(
+        images, indices=list(layers), norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
+    )
+
+
+def stage_shape(value: Tensor, image_size: tuple[int, int], depth: int) -> VitShape:
+    """The shape of a backbone whose tokens are the cells of this map."""
+    _, width, h, w = value.shape
+    return VitShape(width, depth, 0, 0, (h, w), image_size, image_size[0] // h)
