@@ -1,9 +1,33 @@
-"""Image sets: a folder of one's own, or the demo's photos out of the package index."""
+"""Image sets: folders of one's own, published sets in their own layouts, and the labels of their patches."""
 
+from saev.images.ade20k import Ade20k
+from saev.images.butterflies import Butterflies
+from saev.images.cifar10 import Cifar10
+from saev.images.cub200 import Cub200
 from saev.images.demo import DemoBirds
+from saev.images.fishvista import FishVista
 from saev.images.folder import FolderImages
+from saev.images.huggingface import HuggingFaceImages
+from saev.images.inat21 import INat21
 from saev.images.opening import open_rgb
 from saev.images.patch_labels import VOID, Labelling, patch_labels
+from saev.images.segmentation import SegmentationFolder
 from saev.images.source import ImageSource
 
-__all__ = ["VOID", "DemoBirds", "FolderImages", "ImageSource", "Labelling", "open_rgb", "patch_labels"]
+__all__ = [
+    "VOID",
+    "Ade20k",
+    "Butterflies",
+    "Cifar10",
+    "Cub200",
+    "DemoBirds",
+    "FishVista",
+    "FolderImages",
+    "HuggingFaceImages",
+    "INat21",
+    "ImageSource",
+    "Labelling",
+    "SegmentationFolder",
+    "open_rgb",
+    "patch_labels",
+]

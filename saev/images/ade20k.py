@@ -1,0 +1,37 @@
+"""ADE20K as the scene parsing challenge published it: ADEChallengeData2016.zip, 20,210 + 2,000 images, 150 classes.
+
+root/images/{training,validation}/*.jpg    root/annotations/{training,validation}/*.png
+root/sceneCategories.txt                   root/objectInfo150.txt
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from saev.images.classes import read_classes
+from saev.images.files import Listing, choose
+from saev.images.masked import MaskedImages
+from saev.images.segmentation import segmentation
+
+LAYOUT = (
+    "unpack ADEChallengeData2016.zip and give its folder, with images/, annotations/ and sceneCategories.txt, "
+    "images.root=/data/ADEChallengeData2016."
+)
+
+
+@dataclass(kw_only=True)
+class Ade20k(MaskedImages):
+    """ADE20K scene parsing: columns `split` and `scene`; ids 1 to 150, and 0 for what nobody labelled."""
+
+    split: str = "all"
+    background: Sequence[int] | int = (0,)
+    name: str = "ade20k"
+
+    @property
+    def kind(self) -> str:
+        return "ade20k"
+
+    def listing(self) -> Listing:
+        choose("split", self.split, ["all", "training", "validation"])
+        info = self.folder / "objectInfo150.txt"
+        classes = {0: "unlabelled"} | read_classes(info) if info.is_file() else {}
+        return segmentation(self, self.split, {"sceneCategories.txt": "scene"}, classes, LAYOUT)

@@ -1,0 +1,46 @@
+"""Butterflies, or any other specimens: images in a folder, and a table of what is known about each.
+
+root/**/*.jpg    root/metadata.csv (a column of paths, names or stems; any others: species, subspecies, view, ...)
+"""
+
+from dataclasses import dataclass
+
+from saev.images.files import FileImages, Listing, find, leave_out, require
+from saev.images.tables import label_columns, match, read_table, some
+
+
+@dataclass(kw_only=True)
+class Butterflies(FileImages):
+    """The images that a table speaks of; its further columns are labels."""
+
+    metadata: str = "metadata.csv"
+    """Table below root: .csv or .tsv with a header."""
+    path_column: str = ""
+    """Column with each image's path, name or stem; the first column if empty."""
+    unmatched: str = "stop"
+    """stop or drop: what to do about rows without a file and files without a row."""
+    name: str = "butterflies"
+
+    @property
+    def kind(self) -> str:
+        return "butterflies"
+
+    def listing(self) -> Listing:
+        require(self.folder, [self.metadata], "give the table that describes the images, images.metadata=NAME.csv.")
+        file = self.folder / self.metadata
+        images = find(self.folder)
+        table = read_table(file, key=self.path_column)
+        found = match(table, images, file)
+        if not found:
+            raise ValueError(
+                f"{file}: none of its {len(table)} rows names one of the {len(images)} images below {self.root}, such as "
+                f"{some(table, 2) or 'nothing'}: say which column does, images.path_column=NAME, or give another root."
+            )
+        no_file = [key for key in table if key not in found]
+        no_row = sorted({*images} - {*found.values()})
+        if no_file or no_row:
+            lacks = [f"{len(no_file)} rows have no file: {some(no_file)}"] if no_file else []
+            lacks += [f"{len(no_row)} images have no row: {some(no_row)}"] if no_row else []
+            leave_out(self.unmatched, f"{file} and the images below {self.root} do not match; {'; '.join(lacks)}")
+        rows = label_columns({path: table[key] for key, path in found.items()})
+        return Listing(sorted(rows), rows.__getitem__, from_tables=True)

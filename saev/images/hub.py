@@ -1,0 +1,82 @@
+"""A Hugging Face data set from the hub, its cache or a local folder; never longer than seconds to learn it is not there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+PATIENCE_S = 5
+REMEDY = (
+    "give a local folder (saved by save_to_disk, or of parquet files or images), images.path=/path/to/folder, or other "
+    "images, e.g. images=folder images.root=/your/photos."
+)
+
+
+def load(path: str | None, config: str | None, split: str) -> Any:
+    """The split as a datasets.Dataset; ValueError with the remedy where it cannot be had."""
+    if not path:
+        raise ValueError("images.path is not set: name a data set of the hub, images.path=owner/name, or a folder.")
+    try:
+        import datasets
+    except ImportError as error:
+        raise ValueError(
+            f"images.path={path} needs the package `datasets`: install the extra hub (uv sync --extra hub, or pip "
+            f"install 'saev-lightning[hub]'), or {REMEDY}"
+        ) from error
+    local = Path(path).exists()
+    if any((Path(path) / file).is_file() for file in ("dataset_dict.json", "state.json")):
+        return _saved(path, split)
+    reason = None if local else unreachable(path)
+    try:
+        if Path(path).is_file():
+            return datasets.load_dataset(Path(path).suffix[1:], data_files=path, split=split)
+        with offline(reason is not None):
+            return datasets.load_dataset(path, config, split=split)
+    except Exception as error:  # the library, its builders and its transport raise anything
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        where = (
+            "" if local else f" (the hub says: {reason}; it is not in the cache either)" if reason else " (on the hub)"
+        )
+        raise ValueError(
+            f"images.path={path} images.config={config or 'null'} images.split={split} cannot be had{where}: {said} "
+            f"Name another config or split, or {REMEDY}"
+        ) from error
+
+
+def _saved(path: str, split: str) -> Any:
+    """What save_to_disk wrote: one split, or several by name."""
+    import datasets
+
+    found = datasets.load_from_disk(path)
+    splits = found if isinstance(found, datasets.DatasetDict) else {str(found.split or split): found}
+    if split not in splits:
+        raise ValueError(f"images.split={split} is not in images.path={path}: choose {' or '.join(splits)}.")
+    return splits[split]
+
+
+def unreachable(path: str) -> str | None:
+    """Why the hub cannot be asked about a data set, in a line; None where it answers, be it that there is none."""
+    import huggingface_hub as hub
+
+    if hub.constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        hub.HfApi().dataset_info(path, timeout=PATIENCE_S)
+    except hub.errors.HfHubHTTPError:
+        return None  # an answer: load_dataset words it better
+    except Exception as error:  # whatever the network library raises
+        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    return None
+
+
+@contextmanager
+def offline(so: bool) -> Iterator[None]:
+    """Let `datasets` look into its cache only: it would try an unreachable hub for minutes."""
+    import datasets
+
+    before = datasets.config.HF_HUB_OFFLINE
+    datasets.config.HF_HUB_OFFLINE = so or before
+    try:
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE = before

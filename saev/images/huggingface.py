@@ -1,0 +1,167 @@
+"""Hugging Face data sets, by name on the hub or saved in a local folder; needs the extra `hub`."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from jaxtyping import Integer
+from PIL import Image
+
+from saev.images.hub import load
+from saev.images.masked import MaskOptions
+from saev.images.masks import open_mask
+from saev.images.opening import open_rgb
+from saev.images.patch_labels import Labelling
+from saev.images.source import ImageSource
+from saev.images.tables import label_name
+
+
+@dataclass(kw_only=True)
+class HuggingFaceImages(MaskOptions, ImageSource):
+    """A split of a data set; a key is split/number of the row, for rows have no names."""
+
+    path: str | None
+    """Name on the hub, or a folder: saved by save_to_disk, of parquet files, or of images."""
+    config: str | None = None
+    split: str = "train"
+    image_column: str = ""
+    """Column of the pictures; empty for the only one there is."""
+    label_columns: Sequence[str] | None = None
+    """Columns to keep as labels; null for those whose classes have names."""
+    mask_column: str = ""
+    name: str = ""
+
+    def __post_init__(self):
+        self.name = self.name or (self.path or "huggingface").rstrip("/").rpartition("/")[2]
+
+    @property
+    def kind(self) -> str:
+        return "huggingface"
+
+    def check(self) -> None:
+        _ = self.labelling, self._pictures, self._labels
+        if not self.paths():
+            raise ValueError(f"images.path={self.path}: images.split={self.split} holds no rows; choose another split.")
+
+    @cached_property
+    def _data(self) -> Any:
+        return load(self.path, self.config, self.split)
+
+    @cached_property
+    def _columns(self) -> tuple[str, str]:
+        """The columns of pictures and masks; "" for no masks."""
+        import datasets
+
+        pictures = [name for name, feature in self._data.features.items() if isinstance(feature, datasets.Image)]
+        rest = [name for name in pictures if name != self.mask_column]
+        mask = self._choose("mask_column", self.mask_column, pictures) if self.mask_column else ""
+        return self._choose("image_column", self.image_column, rest), mask
+
+    def _choose(self, key: str, asked: str, there: Sequence[str]) -> str:
+        found = [asked] if asked in there else [] if asked else [*there]
+        if len(found) != 1:
+            raise ValueError(
+                f"images.{key}={asked or 'null'}: of the columns of images.path={self.path} ("
+                f"{', '.join(self._data.column_names)}), {', '.join(there) or 'none'} will do; name one, images.{key}=NAME."
+            )
+        return found[0]
+
+    @cached_property
+    def _pictures(self) -> Any:
+        """The pictures and masks, as bytes or paths, not decoded."""
+        import datasets
+
+        data = self._data.select_columns([column for column in self._columns if column])
+        for column in data.column_names:
+            data = data.cast_column(column, datasets.Image(decode=False))
+        return data
+
+    @cached_property
+    def _labels(self) -> Any:
+        """The label columns alone, so that reading them touches no picture."""
+        import datasets
+
+        features = self._data.features
+        named = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+        plain = [column for column, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
+        asked = named if self.label_columns is None else self.label_columns
+        return self._data.select_columns([self._choose("label_columns", column, plain) for column in asked])
+
+    @cached_property
+    def _whole(self) -> frozenset[str]:
+        """Label columns of integers without gaps."""
+        table = self._labels.data
+        return frozenset(
+            name for name in table.column_names
+            if re.match(r"u?int|bool", str(table.schema.field(name).type)) and not table.column(name).null_count
+        )  # fmt: skip
+
+    def paths(self) -> list[str]:
+        return self._paths
+
+    @cached_property
+    def _paths(self) -> list[str]:
+        split = re.sub(r"[^\w.-]+", "_", self.split)
+        return [f"{split}/{row:08d}" for row in range(len(self._data))]
+
+    def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
+        total = hashlib.sha256()
+        for path, sizes, row in zip(self.paths(), self._sizes(), self._labels, strict=True):
+            total.update(f"{path}\0{sizes}\0{json.dumps(row, sort_keys=True, default=str)}\n".encode())
+        return total.hexdigest()
+
+    def _sizes(self) -> Iterator[list[int]]:
+        """Bytes of each row's picture and mask, without reading them where they lie in the table."""
+        import pyarrow.compute as pc
+
+        for batch in self._pictures.with_format("arrow").iter(batch_size=1000):
+            columns = [batch[name].combine_chunks() for name in batch.column_names]
+            lengths = [pc.binary_length(column.field("bytes")).to_pylist() for column in columns]
+            files = [column.field("path").to_pylist() for column in columns]
+            for row in range(len(batch)):
+                cells = [(length[row], file[row]) for length, file in zip(lengths, files, strict=True)]
+                yield [os.path.getsize(file) if size is None and file else size or 0 for size, file in cells]
+
+    def _file(self, index: int, column: str) -> str | bytes:
+        cell = self._pictures[index][column] or {}
+        return cell.get("bytes") or cell.get("path") or b""
+
+    def open(self, index: int) -> Image.Image:
+        return open_rgb(self._file(index, self._columns[0]), self.paths()[index])
+
+    @property
+    def labelling(self) -> Labelling | None:
+        return self.labelling_of({}) if self.mask_column else None
+
+    def mask(self, index: int) -> Integer[np.ndarray, "height width"] | None:
+        image, column = self._columns
+        mask = self._file(index, column) if column else b""
+        if not mask or self.labelling is None:
+            return None
+        key = self.paths()[index]
+        return open_mask(mask, self._file(index, image), self.labelling.void, (f"{key} ({column})", f"{key} ({image})"))
+
+    def labels(self, index: int) -> dict[str, str | int]:
+        labels: dict[str, str | int] = {}
+        for column, value in self._labels[index].items():
+            names = getattr(self._labels.features[column], "names", None)
+            if names is not None:  # a class without a name is -1 or null
+                known = value is not None and value >= 0
+                labels |= {label_name(column): names[value] if known else "", f"{column}_id": value if known else -1}
+            else:
+                text = "" if value is None else str(value)
+                labels[label_name(column)] = int(value) if column in self._whole else text
+        return labels
+
+    def credits(self) -> str:
+        return ""

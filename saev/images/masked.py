@@ -1,0 +1,65 @@
+"""What sets of images with masks share: the options of their patch labels, and pairing images with masks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from saev.images.files import FileImages, find
+from saev.images.masks import MASK_EXTENSIONS
+from saev.images.patch_labels import Labelling, as_ids
+from saev.images.tables import some
+
+
+@dataclass(kw_only=True)
+class MaskOptions:
+    """How masks become patch labels, as the user sets it (saev.images.Labelling says what it means)."""
+
+    method: str = "majority"
+    void: Sequence[int] | int = ()
+    background: Sequence[int] | int = ()
+
+    def labelling_of(self, classes: Mapping[int, str]) -> Labelling:
+        """The options with the names of the classes; ValueError for one that is not known."""
+        return Labelling(self.method, as_ids("void", self.void), as_ids("background", self.background), classes)
+
+
+@dataclass(kw_only=True)
+class MaskedImages(MaskOptions, FileImages):
+    """Files with a mask each, a class id per pixel."""
+
+    require_masks: bool = True
+    """False: an image without a mask is one of void patches, not an error."""
+
+    @property
+    def labelling(self) -> Labelling | None:
+        return self._labelling
+
+    @cached_property
+    def _labelling(self) -> Labelling | None:
+        labelling = self.labelling_of(self._listing.classes)
+        return labelling if self._listing.masks else None
+
+
+def masks_below(root: Path, folder: str) -> dict[str, str]:
+    """{path below root/folder without its extension: path below root} of every mask file there."""
+    found: dict[str, str] = {}
+    for path in find(root / folder, extensions=MASK_EXTENSIONS):
+        stem = path.rpartition(".")[0]
+        if stem in found:
+            raise ValueError(
+                f"images.root={root}: {found[stem]} and {folder}/{path} are two masks of one image; keep one."
+            )
+        found[stem] = f"{folder}/{path}"
+    return found
+
+
+def check_masks(root: Path, paths: Iterable[str], masks: Mapping[str, str], folder: str, required: bool) -> None:
+    """ValueError where images have no mask, unless that is allowed and some have one."""
+    missing = [path for path in paths if path not in masks]
+    if not masks or (missing and required):
+        raise ValueError(
+            f"images.root={root}: no mask in {folder}/ for {some(missing)}. A mask has its image's name and one of the "
+            f"extensions {' '.join(sorted(MASK_EXTENSIONS))}; add it, move the image away, or record such images with "
+            "void patches: images.require_masks=false."
+        )
