@@ -53,7 +53,7 @@ class LayerShard:
         self.rows: list[tuple[int, int, int]] = []
         self.moments: ByRole = {role: Moments.zeros(codec.d_model) for role in roles}
         self.block, self.other = Block(), Block()
-        self.threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("sha256", "moments")]
+        self.threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("write", "sha256", "moments")]
 
     def add(self, example: int, acts: Shaped[np.ndarray, "tokens d_model"], path: str) -> None:
         """Append an image's activations, which are copied; `path` names it in errors."""
@@ -85,14 +85,22 @@ class LayerShard:
 
     def _send(self) -> None:
         """Write, hash and sum the block; go on with the other one, once that is done with."""
-        block = self.block
+        block, (writing, hashing, summing) = self.block, self.threads
         data = block.bytes[: block.used].data
-        hashing, summing = self.threads
-        block.tasks = [hashing.submit(self.sha.update, data), summing.submit(self._sum, block.images)]
-        while data:
-            data = data[self.file.write(data) :]
+        block.tasks = [
+            writing.submit(self._write, data),
+            hashing.submit(self.sha.update, data),
+            summing.submit(self._sum, block.images),
+        ]
         self.block, self.other = self.other, block
         self.block.settle()
+
+    def _write(self, data: memoryview) -> None:
+        start = self.file.tell()
+        while data:
+            data = data[self.file.write(data) :]
+        if hasattr(os, "posix_fadvise"):  # begin to write to the disk now: fsync then takes 3 ms instead of 60
+            os.posix_fadvise(self.file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
 
     def _sum(self, images: list[tuple[np.ndarray, str]]) -> None:
         moments = by_role([acts for acts, _ in images], self.roles, self.codec.d_model)
@@ -101,10 +109,13 @@ class LayerShard:
                 check_finite(acts, acts, path)
         self.moments = merge_roles(self.moments, moments)
 
-    def commit(self) -> dict[str, Any]:
-        """Make the tar, its index and its moments appear; their entry of the manifest."""
+    def end(self) -> None:
+        """Send off what is left; the layers of a shard do so before the first of them is waited for."""
         self._reserve(len(tar.END))[:] = 0
         self._send()
+
+    def commit(self) -> dict[str, Any]:
+        """Make the tar, its index and its moments appear, after `end`; their entry of the manifest."""
         self.other.settle()
         os.fsync(self.file.fileno())
         self._close()

@@ -124,6 +124,8 @@ class RecordingWriter:
             shard = ShardWriter(self.examples_of(i), files, labelled=m.labels is not None)
             yield shard
             assert [row["index"] for row in shard.rows] == list(shard.examples), "every image once, in order"
+            for file in files.values():
+                file.end()
             record = {"examples": shard.rows, "shards": [files[layer].commit() for layer in m.layers]}
             if m.labels is not None:
                 undo.callback(labels_path(self.root, i).unlink, missing_ok=True)
