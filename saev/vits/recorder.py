@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,17 +15,11 @@ from saev.images.source import ImageSource
 from saev.shards import Manifest, RecordingWriter, fingerprint
 from saev.shards.lock import exclusive
 from saev.vits.filling import Filler
-from saev.vits.hooks import HOOKS
+from saev.vits.item import ItemLoader
 from saev.vits.plan import Plan, as_tuple
+from saev.vits.precheck import check_device, check_disk, check_knobs, parse_part, said_by
 from saev.vits.source import VitSource
-
-CHOICES = {
-    "hook": HOOKS,
-    "dtype": ("float16", "float32"),
-    "order": ("shuffled", "sorted"),
-    "on_error": ("skip", "stop"),
-    "autocast": ("bfloat16", "float16", False),
-}
+from saev.vits.talking import report, say
 
 
 @dataclass(kw_only=True)
@@ -53,15 +45,8 @@ class Recording:
 
     def check(self) -> None:
         """Raise ValueError, within seconds, for whatever can be known to go wrong; fetches the demo's files."""
-        for key, allowed in CHOICES.items():
-            if getattr(self, key) not in allowed:
-                choices = ", ".join(str(value).lower() for value in allowed)
-                raise ValueError(f"record.{key}={getattr(self, key)} is not known: choose {choices}.")
-        for key in ("batch_size", "n_workers", "shard_mb"):
-            if (value := getattr(self, key)) is not None and value <= 0:
-                raise ValueError(f"record.{key}={value} is too small: give a number above 0.")
-        if self.device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"record.device={self.device}: this machine has no CUDA GPU; use record.device=cpu.")
+        check_knobs(self)
+        check_device(self.device)
         parse_part(self.part)
         if not said_by(self.images.check) and self.complete():
             return  # what it was made with need not be there any more
@@ -129,11 +114,12 @@ class Recording:
             roles=plan.roles,
             d_model=plan.shape.d_model,
             dtype=self.dtype,
+            labels=plan.labelling.info() if plan.labelling else None,
         )
         pending = writer.pending(*part)
         say(console, self._summary(writer, pending))
         try:
-            skipped = self._filler().fill(writer, pending, console, progress) if pending else []
+            skipped = self._fill(writer, pending, console, progress) if pending else []
         except KeyboardInterrupt:
             left = f"{len(writer.pending(*part))} of {writer.n_shards} shards are left"
             say(console, f"Interrupted. {left}; the same command goes on from there.")
@@ -147,76 +133,43 @@ class Recording:
     def _device(self) -> str:
         return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
 
+    def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> list[str]:
+        filler = self._filler()
+        if writer.needs_calibration:
+            filler.calibrate(writer)
+        return filler.fill(writer, pending, console, progress)
+
     def _filler(self) -> Filler:
         half = self.autocast and self._device.startswith("cuda")
-        return Filler(
+        plan, backbone = self.plan, self.vit.load(self._device)
+        loader = ItemLoader(
             images=self.images,
-            backbone=self.vit.load(self._device),
-            order=self.plan.permutation(),
-            layers=self.plan.layers,
+            order=plan.permutation(),
+            transform=backbone.transform,
+            shape=plan.shape,
+            roles=plan.roles,
+            labelling=plan.labelling,
+            on_error=self.on_error,
+        )
+        return Filler(
+            loader=loader,
+            backbone=backbone,
+            shape=plan.shape,
+            layers=plan.layers,
             hook=self.hook,
-            roles=tuple(self.plan.roles),
-            dtype=getattr(torch, self.dtype),
+            roles=tuple(plan.roles),
+            dtype=torch.float16 if self.dtype == "float16" else torch.float32,
             autocast=getattr(torch, str(self.autocast)) if half else None,
             batch_size=self.batch_size,
             n_workers=self.n_workers or min(16, os.cpu_count() or 1),
-            on_error=self.on_error,
         )
 
     def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:
         plan, some = self.plan, len(pending) < writer.n_shards
+        most = "" if plan.shape.grid else "at most "
         resumed = f"; {len(pending)} of {writer.n_shards} shards are to do" if some else ""
         return (
-            f"Recording {plan.n_images:,} images ({self.images.name}) x {plan.n_tokens} tokens x {plan.shape.d_model} "
+            f"Recording {plan.n_images:,} images ({self.images.name}) x {most}{plan.n_tokens} tokens x {plan.shape.d_model} "
             f"of {self.vit.name}, layers {', '.join(map(str, plan.layers))}, on {self._device}: "
             f"{plan.n_bytes / 1e9:.2g} GB in {writer.root}{resumed}"
         )
-
-
-def said_by(check: Callable[[], None]) -> str | None:
-    """What a check complains of, or None."""
-    try:
-        return check()
-    except ValueError as error:
-        return str(error)
-
-
-def parse_part(part: str) -> tuple[int, int]:
-    """(number, of how many) of a part written i/n.
-
-    >>> parse_part("3/8")
-    (3, 8)
-    """
-    found = re.fullmatch(r"(\d+)/(\d+)", part)
-    if not found or not int(found[1]) < int(found[2]):
-        raise ValueError(f"record.part={part} is not a part: write i/n with i from 0 to n-1, e.g. record.part=0/8.")
-    return int(found[1]), int(found[2])
-
-
-def check_disk(root: Path, directory: Path, n_bytes: int) -> None:
-    """ValueError where `root` cannot be written, or has not the room for what `directory` still lacks of n_bytes."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            free = shutil.disk_usage(root).free
-    except OSError as error:
-        raise ValueError(f"record.root={root} cannot be written ({error.strerror}): choose another folder.") from error
-    needed = n_bytes - sum(file.stat().st_size for file in directory.glob("layer-*/*.tar"))
-    if needed > free:
-        raise ValueError(
-            f"record.root={root} has {free / 1e9:.3g} GB free, the recording needs {needed / 1e9:.3g} GB: choose "
-            "another disk (record.root=/big/disk), fewer layers, or record.dtype=float16."
-        )
-
-
-def report(console: Console, skipped: Sequence[str], shown: int = 10) -> None:
-    """List the images that could not be read."""
-    if skipped:
-        say(console, f"Skipped {len(skipped)} unreadable images (column `error` of examples.parquet lists them):")
-        for error in [*skipped[:shown], *([f"and {len(skipped) - shown} more"] if len(skipped) > shown else [])]:
-            say(console, f"  {error}")
-
-
-def say(console: Console, text: str) -> None:
-    """A line of plain text: paths and errors are full of brackets that rich would take for markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

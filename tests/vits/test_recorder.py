@@ -8,7 +8,7 @@ import torch
 from vits.micro_recordings import contents, recording
 
 from saev.images import FolderImages
-from saev.vits import MicroVit, recorder
+from saev.vits import MicroVit, precheck
 
 
 def test_a_complete_recording_is_returned_at_once(photos, tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_the_directory_is_named_by_meaning_alone(photos, tmp_path):
         ({"tokens": ["registers"]}, r"record\.tokens=\[registers\]: vit=micro has cls, patches"),
         ({"tokens": []}, r"record\.tokens=\[\]"),
         ({"hook": "middle"}, r"record\.hook=middle.*resid_post"),
-        ({"dtype": "float64"}, r"record\.dtype=float64.*float16, float32"),
+        ({"dtype": "float64"}, r"record\.dtype=float64.*float16, float32, int8"),
         ({"order": "random"}, r"record\.order=random.*shuffled"),
         ({"on_error": "ignore"}, r"record\.on_error=ignore.*skip, stop"),
         ({"autocast": True}, r"record\.autocast=True.*bfloat16"),
@@ -88,7 +88,7 @@ def test_missing_images_and_weights_are_told_at_once(tmp_path):
 def test_a_disk_that_is_too_small_is_refused_before_the_start(photos, tmp_path, monkeypatch):
     needed = recording(photos, tmp_path).plan.n_bytes
     disk = {"free": needed - 1}
-    monkeypatch.setattr(recorder.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, disk["free"]))
+    monkeypatch.setattr(precheck.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, disk["free"]))
     with pytest.raises(ValueError, match=r"record\.root=.* GB free.*record\.dtype=float16"):
         recording(photos, tmp_path).run(False)
     disk["free"] = needed

@@ -1,0 +1,81 @@
+"""One image on its way into a recording: its pixels, its line of the table and its tokens' labels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float16, UInt16
+from torch import Tensor
+
+from saev.images.patch_labels import VOID, Labelling, patch_labels
+from saev.images.source import ImageSource
+from saev.vits.shape import VitShape
+from saev.vits.sizing import Transform
+
+GRID, UNKNOWN = ("grid_h", "grid_w"), (None, None)
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image: its number in the recording, its line of the table, its pixels or why there are none."""
+
+    index: int
+    row: dict[str, Any]
+    grid: tuple[int, int] | None = None
+    pixels: Tensor | None = None
+    labels: UInt16[np.ndarray, " tokens"] | None = None
+    shares: Float16[np.ndarray, " tokens"] | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ItemLoader:
+    """Image by place in the recording, called in loader threads; `order[i]` is the image that stands at place i."""
+
+    images: ImageSource
+    order: np.ndarray
+    transform: Transform
+    shape: VitShape
+    roles: dict[str, int]
+    labelling: Labelling | None
+    on_error: str
+
+    def __call__(self, index: int) -> Item:
+        """Decode, resize and label the image at place `index`."""
+        image, grid = int(self.order[index]), self.shape.grid
+        path = self.images.paths()[image]
+        row = {"key": path, "path": path, "width": None, "height": None} | dict(zip(GRID, grid or UNKNOWN, strict=True))
+        row |= self.images.labels(image)
+        try:
+            picture = self.images.open(image)
+            width, height = picture.size
+            grid = self.shape.grid_of(width, height)
+            labels, shares = self.labels(image, width, height, grid) if self.labelling else (None, None)
+            pixels = self.transform(picture)
+        except Exception as error:  # whatever a decoder raises on a broken file is that file's error
+            if self.on_error == "stop":
+                raise ValueError(
+                    f"image {path} of images={self.images.name} cannot be read ({error}): replace it, or skip such "
+                    "images with record.on_error=skip."
+                ) from error
+            return Item(index, row, error=f"{path}: {error}")
+        row |= {"width": width, "height": height} | dict(zip(GRID, grid, strict=True))
+        return Item(index, row, grid, pixels, labels, shares)
+
+    def labels(
+        self, image: int, width: int, height: int, grid: tuple[int, int]
+    ) -> tuple[UInt16[np.ndarray, " tokens"], Float16[np.ndarray, " tokens"]]:
+        """Label and share of each stored token; all void where the image has no mask."""
+        assert self.labelling is not None
+        special = sum(n for role, n in self.roles.items() if role != "patches")
+        n_tokens = special + grid[0] * grid[1]
+        labels, shares = np.full(n_tokens, VOID, np.uint16), np.zeros(n_tokens, np.float16)
+        mask = self.images.mask(image)
+        if mask is not None:
+            if mask.shape != (height, width):
+                raise ValueError(
+                    f"its mask has {mask.shape[1]} x {mask.shape[0]} pixels, the picture {width} x {height}"
+                )
+            seen = self.transform.mask(mask)
+            labels[special:], shares[special:] = patch_labels(seen, grid, self.labelling)
+        return labels, shares
