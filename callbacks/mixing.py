@@ -1,25 +1,61 @@
 """How well the stream is shuffled, beside a perfect shuffle of the same data."""
 
+from typing import Any
+
 import lightning as L
 import torch
+from torch import Tensor
 
 from callbacks.when import due
-from saev.metrics.mixing import batch_entropy, expected_entropy, mates
+from saev.metrics.mixing import batch_entropy, expected_entropy, expected_mates, mates
+from saev.shards.selection import per_image, per_label, per_position
 from saev.training.bank_module import BankModule
 
 
 class Mixing(L.Callback):
-    """Adds `image_entropy` (bits), its share of a perfect shuffle's, and `image_mates` (other tokens of one's image)."""
+    """Adds `<group>_entropy` (bits) and `<group>_entropy_share` of a perfect shuffle's, at logging steps.
+
+    Groups are images, token positions, the images' classes and the patches' labels, as far as the dataset has them; for
+    images also `image_mates`, the other tokens of one's image in a batch, and `image_mates_perfect`.
+    """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        plan = trainer.datamodule.stream(trainer.datamodule.train_examples).plan  # type: ignore[attr-defined]
-        per_image = torch.from_numpy(plan.stop - plan.start)
-        self.perfect = expected_entropy(per_image, min(plan.batch_size, plan.n_tokens))
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        stream = data.stream(data.train_examples)
+        runs, batch = stream.plan.runs, min(stream.plan.batch_size, stream.n_tokens)
+        images = per_image(runs, len(stream.tokens))
+        groups = {"image": images, "position": per_position(runs)}
+        self.classes = classes_of(data.store)
+        if self.classes is not None:
+            groups["class"] = torch.bincount(self.classes, torch.from_numpy(images).double())
+        if stream.labels is not None:
+            groups["label"] = per_label(runs, stream.tokens, stream.labels)
+        populations = {group: torch.as_tensor(counts).long() for group, counts in groups.items()}
+        self.perfect = {group: expected_entropy(counts, batch) for group, counts in populations.items()}
+        self.perfect_mates = expected_mates(populations["image"], batch)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         if not due(trainer):
             return
-        entropy, n = batch_entropy(batch["example"]), len(pl_module.bank)
-        pl_module.latest["image_entropy"] = [entropy] * n
-        pl_module.latest["image_entropy_share"] = [entropy / self.perfect if self.perfect else 1.0] * n
-        pl_module.latest["image_mates"] = [mates(batch["example"])] * n
+        ids = {"image": batch["example"], "position": batch["token"].long()}
+        if self.classes is not None:
+            ids["class"] = self.classes.to(batch["example"].device)[batch["example"]]
+        if "label" in batch:
+            ids["label"] = batch["label"].long()
+        found: dict[str, Tensor | float] = {
+            "image_mates": mates(batch["example"]),
+            "image_mates_perfect": self.perfect_mates,
+        }
+        for group, values in ids.items():
+            entropy, perfect = batch_entropy(values), self.perfect[group]
+            found[f"{group}_entropy"] = entropy
+            found[f"{group}_entropy_share"] = entropy / perfect if perfect else 1.0
+        for name, value in found.items():
+            pl_module.latest[name] = [value] * len(pl_module.bank)
+
+
+def classes_of(store: Any) -> Tensor | None:
+    """The class of each image as a number, where examples.parquet has the column `class`."""
+    if "class" not in store.examples.columns:
+        return None
+    return torch.from_numpy(store.examples["class"].cast(str).rank("dense").fill_null(0).to_numpy().astype("int64"))

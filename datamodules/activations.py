@@ -3,9 +3,8 @@
 recording (once) -> ActivationStore -> train / held-out images -> TokenStream -> prefetch thread -> batches
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import lightning as L
@@ -14,8 +13,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from datamodules.prefetch import prefetch
+from datamodules.batches import Batches
+from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
+from saev.shards.split import split_images
+
+READERS = ("auto", "mapped", "streamed")
+SEQUENTIAL_BATCHES = 4  # in a window that is not shuffled: enough to read ahead
 
 
 class Recordable(Protocol):
@@ -27,37 +31,24 @@ class Recordable(Protocol):
     def run(self) -> Any: ...
 
 
-class Batches:
-    """An iterable over a stream's batches as tensors; without a length, as Lightning reads ahead of sized loaders."""
-
-    def __init__(self, make: functools.partial, depth: int, pin: bool):
-        self.make, self.depth, self.pin = make, depth, pin
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return prefetch(self._made(), self.depth)
-
-    def _made(self) -> Iterator[dict[str, Any]]:
-        with contextlib.closing(self.make()) as batches:  # so that closing the iterator closes the files
-            for batch in batches:
-                yield self._tensors(batch)
-
-    def _tensors(self, batch: dict[str, Any]) -> dict[str, Any]:
-        tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in batch.items()}
-        return {key: v.pin_memory() if self.pin and torch.is_tensor(v) else v for key, v in tensors.items()}
-
-
 class ActivationDataModule(L.LightningDataModule):
-    """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "step"} of one layer.
+    """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "label" [batch] if there are any, "step"}.
 
     Args:
-        dataset: a recorded directory; None to record what `recording` describes (or to find it recorded).
+        dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to record
+            what `recording` describes (or to find it recorded).
         layer: block index, negative ones counted from the last block recorded.
         tokens: patch, cls, special (cls and registers) or all.
+        ignore_labels: leave out tokens with these patch labels (65535: those without one).
         batch_size: tokens per batch and process.
         n_tokens: tokens of the training run over all processes, in as many epochs as that takes; None: one epoch.
+        subset_tokens: train on so many different tokens only, of images drawn at random; larger subsets hold smaller ones.
         val_share: share of the images held out for validation, at least one image.
         val_tokens: at most so many held-out tokens per validation (whole images; None: all).
-        window, stripe, depth: the stream's mixing window and stripe in tokens, batches made ahead.
+        reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
+        readers: threads that read; they change the speed, never the order.
+        pool: tokens in memory to mix from; beside it there are `depth` batches made ahead.
+        stripe: tokens of an image that stay together in the pool (reader=mapped).
     """
 
     def __init__(
@@ -67,11 +58,15 @@ class ActivationDataModule(L.LightningDataModule):
         batch_size: int,
         recording: Recordable | None = None,
         tokens: str = "patch",
+        ignore_labels: Sequence[int] = (),
         n_tokens: int | None = None,
+        subset_tokens: int | None = None,
         val_share: float = 0.1,
         val_tokens: int | None = None,
         seed: int = 0,
-        window: int = 1 << 19,
+        reader: str = "auto",
+        readers: int = 2,
+        pool: int = 1 << 20,
         stripe: int = 32,
         depth: int = 2,
     ):
@@ -84,12 +79,26 @@ class ActivationDataModule(L.LightningDataModule):
             )
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: give a positive number of tokens.")
+        if pool < 4 * batch_size:
+            raise ValueError(
+                f"datamodule.pool={pool} is too small to mix batches of batch_size={batch_size}: give at least {4 * batch_size}."
+            )
+        if reader not in READERS:
+            raise ValueError(f"datamodule.reader={reader}: choose one of {', '.join(READERS)}.")
+        for key, value, least in (("readers", readers, 1), ("depth", depth, 0), ("stripe", stripe, 1)):
+            if value < least:
+                raise ValueError(f"datamodule.{key}={value}: give at least {least}.")
+        if subset_tokens is not None and subset_tokens < batch_size:
+            raise ValueError(f"subset_tokens={subset_tokens} is less than batch_size={batch_size}: give more tokens.")
         self.dataset, self.recording, self.layer, self.tokens = dataset, recording, layer, tokens
         self.batch_size, self.n_tokens, self.val_share, self.val_tokens = batch_size, n_tokens, val_share, val_tokens
-        self.seed, self.depth = seed, depth
-        self.sizes = {"window": window, "stripe": stripe}
+        self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
+        self.seed, self.reader, self.readers, self.depth = seed, reader, readers, depth
+        self.sizes = {"pool": pool, "stripe": stripe}
         self.consumed = 0  # batches of this process, over all epochs: the whole state of the stream
         self.store: ActivationStore | None = None
+        self.streams: dict[tuple[Any, ...], TokenStream] = {}  # finding out what is selected may take seconds
+        self.in_flight = InFlight()
 
     def prepare_data(self) -> None:
         """Record the dataset where it is not there (resuming what was interrupted)."""
@@ -103,26 +112,19 @@ class ActivationDataModule(L.LightningDataModule):
         # every process asks, so that none needs what prepare_data found out; run() returns at once now
         root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
         store = ActivationStore(root)
+        if self.reader == "auto":
+            self.reader = "streamed" if store.location.remote else "mapped"
         self.layer = store.resolve_layer(self.layer)
+        store.labels_for(self.ignore_labels)
         self.store = store
-        self.train_examples, self.val_examples = self.split()
-        self.n_steps()
-
-    def split(self) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
-        """Disjoint training and held-out image numbers; the same for every seed of the run (drawn with a seed of 0)."""
-        assert self.store is not None
-        readable = np.flatnonzero(self.store.offsets(self.layer)[:, 2])
-        order = np.random.default_rng(0).permutation(readable)
-        n_val = max(1, round(self.val_share * len(readable)))
-        if n_val >= len(readable):
-            raise ValueError(
-                f"{self.store.root} has {len(readable)} readable images, too few to hold some out: record more."
+        shard = store.shard_of(self.layer) if self.reader == "streamed" else None
+        try:
+            self.train_examples, self.val_examples = split_images(
+                store.tokens_per_image(self.layer), self.val_share, self.val_tokens, shard
             )
-        val = order[:n_val]
-        if self.val_tokens is not None:
-            tokens = np.cumsum(self.store.offsets(self.layer)[val, 2])
-            val = val[: max(1, int(np.searchsorted(tokens, self.val_tokens, "right")))]
-        return np.sort(order[n_val:]), np.sort(val)
+        except ValueError as error:
+            raise ValueError(f"dataset={store.location.root}: {error}") from error
+        self.n_steps()
 
     @property
     def world(self) -> int:
@@ -140,7 +142,7 @@ class ActivationDataModule(L.LightningDataModule):
         if self.batch_size * world > stream.n_tokens:
             raise ValueError(
                 f"batch_size={self.batch_size} (times {world} processes) is larger than the {stream.n_tokens} training tokens "
-                f"of {stream.store.root}: lower batch_size or record more images."
+                f"of {stream.store.location.root}: lower batch_size or record more images."
             )
         if self.n_tokens is None:
             return stream.n_batches
@@ -150,33 +152,52 @@ class ActivationDataModule(L.LightningDataModule):
         self, examples: Int64[np.ndarray, " images"], shuffle: bool = True, world: int | None = None
     ) -> TokenStream:
         """The stream over the given images as this process sees it (or would, were there `world` of them)."""
+        window = (self.sizes["pool"] - 2 * self.batch_size) // 2  # whatever `depth` is: the order depends on it
+        key = (id(examples), shuffle, self.rank, world or self.world, self._on_gpu)
+        if key not in self.streams:
+            self.streams[key] = self._stream(
+                examples,
+                self.batch_size,
+                window=window if shuffle else SEQUENTIAL_BATCHES * self.batch_size,
+                limit=self.subset_tokens if shuffle else None,
+                shuffle=shuffle,
+                rank=self.rank,
+                world=world or self.world,
+            )
+        return self.streams[key]
+
+    def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None, "setup() comes first"
         return TokenStream(
-            self.store, self.layer, self.batch_size, examples, self.tokens, self.seed, shuffle,
-            rank=self.rank, world=world or self.world, **self.sizes,
+            self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.sizes["stripe"],
+            ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
+            allocate=pinned if self._on_gpu else np.empty, **kwargs,
         )  # fmt: skip
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:
         """About `n_tokens` shuffled training tokens (at most an epoch), to initialise from; the same for every rank."""
-        assert self.store is not None, "setup() comes first"
-        stream = TokenStream(
-            self.store, self.layer, n_tokens, self.train_examples, self.tokens, self.seed, window=n_tokens
-        )
+        stream = self._stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
         return torch.from_numpy(next(stream.batches(0, 1))["acts"]).float()
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches from the first one not consumed yet, without end."""
-        return self._batches(functools.partial(self.stream(self.train_examples).batches, self.consumed))
+        return Batches(functools.partial(self.stream(self.train_examples).batches, self.consumed), self.depth)
 
     def val_dataloader(self) -> Batches:
         """The held-out images' batches in order, once."""
         stream = self.stream(self.val_examples, shuffle=False)
-        return self._batches(functools.partial(stream.batches, 0, stream.n_batches))
+        return Batches(functools.partial(stream.batches, 0, stream.n_batches), self.depth)
 
-    def _batches(self, make: functools.partial) -> Batches:
-        return Batches(
-            make, self.depth, pin=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        )
+    @property
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Copy without waiting; the pinned original is held, so not recycled, until the copy has been made."""
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if device.type == "cuda":
+            self.in_flight.hold(batch)
+        return moved
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Count a training batch as consumed when it is handed to the step, not when it is read ahead."""
@@ -191,9 +212,9 @@ class ActivationDataModule(L.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the next batch; ValueError where the stream is not the one that was interrupted."""
         for key, value in self._identity().items():
-            if state[key] != value:
+            if state.get(key) != value:
                 raise ValueError(
-                    f"the checkpoint's stream had {key}={state[key]}, this run has {key}={value}: resume with the same setting, "
+                    f"the checkpoint's stream had {key}={state.get(key)}, this run has {key}={value}: resume with the same setting, "
                     "or start a new run without ckpt_path."
                 )
         self.consumed = state["consumed"]
@@ -204,7 +225,11 @@ class ActivationDataModule(L.LightningDataModule):
             "dataset": self.store.manifest.fingerprint,
             "layer": self.layer,
             "tokens": self.tokens,
+            "ignore_labels": list(self.ignore_labels),
+            "subset_tokens": self.subset_tokens,
+            "reader": self.reader,
             "batch_size": self.batch_size,
+            "val_share": self.val_share,
             "seed": self.seed,
             "processes": self.world,
             **self.sizes,

@@ -1,29 +1,57 @@
 """Shuffled batches of tokens at memory speed: large ordered reads into two windows, one gather per batch.
 
-    EpochPlan ──span──▶ window (read by one thread while the other window is drawn from) ──gather──▶ batches
+    EpochPlan ──span──▶ window (read by threads while the other window is drawn from) ──gather──▶ batches
 
 The stream is a plain function of the number of batches consumed, so that number is all a checkpoint needs.
 """
 
-import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64, Shaped
 
-from saev.shards.plan import EpochPlan, Span
+from saev.shards.buffers import Allocate, Buffers
+from saev.shards.mapped import MappedRows
+from saev.shards.plan import EpochPlan
 from saev.shards.reader import ActivationStore
+from saev.shards.selection import positions, select
+from saev.shards.streamed import StreamedRows
+
+Reader = Literal["mapped", "streamed"]
+
+
+class Window(NamedTuple):
+    """Tokens in memory, what they are, and the order in which they leave."""
+
+    rows: Shaped[np.ndarray, "tokens width"]
+    example: Int32[np.ndarray, " tokens"]
+    token: Int32[np.ndarray, " tokens"]
+    label: np.ndarray | None
+    edges: Int64[np.ndarray, " batches_plus_1"]
+    order: Int32[np.ndarray, " tokens"]
 
 
 class TokenStream:
     """Batches of one layer's tokens; all sizes in tokens.
 
-    `batches(start)` yields {"acts": [batch, d_model] in the stored dtype, "example": int64 [batch],
-    "token": int32 [batch], "step": int} for step = start, start + 1, ... through as many epochs as one asks for. A token
-    is numbered within its image's stored tokens.
+    `batches(start)` yields {"acts": [batch, d_model], "example": int64 [batch], "token": int32 [batch], "label": uint16
+    [batch] if the dataset has labels, "step": int} for step = start, start + 1, ... through as many epochs as one asks
+    for. Activations come in the stored dtype (float32 for int8 storage). A token is numbered within its image's stored
+    tokens.
+
+    Args:
+        examples: the images to take (None: all), in the order in which `limit` takes them.
+        tokens: the roles to take: patch, cls, special or all.
+        ignore_labels: leave out tokens with these labels (65535: unlabelled ones).
+        limit: take at most so many tokens.
+        window: tokens read and mixed at a time; two windows are in memory.
+        stripe: tokens of an image that stay together in a window.
+        reader: mapped (random access to local files) or streamed (shards in a random order, each from its beginning).
+        readers: threads that read.
+        rank, world: this process, and how many share the stream.
     """
 
     def __init__(
@@ -39,16 +67,21 @@ class TokenStream:
         stripe: int = 32,
         rank: int = 0,
         world: int = 1,
+        ignore_labels: Collection[int] = (),
+        limit: int | None = None,
+        reader: Reader = "mapped",
+        readers: int = 1,
+        allocate: Allocate = np.empty,
     ):
-        self.store, self.layer, self.rank = store, layer, rank
-        self.offsets = store.offsets(layer)
-        chosen = np.arange(len(self.offsets)) if examples is None else np.sort(examples)
-        chosen = chosen[self.offsets[chosen, 2] > 0]
-        start, stop = store.role_slice(tokens)
-        stops = self.offsets[chosen, 2] if stop < 0 else np.full(len(chosen), stop)
-        starts = np.full(len(chosen), start)
-        self.plan = EpochPlan(chosen, starts, stops, batch_size, window, stripe, seed, shuffle, world)
-        self.dtype = np.dtype(store.manifest.dtype)
+        self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
+        self.codec, self.allocate = store.codec(layer), allocate
+        self.tokens = store.tokens_per_image(layer)
+        self.labels = store.labels_for(ignore_labels)
+        chosen = np.arange(len(self.tokens)) if examples is None else examples
+        runs = select(self.tokens, chosen, store.role_slice(tokens), self.labels, ignore_labels, limit)
+        order = "sequential" if not shuffle else "stripes" if reader == "mapped" else "shards"
+        shard = store.shard_of(layer)[runs.example] if order == "shards" else None
+        self.plan = EpochPlan(runs, batch_size, window, order, stripe, seed, world, shard)
 
     @property
     def n_tokens(self) -> int:
@@ -62,82 +95,83 @@ class TokenStream:
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
         """Batches start, start + 1, ... (stop excluded; for ever without one), the next window being read meanwhile."""
-        per_window = self.plan.batches_per_window
-        epoch, within = divmod(start, self.n_batches)
-        window, skip = divmod(within, per_window)
-        files = OpenFiles(self.store.shard_paths(self.layer))
-        largest = per_window * -(-self.n_tokens // (self.n_batches * self.plan.world)) + 1
-        largest = min(largest, self.n_tokens)
-        buffers = [np.empty((largest, self.store.d_model), self.dtype) for _ in range(2)]
-        step, turn = start, 0
+        plan, closing = self.plan, threading.Event()
+        width, dtype = self.codec.stored_shape_dtype
+        largest = min(plan.batches_per_window * plan.largest_batch + 1, self.n_tokens)
+        windows = Buffers((largest, width), dtype, most=2)
+        batches = Buffers((plan.largest_batch, self.store.d_model), self.codec.decoded_dtype, allocate=self.allocate)
+        first = np.cumsum(self.tokens) - self.tokens
+        rows = self._rows(closing)
+        step, (number, skip) = start, divmod(start % self.n_batches, plan.batches_per_window)
+        at = (start // self.n_batches, number)
         with ThreadPoolExecutor(1, "window") as pool:
             try:
-                ahead = pool.submit(self._read, files, epoch, window, buffers[turn])
+                ahead = pool.submit(self._read, rows, at, windows, first)
                 while stop is None or step < stop:
-                    acts, example, token, edges, order = ahead.result()
-                    following = (epoch, window + 1) if window + 1 < self.plan.n_windows else (epoch + 1, 0)
-                    if stop is None or step + len(edges) - 1 - skip < stop:
-                        ahead = pool.submit(self._read, files, *following, buffers[1 - turn])
-                    for low, high in zip(edges[skip:-1], edges[skip + 1 :], strict=True):
+                    window = ahead.result()
+                    at = (at[0], at[1] + 1) if at[1] + 1 < plan.n_windows else (at[0] + 1, 0)
+                    if stop is None or step + len(window.edges) - 1 - skip < stop:
+                        ahead = pool.submit(self._read, rows, at, windows, first)
+                    for low, high in zip(window.edges[skip:-1], window.edges[skip + 1 :], strict=True):
                         if stop is not None and step >= stop:
                             return
-                        rows = order[low:high]
-                        yield {
-                            "acts": np.take(acts, rows, axis=0),
-                            "example": example[rows],
-                            "token": token[rows],
-                            "step": step,
-                        }
+                        yield {**self._batch(window, window.order[low:high], batches), "step": step}
                         step += 1
-                    (epoch, window), skip, turn = following, 0, 1 - turn
+                    skip = 0
+                    del window
             finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-                files.close()
+                closing.set()
+                rows.interrupt()
+                pool.shutdown(cancel_futures=True)
+                rows.close()
 
-    def _read(self, files: "OpenFiles", epoch: int, window: int, buffer: np.ndarray):
-        span = self.plan.span(epoch, window, self.rank)
-        lengths = span.stop - span.start
-        n = int(span.edges[-1])
-        self._fill(files, span, buffer[:n])
-        example = np.repeat(span.example, lengths)
-        first = np.cumsum(lengths) - lengths
-        token = (np.arange(n) - np.repeat(first - span.start, lengths)).astype(np.int32)
-        return buffer[:n], example, token, span.edges, self.plan.permutation(epoch, window, self.rank, n)
+    def _rows(self, closing: threading.Event) -> MappedRows | StreamedRows:
+        if self.reader == "mapped":
+            paths, offsets = self.store.shard_paths(self.layer), self.store.offsets(self.layer)
+            return MappedRows(paths, offsets, self.codec.row_bytes, closing.is_set, self.readers)
+        shard = self.store.shard_of(self.layer)
+        return StreamedRows(
+            self.store.shard_urls(self.layer), shard, places(shard, self.tokens), self.tokens, closing.is_set, self.readers
+        )  # fmt: skip
 
-    def _fill(self, files: "OpenFiles", span: Span, buffer: np.ndarray) -> None:
-        width = self.store.d_model * self.dtype.itemsize
-        shards, offsets = self.offsets[span.example, 0], self.offsets[span.example, 1]
-        starts = (offsets + span.start * width).tolist()
-        sizes = ((span.stop - span.start) * width).tolist()
-        target, at = buffer.view(np.uint8).reshape(-1).data, 0
-        for shard, start, size in zip(shards.tolist(), starts, sizes, strict=True):
-            got = os.preadv(files.get(shard), [target[at : at + size]], start)
-            if got != size:
-                path = self.store.shard_paths(self.layer)[shard]
-                raise ValueError(
-                    f"{path} ends at byte {start + got}: it was cut off while in use; restore it or record it again."
-                )
-            at += size
+    def _read(
+        self, rows: MappedRows | StreamedRows, at: tuple[int, int], windows: Buffers, first: np.ndarray
+    ) -> Window:
+        runs, edges = self.plan.span(*at, self.rank)
+        n = int(edges[-1])
+        buffer = windows.take()[:n]
+        rows.fill(runs, buffer)
+        run, token = positions(runs)
+        example = runs.example[run]
+        label = None if self.labels is None else self.labels[first[example] + token]
+        order = self.plan.permutation(*at, self.rank, n)
+        return Window(buffer, example.astype(np.int32), token.astype(np.int32), label, edges, order)
+
+    def _batch(self, window: Window, order: Int32[np.ndarray, " batch"], buffers: Buffers) -> dict[str, Any]:
+        rows = order.astype(np.intp)
+        batch = {
+            "acts": self._gather(window.rows, rows, buffers.take()[: len(rows)]),
+            "example": window.example[rows].astype(np.int64),
+            "token": window.token[rows],
+        }
+        return batch if window.label is None else {**batch, "label": window.label[rows]}
+
+    def _gather(self, stored: np.ndarray, rows: np.ndarray, out: np.ndarray) -> np.ndarray:
+        if self.codec.decoded_dtype == stored.dtype:
+            return np.take(stored, rows, axis=0, out=out, mode="clip")  # clip: the mode that writes to `out` directly
+        return self.codec.decode(stored[rows], out)
 
 
-class OpenFiles:
-    """File descriptors of a layer's shards, opened when needed; at most MOST at a time, as processes may have few."""
+def places(
+    shard: Int64[np.ndarray, " n_examples"], tokens: Int64[np.ndarray, " n_examples"]
+) -> Int64[np.ndarray, " n_examples"]:
+    """The place of each image among its shard's members; unreadable images (0 tokens) have no member.
 
-    MOST = 128
-
-    def __init__(self, paths: list[Path]):
-        self.paths = paths
-        self.open: dict[int, int] = {}  # in order of opening
-
-    def get(self, shard: int) -> int:
-        """The descriptor of a shard."""
-        if shard not in self.open:
-            if len(self.open) >= self.MOST:
-                os.close(self.open.pop(next(iter(self.open))))
-            self.open[shard] = os.open(self.paths[shard], os.O_RDONLY)
-        return self.open[shard]
-
-    def close(self) -> None:
-        """Close what is open."""
-        while self.open:
-            os.close(self.open.popitem()[1])
+    >>> places(np.array([0, 0, 0, 1, 1]), np.array([4, 0, 4, 4, 4]))
+    array([0, 0, 1, 0, 1])
+    """
+    readable = np.flatnonzero(tokens)
+    place = np.zeros(len(tokens), np.int64)
+    _, begins, inverse = np.unique(shard[readable], return_index=True, return_inverse=True)
+    place[readable] = np.arange(len(readable)) - begins[inverse]
+    return place

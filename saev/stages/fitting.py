@@ -153,7 +153,7 @@ def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:
     assert data.store is not None
     manifest = data.store.manifest
     return {
-        "dataset": data.store.root.name,
+        "dataset": data.store.name,
         "dataset_fingerprint": manifest.fingerprint,
         "vit": manifest.meaning.get("vit"),
         "images": manifest.meaning.get("images"),

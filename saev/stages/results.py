@@ -1,5 +1,6 @@
 """The end of a run: results.parquet and results.csv with a row per SAE, report.html, and what is printed."""
 
+import logging
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from datamodules import ActivationDataModule
 from saev.checkpoint import load
 from saev.visuals.report import write_report
 from saev.visuals.table import results_table
+
+log = logging.getLogger(__name__)
 
 
 def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -72,10 +75,14 @@ def report(
     # of a dataset given by its directory nobody knows where the images are now
     images, vit = (data.recording.images, data.recording.vit) if data.recording is not None else (None, None)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    remote = data.store.location.remote
+    if remote:
+        log.warning("report.html shows no images: %s is remote, its images cannot be read one by one", data.store.name)
+    members = [] if remote else [row["member"] for row in rows]
     return write_report(
         directory / "report.html",
         rows,
-        {row["member"]: load(directory / "saes" / row["member"], device) for row in rows},
+        {member: load(directory / "saes" / member, device) for member in members},
         store=data.store,
         layer=data.layer,
         tokens=data.tokens,

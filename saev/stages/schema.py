@@ -26,8 +26,10 @@ class TrainSchema:
     dataset: str | None = None
     layer: int = 0
     tokens: str = "patch"
+    ignore_labels: list[int] = dataclasses.field(default_factory=list)
     batch_size: int = 16384
     n_tokens: int | None = None
+    subset_tokens: int | None = None
     normalise: str = "scalar"
     data_seed: int = 0
 

@@ -10,6 +10,7 @@ from saev.shards.reader import ROLES
 BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "batch_size": (1, None),
     "n_tokens": (1, None),
+    "subset_tokens": (1, None),
     "log_every": (1, None),
     "val_every": (1, None),
     "warmup": (0, None),

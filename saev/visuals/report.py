@@ -130,7 +130,7 @@ def facts(
     backbone = ", ".join(str(part) for part in (vit.get("name"), vit.get("arch"), size) if part)
     stored = ", ".join(f"{count} {role}" for role, count in roles.items() if count > 0)
     found = [
-        ("Images", f"{images.get('name', store.root.name)}, {whole(store.manifest.n_examples)} photos"),
+        ("Images", f"{images.get('name', store.name)}, {whole(store.manifest.n_examples)} photos"),
         ("Backbone", backbone),
         ("Activations", f"block {layer} ({meaning.get('hook', 'resid_post')}), {store.d_model} dimensions"),
         ("Tokens", f"{tokens}; stored per image: {stored}" if stored else tokens),

@@ -10,7 +10,7 @@ from saev.shards import ActivationStore
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
-    return record(tmp_path_factory.mktemp("dm") / "data", layers=(1, 3), skipped=(5,))
+    return record(tmp_path_factory.mktemp("dm") / "data", layers=(1, 3), skipped=(5,), labels=True)
 
 
 def make(dataset, **kw):
@@ -19,12 +19,12 @@ def make(dataset, **kw):
     return data
 
 
-def test_split_is_by_image_and_the_same_for_every_seed(dataset):
-    data = make(dataset, val_share=0.25)
-    train, val = data.split()
+@pytest.mark.parametrize("reader", ["mapped", "streamed"])
+def test_split_is_by_image_and_the_same_for_every_seed(dataset, reader):
+    data = make(dataset, val_share=0.25, reader=reader)
+    train, val = data.train_examples, data.val_examples
     assert not set(train) & set(val) and len(train) + len(val) == 39 and len(val) == 10
-    other = make(dataset, val_share=0.25, seed=9).split()
-    assert other[1].tolist() == val.tolist()
+    assert make(dataset, val_share=0.25, reader=reader, seed=9).val_examples.tolist() == val.tolist()
 
 
 def test_held_out_tokens_come_once_and_whole_images(dataset):
@@ -53,7 +53,21 @@ def test_state_is_what_was_consumed(dataset):
     stream.close()
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"batch_size": 32}, {"layer": 3}, {"tokens": "all"}, {"window": 64}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"batch_size": 32},
+        {"layer": 3},
+        {"tokens": "all"},
+        {"pool": 4096},
+        {"stripe": 4},
+        {"val_share": 0.2},
+        {"ignore_labels": [1]},
+        {"subset_tokens": 100},
+        {"reader": "streamed"},
+    ],
+)
 def test_a_state_of_another_stream_is_refused(dataset, change):
     state = make(dataset).state_dict()
     with pytest.raises(ValueError, match=f"{next(iter(change))}="):
@@ -81,11 +95,15 @@ def test_steps_make_up_the_tokens(dataset):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"batch_size": 10**6}, r"batch_size=1000000 .* is larger than the 560 training tokens"),
+        ({"batch_size": 10**6, "pool": 10**7}, r"batch_size=1000000 .* is larger than the 560 training tokens"),
         ({"batch_size": 0}, "batch_size=0: give a positive number"),
         ({"layer": 2}, r"layer=2 is not in .*recorded: \[1, 3\]"),
         ({"tokens": "head"}, "tokens=head: choose one of"),
         ({"val_share": 1.5}, r"val_share=1\.5"),
+        ({"pool": 200}, r"datamodule\.pool=200 is too small .* give at least 256"),
+        ({"reader": "fast"}, r"datamodule\.reader=fast: choose one of auto, mapped, streamed"),
+        ({"readers": 0}, r"datamodule\.readers=0: give at least 1"),
+        ({"subset_tokens": 10}, r"subset_tokens=10 is less than batch_size=64"),
     ],
 )
 def test_wrong_settings_are_named(dataset, change, message):
@@ -120,3 +138,39 @@ def test_prepare_data_records_what_is_missing(tmp_path):
     data.prepare_data()
     data.setup("fit")
     assert data.store.root == ActivationStore(tmp_path / "d").root
+
+
+def test_ignored_labels_and_subsets(dataset):
+    data = make(dataset, ignore_labels=[0, 1], subset_tokens=128)
+    batches = epoch(data)
+    assert sum(len(b["acts"]) for b in batches) == 128
+    assert {int(v) for b in batches for v in b["label"].long()} == {2, 3}
+    assert {int(v) for b in data.val_dataloader() for v in b["label"].long()} == {2, 3}
+
+
+def epoch(data):
+    stream = iter(data.train_dataloader())
+    batches = [next(stream) for _ in range(data.stream(data.train_examples).n_batches)]
+    stream.close()
+    return batches
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+@pytest.mark.parametrize("readers", [1, 3])
+def test_order_does_not_depend_on_threads(dataset, depth, readers):
+    one, other = epoch(make(dataset)), epoch(make(dataset, depth=depth, readers=readers))
+    assert all(
+        torch.equal(a["acts"], b["acts"]) and torch.equal(a["token"], b["token"])
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_streams_are_made_once(dataset):
+    data = make(dataset)
+    assert data.stream(data.train_examples) is data.stream(data.train_examples)
+    assert data.stream(data.train_examples, world=2) is not data.stream(data.train_examples)
+
+
+def test_no_memory_is_shared_between_batches_that_are_kept(dataset):
+    batches = epoch(make(dataset, depth=3))
+    assert len({b["acts"].data_ptr() for b in batches}) == len(batches)

@@ -4,18 +4,25 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from recordings import record
+from recordings import labels_of, record
 
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, TokenStream, plan
+from saev.shards.mapped import OpenFiles
 from saev.shards.plan import EpochPlan
-from saev.shards.stream import OpenFiles
+from saev.shards.selection import Runs, positions
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return ActivationStore(record(tmp_path_factory.mktemp("stream") / "data", skipped=(5,)))
+    return ActivationStore(record(tmp_path_factory.mktemp("stream") / "data", skipped=(5,), labels=True))
+
+
+@pytest.fixture(params=[("mapped", 1), ("mapped", 3), ("streamed", 1), ("streamed", 3)], ids=lambda p: f"{p[0]}-{p[1]}")
+def how(request):
+    """The reader, and with how many threads."""
+    return {"reader": request.param[0], "readers": request.param[1]}
 
 
 plans = st.fixed_dictionaries(
@@ -25,50 +32,68 @@ plans = st.fixed_dictionaries(
         "batch_size": st.integers(1, 70),
         "window": st.integers(1, 200),
         "stripe": st.integers(1, 9),
-        "shuffle": st.booleans(),
+        "order": st.sampled_from(["stripes", "shards", "sequential"]),
+        "per_shard": st.integers(1, 12),
         "world": st.integers(1, 4),
         "epoch": st.integers(0, 2),
     }
 )
+ONE = dict(lengths=[1, 2], first=0, batch_size=1, window=1, stripe=1, order="sequential", per_shard=9, world=2, epoch=0)
+
+
+@pytest.fixture(params=[3, 4096], autouse=True, scope="module")
+def section(request):
+    """Small sections make the arithmetic cross their edges in small examples."""
+    before, plan.SECTION = plan.SECTION, request.param
+    yield
+    plan.SECTION = before
 
 
 @settings(max_examples=150, deadline=None)
 @given(plans)
-@example(dict(lengths=[1, 2], first=0, batch_size=1, window=1, stripe=1, shuffle=False, world=2, epoch=0))
+@example(ONE)
 def test_every_token_once_in_equal_batches_on_equal_ranks(case):
     lengths = np.array(case["lengths"])
     if lengths.sum() < case["world"]:
         return
     images, start = np.arange(len(lengths)) * 2, np.full(len(lengths), case["first"])
-    plan = EpochPlan(
-        images,
-        start,
-        start + lengths,
-        case["batch_size"],
-        case["window"],
-        case["stripe"],
-        7,
-        case["shuffle"],
-        case["world"],
+    shard = np.arange(len(lengths)) // case["per_shard"]
+    sizes_of = (case["batch_size"], case["window"])
+    made = EpochPlan(
+        Runs(images, start, start + lengths), *sizes_of, case["order"], case["stripe"], 7, case["world"], shard
     )
     seen, sizes, per_rank = [], [], []
     for rank in range(case["world"]):
         batches = 0
-        for window in range(plan.n_windows):
-            span = plan.span(case["epoch"], window, rank)
-            parts = [np.arange(a, b) for a, b in zip(span.start, span.stop, strict=True)]
-            tokens = np.stack([np.repeat(span.example, span.stop - span.start), np.concatenate(parts)], 1)
-            assert len(tokens) == span.edges[-1]
-            order = plan.permutation(case["epoch"], window, rank, len(tokens))
+        for window in range(made.n_windows):
+            runs, edges = made.span(case["epoch"], window, rank)
+            run, token = positions(runs)
+            tokens = np.stack([runs.example[run], token], 1)
+            assert len(tokens) == edges[-1] and len(run) == len(tokens)
+            order = made.permutation(case["epoch"], window, rank, len(tokens))
             assert sorted(order) == list(range(len(tokens)))
             seen.append(tokens[order])
-            sizes += np.diff(span.edges).tolist()
-            batches += len(span.edges) - 1
+            sizes += np.diff(edges).tolist()
+            batches += len(edges) - 1
         per_rank.append(batches)
     expected = [(e, t) for e, n in zip(images, lengths, strict=True) for t in range(case["first"], case["first"] + n)]
     assert sorted(map(tuple, np.concatenate(seen).tolist())) == expected
-    assert set(per_rank) == {plan.n_batches} and min(sizes) > 0 and max(sizes) - min(sizes) <= 1
+    assert set(per_rank) == {made.n_batches} and min(sizes) > 0 and max(sizes) - min(sizes) <= 1
+    assert max(sizes) == made.largest_batch
     assert max(sizes) <= (case["batch_size"] if case["batch_size"] > 1 or case["world"] == 1 else 2)
+
+
+def test_streamed_ranks_read_different_shards():
+    """Each rank has a contiguous part of the shards' order, so that a shard is read by two ranks at most."""
+    shard = np.repeat(np.arange(8), 10)
+    runs = Runs(np.arange(80), np.zeros(80, int), np.full(80, 4))
+    made = EpochPlan(runs, 16, 32, "shards", seed=3, world=4, shard=shard)
+    per_rank = [
+        {int(s) for w in range(made.n_windows) for s in shard[made.span(0, w, rank).runs.example]} for rank in range(4)
+    ]
+    assert sum(map(len, per_rank)) <= 8 + 3
+    orders = [[int(shard[e]) for w in range(made.n_windows) for e in made.span(0, w, r).runs.example] for r in range(4)]
+    assert all(sum(a != b for a, b in itertools.pairwise(o)) == len(set(o)) - 1 for o in orders), "each shard once"
 
 
 def flat(batches):
@@ -82,55 +107,95 @@ def equal(one, other):
     )
 
 
-def test_rows_are_the_tokens_they_say_they_are(store):
+def test_rows_are_the_tokens_they_say_they_are(store, how):
     for tokens, role_start in (("patch", 1), ("cls", 0), ("all", 0)):
-        stream = TokenStream(store, 1, 50, tokens=tokens, window=120, stripe=4)
-        rows = 0
+        stream = TokenStream(store, 1, 50, tokens=tokens, window=120, stripe=4, **how)
+        seen = []
         for batch in stream.batches(0, stream.n_batches):
-            for acts, image, token in zip(batch["acts"], batch["example"], batch["token"], strict=True):
-                assert token >= role_start
+            for acts, image, token, label in zip(
+                *(batch[k] for k in ("acts", "example", "token", "label")), strict=True
+            ):
+                assert token >= role_start and label == labels_of(int(image), 1, 16)[token]
                 np.testing.assert_array_equal(acts, store.read(1, int(image))[token])
-            rows += len(batch["acts"])
-        assert rows == stream.n_tokens == 39 * {"patch": 16, "cls": 1, "all": 17}[tokens]
+                seen.append((int(image), int(token)))
+        assert len(set(seen)) == len(seen) == stream.n_tokens == 39 * {"patch": 16, "cls": 1, "all": 17}[tokens]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 60), st.integers(1, 100), st.integers(1, 300), st.sampled_from([(0, 1), (1, 2), (2, 3)]))
-def test_resumed_equals_uninterrupted(store, consumed, batch_size, window, ranks):
+def test_resumed_equals_uninterrupted_whatever_the_readers(store, how, consumed, batch_size, window, ranks):
     rank, world = ranks
-    make = lambda: TokenStream(store, 1, batch_size, window=window, stripe=5, rank=rank, world=world)  # noqa: E731
-    through = flat(make().batches(0, consumed + 15))
-    assert equal(through[consumed:], flat(make().batches(consumed, consumed + 15)))
+    make = lambda readers: TokenStream(  # noqa: E731
+        store, 1, batch_size, window=window, stripe=5, rank=rank, world=world, **{**how, "readers": readers}
+    )
+    through = flat(make(how["readers"]).batches(0, consumed + 15))
+    assert equal(through[consumed:], flat(make(2).batches(consumed, consumed + 15)))
 
 
-def test_order_is_a_function_of_seed_and_epoch(store):
+def test_order_is_a_function_of_seed_and_epoch(store, how):
     def order(seed, start=0):
-        stream = TokenStream(store, 1, 64, seed=seed)
+        stream = TokenStream(store, 1, 64, seed=seed, **how)
         first = start * stream.n_batches
         return [b["example"].tolist() for b in stream.batches(first, first + stream.n_batches)]
 
     assert order(0) == order(0) and order(0) != order(1) and order(0, 0) != order(0, 1)
 
 
-def test_unshuffled_order_is_that_of_the_images(store):
-    stream = TokenStream(store, 1, 64, shuffle=False)
+def test_unshuffled_order_is_that_of_the_images(store, how):
+    stream = TokenStream(store, 1, 64, shuffle=False, **how)
     examples = np.concatenate([b["example"] for b in stream.batches(0, stream.n_batches)])
     assert examples.tolist() == sorted(examples.tolist())
 
 
-def test_subset_of_images(store):
-    chosen = np.array([30, 2, 5, 7])  # 5 could not be read
-    stream = TokenStream(store, 1, 10, chosen)
+def test_subset_of_images(store, how):
+    chosen = np.array([30, 2, 5, 7])  # in any order; 5 could not be read
+    stream = TokenStream(store, 1, 10, chosen, **how)
     seen = {int(e) for b in stream.batches(0, stream.n_batches) for e in b["example"]}
     assert seen == {2, 7, 30}
 
 
-def test_the_stream_goes_on_over_epochs_and_stops_when_closed(store):
-    stream = TokenStream(store, 1, 100)
+def test_ignored_labels_never_come(store, how):
+    stream = TokenStream(store, 1, 20, tokens="all", window=90, ignore_labels=(0, 3, 65535), **how)
+    labels = np.concatenate([b["label"] for b in stream.batches(0, stream.n_batches)])
+    expected = np.concatenate([labels_of(e, 1, 16) for e in range(40) if e != 5])
+    assert set(labels.tolist()) == {1, 2} and len(labels) == np.isin(expected, (1, 2)).sum() == stream.n_tokens
+
+
+def test_subset_by_number_of_tokens(store, how):
+    stream = TokenStream(store, 1, 20, limit=100, window=60, **how)
+    tokens = [
+        (int(e), int(t))
+        for b in stream.batches(0, stream.n_batches)
+        for e, t in zip(b["example"], b["token"], strict=True)
+    ]
+    assert len(tokens) == len(set(tokens)) == 100
+
+
+def test_the_stream_goes_on_over_epochs_and_stops_when_closed(store, how):
+    stream = TokenStream(store, 1, 100, **how)
     batches = stream.batches()
     steps = [batch["step"] for batch in itertools.islice(batches, 3 * stream.n_batches)]
     batches.close()
     assert steps == list(range(3 * stream.n_batches))
+
+
+def test_batches_that_are_kept_stay_as_they_are_and_dropped_ones_are_recycled(store):
+    stream = TokenStream(store, 1, 20, window=60)
+    kept = [b["acts"] for b in stream.batches(0, 12)]
+    assert all(np.array_equal(a, b[1]) for a, b in zip(kept, flat(stream.batches(0, 12)), strict=True))
+    addresses = [b["acts"].__array_interface__["data"][0] for b in stream.batches(0, 30)]
+    assert len(set(addresses)) <= 2
+
+
+def test_int8_storage_is_decoded(tmp_path, how):
+    kw = {"n_examples": 20, "examples_per_shard": 7}
+    exact = ActivationStore(record(tmp_path / "f4", **kw))
+    store = ActivationStore(record(tmp_path / "i1", **kw, dtype="int8"))
+    stream = TokenStream(store, 1, 30, window=60, **how)
+    for batch in stream.batches(0, stream.n_batches):
+        assert batch["acts"].dtype == np.float32
+        true = np.stack([exact.read(1, int(e))[t] for e, t in zip(batch["example"], batch["token"], strict=True)])
+        assert np.abs(batch["acts"] - true).max() < 0.02 * np.abs(true).max()
 
 
 def test_stripes_mix_better_than_whole_images(store):
@@ -155,3 +220,36 @@ def test_few_files_are_open_at_a_time(tmp_path, monkeypatch):
 def test_too_few_tokens_for_the_processes(store):
     with pytest.raises(ValueError, match="1 tokens for 2 processes"):
         TokenStream(store, 1, 4, np.array([3]), tokens="cls", world=2)
+
+
+def test_labels_to_ignore_need_labels(tmp_path):
+    store = ActivationStore(record(tmp_path / "none", n_examples=4))
+    with pytest.raises(
+        ValueError, match=r"ignore_labels=\[0\]: .* has no patch labels; record an image set with masks"
+    ):
+        TokenStream(store, 1, 4, ignore_labels=(0,))
+
+
+def cut(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+
+
+@pytest.mark.parametrize("where", [300, 2000, -1500])
+def test_a_shard_cut_off_while_in_use_is_named(tmp_path, how, where):
+    store = ActivationStore(record(tmp_path / "data", examples_per_shard=10))
+    stream = TokenStream(store, 1, 64, window=128, **how)
+    shard = store.shard_paths(1)[2]
+    cut(shard, where)
+    with pytest.raises(ValueError, match=r"000002\.tar.*(cut off|cannot be read|ends after).*restore"):
+        list(stream.batches(0, stream.n_batches))
+
+
+def test_a_foreign_shard_is_named_when_streamed(tmp_path):
+    store = ActivationStore(record(tmp_path / "data", examples_per_shard=10))
+    other = record(tmp_path / "other", examples_per_shard=10, tokens=12)
+    stream = TokenStream(store, 1, 64, reader="streamed")
+    store.shard_paths(1)[1].write_bytes((other / "layer-01/000001.tar").read_bytes())
+    with pytest.raises(
+        ValueError, match=r"000001\.tar, image 0 holds float32 \(13, 16\), the manifest says float32 \(17, 16\)"
+    ):
+        list(stream.batches(0, stream.n_batches))

@@ -1,0 +1,29 @@
+"""A stream's batches as tensors, made ahead of the trainer."""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from datamodules.prefetch import prefetch
+
+
+class Batches:
+    """An iterable over a stream's batches as tensors; without a length, as Lightning reads ahead of sized loaders."""
+
+    def __init__(self, make: functools.partial, depth: int):
+        self.make, self.depth = make, depth
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return prefetch(self._made(), self.depth)
+
+    def _made(self) -> Iterator[dict[str, Any]]:
+        with contextlib.closing(self.make()) as batches:  # so that closing the iterator closes the files
+            for batch in batches:
+                tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in batch.items()}
+                del batch  # a batch that only its consumer holds can be recycled
+                yield tensors
+                del tensors
