@@ -5,7 +5,7 @@ root/sceneCategories.txt                   root/objectInfo150.txt
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from saev.images.classes import read_classes
 from saev.images.files import Listing, choose
@@ -32,6 +32,6 @@ class Ade20k(MaskedImages):
 
     def listing(self) -> Listing:
         choose("split", self.split, ["all", "training", "validation"])
+        found = segmentation(self, self.split, {"sceneCategories.txt": "scene"}, LAYOUT)
         info = self.folder / "objectInfo150.txt"
-        classes = {0: "unlabelled"} | read_classes(info) if info.is_file() else {}
-        return segmentation(self, self.split, {"sceneCategories.txt": "scene"}, classes, LAYOUT)
+        return replace(found, classes={0: "unlabelled"} | read_classes(info)) if info.is_file() else found

@@ -48,7 +48,10 @@ def _saved(path: str, split: str) -> Any:
     import datasets
 
     found = datasets.load_from_disk(path)
-    splits = found if isinstance(found, datasets.DatasetDict) else {str(found.split or split): found}
+    several = isinstance(found, datasets.DatasetDict)
+    splits: dict[str, Any] = (
+        {str(s): data for s, data in found.items()} if several else {str(found.split or split): found}
+    )
     if split not in splits:
         raise ValueError(f"images.split={split} is not in images.path={path}: choose {' or '.join(splits)}.")
     return splits[split]
@@ -72,11 +75,11 @@ def unreachable(path: str) -> str | None:
 @contextmanager
 def offline(so: bool) -> Iterator[None]:
     """Let `datasets` look into its cache only: it would try an unreachable hub for minutes."""
-    import datasets
+    from datasets import config
 
-    before = datasets.config.HF_HUB_OFFLINE
-    datasets.config.HF_HUB_OFFLINE = so or before
+    before = config.HF_HUB_OFFLINE
+    config.HF_HUB_OFFLINE = so or before
     try:
         yield
     finally:
-        datasets.config.HF_HUB_OFFLINE = before
+        config.HF_HUB_OFFLINE = before

@@ -126,7 +126,7 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
         for batch in self._pictures.with_format("arrow").iter(batch_size=1000):
             columns = [batch[name].combine_chunks() for name in batch.column_names]
-            lengths = [pc.binary_length(column.field("bytes")).to_pylist() for column in columns]
+            lengths = [pc.call_function("binary_length", [column.field("bytes")]).to_pylist() for column in columns]
             files = [column.field("path").to_pylist() for column in columns]
             for row in range(len(batch)):
                 cells = [(length[row], file[row]) for length, file in zip(lengths, files, strict=True)]
@@ -152,15 +152,15 @@ class HuggingFaceImages(MaskOptions, ImageSource):
         return open_mask(mask, self._file(index, image), self.labelling.void, (f"{key} ({column})", f"{key} ({image})"))
 
     def labels(self, index: int) -> dict[str, str | int]:
-        labels: dict[str, str | int] = {}
+        features, labels = self._labels.features, {}
         for column, value in self._labels[index].items():
-            names = getattr(self._labels.features[column], "names", None)
-            if names is not None:  # a class without a name is -1 or null
-                known = value is not None and value >= 0
-                labels |= {label_name(column): names[value] if known else "", f"{column}_id": value if known else -1}
+            if names := getattr(features[column], "names", None):
+                class_id = -1 if value is None else value  # -1 is what data sets write where the class is not known
+                labels |= {label_name(column): "" if class_id < 0 else names[class_id], f"{column}_id": class_id}
+            elif column in self._whole:
+                labels[label_name(column)] = int(value)
             else:
-                text = "" if value is None else str(value)
-                labels[label_name(column)] = int(value) if column in self._whole else text
+                labels[label_name(column)] = "" if value is None else str(value)
         return labels
 
     def credits(self) -> str:

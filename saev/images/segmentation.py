@@ -3,7 +3,7 @@
 root/images/[split/]a.jpg    root/annotations/[split/]a.png    root/labels.csv (key, column, ...)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saev.images.classes import read_classes
@@ -12,7 +12,7 @@ from saev.images.masked import MaskedImages, check_masks, masks_below
 from saev.images.tables import Row, label_columns, match, read_table, some
 
 LABELS = ("labels.csv", "labels.tsv", "labels.txt", "image_labels.txt")
-LAYOUT = "a segmentation folder has images/[split/]a.jpg and annotations/[split/]a.png."
+LAYOUT = "give a folder with images/[split/]a.jpg and annotations/[split/]a.png, images.root=/path."
 
 
 @dataclass(kw_only=True)
@@ -36,13 +36,11 @@ class SegmentationFolder(MaskedImages):
     def listing(self) -> Listing:
         files = [self.labels_file] if self.labels_file else [f for f in LABELS if (self.folder / f).is_file()][:1]
         tables = {file: "class" for file in files}
-        classes = read_classes(self.folder / self.classes) if self.classes else {}
-        return segmentation(self, self.split, tables, classes)
+        found = segmentation(self, self.split, tables)
+        return replace(found, classes=read_classes(self.folder / self.classes)) if self.classes else found
 
 
-def segmentation(
-    images: MaskedImages, split: str, tables: dict[str, str], classes: dict[int, str], layout: str = LAYOUT
-) -> Listing:
+def segmentation(images: MaskedImages, split: str, tables: dict[str, str], layout: str = LAYOUT) -> Listing:
     """The listing of a segmentation folder; `tables` are files below the root, with the column of those without one."""
     root = images.folder
     require(root, ["images", "annotations", *tables], layout)
@@ -63,7 +61,7 @@ def segmentation(
     for file, column in tables.items():
         for path, row in joined(root / file, column, everything, paths).items():
             rows[path] |= row
-    return Listing(paths, rows.__getitem__, masks, classes, from_tables=bool(tables))
+    return Listing(paths, rows.__getitem__, masks, from_tables=bool(tables))
 
 
 def split_of(path: str) -> str:

@@ -99,7 +99,7 @@ def test_an_id_out_of_range_is_refused_unless_it_is_void(id):
 
 
 def test_a_mask_that_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match="5 x 4 pixels.*2 x 2 patches"):
+    with pytest.raises(ValueError, match=r"5 x 4 pixels.*2 x 2 patches"):
         patch_labels(np.zeros((5, 4), np.uint8), (2, 2), Labelling())
 
 
