@@ -26,7 +26,7 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(".idx.npy")
 
 
-def read_header(file: io.BytesIO) -> tuple[tuple[int, ...], np.dtype, int]:
+def read_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype, int]:
     """(shape, dtype, bytes of the header) of a .npy file in C order; ValueError where it is none."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -121,7 +121,7 @@ class LayerShard:
         self._close()
         Path(self.file.name).replace(self.path)
         rows = np.array(self.rows, np.int64).reshape(-1, 3)
-        write_atomically(index.index_path(self.path), tar.npy_header(rows.shape, "int64") + rows.tobytes())
+        write_atomically(index.index_path(self.path), tar.npy(rows))
         save_moments(self.path.with_suffix(".stats.safetensors"), self.moments)
         file = f"{self.path.parent.name}/{self.path.name}"
         tokens = int(rows[:, 2].sum())

@@ -11,17 +11,18 @@ it is complete has nothing beside it, wherever a process was killed.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from saev.shards import tar
-from saev.shards.codec import codec_path
+from saev.shards.codec import FILE as CODEC
 from saev.shards.manifest import FILE, LABELS, SHARES, Manifest, layer_dir, replacing
-from saev.shards.moments import load_moments, merge_roles, save_moments
+from saev.shards.moments import ByRole, load_moments, merge_roles, save_moments
 from saev.shards.shard_writer import load_labels
 
 EXAMPLES = "examples.parquet"
@@ -41,31 +42,39 @@ def labels_path(root: Path, shard: int) -> Path:
 
 def merge(root: Path, manifest: Manifest, n_shards: int) -> None:
     """Write the tables and the manifest to come; ValueError where no image could be read."""
-    import polars as pl  # heavy, needed once
-
     records = [json.loads(sidecar_path(root, i).read_text()) for i in range(n_shards)]
     shards = tuple(entry for at in range(len(manifest.layers)) for entry in (r["shards"][at] for r in records))
-    table = pl.DataFrame([row for r in records for row in r["examples"]], infer_schema_length=None)
-    n_tokens = int(table["n_tokens"].sum())
+    rows = [row for r in records for row in r["examples"]]
+    n_tokens = sum(row["n_tokens"] for row in rows)
     if n_tokens == 0:
         raise ValueError(
-            f"{root}: none of the {manifest.n_examples} images could be read; first error: {table['error'][0]}"
+            f"{root}: none of the {manifest.n_examples} images could be read; first error: {rows[0]['error']}"
         )
-    with replacing(root / EXAMPLES) as file:
-        table.write_parquet(file)
-    tables = [EXAMPLES]
     if manifest.labels is not None:
         for name, kind in ((LABELS, "labels"), (SHARES, "shares")):
             join(root / name, n_tokens, n_shards, lambda i, kind=kind: load_labels(labels_path(root, i), kind))
-            tables.append(name)
+    moments = {}
     for layer in manifest.layers:
-        stats = [load_moments(root / layer_dir(layer) / f"{i:06d}.{STATS}") for i in range(n_shards)]
-        save_moments(root / layer_dir(layer) / STATS, reduce(merge_roles, stats))
-        tables.append(f"{layer_dir(layer)}/{STATS}")
-        tables += [f"{layer_dir(layer)}/{codec_path(root, layer).name}"] if manifest.dtype == "int8" else []
+        stats = (load_moments(root / layer_dir(layer) / f"{i:06d}.{STATS}") for i in range(n_shards))
+        moments[layer] = reduce(merge_roles, stats)
+    with_tables(root, dataclasses.replace(manifest, shards=shards), rows, moments).save(root, MERGED)
+
+
+def with_tables(
+    root: Path, manifest: Manifest, rows: Sequence[Mapping[str, Any]], moments: Mapping[int, ByRole]
+) -> Manifest:
+    """Write examples.parquet and each layer's statistics; the manifest, complete, with every table's sha256."""
+    import polars as pl  # heavy, needed once
+
+    with replacing(root / EXAMPLES) as file:
+        pl.DataFrame(rows, infer_schema_length=None).write_parquet(file)
+    tables = [EXAMPLES] + [LABELS, SHARES] * (manifest.labels is not None)
+    for layer in manifest.layers:
+        save_moments(root / layer_dir(layer) / STATS, moments[layer])
+        tables += [f"{layer_dir(layer)}/{name}" for name in [STATS] + [CODEC] * (manifest.dtype == "int8")]
     files = {name: sha256(root / name) for name in tables}
-    merged = dataclasses.replace(manifest, n_tokens=n_tokens, shards=shards, files=files, complete=True)
-    merged.save(root, MERGED)
+    n_tokens = sum(row["n_tokens"] for row in rows)
+    return dataclasses.replace(manifest, n_tokens=n_tokens, files=files, complete=True)
 
 
 def join(path: Path, n: int, n_pieces: int, piece: Callable[[int], Shaped[np.ndarray, " some"]]) -> None:

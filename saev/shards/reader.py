@@ -1,6 +1,5 @@
 """Reading a recorded dataset: its tables, and any image's activations in place."""
 
-import hashlib
 import os
 from collections.abc import Collection
 from functools import cached_property, reduce
@@ -16,6 +15,7 @@ from saev.shards.location import Location
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.manifest import LABELS, Manifest, layer_dir
 from saev.shards.moments import Moments, load_moments
+from saev.shards.verify import verify
 from saev.shards.writer import EXAMPLES
 
 if TYPE_CHECKING:
@@ -212,15 +212,5 @@ class ActivationStore:
         return codec.decode(rows[start : None if stop < 0 else stop])
 
     def verify(self) -> list[str]:
-        """Read every shard and compare sha256: the faults found, one line each."""
-        faults = []
-        for entry in self.manifest.shards:
-            path = self.root / entry["file"]
-            if not path.is_file():
-                faults.append(f"{entry['file']} is missing")
-                continue
-            with open(path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest != entry["sha256"]:
-                faults.append(f"{entry['file']} differs from what was recorded (sha256)")
-        return faults
+        """Read every file of the dataset and compare sha256: the faults found, one line each."""
+        return verify(self.root, self.manifest)

@@ -46,6 +46,11 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
     return buffer.getvalue()
 
 
+def npy(array: np.ndarray) -> bytes:
+    """A small array as a .npy file."""
+    return npy_header(array.shape, array.dtype.name) + array.tobytes()
+
+
 def members(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
     """Yield (name, offset of the payload, size) of each member; ValueError naming the file where it is cut off."""
     length = os.path.getsize(path)

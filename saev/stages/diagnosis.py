@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
-from saev.shards.writer import EXAMPLES, layer_dir
+from saev.shards.verify import index_faults
+from saev.shards.writer import EXAMPLES
 from saev.stages.resume import FINISHED, LAST
 
 AGAIN = "restore the file, or delete the directory and record again"
@@ -57,27 +59,34 @@ def recording(path: Path) -> Iterator[Finding]:
         f"layers {', '.join(map(str, store.layers))}; {manifest.n_examples} images, {manifest.n_tokens} tokens of {store.d_model} "
         f"{manifest.dtype} per layer; {size / 1e9:.2f} GB",
     )
-    faults = store.verify()
-    for fault in faults:
-        yield Finding(name, fault, AGAIN, fault=True)
-    if not faults:
-        yield Finding(name, f"{len(manifest.shards)} shards as recorded (sha256)")
-    tables = [EXAMPLES, *(f"{layer_dir(layer)}/stats.safetensors" for layer in store.layers)]
-    for table in tables:
-        if not (path / table).is_file():
-            yield Finding(name, f"{table} is missing", AGAIN, fault=True)
-            return
+    faults = [Finding(name, fault, AGAIN, fault=True) for fault in store.verify()]
+    if faults:  # what else is wrong follows from them
+        yield from faults
+        return
+    yield Finding(name, f"{len(manifest.shards)} shards as recorded (sha256)")
+    for fault in index_faults(path, manifest):
+        yield Finding(name, fault, "delete it; it is made anew from the tar", fault=True)
+    for check in (*(partial(contents, store, layer) for layer in store.layers), lambda: store.token_labels):
+        try:
+            check()
+        except (ValueError, OSError, SafetensorError) as error:
+            found, remedy = _split(error)
+            yield Finding(name, found, remedy or AGAIN, fault=True)
     try:
-        for layer in store.layers:
-            store.moments(layer)
         failed = store.examples.filter(store.examples["n_tokens"] == 0)
-    except (ValueError, OSError, SafetensorError, pl.exceptions.PolarsError) as error:
-        found, remedy = _split(error)
-        yield Finding(name, found, remedy or AGAIN, fault=True)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        yield Finding(name, f"{EXAMPLES} cannot be read ({error})", AGAIN, fault=True)
         return
     if len(failed):
         first = f"{failed['path'][0]}: {failed['error'][0]}"
         yield Finding(name, f"{len(failed)} images could not be read, the first: {first}")
+
+
+def contents(store: ActivationStore, layer: int) -> None:
+    """Raise what reading a layer's statistics, places and values raises."""
+    store.moments(layer)
+    store.offsets(layer)
+    store.read(layer, 0)
 
 
 def dictionary(path: Path) -> Finding:

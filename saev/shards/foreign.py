@@ -1,0 +1,169 @@
+"""Tars of arrays that another program wrote, read in place: what a recording has beside its tars is made for them.
+
+<root>/layer-08/vectors-000.tar              a link, where the tar lies elsewhere; nothing is copied
+<root>/layer-08/vectors-000.foreign.idx.npy  image i is the i-th array, through the layer's tars in order
+<root>/layer-08/stats.safetensors, examples.parquet, manifest.json
+"""
+
+import dataclasses
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saev.shards.index import FOREIGN, read_header
+from saev.shards.manifest import DTYPES, FILE, Manifest, layer_dir, write_atomically
+from saev.shards.merging import sha256, with_tables
+from saev.shards.moments import ByRole, Moments, by_role, merge_roles
+from saev.shards.tar import npy
+
+IMAGES_AT_ONCE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """An array in a tar: its name, where its values start, and their shape, [tokens, d_model]."""
+
+    name: str
+    offset: int
+    shape: tuple[int, int]
+    dtype: str
+
+
+def index_foreign(
+    root: str | os.PathLike,
+    tars: Mapping[int, Sequence[str | os.PathLike]],
+    suffix: str = ".npy",
+    meaning: Mapping[str, Any] | None = None,
+) -> Path:
+    """Make a dataset at `root` of uncompressed tars of arrays, without copying them; returns `root`.
+
+    Args:
+        tars: the tar files of each layer, in order. Arrays are [tokens, d_model], or [d_model] for one token, all of
+            one width and one of float16, float32, float64, in C order. Every layer has the same images.
+        suffix: which members are taken; what stands before it is the image's key.
+        meaning: what the activations are of, for the manifest: images, vit, ... (JSON-able).
+
+    Made anew where `root` was made so before. Raises ValueError naming the tar and the member that do not fit.
+    """
+    root = Path(root)
+    if (root / FILE).is_file() and not Manifest.load(root).meaning.get("foreign"):
+        raise ValueError(f"{root} holds a recording: it is never overwritten; choose another directory.")
+    found = {layer: [list(members(Path(tar), suffix)) for tar in tars[layer]] for layer in sorted(tars)}
+    first = check_alike({layer: [m for tar in of_layer for m in tar] for layer, of_layer in found.items()}, suffix)
+    entries, moments = [], {}
+    for layer, of_layer in found.items():
+        example, parts = 0, []
+        for tar, of_tar in zip(map(Path, tars[layer]), of_layer, strict=True):
+            link = place(tar, root / layer_dir(layer))
+            rows = np.array([(example + i, m.offset, m.shape[0]) for i, m in enumerate(of_tar)], np.int64).reshape(
+                -1, 3
+            )
+            write_atomically(link.with_suffix(FOREIGN), npy(rows))
+            parts.append(moments_of(tar, of_tar, first[0].shape[1]))
+            tokens, size = int(rows[:, 2].sum()), tar.stat().st_size
+            entry = {"file": f"{layer_dir(layer)}/{link.name}", "examples": len(rows), "tokens": tokens, "bytes": size}
+            entries.append(entry | {"sha256": sha256(tar)})
+            example += len(of_tar)
+        moments[layer] = reduce(merge_roles, parts)
+    counts = {m.shape[0] for m in first}
+    manifest = Manifest(
+        meaning={"images": {"name": root.name}, "vit": {"name": "foreign"}} | dict(meaning or {}) | {"foreign": True},
+        layers=tuple(found),
+        roles={"patches": counts.pop() if len(counts) == 1 else -1},
+        d_model=first[0].shape[1],
+        dtype=first[0].dtype,
+        n_examples=len(first),
+        examples_per_shard=max(entry["examples"] for entry in entries),
+        shards=tuple(entries),
+    )
+    nothing = dict.fromkeys(("width", "height", "grid_h", "grid_w", "error"))
+    rows = [
+        {"index": i, "key": m.name.removesuffix(suffix), "path": m.name, "n_tokens": m.shape[0], **nothing}
+        for i, m in enumerate(first)
+    ]
+    with_tables(root, manifest, rows, moments).save(root)
+    return root
+
+
+def members(path: Path, suffix: str) -> Iterator[Member]:
+    """The arrays of a tar, in order; ValueError naming what cannot be read in place."""
+    try:
+        with tarfile.open(path, "r:") as file:
+            size = path.stat().st_size
+            for info in file:
+                if not (info.isfile() and info.name.endswith(suffix)):
+                    continue
+                if info.offset_data + info.size > size:
+                    raise ValueError(f"{path} is truncated in member {info.name}: restore it.")
+                handle = file.extractfile(info)
+                assert isinstance(handle, io.BufferedIOBase)
+                try:
+                    shape, dtype, head = read_header(handle)
+                except ValueError as error:
+                    raise ValueError(f"{path}: member {info.name} cannot be read in place ({error}).") from error
+                if len(shape) not in (1, 2) or dtype.str.removeprefix("<") not in ("f2", "f4", "f8"):
+                    raise ValueError(
+                        f"{path}: member {info.name} holds {dtype} {shape}, not [tokens, d_model] or [d_model] of "
+                        f"{', '.join(DTYPES[:3])}: choose others by `suffix`."
+                    )
+                tokens = shape[0] if len(shape) == 2 else 1
+                yield Member(info.name, info.offset_data + head, (tokens, shape[-1]), dtype.name)
+    except (OSError, tarfile.TarError) as error:
+        raise ValueError(f"{path} is missing, compressed or no tar ({error}): unpack or restore it.") from error
+
+
+def check_alike(found: Mapping[int, Sequence[Member]], suffix: str) -> Sequence[Member]:
+    """The images of the first layer; ValueError unless all arrays are alike and all layers have the same images."""
+    if not found or not all(found.values()):
+        raise ValueError(f"a layer has no tars with members named *{suffix}: check `tars` and `suffix`.")
+    first = next(iter(found.values()))
+    for layer, of_layer in found.items():
+        for m in of_layer:
+            if (m.shape[1], m.dtype) != (first[0].shape[1], first[0].dtype):
+                raise ValueError(
+                    f"layer {layer}: {m.name} holds {m.dtype} of width {m.shape[1]}, {first[0].name} {first[0].dtype} of "
+                    f"width {first[0].shape[1]}: give one root to each kind."
+                )
+        if [(m.name, m.shape[0]) for m in of_layer] != [(m.name, m.shape[0]) for m in first]:
+            raise ValueError(
+                f"layer {layer} has other images (or an image's tokens differ) than layer {next(iter(found))}: give the "
+                "tars of every layer in the same order, or one root to each layer."
+            )
+    return first
+
+
+def place(tar: Path, folder: Path) -> Path:
+    """The tar in the layer's folder: itself, or a link to it; ValueError where another tar has that name there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / tar.name
+    if link.suffix != ".tar":
+        raise ValueError(f"{tar} is not named *.tar: rename it.")
+    if not link.exists():
+        link.unlink(missing_ok=True)  # it led nowhere
+        link.symlink_to(os.path.relpath(tar.resolve(), folder.resolve()))
+    if not link.samefile(tar):
+        raise ValueError(f"{link} is another file than {tar}: rename one of the two.")
+    return link
+
+
+def moments_of(path: Path, found: Sequence[Member], d_model: int) -> ByRole:
+    """The moments of a tar's arrays; ValueError where a value is NaN or infinite."""
+    total: ByRole = {"patches": Moments.zeros(d_model)}
+    if not found:
+        return total
+    values = np.memmap(path, np.uint8, "c")
+    for i in range(0, len(found), IMAGES_AT_ONCE):
+        some = found[i : i + IMAGES_AT_ONCE]
+        arrays = [np.ndarray(m.shape, m.dtype, values, m.offset) for m in some]  # type: ignore[arg-type]
+        new = by_role(arrays, {"patches": -1}, d_model)
+        if not np.isfinite(new["patches"].norm_sum):
+            bad = next(m.name for m, acts in zip(some, arrays, strict=True) if not np.isfinite(acts).all())
+            raise ValueError(f"{path}: member {bad} has NaN or infinite values: leave it out or mend it.")
+        total = merge_roles(total, new)
+    return total

@@ -1,0 +1,38 @@
+"""Is a dataset what was recorded? Every byte is read and compared with the manifest's sha256."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from saev.shards import index
+from saev.shards.manifest import Manifest
+from saev.shards.merging import sha256
+
+
+def verify(root: Path, manifest: Manifest) -> list[str]:
+    """The shards and tables that are missing or differ from what was recorded, one line each."""
+    recorded = {entry["file"]: entry["sha256"] for entry in manifest.shards} | manifest.files
+    faults = []
+    for file, digest in recorded.items():
+        if not (root / file).is_file():
+            faults.append(f"{file} is missing")
+        elif sha256(root / file) != digest:
+            faults.append(f"{file} differs from what was recorded (sha256)")
+    return faults
+
+
+def index_faults(root: Path, manifest: Manifest) -> Iterator[str]:
+    """The indices that do not tell what their tars hold. Readers make them anew, at every opening."""
+    for entry in manifest.shards:
+        shard = root / entry["file"]
+        path = index.index_path(shard)
+        if not shard.is_file() or shard.with_suffix(index.FOREIGN).is_file():
+            continue
+        try:
+            rows = index.scan(shard, manifest.d_model, manifest.dtype)
+        except ValueError:
+            continue  # the tar itself is at fault, and found to be so
+        stored = index.stored_index(path, shard)
+        if stored is None or not np.array_equal(stored, rows):
+            yield f"{path.relative_to(root)} is missing, older than its tar, damaged, or another tar's"
