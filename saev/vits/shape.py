@@ -27,7 +27,7 @@ class VitShape:
     """The shape at each layer of a hierarchical model; the other fields are then the last one's."""
 
     def at(self, layers: Sequence[int]) -> "VitShape":
-        """The shape at these (true) layers; ValueError where they differ, or do not divide the picture evenly."""
+        """The shape at these (true) layers; ValueError where they differ, or do not cover the picture evenly."""
         if not self.stages:
             return self  # the same everywhere in a vision transformer
         chosen = [self.stages[layer] for layer in layers]
@@ -38,10 +38,10 @@ class VitShape:
             )
         shape = chosen[0]
         assert shape.grid and shape.image_size
-        if shape.image_size[0] % shape.grid[0] or shape.image_size[1] % shape.grid[1]:
+        if shape.image_size != (shape.grid[0] * shape.patch, shape.grid[1] * shape.patch):
             raise ValueError(
-                f"layer={layers[0]}: {shape.grid[0]} x {shape.grid[1]} cells do not divide {shape.image_size[0]} x "
-                f"{shape.image_size[1]} pixels evenly: set vit.img_size to a multiple of 32, e.g. vit.img_size=224."
+                f"layer={layers[0]}: {shape.grid[0]} x {shape.grid[1]} cells of {shape.patch} pixels do not cover "
+                f"{shape.image_size[0]} x {shape.image_size[1]} pixels evenly: set vit.img_size to a multiple of 32, e.g. vit.img_size=224."
             )
         return shape
 

@@ -50,7 +50,8 @@ def of_stages(model: Any, arch: str, image_size: tuple[int, int]) -> FeatureMaps
         raise ValueError(
             f"vit.img_size={image_size}: {arch} cannot take it ({error}); use vit.img_size=null."
         ) from error
-    shapes = tuple(stage_shape(value, image_size, len(stages)) for value in maps)
+    strides = [info["reduction"] for info in stages]
+    shapes = tuple(stage_shape(value, image_size, s, len(maps)) for value, s in zip(maps, strides, strict=True))
     return FeatureMaps(arch, replace(shapes[-1], stages=shapes), model)
 
 
@@ -61,7 +62,7 @@ def stage_maps(model: Any, images: Tensor, layers: Sequence[int]) -> list[Tensor
     )
 
 
-def stage_shape(value: Tensor, image_size: tuple[int, int], depth: int) -> VitShape:
-    """The shape of a backbone whose tokens are the cells of this map."""
+def stage_shape(value: Tensor, image_size: tuple[int, int], stride: int, depth: int) -> VitShape:
+    """The shape of a backbone whose tokens are the cells of this map, `stride` pixels apart."""
     _, width, h, w = value.shape
-    return VitShape(width, depth, 0, 0, (h, w), image_size, image_size[0] // h)
+    return VitShape(width, depth, 0, 0, (h, w), image_size, stride)
