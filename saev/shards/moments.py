@@ -68,7 +68,7 @@ CHUNK_BYTES = 1 << 19  # of values that are summed together: they stay in the ca
 TORCH_GRAIN = 32767  # elements; torch calls a pool of threads for more, and the pool is the backbone's
 
 
-def by_role(images: Sequence[Shaped[np.ndarray, "tokens d_model"]], roles: Mapping[str, int], d_model: int) -> ByRole:
+def by_role(images: Sequence[Shaped[np.ndarray, "_ d_model"]], roles: Mapping[str, int], d_model: int) -> ByRole:
     """The moments of some images' tokens, role by role in stored order (-1: all that are left)."""
     found, at = {}, 0
     for role, count in roles.items():
@@ -77,7 +77,7 @@ def by_role(images: Sequence[Shaped[np.ndarray, "tokens d_model"]], roles: Mappi
     return found
 
 
-def _of_pieces(pieces: Sequence[Shaped[np.ndarray, "n d_model"]], d_model: int) -> Moments:
+def _of_pieces(pieces: Sequence[Shaped[np.ndarray, "_ d_model"]], d_model: int) -> Moments:
     """The moments of all pieces' rows.
 
     A few dozen rows at a time are summed in twice the precision of the data (float32 for float16, which halves the
