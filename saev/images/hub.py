@@ -1,5 +1,6 @@
 """A Hugging Face data set from the hub, its cache or a local folder; never longer than seconds to learn it is not there."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ def load(path: str | None, config: str | None, split: str) -> Any:
             f"install 'saev-lightning[hub]'), or {REMEDY}"
         ) from error
     local = Path(path).exists()
+    if not local and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path):
+        raise ValueError(f"images.path={path} is neither there nor a data set's name, owner/name: {REMEDY}")
     if any((Path(path) / file).is_file() for file in ("dataset_dict.json", "state.json")):
         return _saved(path, split)
     reason = None if local else unreachable(path)
@@ -33,12 +36,12 @@ def load(path: str | None, config: str | None, split: str) -> Any:
         with offline(reason is not None):
             return datasets.load_dataset(path, config, split=split)
     except Exception as error:  # the library, its builders and its transport raise anything
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         where = (
             "" if local else f" (the hub says: {reason}; it is not in the cache either)" if reason else " (on the hub)"
         )
         raise ValueError(
-            f"images.path={path} images.config={config or 'null'} images.split={split} cannot be had{where}: {said} "
+            f"images.path={path} images.config={config or 'null'} images.split={split} cannot be had{where}: {said}. "
             f"Name another config or split, or {REMEDY}"
         ) from error
 

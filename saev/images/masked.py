@@ -57,9 +57,14 @@ def masks_below(root: Path, folder: str) -> dict[str, str]:
 def check_masks(root: Path, paths: Iterable[str], masks: Mapping[str, str], folder: str, required: bool) -> None:
     """ValueError where images have no mask, unless that is allowed and some have one."""
     missing = [path for path in paths if path not in masks]
-    if not masks or (missing and required):
-        raise ValueError(
-            f"images.root={root}: no mask in {folder}/ for {some(missing)}. A mask has its image's name and one of the "
-            f"extensions {' '.join(sorted(MASK_EXTENSIONS))}; add it, move the image away, or record such images with "
-            "void patches: images.require_masks=false."
-        )
+    if not missing or (masks and not required):
+        return
+    remedy = (
+        "add it, move the image away, or record such images with void patches: images.require_masks=false."
+        if masks
+        else "or leave masks alone: images=folder."
+    )
+    raise ValueError(
+        f"images.root={root}: no mask in {folder}/ for {some(missing)}. A mask has its image's name and one of the "
+        f"extensions {' '.join(sorted(MASK_EXTENSIONS))}; {remedy}"
+    )

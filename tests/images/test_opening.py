@@ -1,5 +1,7 @@
 """Every kind of picture file comes out upright, RGB and with the values that a viewer shows."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,3 +109,74 @@ def test_a_flipped_byte_in_a_png_is_noticed(tmp_path):
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(OSError, match=r"a\.png"):
         open_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "PA", "LAB", "YCbCr", "I;16B"])
+def test_rarer_modes_come_out_as_rgb(tmp_path, mode):
+    name = "a.jpg" if mode == "YCbCr" else "a.tif"
+    image = Image.fromarray(GREY)
+    if mode == "I;16B":
+        image = Image.frombytes(mode, (8, 6), (GREY.astype(">u2") * 256).tobytes())
+    elif mode in ("PA", "LAB"):
+        image = Image.new(mode, (8, 6))
+    else:
+        image = image.convert(mode)
+    found = save(tmp_path, image, name)
+    assert found.shape == (6, 8, 3)
+    if mode == "I;16B":
+        assert np.array_equal(found[..., 0], GREY)
+
+
+def test_sixteen_bits_turn_too(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 6
+    found = save(tmp_path, Image.fromarray(GREY.astype(np.uint16) * 256), "a.png", exif=exif)
+    assert np.array_equal(found[..., 0], np.rot90(GREY, -1))
+
+
+def test_an_orientation_that_does_not_exist_is_none(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 17
+    assert np.array_equal(save(tmp_path, Image.fromarray(GREY), "a.png", exif=exif)[..., 0], GREY)
+
+
+def test_bytes_open_like_files(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    assert np.array_equal(np.asarray(open_rgb(data)), np.asarray(open_rgb(tmp_path / "a.png")))
+    with pytest.raises(OSError, match="row 7"):
+        open_rgb(data[:40], "row 7")
+    with pytest.raises(OSError, match="a picture of 40 bytes"):
+        open_rgb(data[:40])
+
+
+def test_what_is_no_file_raises_oserror_with_its_name(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    for name in ["folder.jpg", "gone.jpg"]:
+        with pytest.raises(OSError, match=name):
+            open_rgb(tmp_path / name)
+
+
+def test_broken_files_do_not_poison_the_good_ones_beside_them(tmp_path):
+    """Read by many threads, over and over: a file is broken or whole whatever was read before it."""
+    whole = {}
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        whole[tmp_path / f"{number}.png"] = pixels
+    data = (tmp_path / "0.png").read_bytes()
+    broken = [tmp_path / f"broken{at}.png" for at in range(0, len(data) - 12, len(data) // 5)]
+    for path, at in zip(broken, range(0, len(data) - 12, len(data) // 5), strict=True):
+        path.write_bytes(data[:at])
+
+    def read(path):
+        try:
+            return np.asarray(open_rgb(path))
+        except OSError as error:
+            assert path.name in str(error)
+            return None
+
+    files = [*whole, *broken] * 5
+    with ThreadPoolExecutor(8) as threads:
+        for path, found in zip(files, threads.map(read, files), strict=True):
+            assert found is None if path in broken else np.array_equal(found, whole[path])
