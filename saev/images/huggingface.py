@@ -56,9 +56,10 @@ class HuggingFaceImages(MaskOptions, ImageSource):
     @cached_property
     def _columns(self) -> tuple[str, str]:
         """The columns of pictures and masks; "" for no masks."""
+        features = self._data.features  # says what to install where `datasets` is missing
         import datasets
 
-        pictures = [name for name, feature in self._data.features.items() if isinstance(feature, datasets.Image)]
+        pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
         rest = [name for name in pictures if name != self.mask_column]
         mask = self._choose("mask_column", self.mask_column, pictures) if self.mask_column else ""
         return self._choose("image_column", self.image_column, rest), mask
@@ -75,9 +76,9 @@ class HuggingFaceImages(MaskOptions, ImageSource):
     @cached_property
     def _pictures(self) -> Any:
         """The pictures and masks, as bytes or paths, not decoded."""
+        data = self._data.select_columns([column for column in self._columns if column])
         import datasets
 
-        data = self._data.select_columns([column for column in self._columns if column])
         for column in data.column_names:
             data = data.cast_column(column, datasets.Image(decode=False))
         return data
@@ -85,9 +86,9 @@ class HuggingFaceImages(MaskOptions, ImageSource):
     @cached_property
     def _labels(self) -> Any:
         """The label columns alone, so that reading them touches no picture."""
+        features = self._data.features
         import datasets
 
-        features = self._data.features
         named = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         plain = [column for column, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
         asked = named if self.label_columns is None else self.label_columns

@@ -116,7 +116,7 @@ def test_rarer_modes_come_out_as_rgb(tmp_path, mode):
     name = "a.jpg" if mode == "YCbCr" else "a.tif"
     image = Image.fromarray(GREY)
     if mode == "I;16B":
-        image = Image.frombytes(mode, (8, 6), (GREY.astype(">u2") * 256).tobytes())
+        image = Image.frombytes(mode, (8, 6), (GREY.astype(np.uint16) * 256).astype(">u2").tobytes())
     elif mode in ("PA", "LAB"):
         image = Image.new(mode, (8, 6))
     else:
