@@ -1,14 +1,10 @@
-"""Interrupted, killed and divided recordings equal an undisturbed one."""
+"""Interrupted and divided recordings equal an undisturbed one."""
 
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 from PIL import Image
-from vits.micro_recordings import SMALL, N, contents, recording
+from vits.micro_recordings import N, contents, recording
 
 from saev.images import FolderImages
 from saev.shards import ActivationStore
@@ -69,32 +65,3 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(photos, tmp_path, capfd):
     assert not later.complete() and not list(later.directory().rglob("*.part"))
     assert contents(later.run(False)).keys() == contents(whole).keys()
     assert ActivationStore(later.directory()).manifest.n_tokens == N * 16
-
-
-SLOW = """
-import sys, time
-from saev.images import FolderImages
-from saev.vits import MicroVit, Recording
-
-class Slow(FolderImages):
-    def open(self, index):
-        time.sleep(0.1)
-        return super().open(index)
-
-Recording(images=Slow(root=sys.argv[1], name="birds"), vit=MicroVit(), layers=[1, -1], root=sys.argv[2],
-          shard_mb=float(sys.argv[3]), batch_size=3, n_workers=1, device="cpu").run()
-"""
-
-
-def test_a_killed_recording_goes_on_and_equals_an_undisturbed_one(photos, tmp_path):
-    whole = recording(photos, tmp_path / "whole").run(False)
-    later = recording(photos, tmp_path / "cut")
-    args = [sys.executable, "-c", SLOW, str(photos), str(tmp_path / "cut"), str(SMALL["shard_mb"])]
-    with subprocess.Popen(args, stderr=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        while process.poll() is None and not list(later.directory().glob("shard-*.json")):
-            time.sleep(0.02)
-        assert process.poll() is None, process.communicate()[1]
-        process.kill()
-    assert not later.complete()
-    found, expected = contents(later.run(False)), contents(whole)
-    assert {name: found.get(name) for name in expected} == expected

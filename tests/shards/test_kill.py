@@ -1,0 +1,64 @@
+"""A recording killed at any step on the disk goes on, and becomes the dataset that it would have been."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from nursery import Nursery
+from recordings import record
+
+from saev.shards import ActivationStore
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    nursery = Nursery("shards.test_kill", "polars")
+    yield nursery
+    nursery.close()
+
+
+def record_small(root: str) -> None:
+    """Two layers of int8 with labels, three shards, an image that cannot be read."""
+    record(Path(root), 5, 4, 8, (1, 2), examples_per_shard=2, skipped=(3,), dtype="int8", labels=True)
+
+
+def files(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_killed_at_any_moment(nursery, tmp_path):
+    call = "shards.test_kill:record_small"
+    undisturbed = nursery.run(call, tmp_path / "whole", root=tmp_path / "whole")
+    assert not undisturbed["error"] and undisturbed["moments"] > 60
+    whole, half_shards, leftovers = files(tmp_path / "whole"), 0, 0
+    n = undisturbed["moments"]  # each of them was tried once; the tests take every third, and all of the merging
+    for at in sorted({*np.random.default_rng(0).permutation(n)[: n // 3].tolist(), *range(n - 12, n)}):
+        root = tmp_path / f"cut-{at}"
+        assert nursery.run(call, root, root=root, at=at + 1)["killed"]
+        left = files(root)
+        half_shards += any(name.endswith(".part") for name in left)
+        leftovers += any(name.endswith(".tmp") for name in left)
+        complete = b'"complete": true' in left.get("manifest.json", b"")
+        assert left == whole or not complete, f"moment {at}: a dataset that says it is complete is"
+        if not complete:
+            again = nursery.run(call, root, root=root)
+            assert not again["error"], f"moment {at}: {again['error']}"
+            found = files(root)
+            assert found.keys() == whole.keys(), f"moment {at}"
+            assert found == whole, f"moment {at}"
+    assert half_shards > 3 and leftovers > 3
+
+
+def test_killed_twice(nursery, tmp_path):
+    """What the first death left does not mislead the one who goes on and dies too."""
+    call, rng = "shards.test_kill:record_small", np.random.default_rng(0)
+    nursery.run(call, tmp_path / "whole", root=tmp_path / "whole")
+    for trial in range(8):
+        root = tmp_path / f"{trial}"
+        for at in rng.integers(1, 60, 2).tolist():
+            nursery.run(call, root, root=root, at=at)
+        try:
+            ActivationStore(root)
+        except ValueError:
+            assert not nursery.run(call, root, root=root)["error"]
+        assert files(root) == files(tmp_path / "whole")
