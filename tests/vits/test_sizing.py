@@ -72,7 +72,10 @@ def test_flex_has_defaults():
         (TimmVit(name="x", arch="beit_base_patch16_224", resize="flex"), r"beit_base_patch16_224 takes .*vit=dinov3"),
         (TimmVit(name="x", arch="resnet18", resize="flex"), r"resnet18 takes pictures of one size.*resize=crop"),
         (TimmCnn(name="x", arch="resnet18", resize="flex"), r"resnet18 .*takes pictures of one size"),
-        (OpenClipVit(name="x", arch="ViT-B-16", resize="flex", n_patches=256), r"ViT-B-16 of open_clip takes .*vit=dino"),
+        (
+            OpenClipVit(name="x", arch="ViT-B-16", resize="flex", n_patches=256),
+            r"ViT-B-16 of open_clip takes .*vit=dino",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_remedy(source, says):

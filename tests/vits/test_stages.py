@@ -7,15 +7,13 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from vits.micro_recordings import N, SMALL, recording
+from vits.micro_recordings import SMALL, N, recording
 
 from saev.images import FolderImages
 from saev.shards import ActivationStore
 from saev.vits import TimmCnn
 
-TINY_VIT = (
-    Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "mobile_sam_tinyvit5m.fp16.safetensors"
-)
+TINY_VIT = Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "mobile_sam_tinyvit5m.fp16.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +75,11 @@ def test_stages_are_recorded_with_a_width_and_grid_of_their_own(photos, tmp_path
     [
         ({"arch": "resnet18"}, {"layers": [2, 3]}, r"layer=\[2, 3\].*2: 128 x 784; 3: 256 x 196.*layer=2"),
         ({"arch": "resnet18"}, {"layers": 5}, r"layer=5 is out of range: vit=cnn has 5 layers"),
-        ({"arch": "resnet18", "img_size": 100}, {"layers": 4}, r"4 x 4 cells of 32 pixels do not cover 100 x 100.*vit\.img_size=224"),
+        (
+            {"arch": "resnet18", "img_size": 100},
+            {"layers": 4},
+            r"4 x 4 cells of 32 pixels do not cover 100 x 100.*vit\.img_size=224",
+        ),
         ({"arch": "resnet18"}, {"layers": 3, "tokens": ["cls"]}, r"record\.tokens=\[cls\]: vit=cnn has patches"),
         ({"arch": "vit_tiny_patch16_224"}, {"layers": 3}, r"vit=timm vit\.arch=vit_tiny_patch16_224"),
         ({"arch": "resnet19"}, {"layers": 3}, r"did you mean .*resnet18"),
