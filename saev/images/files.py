@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from saev.images.masks import open_mask
+from saev.images.masks import check_masks_open, open_mask
 from saev.images.opening import open_rgb
 from saev.images.source import ImageSource
 from saev.images.tables import Row, some
@@ -57,7 +57,8 @@ class FileImages(ImageSource):
 
     def check(self) -> None:
         assert self.paths(), "a kind says itself what it misses"
-        _ = self.labelling  # checks its options
+        if self.labelling:  # checks its options
+            check_masks_open(self)
 
     def paths(self) -> list[str]:
         return self._listing.paths

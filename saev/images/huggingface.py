@@ -15,7 +15,7 @@ from PIL import Image
 
 from saev.images.hub import load
 from saev.images.masked import MaskOptions
-from saev.images.masks import open_mask
+from saev.images.masks import check_masks_open, open_mask
 from saev.images.opening import open_rgb
 from saev.images.patch_labels import Labelling
 from saev.images.source import ImageSource
@@ -45,9 +45,11 @@ class HuggingFaceImages(MaskOptions, ImageSource):
         return "huggingface"
 
     def check(self) -> None:
-        _ = self.labelling, self._pictures, self._labels
+        labelling, _ = self.labelling, (self._pictures, self._labels)
         if not self.paths():
             raise ValueError(f"images.path={self.path}: images.split={self.split} holds no rows; choose another split.")
+        if labelling:
+            check_masks_open(self)
 
     @cached_property
     def _data(self) -> Any:

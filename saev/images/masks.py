@@ -1,6 +1,7 @@
 """A mask file -> a class id per pixel of its image, as the file has them and upright as the image is."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from saev.images.opening import called, decoding, orientation
 from saev.images.patch_labels import void_to_65535
+from saev.images.source import ImageSource
 
 ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
 MASK_EXTENSIONS = {".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"}  # nothing lossy: it would mix ids
@@ -54,6 +56,13 @@ def open_mask(
         )
     ids = np.asarray(turned)
     return void_to_65535(ids.astype(np.uint8) if mode == "1" else ids // spread, void, f"the mask {mask_name}")
+
+
+def check_masks_open(images: ImageSource, tried: int = 8) -> None:
+    """Try the masks of the first images: ValueError now for what would spoil each of thousands, such as colours."""
+    for index in range(min(tried, len(images.paths()))):
+        with suppress(OSError):  # a broken file is that file's alone
+            images.mask(index)
 
 
 def raw_mode(image: Image.Image) -> str:

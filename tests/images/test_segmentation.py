@@ -87,6 +87,22 @@ def test_options_are_checked(tmp_path):
         made(tmp_path, classes="gone.txt").check()
 
 
+def test_masks_of_colours_are_refused_before_anything_is_recorded(tmp_path):
+    images = made(tmp_path)
+    picture(tmp_path / "annotations" / "train" / "b.png", 1)
+    with pytest.raises(ValueError, match=r"the mask annotations/train/b\.png is of mode RGB"):
+        images.check()
+
+
+def test_a_broken_mask_is_that_images_own_error(tmp_path):
+    images = made(tmp_path)
+    (tmp_path / "annotations" / "train" / "a.png").write_bytes(b"broken")
+    images.check()
+    with pytest.raises(OSError, match=r"annotations/train/a\.png"):
+        images.mask(0)
+    assert images.mask(1) is not None
+
+
 def test_the_digest_covers_masks_and_labels(tmp_path):
     digests = [made(tmp_path).digest()]
     mask(tmp_path / "annotations" / "train" / "a.png", number=3)
