@@ -65,6 +65,7 @@ ByRole = dict[str, Moments]  # cls tokens and patches differ too much to share a
 
 
 CHUNK_BYTES = 1 << 19  # of values that are summed together: they stay in the cache
+CHUNK_ROWS = 128  # at most: float32 keeps six digits of so many
 TORCH_GRAIN = 32767  # elements; torch calls a pool of threads for more, and the pool is the backbone's
 
 
@@ -80,11 +81,12 @@ def by_role(images: Sequence[Shaped[np.ndarray, "_ d_model"]], roles: Mapping[st
 def _of_pieces(pieces: Sequence[Shaped[np.ndarray, "_ d_model"]], d_model: int) -> Moments:
     """The moments of all pieces' rows.
 
-    A few dozen rows at a time are summed in twice the precision of the data (float32 for float16, which halves the
+    At most 128 rows at a time are summed in twice the precision of the data (float32 for float16, which halves the
     time; float64 else), about the mean of what came before; everything beyond that is float64.
     """
     double = np.float32 if all(piece.dtype == np.float16 for piece in pieces) else np.float64
-    chunk = np.empty((max(1, CHUNK_BYTES // (np.dtype(double).itemsize * d_model)), d_model), double)
+    n_rows = min(CHUNK_ROWS, max(1, CHUNK_BYTES // (np.dtype(double).itemsize * d_model)))
+    chunk = np.empty((n_rows, d_model), double)
     total, filled = Moments.zeros(d_model), 0
     for piece in pieces:
         while len(piece):

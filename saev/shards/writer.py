@@ -66,9 +66,9 @@ class RecordingWriter:
         if (root / "manifest.json").is_file():
             self._check_same(Manifest.load(root))
         else:
-            self.manifest.save(root)
-        for layer, codec in (codecs or {}).items():
-            keep_codec(root, layer, codec)
+            with self._room():
+                self.manifest.save(root)
+        self._keep(codecs or {})
 
     def _check_same(self, found: Manifest) -> None:
         if found.complete:
@@ -106,8 +106,12 @@ class RecordingWriter:
 
     def calibrate(self, acts: Mapping[int, Shaped[np.ndarray, "n d_model"]]) -> None:
         """Choose each layer's int8 codec by the activations of some images; the first process to come decides."""
-        for layer in self.manifest.layers:
-            keep_codec(self.root, layer, Codec.calibrated(acts[layer]))
+        self._keep({layer: Codec.calibrated(acts[layer]) for layer in self.manifest.layers})
+
+    def _keep(self, codecs: Mapping[int, Codec]) -> None:
+        with self._room():
+            for layer, codec in codecs.items():
+                keep_codec(self.root, layer, codec)
 
     @contextmanager
     def shard(self, i: int) -> Iterator[ShardWriter]:
