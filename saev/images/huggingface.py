@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -118,22 +118,11 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
     @cached_property
     def _digest(self) -> str:
-        total = hashlib.sha256()
-        for path, sizes, row in zip(self.paths(), self._sizes(), self._labels, strict=True):
-            total.update(f"{path}\0{sizes}\0{json.dumps(row, sort_keys=True, default=str)}\n".encode())
+        total = hashlib.sha256("\0".join([*self._columns, *self._labels.column_names]).encode())
+        for data, cells in ((self._pictures, sizes), (self._labels, texts)):
+            for batch in data.with_format("arrow").iter(batch_size=1000) if data.column_names else ():
+                total.update(json.dumps([cells(batch[name]) for name in batch.column_names]).encode())
         return total.hexdigest()
-
-    def _sizes(self) -> Iterator[list[int]]:
-        """Bytes of each row's picture and mask, without reading them where they lie in the table."""
-        import pyarrow.compute as pc
-
-        for batch in self._pictures.with_format("arrow").iter(batch_size=1000):
-            columns = [batch[name].combine_chunks() for name in batch.column_names]
-            lengths = [pc.call_function("binary_length", [column.field("bytes")]).to_pylist() for column in columns]
-            files = [column.field("path").to_pylist() for column in columns]
-            for row in range(len(batch)):
-                cells = [(length[row], file[row]) for length, file in zip(lengths, files, strict=True)]
-                yield [os.path.getsize(file) if size is None and file else size or 0 for size, file in cells]
 
     def _file(self, index: int, column: str) -> str | bytes:
         cell = self._pictures[index][column] or {}
@@ -156,7 +145,7 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
     def labels(self, index: int) -> dict[str, str | int]:
         features, labels = self._labels.features, {}
-        for column, value in self._labels[index].items():
+        for column, value in self._labels[index].items() if features else ():
             if names := getattr(features[column], "names", None):
                 class_id = -1 if value is None else value  # -1 is what data sets write where the class is not known
                 labels |= {label_name(column): "" if class_id < 0 else names[class_id], f"{column}_id": class_id}
@@ -168,3 +157,18 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
     def credits(self) -> str:
         return ""
+
+
+def sizes(pictures: Any) -> list[int]:
+    """Bytes of each picture of an arrow column; those within it are not read."""
+    import pyarrow.compute as pc
+
+    cells = pictures.combine_chunks()
+    within = pc.call_function("binary_length", [cells.field("bytes")]).to_pylist()
+    files = cells.field("path").to_pylist()
+    return [os.path.getsize(f) if n is None and f else n or 0 for n, f in zip(within, files, strict=True)]
+
+
+def texts(labels: Any) -> list[str]:
+    """The values of an arrow column as text."""
+    return [str(value) for value in labels.to_pylist()]
