@@ -17,7 +17,7 @@ LAYOUT = "give a folder with images/[split/]a.jpg and annotations/[split/]a.png,
 
 @dataclass(kw_only=True)
 class SegmentationFolder(MaskedImages):
-    """Images with masks in ADE20K's layout, and label columns out of `labels` (LABELS that are there if null)."""
+    """Images with masks in ADE20K's layout, and label columns out of `labels_file` (the first of LABELS that is there if null)."""
 
     split: str = "all"
     """A sub-folder of images/, or all."""
