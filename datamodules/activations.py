@@ -16,6 +16,7 @@ from torch import Tensor
 from datamodules.batches import Batches
 from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
+from saev.shards.buffers import pageable
 from saev.shards.split import split_images
 
 READERS = ("auto", "mapped", "streamed")
@@ -171,7 +172,7 @@ class ActivationDataModule(L.LightningDataModule):
         return TokenStream(
             self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.sizes["stripe"],
             ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
-            allocate=pinned if self._on_gpu else np.empty, **kwargs,
+            allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:

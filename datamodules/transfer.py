@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 
 
-def pinned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def pinned(n_bytes: int) -> UInt8[np.ndarray, " n_bytes"]:
     """Page-locked memory, out of which a GPU copies while the program goes on."""
-    return torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True).numpy()
+    return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 class InFlight:

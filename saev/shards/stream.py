@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
-from saev.shards.buffers import Allocate, Buffers
+from saev.shards.buffers import Allocate, Buffers, pageable
 from saev.shards.mapped import MappedRows
 from saev.shards.plan import EpochPlan
 from saev.shards.reader import ActivationStore
@@ -71,7 +71,7 @@ class TokenStream:
         limit: int | None = None,
         reader: Reader = "mapped",
         readers: int = 1,
-        allocate: Allocate = np.empty,
+        allocate: Allocate = pageable,
     ):
         self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
         self.codec, self.allocate = store.codec(layer), allocate

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from datamodules.transfer import InFlight, pinned
+from saev.shards.buffers import Buffers
 
 
 class Event:
@@ -33,5 +34,5 @@ def test_batches_are_held_until_their_copy_is_made_in_order():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked memory needs a CUDA GPU")
 def test_pinned_memory_is_page_locked():
-    array = pinned((4, 3), np.dtype(np.float16))
-    assert array.dtype == np.float16 and torch.from_numpy(array[:2]).is_pinned()
+    batch = Buffers((4, 3), np.dtype(np.float16), allocate=pinned).take()
+    assert torch.from_numpy(batch[:2]).is_pinned()
