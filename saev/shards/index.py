@@ -41,17 +41,17 @@ def rows_of(shard: Path, d_model: int, dtype: str) -> Iterator[tuple[int, int, i
     width, stored = stored_row(d_model, dtype)
     with open(shard, "rb") as file:
         for name, offset, size in tar.members(shard):
-            file.seek(offset)
-            try:
-                example = re.fullmatch(rf"(\d{{9}}){re.escape(SUFFIX)}", name)
-                shape, found, head = read_header(io.BytesIO(file.read(min(size, 4096))))
-            except ValueError as error:
-                raise ValueError(f"{shard}: member {name} is not an array ({error}): {REMEDY}.") from error
+            example = re.fullmatch(rf"(\d{{9}}){re.escape(SUFFIX)}", name)
             if example is None:
                 raise ValueError(
                     f"{shard}: member {name} is not named like {member_name(0)}: {REMEDY}, or index the tars of another "
                     "program with saev.shards.foreign.index_foreign."
                 )
+            file.seek(offset)
+            try:
+                shape, found, head = read_header(io.BytesIO(file.read(min(size, 4096))))
+            except ValueError as error:
+                raise ValueError(f"{shard}: member {name} is not an array ({error}): {REMEDY}.") from error
             if len(shape) != 2 or shape[1] != width or found != stored:
                 raise ValueError(
                     f"{shard}: member {name} holds {found} {shape}, the manifest says {dtype} [tokens, {d_model}]: "

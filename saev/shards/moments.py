@@ -102,11 +102,12 @@ def _consume(x: Float[np.ndarray, "n d_model"], before: Moments) -> Moments:
     """The moments of x, which is overwritten."""
     if len(x) == 0:
         return Moments.zeros(x.shape[1])
-    norms = np.sqrt(np.einsum("ij,ij->i", x, x))  # einsum: a tenth of the time of x**2 and sum
-    centre = (before.mean if before.count else x.mean(0)).astype(x.dtype)
-    x -= centre
-    shift = x.sum(0).astype(np.float64) / len(x)
-    m2 = np.einsum("ij,ij->j", x, x).astype(np.float64) - len(x) * shift**2
+    with np.errstate(invalid="ignore"):  # NaN and infinity are for the caller to find, in norm_sum
+        norms = np.sqrt(np.einsum("ij,ij->i", x, x))  # einsum: a tenth of the time of x**2 and sum
+        centre = (before.mean if before.count else x.mean(0)).astype(x.dtype)
+        x -= centre
+        shift = x.sum(0).astype(np.float64) / len(x)
+        m2 = np.einsum("ij,ij->j", x, x).astype(np.float64) - len(x) * shift**2
     return Moments(centre + shift, np.maximum(m2, 0), len(x), float(norms.sum(dtype=np.float64)))
 
 
