@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from saev.shards import ActivationStore
+from saev.vits.flex import FlexTransform
 from saev.vits.transform import ImageTransform
 
 HEAT = (230, 0, 100)  # a magenta that photos of nature seldom hold
@@ -79,16 +80,29 @@ class Album:
 def model_view(picture: Image.Image, vit: Mapping[str, Any], side: int) -> Image.Image:
     """The part of a picture that the backbone saw, in its aspect, at most `side` pixels long and never enlarged.
 
-    `vit` is the backbone's identity in the manifest (image_size, resize); without them the whole picture.
+    `vit` is the backbone's identity in the manifest (image_size, resize, ...); without it the whole picture.
     """
-    size = vit.get("image_size") or picture.size[::-1]
-    transform = ImageTransform((size[0], size[1]), (0.0,) * 3, (1.0,) * 3, resize=vit.get("resize", "crop"))
-    left, top, right, bottom = transform.box(*picture.size)
-    longest = min(side, round(max(right - left, bottom - top)))
+    transform = seen_by(vit, picture.size)
+    box, size = transform.box(*picture.size), transform.size
+    longest = min(side, round(max(box[2] - box[0], box[3] - box[1])))
     height, width = (max(1, round(longest * length / max(size))) for length in size)
-    return picture.convert("RGB").resize(
-        (width, height), Image.Resampling.LANCZOS, box=(left, top, right, bottom), reducing_gap=3.0
-    )
+    top, left, h, w = transform.place(*picture.size)
+    shown = max(1, round(w * width / size[1])), max(1, round(h * height / size[0]))
+    view = picture.convert("RGB").resize(shown, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
+    if shown == (width, height):
+        return view
+    padded = Image.new("RGB", (width, height), "grey")
+    padded.paste(view, (round(left * width / size[1]), round(top * height / size[0])))
+    return padded
+
+
+def seen_by(vit: Mapping[str, Any], size: tuple[int, int]) -> ImageTransform:
+    """How the backbone that a manifest describes saw a picture of this size (width, height); colours aside."""
+    plain = (0.0,) * 3, (1.0,) * 3
+    if vit.get("resize") == "flex":
+        return FlexTransform(vit["n_patches"], vit["patch"], *plain, fit=vit["fit"]).at(*size)
+    height, width = vit.get("image_size") or size[::-1]
+    return ImageTransform((height, width), *plain, resize=vit.get("resize", "crop"))
 
 
 def jpeg(picture: Image.Image, quality: int) -> str:
