@@ -60,15 +60,8 @@ def index_foreign(
     for layer, of_layer in found.items():
         example, parts = 0, []
         for tar, of_tar in zip(map(Path, tars[layer]), of_layer, strict=True):
-            link = place(tar, root / layer_dir(layer))
-            rows = np.array([(example + i, m.offset, m.shape[0]) for i, m in enumerate(of_tar)], np.int64).reshape(
-                -1, 3
-            )
-            write_atomically(link.with_suffix(FOREIGN), npy(rows))
             parts.append(moments_of(tar, of_tar, first[0].shape[1]))
-            tokens, size = int(rows[:, 2].sum()), tar.stat().st_size
-            entry = {"file": f"{layer_dir(layer)}/{link.name}", "examples": len(rows), "tokens": tokens, "bytes": size}
-            entries.append(entry | {"sha256": sha256(tar)})
+            entries.append(index_tar(tar, of_tar, root / layer_dir(layer), example))
             example += len(of_tar)
         moments[layer] = reduce(merge_roles, parts)
     counts = {m.shape[0] for m in first}
@@ -136,6 +129,15 @@ def check_alike(found: Mapping[int, Sequence[Member]], suffix: str) -> Sequence[
                 "tars of every layer in the same order, or one root to each layer."
             )
     return first
+
+
+def index_tar(tar: Path, found: Sequence[Member], folder: Path, example: int) -> dict[str, Any]:
+    """Write the index of a tar whose first array is image number `example`; the tar's entry of the manifest."""
+    link = place(tar, folder)
+    rows = [(example + i, m.offset, m.shape[0]) for i, m in enumerate(found)]
+    write_atomically(link.with_suffix(FOREIGN), npy(np.array(rows, np.int64).reshape(-1, 3)))
+    sizes = {"examples": len(rows), "tokens": sum(m.shape[0] for m in found), "bytes": tar.stat().st_size}
+    return {"file": f"{folder.name}/{link.name}", **sizes, "sha256": sha256(tar)}
 
 
 def place(tar: Path, folder: Path) -> Path:

@@ -1,8 +1,9 @@
 """One layer's part of one shard: a tar file that appears whole, its index and its moments.
 
-add ──copy──▶ block of members ──┬──▶ file        the caller
-            (two, used in turn)  ├──▶ sha256      a thread
-                                 └──▶ moments     a thread
+add ──copy──▶ block of members ──┬──▶ file
+            (two, used in turn)  ├──▶ sha256
+                                 └──▶ moments
+Each is done by a thread of its own, so that a layer is recorded at the speed of the slowest of them.
 """
 
 import hashlib
@@ -17,10 +18,9 @@ from jaxtyping import Shaped
 
 from saev.shards import index, tar
 from saev.shards.codec import Codec
-from saev.shards.manifest import layer_dir, write_atomically
+from saev.shards.manifest import write_atomically
 from saev.shards.moments import ByRole, Moments, by_role, merge_roles, save_moments
 
-__all__ = ["LayerShard", "all_finite", "layer_dir"]
 BLOCK_BYTES = 2 << 20  # a task of the threads: milliseconds, so that handing it over costs nothing
 
 
@@ -30,7 +30,7 @@ class Block:
     def __init__(self):
         self.bytes = np.empty(BLOCK_BYTES, np.uint8)
         self.used = 0
-        self.images: list[tuple[np.ndarray, str]] = []  # what the moments are taken of, and its path for errors
+        self.images: list[tuple[np.ndarray, str]] = []  # what the moments are taken of, and what errors call it
         self.tasks: list[Future] = []
 
     def settle(self) -> None:
@@ -57,10 +57,10 @@ class LayerShard:
 
     def add(self, example: int, acts: Shaped[np.ndarray, "tokens d_model"], path: str) -> None:
         """Append an image's activations, which are copied; `path` names it in errors."""
-        stored = self.codec.encode(acts)
+        name, stored = f"{self.path.parent.name} of {path!r}", self.codec.encode(acts)
         same = stored.dtype == acts.dtype
         if not same:  # else the moments tell
-            check_finite(acts, stored, path)
+            check_finite(acts, stored, name)
         head = tar.npy_header(stored.shape, stored.dtype.name)
         size = len(head) + stored.nbytes
         head, padding = tar.header(index.member_name(example), size) + head, tar.padding(size)
@@ -70,7 +70,7 @@ class LayerShard:
         values = place[len(head) : len(head) + stored.nbytes].view(stored.dtype).reshape(stored.shape)
         values[:] = stored
         place[len(place) - len(padding) :] = 0
-        self.block.images.append((values if same else acts.copy(), path))
+        self.block.images.append((values if same else acts.copy(), name))
 
     def _reserve(self, n: int) -> np.ndarray:
         """Room for n bytes in the block, or in the next one where it is full."""
@@ -105,8 +105,8 @@ class LayerShard:
     def _sum(self, images: list[tuple[np.ndarray, str]]) -> None:
         moments = by_role([acts for acts, _ in images], self.roles, self.codec.d_model)
         if not all(np.isfinite(m.norm_sum) for m in moments.values()):
-            for acts, path in images:
-                check_finite(acts, acts, path)
+            for acts, name in images:
+                check_finite(acts, acts, name)
         self.moments = merge_roles(self.moments, moments)
 
     def end(self) -> None:
@@ -149,15 +149,15 @@ def all_finite(values: Shaped[np.ndarray, "..."]) -> bool:
     return bool(np.isfinite(values).all())
 
 
-def check_finite(acts: Shaped[np.ndarray, "n d_model"], stored: Shaped[np.ndarray, "n width"], path: str) -> None:
-    """ValueError where an activation of image `path` is NaN or infinite, or does not fit the stored dtype."""
+def check_finite(acts: Shaped[np.ndarray, "n d_model"], stored: Shaped[np.ndarray, "n width"], name: str) -> None:
+    """ValueError where one of the activations called `name` is NaN or infinite, or does not fit the stored dtype."""
     if not all_finite(acts):
         raise ValueError(
-            f"{path!r} has NaN or infinite activations: check the backbone's weights, or record with "
+            f"{name} has NaN or infinite activations: check the backbone's weights, or record with "
             "record.autocast=false if it ran in half precision."
         )
     if not all_finite(stored):
         raise ValueError(
-            f"{path!r} has an activation of {np.abs(acts).max():.4g}, beyond the range of {stored.dtype}: "
+            f"{name} reaches {np.abs(acts).max():.4g}, beyond the range of {stored.dtype}: "
             "record with record.dtype=float32."
         )

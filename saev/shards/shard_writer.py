@@ -11,8 +11,6 @@ from safetensors.numpy import load_file, save
 from saev.shards.layer_shard import LayerShard
 from saev.shards.manifest import write_atomically
 
-VOID = 65535  # the label of a token that shows nothing annotated; cls and registers among them
-
 
 class ShardWriter:
     """The images of one shard, in every layer; made by `RecordingWriter.shard`."""

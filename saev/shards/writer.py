@@ -20,9 +20,9 @@ from saev.shards.codec import Codec, codec_path, keep_codec
 from saev.shards.layer_shard import LayerShard
 from saev.shards.manifest import Manifest, layer_dir, write_atomically
 from saev.shards.merging import EXAMPLES, MERGED, complete, labels_path, merge, sidecar_path
-from saev.shards.shard_writer import VOID, ShardWriter
+from saev.shards.shard_writer import ShardWriter
 
-__all__ = ["EXAMPLES", "VOID", "RecordingWriter", "ShardWriter", "layer_dir"]
+__all__ = ["EXAMPLES", "RecordingWriter", "ShardWriter"]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
