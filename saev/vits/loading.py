@@ -3,13 +3,25 @@
 Threads, not processes: PIL decodes and resizes outside Python's lock, and nothing has to be pickled or copied.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+MOST_WORKERS = 16
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+def default_workers() -> int:
+    """Decoding threads where nobody says how many: one for each core that this process may use, 16 at most.
+
+    They sleep while enough is loaded ahead, so on a CPU they take from the forward passes what decoding costs and no
+    more (two threads beside torch's two measured faster than one); a GPU needs all the cores to be fed.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux: a Slurm job has fewer cores than the machine
+    return min(MOST_WORKERS, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def load_ahead(load: Callable[[T], R], items: Iterable[T], n_workers: int, ahead: int) -> Generator[R, None, None]:

@@ -1,6 +1,5 @@
 """A recording: images through a backbone at some layers, checked before it starts, resumed where it stopped."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from saev.shards import Manifest, RecordingWriter, fingerprint
 from saev.shards.lock import exclusive
 from saev.vits.filling import Filler
 from saev.vits.item import ItemLoader
+from saev.vits.loading import default_workers
 from saev.vits.plan import Plan, as_tuple
 from saev.vits.precheck import check_device, check_disk, check_knobs, parse_part, said_by
 from saev.vits.source import VitSource
@@ -161,7 +161,7 @@ class Recording:
             dtype=torch.float16 if self.dtype == "float16" else torch.float32,
             autocast=getattr(torch, str(self.autocast)) if half else None,
             batch_size=self.batch_size,
-            n_workers=self.n_workers or min(16, os.cpu_count() or 1),
+            n_workers=self.n_workers or default_workers(),
         )
 
     def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:

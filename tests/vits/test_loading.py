@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from saev.vits.loading import WriteBehind, load_ahead
+from saev.vits.loading import WriteBehind, default_workers, load_ahead
 
 
 def test_results_come_in_order_whatever_takes_longest():
@@ -62,3 +62,15 @@ def test_an_error_in_the_block_waits_for_the_call_and_keeps_its_own_name():
         behind.do(lambda: (time.sleep(0.05), done.append(1)))
         raise KeyError
     assert done == [1]
+
+
+def test_threads_are_as_many_as_the_cores_that_may_be_used(monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
+    assert default_workers() == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(100)), raising=False)
+    assert default_workers() == 16
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert default_workers() == 1
