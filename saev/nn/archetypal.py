@@ -1,0 +1,126 @@
+"""Archetypal decoders: atoms that stay near convex combinations of real activations (Fel et al. 2025, "Archetypal SAE").
+
+    mixing [d_sae, points] on the simplex, residual [d_sae, d_model] in a ball
+    ──bake──▶ w_dec, the unit rows of mixing @ points + residual ──training as ever──▶ w_dec.grad ──pull_back──▶ both gradients
+
+w_dec remains the parameter that everything decodes with: it is made once after each step, and its gradient is carried on to
+what it was made of, so codes, objectives and AuxK need to know nothing of this, and what is saved is an ordinary dictionary.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+TINY = 1e-12
+NEWTON_STEPS = 20  # of the simplex projection; 3 to 6 are usual
+
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """Atoms are free unit vectors."""
+
+    def check(self, init: str) -> None:
+        """Any start will do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Archetypal:
+    """Atoms are unit rows of convex combinations of centroids plus a residual of norm at most delta (RA-SAE, eq. 4).
+
+    The centroids are directions (seen from b_dec's start), of unit norm, so delta is the residual relative to an archetype; at
+    delta = 0 atoms are within the cone of the data.
+    """
+
+    points: int | None = None  # centroids to combine; None: one for each atom
+    delta: float = 1.0
+
+    def __post_init__(self):
+        if self.points is not None and self.points < 1:
+            raise ValueError(f"decoder.points={self.points}: give a number of centroids of at least 1, e.g. 1024.")
+        if not self.delta >= 0:
+            raise ValueError(f"decoder.delta={self.delta}: the largest norm of a residual is 0 or more, e.g. 0.5.")
+
+    def check(self, init: str) -> None:
+        """ValueError where atoms would not start as combinations of centroids."""
+        if init not in ("kmeans", "archetypal"):
+            raise ValueError(
+                f"decoder=archetypal with init={init}: its atoms start as combinations of centroids; add init=archetypal."
+            )
+        if init == "kmeans" and self.points is not None:
+            raise ValueError(
+                f"decoder.points={self.points} with init=kmeans: that starts from a centroid for each atom; take init=archetypal."
+            )
+
+
+class Archetypes(nn.Module):
+    """What the atoms of an archetypal decoder are made of."""
+
+    points: Float[Tensor, "points d_model"]
+    lengths: Float[Tensor, " d_sae"]
+
+    def __init__(
+        self,
+        points: Float[Tensor, "points d_model"],
+        mixing: Float[Tensor, "d_sae points"],
+        residual: Float[Tensor, "d_sae d_model"],
+        delta: float,
+    ):
+        super().__init__()
+        self.delta = float(delta)
+        self.register_buffer("points", points)
+        self.register_buffer("lengths", torch.ones_like(mixing[:, 0]))  # of the rows before they got unit norm
+        self.mixing, self.residual = nn.Parameter(mixing), nn.Parameter(residual)
+        self.mixing.per_entry = True  # type: ignore[attr-defined] # no linear map: nothing for Muon to orthogonalise
+
+    def forward(self) -> Float[Tensor, "d_sae d_model"]:
+        """The atoms as they follow from mixing and residual, with a graph: what `bake` and `pull_back` are made for."""
+        return normalize(self.mixing @ self.points + self.residual, dim=1, eps=TINY)
+
+    @torch.no_grad()
+    def bake(self) -> Float[Tensor, "d_sae d_model"]:
+        """Bring mixing and residual back onto their constraints; the atoms that follow."""
+        self.mixing.copy_(project_to_simplex(self.mixing))
+        self.residual.mul_((self.delta / self.residual.norm(dim=1, keepdim=True).clamp_min(TINY)).clamp_max(1))
+        with torch.autocast(self.mixing.device.type, enabled=False):
+            rows = torch.addmm(self.residual, self.mixing, self.points)
+        self.lengths.copy_(rows.norm(dim=1).clamp_min(TINY))
+        return rows / self.lengths[:, None]
+
+    @torch.no_grad()
+    def pull_back(self, w_dec: nn.Parameter) -> None:
+        """Carry the gradient of the baked atoms on to mixing and residual, and take it from the atoms.
+
+        Through w = a/||a|| it loses the part along the atom and is divided by ||a||; a = mixing @ points + residual.
+        """
+        if w_dec.grad is None:
+            return
+        along = (w_dec.grad * w_dec).sum(1, keepdim=True)
+        by_row = w_dec.grad.addcmul(along, w_dec, value=-1) / self.lengths[:, None]
+        with torch.autocast(by_row.device.type, enabled=False):
+            self.mixing.grad = by_row @ self.points.T
+        self.residual.grad = by_row
+        w_dec.grad = None
+
+
+def project_to_simplex(w: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
+    """The nearest point to each row among those with entries >= 0 that add up to 1.
+
+    max(w - tau, 0) with the tau at which it adds up to 1, found by Newton's method from below (Michelot 1986: it ends after
+    finitely many steps, as the sum is piecewise linear in tau): a third of the time of sorting the rows.
+
+    >>> project_to_simplex(torch.tensor([[0.5, 1.5, -1.0], [1.0, 1.0, 1.0]]))
+    tensor([[0.0000, 1.0000, 0.0000],
+            [0.3333, 0.3333, 0.3333]])
+    """
+    tau = torch.maximum((w.sum(1, keepdim=True) - 1) / w.shape[1], w.amax(1, keepdim=True) - 1)
+    for _ in range(NEWTON_STEPS):
+        over = (w - tau).relu_()
+        step = (over.sum(1, keepdim=True) - 1) / over.count_nonzero(1).clamp_min(1)[:, None]
+        tau = tau + step
+        if not w.is_cuda and step.abs().max() < 1e-7:  # on a GPU asking would stop the queue
+            break
+    over = (w - tau).relu_()
+    return over.div_(over.sum(1, keepdim=True))
