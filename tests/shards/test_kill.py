@@ -31,8 +31,8 @@ def test_killed_at_any_moment(nursery, tmp_path):
     undisturbed = nursery.run(call, tmp_path / "whole", root=tmp_path / "whole")
     assert not undisturbed["error"] and undisturbed["moments"] > 60
     whole, half_shards, leftovers = files(tmp_path / "whole"), 0, 0
-    n = undisturbed["moments"]  # each of them was tried once; the tests take every third, and all of the merging
-    for at in sorted({*np.random.default_rng(0).permutation(n)[: n // 3].tolist(), *range(n - 12, n)}):
+    n = undisturbed["moments"]  # each of them was tried once; the tests take every sixth, and all of the merging
+    for at in sorted({*np.random.default_rng(0).permutation(n)[: n // 6].tolist(), *range(n - 12, n)}):
         root = tmp_path / f"cut-{at}"
         assert nursery.run(call, root, root=root, at=at + 1)["killed"]
         left = files(root)
@@ -46,7 +46,7 @@ def test_killed_at_any_moment(nursery, tmp_path):
             found = files(root)
             assert found.keys() == whole.keys(), f"moment {at}"
             assert found == whole, f"moment {at}"
-    assert half_shards > 3 and leftovers > 3
+    assert half_shards > 1 and leftovers > 1
 
 
 def test_killed_twice(nursery, tmp_path):
