@@ -18,7 +18,7 @@ def default_workers() -> int:
     """Decoding threads where nobody says how many: one for each core that this process may use, 16 at most.
 
     They sleep while enough is loaded ahead, so on a CPU they take from the forward passes what decoding costs and no
-    more (two threads beside torch's two measured faster than one); a GPU needs all the cores to be fed.
+    more; a GPU needs all the cores to be fed. torch keeps its own threads: the forward pass is the larger part.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux: a Slurm job has fewer cores than the machine
     return min(MOST_WORKERS, len(affinity(0)) if affinity else os.cpu_count() or 1)
