@@ -84,7 +84,7 @@ def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) 
         optimiser.step()
         optimiser.zero_grad()
         for member in members:
-            member.sae.normalise_atoms()
+            member.finish_step(losses.l0)
     return members
 
 

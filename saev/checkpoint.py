@@ -13,28 +13,33 @@ import torch
 from safetensors.torch import load_file, save
 
 from saev.dictionary import Dictionary
-from saev.nn.activations import Activation, BatchTopK, ReLU, TopK
+from saev.nn.activations import Activation, BatchTopK, TopK
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.gated import Gated
+from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
+from saev.nn.penalised import ReLU
 from saev.shards.manifest import write_atomically
 
 SCHEMA = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "config.json"
-ACTIVATIONS: dict[str, type[Activation]] = {"relu": ReLU, "topk": TopK, "batchtopk": BatchTopK}
-ARGUMENTS = {"relu": ("sparsity",), "topk": ("k",), "batchtopk": ("k",)}
+ACTIVATIONS: dict[str, type[Activation]] = {
+    cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
+}
 
 
 def save_dictionary(sae: SparseAutoencoder, directory: str | Path, **about: Any) -> Path:
     """Write an autoencoder into `directory`; `about` (hyperparameters, provenance, metrics) goes into config.json."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
+    sae = sae.baked()
     kind = next(name for name, cls in ACTIVATIONS.items() if type(sae.activation) is cls)
     config = {
         "schema": SCHEMA,
         "kind": "sae",
         "d_model": sae.d_model,
         "n_latents": sae.n_latents,
-        "activation": {"kind": kind, **{key: getattr(sae.activation, key) for key in ARGUMENTS[kind]}},
+        "activation": {"kind": kind, **sae.activation.settings()},
         **about,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}

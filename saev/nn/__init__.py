@@ -1,21 +1,27 @@
 """Sparse autoencoders: activations, objectives, initialisation, schedules, and the bank that trains many at once."""
 
-from saev.nn.activations import Activation, BatchTopK, ReLU, TopK
+from saev.nn.activations import Activation, BatchTopK, TopK
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.bank import Member, MemberSpec, SAEBank
+from saev.nn.gated import Gated
+from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
-from saev.nn.objectives import AuxK, Matryoshka, Objective, Plain
+from saev.nn.objectives import AuxK, Matryoshka, Objective, Plain, RandomMatryoshka
+from saev.nn.penalised import ReLU
 
 __all__ = [
     "Activation",
     "AuxK",
     "BatchTopK",
+    "Gated",
+    "JumpReLU",
     "Matryoshka",
     "Member",
     "MemberSpec",
     "Normaliser",
     "Objective",
     "Plain",
+    "RandomMatryoshka",
     "ReLU",
     "SAEBank",
     "SparseAutoencoder",

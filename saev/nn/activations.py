@@ -4,7 +4,9 @@ Called, an activation applies its evaluation rule, which never depends on the ba
 latents in training (`Selecting`) say which by `select`; the others train by the rule they are evaluated with.
 """
 
+import inspect
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,65 +16,65 @@ from saev.ops.sparse import SparseCodes, batchtopk_select, topk_select
 from saev.ops.topk import topk_codes
 
 Codes = Tensor | SparseCodes
+# Share of tokens on which a latent with a threshold of its own fires at the start. From b_enc = 0 half of all fire on
+# each token, and a penalty takes thousands of steps to undo that; from here 200 steps suffice (docs/log).
+ACTIVE = 0.02
 
 
 class Activation(nn.Module, ABC):
     """Pre-activations h -> codes f >= 0, and what sparsity costs."""
 
+    owns_bias = False  # its own biases take the place of b_enc, which stays 0
+    free_atoms = False  # atoms keep norms of their own, which the penalty weights
+
+    def prepare(self, d_sae: int) -> None:
+        """Make the parameters and buffers that there is one of per latent."""
+
+    def start(self, h: Float[Tensor, "n d_sae"]) -> Float[Tensor, " d_sae"] | None:
+        """Set thresholds by the pre-activations of a sample; or give the bias that is to do this (None: neither).
+
+        Called again with the same pre-activations at another scale, it does the same at that scale.
+        """
+
     @abstractmethod
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        """Codes by the evaluation rule."""
+        """Codes by the evaluation rule, with a graph."""
 
-    def penalty(self, f: Codes) -> Float[Tensor, ""]:
+    def penalty(
+        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
+    ) -> Float[Tensor, ""]:
         """The sparsity term of the loss, with its coefficient: a mean over the batch (0 unless an activation has one)."""
-        values = f.values if isinstance(f, SparseCodes) else f
-        return values.new_zeros(())
+        return h.new_zeros(())
+
+    def auxiliary(
+        self,
+        z: Float[Tensor, "batch d_model"],
+        h: Float[Tensor, "batch d_sae"],
+        w_dec: Float[Tensor, "d_sae d_model"],
+        b_dec: Float[Tensor, " d_model"],
+    ) -> Float[Tensor, ""]:
+        """A term of the loss of its own, on the scale of the reconstruction (0 unless an activation has one)."""
+        return z.new_zeros(())
+
+    def follow(self, l0: Float[Tensor, ""]) -> None:
+        """After a step with `l0` active latents per token: move what is steered by that."""
+
+    def project(self) -> None:
+        """After a step: back onto the constraints."""
+
+    def gate(self, h: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
+        """(pre-activations whose sign decides about firing, the bias in them): where dead latents are revived."""
+        return h, b_enc
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with."""
+        return {
+            name: getattr(self, name) for name in inspect.signature(type(self).__init__).parameters if name != "self"
+        }
 
 
 class Selecting(Activation):
-    """An activation that keeps a fixed number of latents in training."""
-
-    @abstractmethod
-    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
-        """The codes kept by the training rule, without a graph; may follow them with statistics."""
-
-
-class ReLU(Activation):
-    """f = max(h, 0), made sparse by an L1 penalty (Bricken et al. 2023; Cunningham et al. 2023).
-
-    The penalty is sparsity * mean over the batch of sum_j f_j. Atoms have unit norm, so it needs no weight of theirs.
-    """
-
-    def __init__(self, sparsity: float):
-        super().__init__()
-        if sparsity is None or not sparsity >= 0:
-            raise ValueError(f"sparsity={sparsity}: the L1 coefficient is 0 or more, e.g. sparsity=1e-3.")
-        self.sparsity = float(sparsity)
-
-    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return h.relu()
-
-    def penalty(self, f: Codes) -> Float[Tensor, ""]:
-        assert isinstance(f, Tensor)
-        return self.sparsity * f.sum(1).mean()
-
-
-class TopK(Selecting):
-    """The k largest of relu(h) per token (Gao et al. 2024, section 2.3)."""
-
-    def __init__(self, k: int):
-        super().__init__()
-        self.k = _positive(k)
-
-    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return topk_codes(h, self.k)
-
-    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
-        return topk_select(h, self.k)
-
-
-class BatchTopK(Selecting):
-    """The batch * k largest of relu(h) over the whole batch; evaluated as f = h [h > theta] (Bussmann et al. 2024).
+    """An activation that keeps a fixed number of latents in training.
 
     theta follows the least kept positive value: the first is copied, then an exponential mean with a decay of
     n/(n + 10) over the first 1000 steps n (so a short run is not held back by its first steps) and of 0.999 after
@@ -84,20 +86,20 @@ class BatchTopK(Selecting):
 
     def __init__(self, k: int):
         super().__init__()
-        self.k = _positive(k)
+        if k is None or int(k) != k or k < 1:
+            raise ValueError(f"k={k}: the number of active latents per token is an integer of at least 1, e.g. k=32.")
+        self.k = int(k)
+
+    def _make_theta(self) -> None:
         self.register_buffer("theta", torch.zeros((), dtype=torch.float32))
         self.register_buffer("n_updates", torch.zeros((), dtype=torch.int64))
 
-    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return torch.where(h > self.theta, h, 0.0)
-
+    @abstractmethod
     def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
-        codes = batchtopk_select(h, self.k)
-        self._follow(codes.values)
-        return codes
+        """The codes kept by the training rule, without a graph; may follow them with statistics."""
 
     @torch.no_grad()
-    def _follow(self, kept: Float[Tensor, " nnz"]) -> None:
+    def _follow_least(self, kept: Float[Tensor, " nnz"]) -> None:
         none = kept.new_full((1,), torch.inf)  # there may be nothing to take a minimum of
         least = torch.cat([none, torch.where(kept > 0, kept, torch.inf)]).min().float()
         n = self.n_updates.float()
@@ -108,7 +110,47 @@ class BatchTopK(Selecting):
         self.n_updates.add_(seen)
 
 
-def _positive(k: int) -> int:
-    if k is None or int(k) != k or k < 1:
-        raise ValueError(f"k={k}: the number of active latents per token is an integer of at least 1, e.g. k=32.")
-    return int(k)
+class TopK(Selecting):
+    """The k largest of relu(h) per token (Gao et al. 2024, section 2.3); with `threshold` evaluated as f = h [h > theta].
+
+    The threshold lets the number of active latents vary with the token (their appendix F), theta as in BatchTopK.
+    """
+
+    def __init__(self, k: int, threshold: bool = False):
+        super().__init__(k)
+        self.threshold = bool(threshold)
+        if self.threshold:
+            self._make_theta()
+
+    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.where(h > self.theta, h, 0.0) if self.threshold else topk_codes(h, self.k)
+
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        codes = topk_select(h, self.k)
+        if self.threshold:
+            least = torch.where(codes.values > 0, codes.values, torch.inf).view(-1, self.k).amin(1)
+            positive = torch.isfinite(least)  # tokens without any positive value say nothing
+            self._follow_least(torch.where(positive, least, 0).sum(0, keepdim=True) / positive.sum())
+        return codes
+
+
+class BatchTopK(Selecting):
+    """The batch * k largest of relu(h) over the whole batch; evaluated as f = h [h > theta] (Bussmann et al. 2024)."""
+
+    def __init__(self, k: int):
+        super().__init__(k)
+        self._make_theta()
+
+    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.where(h > self.theta, h, 0.0)
+
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
+        codes = batchtopk_select(h, self.k)
+        self._follow_least(codes.values)
+        return codes
+
+
+def firing_threshold(h: Float[Tensor, "n d_sae"], l0: float | None = None) -> Float[Tensor, " d_sae"]:
+    """Per latent the value that its pre-activations exceed on an equal share of the sample: l0 of d_sae, or ACTIVE."""
+    share = ACTIVE if l0 is None else min(0.5, l0 / h.shape[1])
+    return h.topk(min(len(h), max(1, round(share * len(h))) + 1), dim=0).values[-1]

@@ -8,9 +8,12 @@ import copy
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from saev.nn.activations import Activation, Codes, Selecting
+from saev.nn.archetypal import Archetypes
 from saev.nn.normalise import Normaliser
+from saev.nn.penalised import ReLU
 from saev.ops.sparse import with_encoder_gradient
 
 
@@ -23,12 +26,14 @@ class SparseAutoencoder(nn.Module):
         k = getattr(activation, "k", 0)
         if k > d_sae:
             raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
+        activation.prepare(d_sae)
         self.activation = activation
         self.normaliser = normaliser or Normaliser(torch.zeros(d_model), torch.ones(()))
         self.w_enc = nn.Parameter(torch.zeros(d_model, d_sae))
-        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=not activation.owns_bias)
         self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
+        self.archetypes: Archetypes | None = None  # of an archetypal decoder: what w_dec is made of
 
     def pre_activations(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """h, from normalised activations."""
@@ -54,11 +59,12 @@ class SparseAutoencoder(nn.Module):
                 f"activations have d_model={acts.shape[-1]}, this dictionary was trained on d_model={self.d_model}: "
                 "encode activations of the same backbone."
             )
-        return self.activation(self.pre_activations(self.normaliser(acts)))
+        codes = self.activation(self.pre_activations(self.normaliser(acts)))
+        return codes * self.w_dec.norm(dim=1) if self.activation.free_atoms else codes
 
     def decode(self, codes: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_model"]:
         """Raw activations that the codes stand for."""
-        return self.normaliser.inverse(codes @ self.w_dec + self.b_dec)
+        return self.normaliser.inverse(codes @ self.atoms + self.b_dec)
 
     def forward(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """The reconstruction of raw activations."""
@@ -67,19 +73,44 @@ class SparseAutoencoder(nn.Module):
     @property
     def atoms(self) -> Float[Tensor, "d_sae d_model"]:
         """The dictionary's directions, unit rows in normalised space."""
-        return self.w_dec
+        return normalize(self.w_dec, dim=1) if self.activation.free_atoms else self.w_dec
+
+    def project(self) -> None:
+        """After an optimiser step: back onto the constraints of atoms and activation."""
+        self.normalise_atoms()
+        self.activation.project()
 
     @torch.no_grad()
     def normalise_atoms(self) -> None:
-        """Give every atom unit norm."""
+        """Give every atom unit norm, unless the penalty weights their norms; archetypal ones are made anew."""
+        if self.archetypes is not None:
+            self.w_dec.copy_(self.archetypes.bake())
+            return
+        if self.activation.free_atoms:
+            return
         self.w_dec.div_(self.w_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
         """Take from each atom's gradient the part along the atom, which renormalisation would undo (Bricken et al. 2023)."""
-        if self.w_dec.grad is not None:
+        if self.archetypes is not None:
+            self.archetypes.pull_back(self.w_dec)
+        elif self.w_dec.grad is not None and not self.activation.free_atoms:
             along = (self.w_dec.grad * self.w_dec).sum(1, keepdim=True)
             self.w_dec.grad.addcmul_(along, self.w_dec, value=-1)
+
+    @torch.no_grad()
+    def baked(self) -> "SparseAutoencoder":
+        """The same function in the form that is saved: constant unit atoms, their norms within the encoder."""
+        sae = copy.deepcopy(self)
+        sae.archetypes = None
+        if isinstance(sae.activation, ReLU) and sae.activation.free_atoms:
+            norm = self.w_dec.norm(dim=1)
+            sae.activation.atom_norm = sae.activation.free_atoms = False
+            sae.w_dec.copy_(self.atoms)
+            sae.w_enc.mul_(norm)
+            sae.b_enc.mul_(norm)
+        return sae
 
     @torch.no_grad()
     def folded(self) -> "SparseAutoencoder":
@@ -87,10 +118,10 @@ class SparseAutoencoder(nn.Module):
 
         With z = (x - mu)/c:  w_enc' = w_enc / c,  b_enc' = b_enc,  w_dec' = w_dec c,  b_dec' = mu + c b_dec.
         """
-        sae = copy.deepcopy(self)
+        sae = self.baked()
         mean, scale = self.normaliser.mean, self.normaliser.scale.expand(self.d_model)
         sae.normaliser = Normaliser(torch.zeros_like(mean), torch.ones_like(self.normaliser.scale))
-        sae.w_enc.copy_(self.w_enc / scale[:, None])
-        sae.w_dec.copy_(self.w_dec * scale)
+        sae.w_enc.div_(scale[:, None])
+        sae.w_dec.mul_(scale)
         sae.b_dec.copy_(mean + scale * self.b_dec)
         return sae

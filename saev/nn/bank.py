@@ -12,9 +12,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from saev.nn.activations import Activation
+from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.decoding import firings
-from saev.nn.initialise import initialise
+from saev.nn.initialise import initialise, sample_tokens
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import AuxK, Objective
 
@@ -43,6 +44,8 @@ class MemberSpec:
     d_sae: int | None = None  # expansion * d_model where not given
     expansion: float = 8
     init: str = "data"
+    b_dec: str = "median"
+    decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
 
     def width(self, d_model: int) -> int:
         """d_sae on activations of `d_model`; ValueError where the settings do not fit it."""
@@ -51,14 +54,19 @@ class MemberSpec:
         if not 1 <= k <= d_sae:
             raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
         self.objective.check(d_sae)
+        self.decoder.check(self.init)
         return d_sae
+
+    def sample_tokens(self, d_model: int) -> int:
+        """How many tokens `build` wants a sample of."""
+        return sample_tokens(self.init, self.width(d_model), self.decoder)
 
     def build(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"]) -> "Member":
         """The member, initialised from a sample of normalised activations."""
         d_model = sample.shape[1]
         d_sae = self.width(d_model)
         sae = SparseAutoencoder(d_model, d_sae, self.activation, normaliser)
-        initialise(sae, sample, self.init, self.seed)
+        initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
         return Member(self.name, sae, self.objective, self.auxk, self.lr)
 
 
@@ -73,19 +81,34 @@ class Member(nn.Module):
         self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
         self.register_buffer("silent", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
+        self.step = 0  # training steps taken; draws random prefixes
         self.stopped = False  # `failed` on the host: asked at every step, so it must not wait for the device
 
     def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
         """Losses of a batch of normalised activations; counts the silence of each latent."""
         sae = self.sae
         h, f = sae.training_codes(z)
-        reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec)
-        sparsity = sae.activation.penalty(f) * sparsity_factor
-        aux = self.auxk(sae, z, h, residual, self.dead)
+        reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
+        sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
+        aux = self.auxk(sae, z, h, residual, self.dead) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
         fired = firings(f, sae.n_latents)
         self.silent.add_(len(z)).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
         return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / len(z))
+
+    def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
+        """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""
+        self.sae.project()
+        if sparsity_factor >= 1:  # while the penalty still rises, its L0 says nothing about the coefficient
+            self.sae.activation.follow(l0)
+        self.step += 1
+
+    def get_extra_state(self) -> dict[str, int]:
+        """What a checkpoint holds beside tensors."""
+        return {"step": self.step}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.step = state["step"]
 
     def stop(self) -> None:
         """Take part in no further step: the parameters are not finite any more."""

@@ -19,6 +19,7 @@ def kmeans(sample: Float[Tensor, "n d"], n_centroids: int, seed: int) -> Float[T
     Centroids that are left without points are replaced by the points that lie farthest from theirs. ValueError where there
     are fewer points than centroids; a warning below ENOUGH for each.
     """
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it uses
     import faiss
 
     n, d = sample.shape

@@ -4,49 +4,134 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from saev.nn.activations import Selecting
+from saev.nn.archetypal import Archetypal, Archetypes, Free
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.centroids import kmeans
 from saev.nn.decoding import decode
+from saev.nn.median import geometric_median
 
-METHODS = ("random", "data")
-# Share of tokens on which a ReLU latent fires at the start. From b_enc = 0 half of all fire on each token, and an L1
-# penalty takes thousands of steps to undo that; from here 200 steps suffice (docs/log).
-ACTIVE = 0.02
+METHODS = ("random", "data", "kmeans", "archetypal")
+CLUSTERED = ("kmeans", "archetypal")
+CENTRES = ("median", "mean")
+SAMPLE = 16384  # tokens that tell the centre and, of them, the scale
+PER_CENTROID = 50  # tokens asked for; faiss advises 39
+PAIRS = 2  # archetypal: further centroids in an atom's start
+SHARE = 0.2  # archetypal: their share; half where an atom has no centroid of its own
+RESIDUAL = 0.2  # archetypal: norm of the start's residual, at most delta
+
+_once: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # sample -> what members of a bank have found out about it
+
+
+def sample_tokens(method: str, d_sae: int, decoder: Free | Archetypal | None = None) -> int:
+    """How many tokens an initialisation wants.
+
+    >>> sample_tokens("data", 4096), sample_tokens("kmeans", 4096)
+    (16384, 204800)
+    """
+    return max(SAMPLE, PER_CENTROID * n_points(d_sae, decoder)) if method in CLUSTERED else SAMPLE
+
+
+def n_points(d_sae: int, decoder: Free | Archetypal | None = None) -> int:
+    """Centroids that k-means looks for: one for each atom, unless the decoder says otherwise."""
+    return getattr(decoder, "points", None) or d_sae
 
 
 @torch.no_grad()
-def initialise(sae: SparseAutoencoder, sample: Float[Tensor, "n d_model"], method: str, seed: int) -> None:
-    """Set all parameters of `sae` from a sample of normalised activations; a function of (sample, method, seed).
+def initialise(
+    sae: SparseAutoencoder,
+    sample: Float[Tensor, "n d_model"],
+    method: str,
+    seed: int,
+    b_dec: str = "median",
+    decoder: Free | Archetypal | None = None,
+) -> None:
+    """Set all parameters of `sae` from a sample of normalised activations; a function of (sample, and the settings).
 
-    Atoms are `random` unit vectors or `data`: directions of centred samples, blended with noise. b_dec is the sample's
-    mean. b_enc is 0 for activations that select a number of latents themselves; for the others it lets each latent
-    fire on a share ACTIVE of the sample. Both halves of the encoder, w_enc = w_dec^T and b_enc, are then scaled by the
-    a that minimises the squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for the
-    reconstruction y at a = 1.
+    b_dec is the sample's geometric `median` or its `mean`. Atoms are
+    - `random`: unit vectors of any direction;
+    - `data`: directions of samples, seen from b_dec, blended with noise;
+    - `kmeans`: directions of the sample's centroids, one each;
+    - `archetypal`: convex combinations of such directions, mostly of one, plus a small residual.
+    With an Archetypal decoder the last two are also what its atoms are kept near to.
+
+    b_enc is 0 for activations that select a number of latents or have thresholds of their own; for the others it lets each
+    latent fire on a share of the sample (`Activation.start`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
+    then scaled by the a that minimises the squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for
+    the reconstruction y at a = 1.
     """
+    for key, value, allowed in (("init", method, METHODS), ("b_dec", b_dec, CENTRES)):
+        if value not in allowed:
+            raise ValueError(f"{key}={value}: choose one of {list(allowed)}.")
+    decoder = decoder or Free()
+    decoder.check(method)
+    centre = _centre(sample, b_dec)
     generator = torch.Generator().manual_seed(seed)
-    d_sae, d_model = sae.w_dec.shape
-    noise = normalize(torch.randn(d_sae, d_model, generator=generator), dim=1).to(sample)
-    mean = sample.mean(0)
-    if method == "random":
-        atoms = noise
-    elif method == "data":
-        rows = torch.randint(len(sample), (d_sae,), generator=generator).to(sample.device)
-        atoms = 0.8 * normalize(sample[rows] - mean, dim=1) + 0.2 * noise
+    sae.b_dec.copy_(centre)
+    if method in CLUSTERED:
+        archetypes = _archetypes(sample, centre, method, len(sae.w_dec), seed, decoder)
+        sae.w_dec.copy_(archetypes.bake())
+        sae.archetypes = archetypes if isinstance(decoder, Archetypal) else None
     else:
-        raise ValueError(f"init={method}: choose one of {list(METHODS)}.")
-    sae.w_dec.copy_(normalize(atoms, dim=1))
+        noise = _unit_rows(*sae.w_dec.shape, generator).to(sample)
+        if method == "data":
+            rows = torch.randint(len(sample), (len(noise),), generator=generator).to(sample.device)
+            noise = normalize(0.8 * normalize(sample[rows] - centre, dim=1) + 0.2 * noise, dim=1)
+        sae.w_dec.copy_(noise)
+    _start_encoder(sae, sample[:4096])
+
+
+def _centre(sample: Float[Tensor, "n d_model"], which: str) -> Float[Tensor, " d_model"]:
+    if which == "mean":
+        return sample[:SAMPLE].mean(0)
+    known = _once.setdefault(sample, {})
+    if which not in known:
+        known[which] = geometric_median(sample[:SAMPLE])
+    return known[which]
+
+
+def _archetypes(
+    sample: Float[Tensor, "n d_model"],
+    centre: Float[Tensor, " d_model"],
+    method: str,
+    d_sae: int,
+    seed: int,
+    decoder: Free | Archetypal,
+) -> Archetypes:
+    """Atom i is mostly the direction of centroid i, or i modulo their number."""
+    n = n_points(d_sae, decoder)
+    known = _once.setdefault(sample, {})
+    if (n, seed) not in known:  # members of a bank share the search
+        known[n, seed] = kmeans(sample, n, seed)
+    points = normalize(known[n, seed] - centre, dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    own = torch.arange(d_sae) % n
+    mixing = torch.zeros(d_sae, n)
+    mixing[torch.arange(d_sae), own] = 1
+    residual = torch.zeros(d_sae, sample.shape[1])
+    delta = decoder.delta if isinstance(decoder, Archetypal) else RESIDUAL
+    if method == "archetypal":
+        shares = torch.empty(d_sae, PAIRS).exponential_(generator=generator)
+        share = torch.where(torch.arange(d_sae) < n, SHARE, 0.5)[:, None]
+        others = torch.randint(n, (d_sae, PAIRS), generator=generator)
+        mixing = (1 - share) * mixing
+        mixing.scatter_add_(1, others, share * shares / shares.sum(1, keepdim=True))
+        residual = min(delta, RESIDUAL) * _unit_rows(*residual.shape, generator)
+    return Archetypes(points, mixing.to(sample), residual.to(sample), delta)
+
+
+def _start_encoder(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> None:
     sae.w_enc.copy_(sae.w_dec.T)
-    sae.b_dec.copy_(mean)
     sae.b_enc.zero_()
-    few = sample[:4096]
-    if not isinstance(sae.activation, Selecting):
-        firing = max(1, round(ACTIVE * len(few)))
-        sae.b_enc.copy_(-sae.pre_activations(few).topk(firing, dim=0).values[-1])
-    scale = _best_scale(sae, few)
+    bias = sae.activation.start(sae.pre_activations(z))
+    if bias is not None:
+        sae.b_enc.copy_(bias)
+    scale = _best_scale(sae, z)
     sae.w_enc.mul_(scale)
     sae.b_enc.mul_(scale)
+    if bias is None:
+        sae.activation.start(sae.pre_activations(z))  # thresholds of its own, at this scale
 
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
@@ -55,3 +140,7 @@ def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[
     for name, buffer in sae.activation.named_buffers():  # looking at the sample is not a training step
         buffer.copy_(state[name])
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)
+
+
+def _unit_rows(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+    return normalize(torch.randn(rows, columns, generator=generator), dim=1)

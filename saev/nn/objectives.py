@@ -9,6 +9,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -29,8 +30,9 @@ class Objective(ABC):
         f: Codes,
         w_dec: Float[Tensor, "d_sae d_model"],
         b_dec: Float[Tensor, " d_model"],
+        step: int = 0,
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
-        """(loss, residual z - z_hat of the whole dictionary)."""
+        """(loss, residual z - z_hat of the whole dictionary); `step` seeds what is drawn anew at each training step."""
 
     def check(self, d_sae: int) -> None:  # noqa: B027 most objectives take any width
         """ValueError where the objective cannot be applied to d_sae latents."""
@@ -40,7 +42,7 @@ class Objective(ABC):
 class Plain(Objective):
     """The squared error of the whole dictionary."""
 
-    def __call__(self, z, f, w_dec, b_dec):
+    def __call__(self, z, f, w_dec, b_dec, step=0):
         residual = z - (decode(f, w_dec) + b_dec)
         return residual.square().mean(), residual
 
@@ -77,9 +79,58 @@ class Matryoshka(Objective):
                 f"objective.groups={list(self.groups)} leaves a group of d_sae={d_sae} empty: raise d_sae."
             )
 
-    def __call__(self, z, f, w_dec, b_dec):
-        residuals = (z - b_dec)[:, None] - decode_prefixes(f, w_dec, self.ends(len(w_dec)))
-        return residuals.square().mean(), residuals[:, -1]
+    def __call__(self, z, f, w_dec, b_dec, step=0):
+        return over_prefixes(z, f, w_dec, b_dec, self.ends(len(w_dec)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomMatryoshka(Objective):
+    """The mean squared error over prefixes drawn anew at each step, the last being the whole dictionary.
+
+    `n_prefixes` - 1 different lengths l below d_sae are drawn with a probability proportional to
+    l^-power - (l + 1)^-power, a Pareto law: short prefixes are common, so early latents are the most general.
+    """
+
+    n_prefixes: int = 10
+    power: float = 0.5
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.n_prefixes < 2 or not self.power > 0:
+            raise ValueError(
+                f"objective.n_prefixes={self.n_prefixes}, objective.power={self.power}: give at least 2 and above 0."
+            )
+
+    def ends(self, d_sae: int, step: int) -> list[int]:
+        """The number of latents in each prefix of a step: the same on every process and after resuming.
+
+        >>> RandomMatryoshka(n_prefixes=3).ends(64, step=0)[-1]
+        64
+        """
+        lengths = np.arange(1, d_sae)
+        law = lengths**-self.power - (lengths + 1.0) ** -self.power
+        rng = np.random.default_rng((self.seed, step))
+        drawn = rng.choice(lengths, self.n_prefixes - 1, replace=False, p=law / law.sum())
+        return [*np.sort(drawn).tolist(), d_sae]
+
+    def check(self, d_sae: int) -> None:
+        if self.n_prefixes > d_sae:
+            raise ValueError(f"objective.n_prefixes={self.n_prefixes} is more than d_sae={d_sae}: take fewer.")
+
+    def __call__(self, z, f, w_dec, b_dec, step=0):
+        return over_prefixes(z, f, w_dec, b_dec, self.ends(len(w_dec), step))
+
+
+def over_prefixes(
+    z: Float[Tensor, "batch d_model"],
+    f: Codes,
+    w_dec: Float[Tensor, "d_sae d_model"],
+    b_dec: Float[Tensor, " d_model"],
+    ends: Sequence[int],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
+    """(mean over prefixes of the squared error of z, mean over batch and dimensions; residual of the last prefix)."""
+    residuals = (z - b_dec)[:, None] - decode_prefixes(f, w_dec, ends)
+    return residuals.square().mean(), residuals[:, -1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +158,8 @@ class AuxK:
         if not self.coefficient or (not e.is_cuda and not dead.any()):  # on a GPU asking would stop the queue
             return e.new_zeros(())
         k = min(max(1, e.shape[1] // 2) if self.k is None else self.k, h.shape[1])
-        chosen = topk_select(torch.where(dead, h.detach(), 0.0), k)
-        e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, sae.b_enc, sae.b_dec), sae.w_dec)
+        gate, bias = sae.activation.gate(h.detach(), sae.b_enc)
+        chosen = topk_select(torch.where(dead, gate, 0.0), k)
+        e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)
         spread = (e - e.mean(0)).square().sum().clamp_min(1e-12)
         return self.coefficient * dead.any() * (e_hat - e).square().sum() / spread

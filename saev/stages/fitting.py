@@ -1,5 +1,6 @@
 """The training of a planned bank on Lightning: module, trainer, loggers, and what is said before and after."""
 
+import functools
 import logging
 import os
 import sys
@@ -96,12 +97,13 @@ def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataMo
     """The bank, initialised from the first training tokens, in its LightningModule."""
     assert data.store is not None
     normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), cfg.normalise)
-    sample = normaliser(data.sample(INIT_TOKENS))
-    bank = SAEBank([plan.spec.build(normaliser, sample) for plan in planned])
+    # a sample of its own for each size: no member's start depends on what others want; one for equal sizes
+    sample = functools.cache(lambda n_tokens: normaliser(data.sample(n_tokens)))
+    width = data.store.d_model
+    bank = SAEBank([plan.spec.build(normaliser, sample(plan.spec.sample_tokens(width))) for plan in planned])
     return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip)
 
 
-INIT_TOKENS = 16384
 ROOT = Path(__file__).resolve().parents[2]
 
 

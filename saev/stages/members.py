@@ -14,13 +14,15 @@ from saev.nn.bank import MemberSpec
 from saev.stages.values import check_values
 from saev.sweep import planning
 
+GROUPS = ("sae", "objective", "auxk", "decoder")  # what is built for one SAE
+
 
 @dataclasses.dataclass(frozen=True)
 class Planned:
     """A member before its data is known: what to build, and the settings it was given."""
 
     spec: MemberSpec
-    settings: dict[str, Any]  # root keys of planning.PER_SAE, resolved; `sae` and `objective` as choices
+    settings: dict[str, Any]  # root keys of planning.PER_SAE, resolved; `sae`, `objective` and `decoder` as choices
 
 
 def plan_members(cfg: DictConfig) -> list[Planned]:
@@ -49,15 +51,19 @@ def _planned(
         composed = compose(config, [*base, *variant], return_hydra_config=True)
         choices = composed.hydra.runtime.choices
         check_values(composed)
-        activation, objective, auxk = (instantiate(composed[key]) for key in ("sae", "objective", "auxk"))
+        activation, objective, auxk, decoder = (instantiate(composed[key]) for key in GROUPS)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
         raise ValueError(f"variant {variant}: {cause}") from error
     _check_shared(cfg, composed, variant)
     _check_used(composed, choices["sae"], [*task, *variant])
-    settings = {key: composed[key] for key in planning.PER_SAE if key not in ("sae", "objective", "auxk")}
+    settings = {key: composed[key] for key in planning.PER_SAE if key not in GROUPS}
     used = _references(composed)
-    settings = {key: value for key, value in settings.items() if key not in ("sparsity", "k") or f"${{{key}}}" in used}
+    settings = {
+        key: value
+        for key, value in settings.items()
+        if key not in ("sparsity", "l0_target", "k") or f"${{{key}}}" in used
+    }
     spec = MemberSpec(
         name=member,
         activation=activation,
@@ -68,8 +74,10 @@ def _planned(
         d_sae=composed.d_sae,
         expansion=composed.expansion,
         init=composed.init,
+        b_dec=composed.b_dec,
+        decoder=decoder,
     )
-    return Planned(spec, {"sae": choices["sae"], "objective": choices["objective"], **settings})
+    return Planned(spec, {**{key: choices[key] for key in ("sae", "objective", "decoder")}, **settings})
 
 
 def _check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
@@ -91,13 +99,14 @@ def _check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> 
 
 def _references(composed: DictConfig) -> str:
     """The unresolved text of what makes up one SAE."""
-    return "".join(OmegaConf.to_yaml(composed[key], resolve=False) for key in ("sae", "objective", "auxk"))
+    return "".join(OmegaConf.to_yaml(composed[key], resolve=False) for key in GROUPS)
 
 
 def _check_used(composed: DictConfig, sae: str, overrides: list[str]) -> None:
-    """ValueError where `k` or `sparsity` was asked for and the architecture does not have it."""
+    """ValueError where `k`, `sparsity` or `l0_target` was asked for and the architecture does not have it."""
     used = _references(composed)
-    for key, remedy in (("k", "sae=topk or sae=batchtopk"), ("sparsity", "sae=relu")):
+    penalised = "sae=relu, gated or jumprelu"
+    for key, remedy in (("k", "sae=topk or batchtopk"), ("sparsity", penalised), ("l0_target", penalised)):
         asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]
         if asked and f"${{{key}}}" not in used:
             by_itself = any(override.startswith(f"sae.{key}=") for override in overrides)

@@ -17,6 +17,7 @@ class TrainSchema:
     sae: Any = None
     objective: Any = None
     auxk: Any = None
+    decoder: Any = None
     optimiser: Any = None
     callbacks: Any = None
     logger: Any = None
@@ -34,12 +35,14 @@ class TrainSchema:
     data_seed: int = 0
 
     sparsity: float | None = None
+    l0_target: float | None = None
     k: int | None = None
     d_sae: int | None = None
     expansion: float = 8
     lr: float = 3e-4
     seed: int = 0
     init: str = "data"
+    b_dec: str = "median"
     dead_tokens: int = 10_000_000
 
     warmup: int = 1000

@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from saev.nn.initialise import METHODS
+from saev.nn.initialise import CENTRES, METHODS
 from saev.nn.normalise import MODES
 from saev.shards.reader import ROLES
 
@@ -18,11 +18,12 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "clip": (1e-12, None),
     "sparsity_warmup": (0, 1),
     "lr": (1e-12, None),
+    "l0_target": (1e-6, None),
     "d_sae": (1, None),
     "expansion": (1e-6, None),
     "dead_tokens": (1, None),
 }
-CHOICES = {"normalise": MODES, "init": METHODS, "tokens": tuple(ROLES)}
+CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tuple(ROLES)}
 
 
 def check_values(cfg: DictConfig) -> None:

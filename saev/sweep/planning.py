@@ -10,7 +10,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-PER_SAE = ("sae", "objective", "auxk", "sparsity", "k", "lr", "d_sae", "expansion", "seed", "init", "dead_tokens")
+PER_SAE = (
+    "sae", "objective", "auxk", "decoder", "sparsity", "l0_target", "k", "lr", "d_sae", "expansion", "seed", "init", "b_dec",
+    "dead_tokens",
+)  # fmt: skip
 Variant = list[str]  # the overrides of one member
 
 

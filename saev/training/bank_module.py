@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics.stateful import ValidationMetrics
 from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
-from saev.training.distributed import agree, average_gradients
+from saev.training.distributed import agree, average_gradients, mean_over_processes
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,9 @@ class BankModule(L.LightningModule):
         optimiser.step()  # type: ignore[union-attr]
         optimiser.zero_grad(set_to_none=True)  # type: ignore[union-attr]
         scheduler.step()  # type: ignore[union-attr, operator]
-        for member in self.bank:
-            member.sae.normalise_atoms()
+        for member, l0 in zip(self.bank, step["l0"], strict=True):
+            if not member.stopped:
+                member.finish_step(mean_over_processes(l0), self.sparsity_factor)
             agree(member, len(z))
         self.tokens_seen.add_(len(z) * self.trainer.world_size)
         self.latest = step

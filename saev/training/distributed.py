@@ -6,9 +6,8 @@ The module is not wrapped in DistributedDataParallel, which expects one backward
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import nn
+from torch import Tensor, nn
 
-from saev.nn.activations import BatchTopK
 from saev.nn.bank import Member
 
 
@@ -38,9 +37,19 @@ def agree(member: Member, tokens: int) -> None:
     fired = (member.silent == 0).to(torch.int32)
     dist.all_reduce(fired, dist.ReduceOp.MAX)
     member.silent.add_(tokens * (world - 1)).mul_(fired == 0)
-    if isinstance(member.sae.activation, BatchTopK):  # each process selects within its own batch
-        dist.all_reduce(member.sae.activation.theta)
-        member.sae.activation.theta.div_(world)
+    theta = dict(member.sae.activation.named_buffers()).get("theta")
+    if theta is not None:  # each process selects within its own batch
+        dist.all_reduce(theta)
+        theta.div_(world)
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of a number that each process has for its part of the batch."""
+    if not _several():
+        return value
+    total = value.detach().clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def _several() -> bool:

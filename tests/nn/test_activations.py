@@ -4,22 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from saev.nn.activations import BatchTopK, ReLU, TopK
+from saev.nn import BatchTopK, ReLU, TopK
 
 H = torch.randn(32, 40, generator=torch.Generator().manual_seed(0))
+W = torch.nn.functional.normalize(torch.randn(40, 6, generator=torch.Generator().manual_seed(1)), dim=1)
 
 
 def test_relu_and_its_penalty():
     relu = ReLU(sparsity=0.5)
     h = H.numpy()
     np.testing.assert_array_equal(relu(H).numpy(), np.maximum(h, 0))
-    assert float(relu.penalty(relu(H))) == pytest.approx(0.5 * np.maximum(h, 0).sum() / 32, rel=1e-6)
+    assert float(relu.penalty(H, relu(H), W)) == pytest.approx(0.5 * np.maximum(h, 0).sum() / 32, rel=1e-6)
 
 
 def test_l1_does_not_grow_with_the_batch():
     """Guards against an L1 that sums over the batch and then averages a scalar (a known fault of a peer)."""
     relu = ReLU(sparsity=1.0)
-    assert float(relu.penalty(relu(H).repeat(8, 1))) == pytest.approx(float(relu.penalty(relu(H))), rel=1e-6)
+    assert float(relu.penalty(H.repeat(8, 1), relu(H).repeat(8, 1), W)) == pytest.approx(
+        float(relu.penalty(H, relu(H), W)), rel=1e-6
+    )
 
 
 def test_topk_keeps_the_k_largest_positive():
@@ -85,6 +88,22 @@ def test_looking_does_not_move_the_threshold():
     before = float(act.theta)
     act.train()(H * 10)
     assert float(act.theta) == before
+
+
+def test_l1_weighted_by_the_norms_of_free_atoms():
+    relu, scaled = ReLU(sparsity=0.5, atom_norm=True), 3 * W
+    f = np.maximum(H.numpy(), 0)
+    assert float(relu.penalty(H, relu(H), scaled)) == pytest.approx(0.5 * 3 * f.sum() / 32, rel=1e-5)
+
+
+def test_topk_by_threshold_follows_the_mean_of_the_tokens_least_values():
+    act = TopK(3, threshold=True)
+    act.select(H)
+    least = np.sort(H.numpy(), 1)[:, -3]
+    assert float(act.theta) == pytest.approx(least[least > 0].mean(), rel=1e-5)
+    np.testing.assert_array_equal(act(H).numpy(), np.where(H.numpy() > float(act.theta), H.numpy(), 0))
+    act.select(-H.abs())
+    assert int(act.n_updates) == 1
 
 
 @pytest.mark.parametrize("make", [lambda: TopK(0), lambda: BatchTopK(-1), lambda: ReLU(-1.0)])

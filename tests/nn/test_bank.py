@@ -4,7 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
+from saev.nn import (
+    AuxK,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    MemberSpec,
+    Normaliser,
+    Plain,
+    RandomMatryoshka,
+    ReLU,
+    SAEBank,
+    TopK,
+)  # fmt: skip
 from saev.nn.schedules import learning_rate_factor, sparsity_factor
 from saev.shards import Moments
 
@@ -12,8 +25,17 @@ ROWS = np.random.default_rng(0).normal(1, 2, size=(600, 12))
 NORMALISER = Normaliser.fit(Moments.of(ROWS))
 Z = NORMALISER(torch.from_numpy(ROWS))
 
-ACTIVATIONS = {"relu": lambda: ReLU(1e-3), "topk": lambda: TopK(3), "batchtopk": lambda: BatchTopK(3)}
-OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka}
+ACTIVATIONS = {
+    "relu": lambda: ReLU(1e-3),
+    "relu-atom-norm": lambda: ReLU(1e-3, atom_norm=True),
+    "topk": lambda: TopK(3),
+    "topk-threshold": lambda: TopK(3, threshold=True),
+    "batchtopk": lambda: BatchTopK(3),
+    "jumprelu": lambda: JumpReLU(1e-3),
+    "jumprelu-tanh": lambda: JumpReLU(1e-3, tanh=4.0),
+    "gated": lambda: Gated(1e-3),
+}
+OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka, "random": lambda: RandomMatryoshka(n_prefixes=4)}
 
 
 def spec(name="a", sae="topk", objective="plain", **more):
@@ -30,7 +52,7 @@ def train(member, steps=60):
         member.condition_gradients(1.0)
         optimiser.step()
         optimiser.zero_grad()
-        member.sae.normalise_atoms()
+        member.finish_step(losses.l0)
         history.append(losses)
     return history
 
@@ -41,8 +63,8 @@ def test_every_architecture_learns(sae, objective):
     member = spec(sae=sae, objective=objective).build(NORMALISER, Z)
     history = train(member)
     assert float(history[-1].z_mse) < 0.8 * float(history[0].z_mse)
-    torch.testing.assert_close(member.sae.w_dec.norm(dim=1), torch.ones(48))
-    if sae != "relu":
+    torch.testing.assert_close(member.sae.atoms.norm(dim=1), torch.ones(48))
+    if "topk" in sae:
         assert float(history[-1].l0) <= 3 + 1e-6
 
 
@@ -107,6 +129,37 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
         full, half = member(Z, 1.0), member(Z, 0.5)
     assert float(half.sparsity) == pytest.approx(0.5 * float(full.sparsity), rel=1e-6)
     assert float(half.reconstruction) == pytest.approx(float(full.reconstruction), rel=1e-6)
+
+
+@pytest.mark.parametrize("sae", [lambda t: JumpReLU(l0_target=t), lambda t: ReLU(1e-3, t), lambda t: Gated(1e-3, t)])
+def test_the_wanted_number_of_active_latents_is_reached(sae):
+    for target in (3.0, 6.0):
+        member = MemberSpec("a", sae(target), Plain(), AuxK(), 3e-3, d_sae=48).build(NORMALISER, Z)
+        history = train(member, 900)
+        found = float(torch.stack([losses.l0 for losses in history[-50:]]).mean())
+        assert found == pytest.approx(target, rel=0.15)
+
+
+def test_the_coefficient_waits_for_the_warm_up():
+    member = MemberSpec("a", ReLU(1e-3, l0_target=2), Plain(), AuxK(), 1e-3, d_sae=48).build(NORMALISER, Z)
+    member.finish_step(torch.tensor(20.0), sparsity_factor=0.5)
+    assert float(member.sae.activation.coefficient) == pytest.approx(1e-3)
+    member.finish_step(torch.tensor(20.0), sparsity_factor=1.0)
+    assert float(member.sae.activation.coefficient) == pytest.approx(1e-3 * np.exp(0.03), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sae", ACTIVATIONS)
+def test_a_member_goes_on_as_if_never_stopped(sae, objective):
+    """Guards against a theta, coefficient, silence or step count that the checkpoint lacks (known faults of peers)."""
+    one, other = (spec(sae=sae, objective=objective, dead_tokens=900).build(NORMALISER, Z) for _ in range(2))
+    train(one, 5)
+    other.load_state_dict(one.state_dict())
+    assert other.step == 5
+    again = [train(member, 5) for member in (one, other)]
+    assert [float(losses.loss) for losses in again[0]] == [float(losses.loss) for losses in again[1]]
+    for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b
 
 
 def test_names_are_unique():

@@ -12,12 +12,25 @@ import torch
 
 FILE = Path(__file__).with_name("golden.csv")
 STEPS = (0, 1, 2, 5, 10, 20, 30, 49)
-MEMBERS = [f"{sae}-{objective}" for sae in ("relu", "topk", "batchtopk") for objective in ("plain", "matryoshka")]
+SAES = ("relu", "topk", "batchtopk", "jumprelu", "gated")
+MEMBERS = [f"{sae}-{objective}" for sae in SAES for objective in ("plain", "matryoshka", "random")]
 
 
 def losses(name: str) -> list[float]:
     """The losses of one architecture at STEPS, on known data."""
-    from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
+    from saev.nn import (
+        AuxK,
+        BatchTopK,
+        Gated,
+        JumpReLU,
+        Matryoshka,
+        MemberSpec,
+        Normaliser,
+        Plain,
+        RandomMatryoshka,
+        ReLU,
+        TopK,
+    )
     from saev.shards import Moments
 
     rng = np.random.default_rng(0)
@@ -26,8 +39,14 @@ def losses(name: str) -> list[float]:
     normaliser = Normaliser.fit(Moments.of(rows))
     z = normaliser(torch.from_numpy(rows))
     sae, objective = name.split("-")
-    activation = {"relu": ReLU(1e-2), "topk": TopK(4), "batchtopk": BatchTopK(4)}[sae]
-    goal = {"plain": Plain(), "matryoshka": Matryoshka()}[objective]
+    activation = {
+        "relu": ReLU(1e-2),
+        "topk": TopK(4),
+        "batchtopk": BatchTopK(4),
+        "jumprelu": JumpReLU(l0_target=4),
+        "gated": Gated(1e-2, l0_target=4),
+    }[sae]
+    goal = {"plain": Plain(), "matryoshka": Matryoshka(), "random": RandomMatryoshka(n_prefixes=4)}[objective]
     spec = MemberSpec(name, activation, goal, AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
     member = spec.build(normaliser, z)
     optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
@@ -38,7 +57,7 @@ def losses(name: str) -> list[float]:
         member.condition_gradients(1.0)
         optimiser.step()
         optimiser.zero_grad()
-        member.sae.normalise_atoms()
+        member.finish_step(out.l0)
         found.append(float(out.loss.detach()))
     return [found[step] for step in STEPS]
 

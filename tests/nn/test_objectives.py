@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from saev.nn import SparseAutoencoder, TopK
-from saev.nn.objectives import AuxK, Matryoshka, Plain
+from saev.nn.objectives import AuxK, Matryoshka, Plain, RandomMatryoshka
 
 G = torch.Generator().manual_seed(0)
 Z = torch.randn(10, 6, generator=G, dtype=torch.float64)
@@ -29,7 +29,39 @@ def test_matryoshka_is_the_mean_over_prefixes():
     assert float(residual.square().mean()) == pytest.approx(errors[-1], rel=1e-12)
 
 
-@pytest.mark.parametrize("objective", [Plain(), Matryoshka()], ids=["plain", "matryoshka"])
+def test_random_prefixes_follow_their_law_and_the_step():
+    drawn = RandomMatryoshka(n_prefixes=2, power=0.5)
+    counts = np.bincount([drawn.ends(9, step)[0] for step in range(4000)], minlength=9)[1:]
+    lengths = np.arange(1, 9)
+    law = lengths**-0.5 - (lengths + 1.0) ** -0.5
+    np.testing.assert_allclose(counts / 4000, law / law.sum(), atol=0.03)
+    many = RandomMatryoshka(n_prefixes=6)
+    assert many.ends(64, 3) == many.ends(64, 3) != many.ends(64, 4) and RandomMatryoshka(6, seed=1).ends(
+        64, 3
+    ) != many.ends(64, 3)
+    ends = many.ends(64, 3)
+    assert len(ends) == 6 and ends == sorted(set(ends)) and ends[-1] == 64
+
+
+def test_random_matryoshka_is_the_mean_over_its_prefixes():
+    objective = RandomMatryoshka(n_prefixes=4)
+    loss, residual = objective(Z, H.relu(), W, B, step=5)
+    f = np.maximum(H.numpy(), 0)
+    errors = [((Z.numpy() - f[:, :n] @ W.numpy()[:n] - B.numpy()) ** 2).mean() for n in objective.ends(16, 5)]
+    assert float(loss) == pytest.approx(np.mean(errors), rel=1e-12)
+    assert float(residual.square().mean()) == pytest.approx(errors[-1], rel=1e-12)
+
+
+def test_more_prefixes_than_latents():
+    with pytest.raises(ValueError, match="n_prefixes=10 is more than d_sae=8"):
+        RandomMatryoshka().check(8)
+    with pytest.raises(ValueError, match=r"objective\.n_prefixes=1"):
+        RandomMatryoshka(n_prefixes=1)
+
+
+@pytest.mark.parametrize(
+    "objective", [Plain(), Matryoshka(), RandomMatryoshka(4)], ids=["plain", "matryoshka", "random"]
+)
 def test_gradients_by_finite_differences(objective):
     inputs = [
         Z.clone().requires_grad_(),

@@ -1,0 +1,50 @@
+"""Gated autoencoders: whether a latent fires, and how strongly, are decided apart (Rajamanoharan et al. 2024a)."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saev.nn.activations import Codes, firing_threshold
+from saev.nn.penalised import Penalised
+
+
+class Gated(Penalised):
+    """f = [pi > 0] relu(exp(r) h + b_mag) with pi = h + b_gate, where h = (z - b_dec) @ w_enc has no bias of its own.
+
+    The gate learns from the penalty, sparsity * mean over the batch of sum_j relu(pi_j), and from an auxiliary
+    reconstruction by relu(pi) through a decoder that takes no gradient from it (section 3.2 of the paper).
+    """
+
+    owns_bias = True
+    r: nn.Parameter
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+
+    def prepare(self, d_sae: int) -> None:
+        self.r, self.b_gate, self.b_mag = (nn.Parameter(torch.zeros(d_sae)) for _ in range(3))
+
+    @torch.no_grad()
+    def start(self, h: Float[Tensor, "n d_sae"]) -> None:
+        self.r.zero_()
+        self.b_gate.copy_(-firing_threshold(h, self.l0_target))
+        self.b_mag.copy_(self.b_gate)
+
+    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        return torch.where(h + self.b_gate > 0, torch.addcmul(self.b_mag, self.r.exp(), h).relu(), 0.0)
+
+    def penalty(
+        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
+    ) -> Float[Tensor, ""]:
+        return self.coefficient * (h + self.b_gate).relu().sum(1).mean()
+
+    def auxiliary(
+        self,
+        z: Float[Tensor, "batch d_model"],
+        h: Float[Tensor, "batch d_sae"],
+        w_dec: Float[Tensor, "d_sae d_model"],
+        b_dec: Float[Tensor, " d_model"],
+    ) -> Float[Tensor, ""]:
+        return (z - (h + self.b_gate).relu() @ w_dec.detach() - b_dec.detach()).square().mean()
+
+    def gate(self, h: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
+        return h + self.b_gate, self.b_gate

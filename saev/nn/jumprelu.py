@@ -1,0 +1,104 @@
+"""JumpReLU: a threshold per latent, learned through the jump by straight-through estimators (Rajamanoharan et al. 2024b)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saev.nn.activations import Activation, Codes, firing_threshold
+from saev.nn.penalised import check_target
+
+
+class JumpReLU(Activation):
+    """f_j = h_j [h_j > theta_j], theta learned directly, in float32, and kept at 0 or above.
+
+    Its gradient is that of a rectangle kernel of width epsilon = bandwidth * scale about the threshold, `scale` being the
+    spread of the initial pre-activations: d f_j/d theta_j = -(theta_j/epsilon) [|h_j - theta_j| < epsilon/2], and for the
+    number of active latents -(1/epsilon) [...] (equations 11 and 12 of the paper).
+
+    Penalty, a mean over the batch: sparsity * L0; with `tanh` = c sparsity * sum_j tanh(c f_j) (Conerly et al. 2025); with
+    `l0_target` instead ((L0 - l0_target)/l0_target)^2, L0 being that of the batch.
+    """
+
+    theta: nn.Parameter
+    scale: Float[Tensor, ""]
+
+    def __init__(
+        self,
+        sparsity: float = 1e-3,
+        l0_target: float | None = None,
+        bandwidth: float = 0.5,
+        tanh: float | None = None,
+    ):
+        super().__init__()
+        check_target(l0_target)
+        if sparsity is None or not sparsity >= 0:
+            raise ValueError(f"sparsity={sparsity}: the coefficient is 0 or more, e.g. sparsity=1e-3.")
+        for key, value in (("bandwidth", bandwidth), ("tanh", tanh)):
+            if value is not None and not value > 0:
+                raise ValueError(f"sae.{key}={value}: give a number above 0{', or null' if key == 'tanh' else ''}.")
+        if tanh is not None and l0_target is not None:
+            raise ValueError(f"sae.tanh={tanh} has no effect beside l0_target={l0_target}: drop one of them.")
+        self.sparsity, self.l0_target, self.bandwidth, self.tanh = float(sparsity), l0_target, float(bandwidth), tanh
+        self.register_buffer("scale", torch.ones(()))
+
+    def prepare(self, d_sae: int) -> None:
+        self.theta = nn.Parameter(torch.zeros(d_sae))
+
+    @torch.no_grad()
+    def start(self, h: Float[Tensor, "n d_sae"]) -> None:
+        self.theta.copy_(firing_threshold(h, self.l0_target).clamp_min(0))
+        self.scale.copy_(h.std())
+
+    @property
+    def epsilon(self) -> Float[Tensor, ""]:
+        """The width of the kernel, in units of h."""
+        return self.bandwidth * self.scale
+
+    def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        return _Jump.apply(h, self.theta, self.epsilon)  # type: ignore[return-value]
+
+    def penalty(
+        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
+    ) -> Float[Tensor, ""]:
+        assert isinstance(f, Tensor)
+        if self.tanh is not None:
+            return self.sparsity * (self.tanh * f).tanh().sum(1).mean()
+        l0 = _Active.apply(h, self.theta, self.epsilon).sum(1).mean()  # type: ignore[union-attr]
+        return self.sparsity * l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        self.theta.clamp_min_(0)
+
+
+class _Jump(torch.autograd.Function):
+    """h [h > theta]; the derivative by theta is smeared over the kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, theta: Tensor, epsilon: Tensor) -> Tensor:
+        ctx.save_for_backward(h, theta, epsilon)
+        return torch.where(h > theta, h, 0.0)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        h, theta, epsilon = ctx.saved_tensors
+        by_theta = torch.where((h - theta).abs() < epsilon / 2, grad, 0).sum(0, dtype=theta.dtype)
+        return torch.where(h > theta, grad, 0), -theta / epsilon * by_theta, None
+
+
+class _Active(torch.autograd.Function):
+    """[h > theta] as a number; the derivative by theta is smeared over the kernel, that by h is 0."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, theta: Tensor, epsilon: Tensor) -> Tensor:
+        ctx.save_for_backward(h, theta, epsilon)
+        return (h > theta).to(theta.dtype)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        h, theta, epsilon = ctx.saved_tensors
+        return None, -torch.where((h - theta).abs() < epsilon / 2, grad, 0).sum(0, dtype=theta.dtype) / epsilon, None
