@@ -1,0 +1,73 @@
+"""How alike two dictionaries are, atom by atom: two seeds of one setting should find the same directions."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+SAME = 0.7  # the cosine from which two atoms count as the same latent (Paulo and Belrose 2025, section 3)
+MOST = 4096  # atoms that are matched one to one: the assignment takes time with their cube
+
+
+class Stability(NamedTuple):
+    """Cosines between the atoms of two dictionaries, a and b."""
+
+    mean_max_a: Float[Tensor, ""]  # mean over the atoms of a of the largest cosine with any atom of b
+    mean_max_b: Float[Tensor, ""]  # the same the other way round
+    matched: Float[Tensor, ""]  # mean cosine under the best one-to-one assignment
+    shared: Float[Tensor, ""]  # share of the assigned pairs with a cosine of SAME or more
+
+
+def mean_max_cosine(
+    a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], block: int = 2048
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Mean over the atoms of a of the largest cosine with an atom of b, and the same of b with a; signed, float64 means.
+
+    Blocks of block x block: the matrix of all cosines is never made. A zero atom has cosine 0.
+
+    >>> [round(float(x), 4) for x in mean_max_cosine(torch.eye(2), torch.tensor([[1.0, 1.0]]))]
+    [0.7071, 0.7071]
+    """
+    a, b = normalize(a.detach().float(), dim=1), normalize(b.detach().float(), dim=1)
+    best_a, best_b = a.new_full((len(a),), -1.0), b.new_full((len(b),), -1.0)
+    for i in range(0, len(a), block):
+        for j in range(0, len(b), block):
+            cos = a[i : i + block] @ b[j : j + block].T
+            best_a[i : i + block] = torch.maximum(best_a[i : i + block], cos.amax(1))
+            best_b[j : j + block] = torch.maximum(best_b[j : j + block], cos.amax(0))
+    return best_a.double().mean(), best_b.double().mean()
+
+
+def matched_cosines(
+    a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], most: int = MOST
+) -> Float[Tensor, " pairs"]:
+    """Cosine of each pair of the one-to-one assignment with the largest sum of cosines (Hungarian method), float64.
+
+    The atoms of the smaller dictionary are each given an atom of the larger. Above `most` a seeded sample of the smaller
+    one is matched, with all of the larger: fewer rivals, so slightly higher cosines.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    if len(a) > len(b):
+        a, b = b, a
+    if len(a) > most:
+        a = a[torch.randperm(len(a), generator=torch.Generator().manual_seed(0))[:most].to(a.device)]
+    cos = (normalize(a.detach().double(), dim=1) @ normalize(b.detach().double(), dim=1).T).cpu()
+    rows, columns = linear_sum_assignment(cos.numpy(), maximize=True)
+    return cos[torch.from_numpy(rows), torch.from_numpy(columns)]
+
+
+def stability(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_other"], most: int = MOST) -> Stability:
+    """Mean max cosine both ways, and the one-to-one assignment's mean cosine and share of pairs of SAME or more.
+
+    Raises ValueError for atoms of another width.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(
+            f"atoms of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: give dictionaries of one backbone."
+        )
+    mean_a, mean_b = mean_max_cosine(a, b)
+    pairs = matched_cosines(a, b, most)
+    return Stability(mean_a.cpu(), mean_b.cpu(), pairs.mean(), (pairs >= SAME).double().mean())
