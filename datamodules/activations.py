@@ -4,6 +4,7 @@ recording (once) -> ActivationStore -> train / held-out images -> TokenStream ->
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -176,7 +177,9 @@ class ActivationDataModule(L.LightningDataModule):
         )  # fmt: skip
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:
-        """About `n_tokens` shuffled training tokens (at most an epoch), to initialise from; the same for every rank."""
+        """At least `n_tokens` shuffled training tokens, where there are that many; the same for every rank."""
+        total = self.stream(self.train_examples, world=1).n_tokens
+        n_tokens = math.ceil(total / max(1, total // n_tokens))  # an epoch's batches are of one size: no smaller than asked
         stream = self._stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
         return torch.from_numpy(next(stream.batches(0, 1))["acts"]).float()
 

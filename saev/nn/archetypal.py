@@ -73,7 +73,8 @@ class Archetypes(nn.Module):
         self.register_buffer("points", points)
         self.register_buffer("lengths", torch.ones_like(mixing[:, 0]))  # of the rows before they got unit norm
         self.mixing, self.residual = nn.Parameter(mixing), nn.Parameter(residual)
-        self.mixing.per_entry = True  # type: ignore[attr-defined] # no linear map: nothing for Muon to orthogonalise
+        for parameter in (self.mixing, self.residual):  # bounded row by row: nothing for Muon to orthogonalise
+            parameter.per_entry = True  # type: ignore[attr-defined]
 
     def forward(self) -> Float[Tensor, "d_sae d_model"]:
         """The atoms as they follow from mixing and residual, with a graph: what `bake` and `pull_back` are made for."""

@@ -38,7 +38,7 @@ def kmeans(sample: Float[Tensor, "n d"], n_centroids: int, seed: int) -> Float[T
         d, n_centroids, niter=ITERATIONS, seed=seed % (1 << 31), min_points_per_centroid=1, max_points_per_centroid=n
     )
     found.train(x)
-    assert found.index is not None
+    assert found.index is not None and found.centroids is not None
     distance, nearest = found.index.search(x, 1)
     return torch.from_numpy(_refilled(found.centroids, x, distance[:, 0], nearest[:, 0])).to(sample)
 

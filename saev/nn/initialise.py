@@ -1,5 +1,7 @@
 """Where training starts: atoms, and an encoder that is their transpose at the best scale for a sample of activations."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +23,7 @@ PAIRS = 2  # archetypal: further centroids in an atom's start
 SHARE = 0.2  # archetypal: their share; half where an atom has no centroid of its own
 RESIDUAL = 0.2  # archetypal: norm of the start's residual, at most delta
 
-_once: WeakTensorKeyDictionary = WeakTensorKeyDictionary()  # sample -> what members of a bank have found out about it
+_found: Any = WeakTensorKeyDictionary()  # sample -> what members of a bank have found out about it
 
 
 def sample_tokens(method: str, d_sae: int, decoder: Free | Archetypal | None = None) -> int:
@@ -74,7 +76,7 @@ def initialise(
         sae.w_dec.copy_(archetypes.bake())
         sae.archetypes = archetypes if isinstance(decoder, Archetypal) else None
     else:
-        noise = _unit_rows(*sae.w_dec.shape, generator).to(sample)
+        noise = _unit_rows(sae.w_dec.shape, generator).to(sample)
         if method == "data":
             rows = torch.randint(len(sample), (len(noise),), generator=generator).to(sample.device)
             noise = normalize(0.8 * normalize(sample[rows] - centre, dim=1) + 0.2 * noise, dim=1)
@@ -82,10 +84,16 @@ def initialise(
     _start_encoder(sae, sample[:4096])
 
 
+def _known(sample: Float[Tensor, "n d_model"]) -> dict[Any, Tensor]:
+    if sample not in _found:
+        _found[sample] = {}
+    return _found[sample]
+
+
 def _centre(sample: Float[Tensor, "n d_model"], which: str) -> Float[Tensor, " d_model"]:
     if which == "mean":
         return sample[:SAMPLE].mean(0)
-    known = _once.setdefault(sample, {})
+    known = _known(sample)
     if which not in known:
         known[which] = geometric_median(sample[:SAMPLE])
     return known[which]
@@ -101,7 +109,7 @@ def _archetypes(
 ) -> Archetypes:
     """Atom i is mostly the direction of centroid i, or i modulo their number."""
     n = n_points(d_sae, decoder)
-    known = _once.setdefault(sample, {})
+    known = _known(sample)
     if (n, seed) not in known:  # members of a bank share the search
         known[n, seed] = kmeans(sample, n, seed)
     points = normalize(known[n, seed] - centre, dim=1)
@@ -117,7 +125,7 @@ def _archetypes(
         others = torch.randint(n, (d_sae, PAIRS), generator=generator)
         mixing = (1 - share) * mixing
         mixing.scatter_add_(1, others, share * shares / shares.sum(1, keepdim=True))
-        residual = min(delta, RESIDUAL) * _unit_rows(*residual.shape, generator)
+        residual = min(delta, RESIDUAL) * _unit_rows(residual.shape, generator)
     return Archetypes(points, mixing.to(sample), residual.to(sample), delta)
 
 
@@ -142,5 +150,5 @@ def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)
 
 
-def _unit_rows(rows: int, columns: int, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
-    return normalize(torch.randn(rows, columns, generator=generator), dim=1)
+def _unit_rows(shape: torch.Size, generator: torch.Generator) -> Float[Tensor, "rows columns"]:
+    return normalize(torch.randn(shape, generator=generator), dim=1)

@@ -16,7 +16,7 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: the steepest start at
 
 
 class Muon(Optimizer):
-    """Momentum, orthogonalised, for each matrix (Jordan et al. 2024); Adam for vectors and simplex weights.
+    """Momentum, orthogonalised, for each matrix (Jordan et al. 2024); Adam for vectors and for what archetypal atoms are made of.
 
     A matrix moves by lr * 0.2 sqrt(max(rows, columns)) * orthogonalise(g + momentum (m - g)), m being the running mean of its
     gradients g. Its entries then move by about 0.2 lr, as under Adam (Liu et al. 2025, "Muon is scalable", section 2.2), so

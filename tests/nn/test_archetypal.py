@@ -67,7 +67,11 @@ def test_simplex_projection_solves_its_problem():
     for row in np.random.default_rng(1).normal(size=(5, 4)):
         sums = {"type": "eq", "fun": lambda w: w.sum() - 1}
         best = minimize(
-            lambda w, row=row: np.square(w - row).sum(), np.full(4, 0.25), bounds=[(0, None)] * 4, constraints=[sums]
+            lambda w, row=row: np.square(w - row).sum(),
+            np.full(4, 0.25),
+            bounds=[(0, None)] * 4,
+            constraints=[sums],
+            tol=1e-14,
         ).x
         ours = project_to_simplex(torch.from_numpy(row[None])).numpy()[0]
         np.testing.assert_allclose(ours, best, atol=1e-5)
