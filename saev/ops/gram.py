@@ -5,7 +5,6 @@ A token with n active latents touches n^2 entries; the product of matrices d_sae
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

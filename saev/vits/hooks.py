@@ -1,7 +1,7 @@
 """What passes through chosen modules of a model, read in one forward that stops as soon as all has been seen."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,24 @@ def tap(points: Mapping[int, Point], run: Callable[[], Any]) -> dict[int, Tensor
         for handle in handles:
             handle.remove()
     return taken
+
+
+@contextmanager
+def replacing(point: Point, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Within the block, the forward goes on with `change(value)` instead of what is at the point; hooks are taken away."""
+
+    def before(module: nn.Module, inputs: Any) -> Any:
+        return change(inputs[0]), *inputs[1:]
+
+    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return change(output)
+
+    module = point.module
+    handle = module.register_forward_pre_hook(before) if point.before else module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _hook(key: int, point: Point, take: Callable[[int, Tensor], None]) -> Any:
