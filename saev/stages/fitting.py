@@ -160,7 +160,11 @@ def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:
         "vit": manifest.meaning.get("vit"),
         "images": manifest.meaning.get("images"),
         "layer": data.layer,
+        "hook": manifest.meaning.get("hook"),
         "token_roles": data.tokens,
+        "ignore_labels": list(data.ignore_labels),
+        # so that `saev evaluate` finds the images again that were not trained on
+        "held_out": {"share": data.val_share, "tokens": data.val_tokens, "by_shard": data.reader == "streamed"},
         "normalise": cfg.normalise,
         "git_commit": git_commit(),
     }
