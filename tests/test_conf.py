@@ -16,6 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from saev.cli import STAGES
+from saev.nn.initialise import CLUSTERED, METHODS
 from saev.stages import schema
 from saev.sweep.planning import PER_SAE
 
@@ -161,6 +162,26 @@ def test_every_architecture_with_every_objective_takes_two_steps(cli, tiny, tmp_
     assert len(table) == len(combinations) and not table["failed"].any()
     assert set(zip(table["sae"], table["objective"], strict=True)) == {(s, o) for s, o, _ in combinations}
     assert torch.isfinite(torch.tensor(table["nmse"].to_list())).all()
+
+
+def test_every_start_with_every_decoder_takes_two_steps(cli, tiny, tmp_path):
+    """As far as they go together: archetypal atoms start from centroids."""
+    starts = [("free", init) for init in METHODS] + [("archetypal", init) for init in CLUSTERED]
+    assert {decoder for decoder, _ in starts} == {*options("decoder")}
+    variants = ",".join(f'["decoder={decoder}","init={init}"]' for decoder, init in starts)
+    shown = cli(
+        "train", f"dataset={tiny}", "layer=1", *TINY, f"variants=[{variants}]", "sae=topk", "k=4", "logger=none"
+    )
+    assert shown.code == 0, shown.text
+    table = saes(tmp_path)
+    assert list(zip(table["decoder"], table["init"], strict=True)) == starts and not table["failed"].any()
+
+
+def test_a_start_that_wants_more_tokens_than_there_are_is_refused_at_once(cli, tiny):
+    shown = cli("train", f"dataset={tiny}", "layer=1", *TINY, "experiment=none", "init=kmeans", "d_sae=600")
+    assert shown.code == 1 and "init=kmeans looks for 600 centroids, there are 576 training tokens" in shown.text
+    shown = cli("train", f"dataset={tiny}", "layer=1", *TINY, "experiment=none", "decoder=archetypal")
+    assert shown.code == 1 and "add init=archetypal" in shown.text
 
 
 SHARED = [(g, o) for g, o in OPTIONS if g in ("logger", "callbacks", "trainer", "optimiser", "datamodule", "debug")]

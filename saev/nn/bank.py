@@ -15,7 +15,7 @@ from saev.nn.activations import Activation
 from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.decoding import firings
-from saev.nn.initialise import initialise, sample_tokens
+from saev.nn.initialise import initialise, n_centroids, sample_tokens
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import AuxK, Objective
 
@@ -60,6 +60,15 @@ class MemberSpec:
     def sample_tokens(self, d_model: int) -> int:
         """How many tokens `build` wants a sample of."""
         return sample_tokens(self.init, self.width(d_model), self.decoder)
+
+    def check_tokens(self, d_model: int, n_tokens: float) -> None:
+        """ValueError where so many training tokens are too few for `build`."""
+        centroids = n_centroids(self.init, self.width(d_model), self.decoder)
+        if centroids > n_tokens:
+            raise ValueError(
+                f"init={self.init} looks for {centroids} centroids, there are {int(n_tokens)} training tokens: lower d_sae (or "
+                "decoder.points), take more images, or init=data."
+            )
 
     def build(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"]) -> "Member":
         """The member, initialised from a sample of normalised activations."""

@@ -32,12 +32,16 @@ def sample_tokens(method: str, d_sae: int, decoder: Free | Archetypal | None = N
     >>> sample_tokens("data", 4096), sample_tokens("kmeans", 4096)
     (16384, 204800)
     """
-    return max(SAMPLE, PER_CENTROID * n_points(d_sae, decoder)) if method in CLUSTERED else SAMPLE
+    return max(SAMPLE, PER_CENTROID * n_centroids(method, d_sae, decoder))
 
 
-def n_points(d_sae: int, decoder: Free | Archetypal | None = None) -> int:
-    """Centroids that k-means looks for: one for each atom, unless the decoder says otherwise."""
-    return getattr(decoder, "points", None) or d_sae
+def n_centroids(method: str, d_sae: int, decoder: Free | Archetypal | None = None) -> int:
+    """Centroids that an initialisation looks for: one for each atom, unless the decoder says otherwise; 0: it needs none.
+
+    >>> n_centroids("data", 64), n_centroids("kmeans", 64), n_centroids("archetypal", 64, Archetypal(points=16))
+    (0, 64, 16)
+    """
+    return (getattr(decoder, "points", None) or d_sae) if method in CLUSTERED else 0
 
 
 @torch.no_grad()
@@ -108,7 +112,7 @@ def _archetypes(
     decoder: Free | Archetypal,
 ) -> Archetypes:
     """Atom i is mostly the direction of centroid i, or i modulo their number."""
-    n = n_points(d_sae, decoder)
+    n = n_centroids(method, d_sae, decoder)
     known = _known(sample)
     if (n, seed) not in known:  # members of a bank share the search
         known[n, seed] = kmeans(sample, n, seed)

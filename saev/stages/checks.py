@@ -1,6 +1,7 @@
 """What can be known to be wrong before anything slow starts; each ValueError names the key, the value and the remedy."""
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -46,13 +47,16 @@ def check_data(cfg: DictConfig, planned: Sequence[Planned], recording: Any) -> N
             raise ValueError(
                 f"tokens={cfg.tokens}: record.tokens=[{','.join(roles)}] does not record them; add record.tokens=[{wanted}]."
             )
+    per_image = sum(roles.get(role, 0) for role in ROLES[cfg.tokens])
+    known = min(roles.values()) > 0  # else images differ in their number of tokens
+    n_tokens = n_images * per_image * (1 - cfg.datamodule.val_share) if known else math.inf
     for plan in planned:
         try:
             plan.spec.width(d_model)
+            plan.spec.check_tokens(d_model, min(n_tokens, cfg.subset_tokens or math.inf))
         except ValueError as error:
             raise ValueError(f"{plan.spec.name}: {error}") from error
-    per_image = sum(roles.get(role, 0) for role in ROLES[cfg.tokens])
-    if min(roles.values()) > 0 and cfg.batch_size > n_images * per_image:
+    if known and cfg.batch_size > n_images * per_image:
         raise ValueError(
             f"batch_size={cfg.batch_size} is larger than the {n_images * per_image} tokens of {n_images} images: "
             "lower batch_size or take more images."

@@ -105,6 +105,7 @@ class BankModule(L.LightningModule):
     def _members(self) -> dict[str, list[Any]]:
         return {
             m.name: [type(m.sae.activation).__name__, type(m.objective).__name__, m.sae.n_latents, m.lr]
+            + (["archetypal"] if m.sae.archetypes is not None else [])
             for m in self.bank
         }
 

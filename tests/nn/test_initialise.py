@@ -104,6 +104,9 @@ def test_how_many_tokens_are_wanted():
     assert sample_tokens("kmeans", 4096) >= 39 * 4096
     assert sample_tokens("archetypal", 4096, Archetypal(points=1024)) >= 39 * 1024
     spec = MemberSpec("a", TopK(3), Plain(), AuxK(), 1e-3, expansion=8, init="kmeans")
+    spec.check_tokens(128, 1024)
+    with pytest.raises(ValueError, match=r"init=kmeans looks for 1024 centroids, there are 1023 training tokens"):
+        spec.check_tokens(128, 1023)
     assert spec.sample_tokens(128) == sample_tokens("kmeans", 1024)
 
 
