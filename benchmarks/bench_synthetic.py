@@ -51,7 +51,7 @@ class Size:
 SMALL = Law(n_features=1024, d_model=128, roots=8)
 SIZES = {
     "quick": Size(SMALL, 256, steps=300, lr=4e-3, warmup=30, dead_tokens=50_000, eval_batches=50),
-    "default": Size(SMALL, 256, steps=4000, lr=2e-3, warmup=200, dead_tokens=200_000),
+    "default": Size(SMALL, 256, steps=3000, lr=3e-3, warmup=200, dead_tokens=200_000),
     "full": Size(Law(), 4096, steps=195_312, lr=3e-4, warmup=1000, dead_tokens=10_000_000, eval_batches=500),
 }
 HELD_OUT = 1 << 40  # batches from here on are for measuring

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
 
 from saev.stages.members import Planned, plan_members
 from saev.stages.schema import register
@@ -34,13 +35,28 @@ def sparsity(architecture: str, l0: float) -> str:
     return f"k={round(l0)}" if "${k}" in text else f"l0_target={l0:g}"
 
 
+def bank(variants: Sequence[Sequence[str]]) -> str:
+    """The override that asks for several SAEs.
+
+    >>> bank([["sae=topk", "k=8"], ["sae=relu"]])
+    'variants=[["sae=topk","k=8"],["sae=relu"]]'
+    """
+    return "variants=[" + ",".join("[" + ",".join(f'"{o}"' for o in variant) + "]" for variant in variants) + "]"
+
+
+def configuration(overrides: Sequence[str]) -> DictConfig:
+    """What `saev train experiment=none` would run with."""
+    register()
+    with initialize_config_dir(str(CONF), version_base=None):
+        cfg = compose("train", ["experiment=none", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    return cfg
+
+
 def plan(variants: Sequence[Sequence[str]], shared: Sequence[str]) -> list[Planned]:
     """The members that `saev train` would train for these overrides."""
-    register()
-    quoted = ",".join("[" + ",".join(f'"{o}"' for o in variant) + "]" for variant in variants)
-    with initialize_config_dir(str(CONF), version_base=None):
-        cfg = compose("train", ["experiment=none", *shared, f"variants=[{quoted}]"], return_hydra_config=True)
-        HydraConfig.instance().set_config(cfg)
+    cfg = configuration([*shared, bank(variants)])
+    with initialize_config_dir(str(CONF), version_base=None):  # each member is composed anew
         return plan_members(cfg)
 
 
