@@ -42,6 +42,9 @@ def test_it_can_be_a_point_of_the_sample():
     """The middle of a cross, met exactly: Weiszfeld's own step would divide by zero."""
     cross = torch.tensor([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     torch.testing.assert_close(geometric_median(cross), torch.zeros(2), rtol=0, atol=0)
+    # pulled to the left, by less than the force of one point
+    kite = torch.tensor([[0.0, 0.0], [2.0, 0.0], [-1.0, 0.5], [-1.0, -0.5]])
+    torch.testing.assert_close(geometric_median(kite), torch.zeros(2), rtol=0, atol=0)
     heavy = torch.cat([torch.full((6, 2), 3.0), cross])  # more than half of all
     torch.testing.assert_close(geometric_median(heavy), torch.full((2,), 3.0), rtol=0, atol=1e-4)
 
