@@ -78,13 +78,16 @@ def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) 
         for group in optimiser.param_groups:
             group["lr"] = 1e-3 * learning_rate_factor(batch["step"], steps, 20, 0.2)
         z = normaliser(torch.as_tensor(batch["acts"]).float())
+        l0 = []
         for member in members:
-            member(z).loss.backward()
+            losses = member(z)
+            losses.loss.backward()
             member.condition_gradients(1.0)
+            l0.append(losses.l0)
         optimiser.step()
         optimiser.zero_grad()
-        for member in members:
-            member.finish_step(losses.l0)
+        for member, active in zip(members, l0, strict=True):
+            member.finish_step(active)
     return members
 
 
@@ -106,7 +109,7 @@ def main() -> int:
     missed, first = 0, float("nan")
     with tempfile.TemporaryDirectory() as scratch:
         exact = record(args, Path(scratch))
-        chosen, held_out = split_images(exact.tokens_per_image(LAYER), 0.1, None, None)
+        chosen, held_out = split_images(exact.tokens_per_image(LAYER), 0.1)
         x = torch.from_numpy(np.concatenate([exact.read(LAYER, i, "patch") for i in held_out]))
         for dtype in ("float32", "float16", "int8"):
             store = exact if dtype == "float32" else store_again(exact, Path(scratch) / dtype, dtype)

@@ -4,6 +4,7 @@ recording (once) -> ActivationStore -> train / held-out images -> TokenStream ->
 """
 
 import functools
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -18,7 +19,9 @@ from datamodules.batches import Batches
 from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
-from saev.shards.split import split_images
+from saev.shards.split import held_out_split
+
+log = logging.getLogger(__name__)
 
 READERS = ("auto", "mapped", "streamed")
 SEQUENTIAL_BATCHES = 4  # in a window that is not shuffled: enough to read ahead
@@ -87,8 +90,14 @@ class ActivationDataModule(L.LightningDataModule):
             )
         if reader not in READERS:
             raise ValueError(f"datamodule.reader={reader}: choose one of {', '.join(READERS)}.")
-        for key, value, least in (("readers", readers, 1), ("depth", depth, 0), ("stripe", stripe, 1)):
-            if value < least:
+        least_values = {
+            "readers": (readers, 1),
+            "depth": (depth, 0),
+            "stripe": (stripe, 1),
+            "val_tokens": (val_tokens, 1),
+        }
+        for key, (value, least) in least_values.items():
+            if value is not None and value < least:
                 raise ValueError(f"datamodule.{key}={value}: give at least {least}.")
         if subset_tokens is not None and subset_tokens < batch_size:
             raise ValueError(f"subset_tokens={subset_tokens} is less than batch_size={batch_size}: give more tokens.")
@@ -117,16 +126,20 @@ class ActivationDataModule(L.LightningDataModule):
         if self.reader == "auto":
             self.reader = "streamed" if store.location.remote else "mapped"
         self.layer = store.resolve_layer(self.layer)
-        store.labels_for(self.ignore_labels)
         self.store = store
-        shard = store.shard_of(self.layer) if self.reader == "streamed" else None
-        try:
-            self.train_examples, self.val_examples = split_images(
-                store.tokens_per_image(self.layer), self.val_share, self.val_tokens, shard
-            )
-        except ValueError as error:
-            raise ValueError(f"dataset={store.location.root}: {error}") from error
+        self.train_examples, self.val_examples = held_out_split(
+            store,
+            self.layer,
+            self.tokens,
+            self.ignore_labels,
+            self.val_share,
+            self.val_tokens,
+            self.reader == "streamed",
+        )
         self.n_steps()
+        self.val_dataloader()
+        if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
+            log.warning("subset_tokens=%d is more than there are: all are taken", self.subset_tokens)
 
     @property
     def world(self) -> int:
@@ -144,7 +157,7 @@ class ActivationDataModule(L.LightningDataModule):
         if self.batch_size * world > stream.n_tokens:
             raise ValueError(
                 f"batch_size={self.batch_size} (times {world} processes) is larger than the {stream.n_tokens} training tokens "
-                f"of {stream.store.location.root}: lower batch_size or record more images."
+                f"of {stream.store.location.root}{self._narrowed('subset_tokens')}: lower batch_size or select more."
             )
         if self.n_tokens is None:
             return stream.n_batches
@@ -157,16 +170,25 @@ class ActivationDataModule(L.LightningDataModule):
         window = (self.sizes["pool"] - 2 * self.batch_size) // 2  # whatever `depth` is: the order depends on it
         key = (id(examples), shuffle, self.rank, world or self.world, self._on_gpu)
         if key not in self.streams:
-            self.streams[key] = self._stream(
-                examples,
-                self.batch_size,
-                window=window if shuffle else SEQUENTIAL_BATCHES * self.batch_size,
-                limit=self.subset_tokens if shuffle else None,
-                shuffle=shuffle,
-                rank=self.rank,
-                world=world or self.world,
-            )
+            try:
+                self.streams[key] = self._stream(
+                    examples,
+                    self.batch_size,
+                    window=window if shuffle else SEQUENTIAL_BATCHES * self.batch_size,
+                    limit=self.subset_tokens if shuffle else None,
+                    shuffle=shuffle,
+                    rank=self.rank,
+                    world=world or self.world,
+                )
+            except ValueError as error:
+                which, more = ("training", "subset_tokens") if shuffle else ("held-out", "val_tokens")
+                raise ValueError(f"{which} tokens{self._narrowed(more)}: {error}") from error
         return self.streams[key]
+
+    def _narrowed(self, *more: str) -> str:
+        """The settings that leave out tokens, for a message."""
+        values = {key: getattr(self, key) for key in ("tokens", "ignore_labels", "val_share", *more)}
+        return f" ({', '.join(f'{key}={value}' for key, value in values.items() if value)})"
 
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None, "setup() comes first"
@@ -179,7 +201,9 @@ class ActivationDataModule(L.LightningDataModule):
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:
         """At least `n_tokens` shuffled training tokens, where there are that many; the same for every rank."""
         total = self.stream(self.train_examples, world=1).n_tokens
-        n_tokens = math.ceil(total / max(1, total // n_tokens))  # an epoch's batches are of one size: no smaller than asked
+        n_tokens = math.ceil(
+            total / max(1, total // n_tokens)
+        )  # an epoch's batches are of one size: no smaller than asked
         stream = self._stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
         return torch.from_numpy(next(stream.batches(0, 1))["acts"]).float()
 

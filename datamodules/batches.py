@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,10 +19,11 @@ class Batches:
         self.make, self.depth = make, depth
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return prefetch(self._made(), self.depth)
+        closing = threading.Event()
+        return prefetch(self._made(closing), self.depth, closing)
 
-    def _made(self) -> Iterator[dict[str, Any]]:
-        with contextlib.closing(self.make()) as batches:  # so that closing the iterator closes the files
+    def _made(self, closing: threading.Event) -> Iterator[dict[str, Any]]:
+        with contextlib.closing(self.make(closing=closing)) as batches:  # so that closing the iterator closes the files
             for batch in batches:
                 tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in batch.items()}
                 del batch  # a batch that only its consumer holds can be recycled

@@ -9,16 +9,17 @@ T = TypeVar("T")
 END = object()
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
+def prefetch(items: Iterable[T], depth: int, closing: threading.Event | None = None) -> Iterator[T]:
     """The items in order, made up to `depth` ahead by a background thread; its exception is raised at its place.
 
-    Closing the iterator (also by an exception in the consumer) stops the thread and closes `items`.
+    Closing the iterator (also by an exception in the consumer) sets `closing`, by which an item in the making may be
+    given up, stops the thread and closes `items`.
     """
     if depth < 1:
         yield from items
         return
     ready: queue.Queue = queue.Queue(depth)
-    closing = threading.Event()
+    closing = closing or threading.Event()
 
     def put(item: object) -> bool:
         while not closing.is_set():

@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Int64
 
 from saev.shards import tar
 from saev.shards.codec import stored_row
+from saev.shards.manifest import write_atomically
 
 SUFFIX = ".acts.npy"
 FOREIGN = ".foreign.idx.npy"  # of a tar that another program wrote: its names say nothing about image numbers
@@ -88,7 +90,10 @@ def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"
         first = next(rows_of(shard, d_model, dtype), None) if fits else None
         if fits and (first is None if len(rows) == 0 else first == tuple(rows[0].tolist())):
             return rows
-    return scan(shard, d_model, dtype)
+    rows = scan(shard, d_model, dtype)
+    with suppress(OSError):  # the next reader need not scan; a read-only disk is no reason to fail
+        write_atomically(index_path(shard), tar.npy(rows))
+    return rows
 
 
 def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "members 3"] | None:

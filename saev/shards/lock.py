@@ -1,20 +1,45 @@
 """One process at a time: locks that end with the process that holds them, however it ends."""
 
 import fcntl
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+POLL_S = 0.5
+
+
+class Busy(ValueError):
+    """Another process holds the lock."""
 
 
 @contextmanager
 def exclusive(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, wait, or raise ValueError(busy) if that is given."""
+    """Hold the lock file `path`; where another process holds it, wait, or raise Busy(busy) if that is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
         except BlockingIOError:
-            raise ValueError(busy) from None
+            raise Busy(busy) from None
+        yield
+
+
+@contextmanager
+def part_of(folder: Path, name: str, number: int, n_parts: int) -> Iterator[None]:
+    """Hold part `number` of `n_parts` of the work `name`; waits while others divide the same work differently.
+
+    Parts of one division go on side by side. Two divisions would meet at the same shards.
+    """
+    own = folder / f"{name}-{number}-of-{n_parts}"
+    with ExitStack() as held:
+        while True:
+            with exclusive(folder / f"{name}-start"), suppress(Busy):
+                others = (p for p in folder.glob(f"{name}-*-of-*") if not p.name.endswith(f"-of-{n_parts}"))
+                if not any(is_locked(path) for path in others):
+                    held.enter_context(exclusive(own, busy=f"{own} is held"))
+                    break
+            time.sleep(POLL_S)
         yield
 
 

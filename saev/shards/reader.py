@@ -37,7 +37,7 @@ class ActivationStore:
         self.root = Path(root)
         self.manifest = Manifest.load(self.location.path(MANIFEST).parent)
         if not self.manifest.complete:
-            done = len(list(self.root.glob("shard-*.json")))
+            done = "some" if self.location.remote else len(list(self.root.glob("shard-*.json")))
             total = -(-self.manifest.n_examples // self.manifest.examples_per_shard)
             raise ValueError(
                 f"dataset={root} is incomplete ({done} of {total} shards recorded): run the same `saev record` command again, "
@@ -124,7 +124,7 @@ class ActivationStore:
         """ValueError naming the recorded layers where `layer` is not one of them."""
         if layer not in self.layers:
             raise ValueError(
-                f"layer={layer} is not in {self.root} (recorded: {list(self.layers)}): choose one or record it."
+                f"layer={layer} is not in {self.location.root} (recorded: {list(self.layers)}): choose one or record it."
             )
 
     def resolve_layer(self, layer: int) -> int:
@@ -142,7 +142,7 @@ class ActivationStore:
         moments = reduce(Moments.merge, (stored[role] for role in ROLES[tokens] if role in stored))
         if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all() and moments.scale > 0):
             raise ValueError(
-                f"layer={layer} of {self.root} has NaN, infinite or constant activations: record it again."
+                f"layer={layer} of {self.location.root} has NaN, infinite or constant activations: record it again."
             )
         return moments
 
@@ -194,7 +194,7 @@ class ActivationStore:
         wanted = [spans[role] for role in ROLES[tokens] if roles.get(role)]
         if not wanted:
             raise ValueError(
-                f"tokens={tokens}: {self.root} has no {' or '.join(ROLES[tokens])} (stored: {list(roles)}): "
+                f"tokens={tokens}: {self.location.root} has no {' or '.join(ROLES[tokens])} (stored: {list(roles)}): "
                 f"record them, e.g. record.tokens=[{','.join([*ROLES[tokens], *roles])}]."
             )
         return wanted[0][0], wanted[-1][1]

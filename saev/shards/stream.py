@@ -6,15 +6,15 @@ The stream is a plain function of the number of batches consumed, so that number
 """
 
 import threading
-from collections.abc import Collection, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from saev.shards.buffers import Allocate, Buffers, pageable
-from saev.shards.mapped import MappedRows
+from saev.shards.mapped import Closed, MappedRows
 from saev.shards.plan import EpochPlan
 from saev.shards.reader import ActivationStore
 from saev.shards.selection import positions, select
@@ -73,6 +73,11 @@ class TokenStream:
         readers: int = 1,
         allocate: Allocate = pageable,
     ):
+        if reader == "streamed" and store.manifest.meaning.get("foreign"):
+            raise ValueError(
+                f"datamodule.reader=streamed: {store.location.root} is an index of other programs' tars, which are read in place "
+                "alone; use datamodule.reader=mapped on a local directory."
+            )
         self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
         self.codec, self.allocate = store.codec(layer), allocate
         self.tokens = store.tokens_per_image(layer)
@@ -93,21 +98,29 @@ class TokenStream:
         """Batches of one epoch, per rank."""
         return self.plan.n_batches
 
-    def batches(self, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Any]]:
-        """Batches start, start + 1, ... (stop excluded; for ever without one), the next window being read meanwhile."""
-        plan, closing = self.plan, threading.Event()
+    def batches(
+        self, start: int = 0, stop: int | None = None, closing: threading.Event | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Batches start, start + 1, ... (stop excluded; for ever without one), the next window being read meanwhile.
+
+        Once `closing` is set, by whatever thread, it ends without waiting for the window that is being read.
+        """
+        plan, ended = self.plan, threading.Event()
         width, dtype = self.codec.stored_shape_dtype
         largest = min(plan.batches_per_window * plan.largest_batch + 1, self.n_tokens)
         windows = Buffers((largest, width), dtype, most=2)
         batches = Buffers((plan.largest_batch, self.store.d_model), self.codec.decoded_dtype, allocate=self.allocate)
         first = np.cumsum(self.tokens) - self.tokens
-        rows = self._rows(closing)
+        rows = self._rows(lambda: ended.is_set() or (closing is not None and closing.is_set()))
         step, (number, skip) = start, divmod(start % self.n_batches, plan.batches_per_window)
         at = (start // self.n_batches, number)
         with ThreadPoolExecutor(1, "window") as pool:
             try:
                 ahead = pool.submit(self._read, rows, at, windows, first)
                 while stop is None or step < stop:
+                    while not wait([ahead], timeout=0.1).done:
+                        if closing is not None and closing.is_set():
+                            return
                     window = ahead.result()
                     at = (at[0], at[1] + 1) if at[1] + 1 < plan.n_windows else (at[0] + 1, 0)
                     if stop is None or step + len(window.edges) - 1 - skip < stop:
@@ -119,19 +132,21 @@ class TokenStream:
                         step += 1
                     skip = 0
                     del window
+            except Closed:
+                return
             finally:
-                closing.set()
+                ended.set()
                 rows.interrupt()
                 pool.shutdown(cancel_futures=True)
                 rows.close()
 
-    def _rows(self, closing: threading.Event) -> MappedRows | StreamedRows:
+    def _rows(self, closing: Callable[[], bool]) -> MappedRows | StreamedRows:
         if self.reader == "mapped":
             paths, offsets = self.store.shard_paths(self.layer), self.store.offsets(self.layer)
-            return MappedRows(paths, offsets, self.codec.row_bytes, closing.is_set, self.readers)
+            return MappedRows(paths, offsets, self.codec.row_bytes, closing, self.readers)
         shard = self.store.shard_of(self.layer)
         return StreamedRows(
-            self.store.shard_urls(self.layer), shard, places(shard, self.tokens), self.tokens, closing.is_set, self.readers
+            self.store.shard_urls(self.layer), shard, places(shard, self.tokens), self.tokens, closing, self.readers
         )  # fmt: skip
 
     def _read(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from saev.shards.index import member_name
 from saev.shards.mapped import Closed
 from saev.shards.selection import Runs
 
@@ -65,12 +66,12 @@ class StreamedRows:
                 raise Closed
             if example != image:
                 place = int(self.place[example])
-                if members is not None and members.at > place:  # the next epoch's turn
+                if members is not None and members.at > place + 1:  # the next epoch's turn
                     members.close()
                     members = None
                 if members is None:
                     members = self.open[shard] = Members(self.urls[shard], rows.shape[1], rows.dtype)
-                image, acts = example, members.array(place, int(self.tokens[example]))
+                image, acts = example, members.array(place, example, int(self.tokens[example]))
             rows[at : at + stop - start] = acts[start:stop]
             at += stop - start
 
@@ -94,20 +95,24 @@ class Members:
         self.at = 0  # the next member
         self.stream: Any = None
         self.members = self._members()
+        self.last: tuple[str, bytes] = ("", b"")  # a window may end, and the next one begin, within an image
 
-    def _members(self) -> Iterator[bytes]:
+    def _members(self) -> Iterator[tuple[str, bytes]]:
         from webdataset.gopen import gopen  # slow to import
         from webdataset.tariterators import tar_file_iterator
 
         self.stream = gopen(self.url)
         for member in tar_file_iterator(self.stream, select_files=lambda name: name.endswith(SUFFIX)):
-            yield member["data"]
+            yield member["fname"], member["data"]
 
-    def array(self, place: int, tokens: int) -> Shaped[np.ndarray, "tokens width"]:
-        """The array of member number `place`, which is at or after `at`; ValueError where it is not there or is another."""
+    def array(self, place: int, example: int, tokens: int) -> Shaped[np.ndarray, "tokens width"]:
+        """The array of image `example`, member number `place`; ValueError where it is not there or is another.
+
+        `place` is that of the last call, or lies behind it.
+        """
         try:
             while self.at <= place:
-                data = next(self.members)
+                self.last = next(self.members)
                 self.at += 1
         except StopIteration:
             raise ValueError(
@@ -115,7 +120,10 @@ class Members:
             ) from None
         except Exception as error:  # tarfile, curl, a shell command: each fails in its own way
             raise ValueError(f"{self.url} cannot be read beyond image {self.at} ({error}): {REMEDY}") from error
-        return parse(data, (tokens, self.width), self.dtype, f"{self.url}, image {place}")
+        name, data = self.last
+        if name != member_name(example):
+            raise ValueError(f"{self.url} holds {name} in place of {member_name(example)}: {REMEDY}")
+        return parse(data, (tokens, self.width), self.dtype, f"{self.url}, {name}")
 
     def interrupt(self) -> None:
         """End the process that delivers the shard, if there is one."""

@@ -175,7 +175,7 @@ def announce(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule
     assert data.store is not None
     stream = data.stream(data.train_examples)
     log.info("run directory: %s", directory)
-    log.info("activations: %s, layer %d, d_model %d", data.store.root, data.layer, data.store.d_model)
+    log.info("activations: %s, layer %d, d_model %d", data.store.location.root, data.layer, data.store.d_model)
     log.info(
         "training %d SAEs (%s) for %d steps of %d tokens: %.2f epochs of %d tokens from %d images; %d images held out",
         len(planned), "; ".join(plan.spec.name for plan in planned), steps, cfg.batch_size,

@@ -54,9 +54,9 @@ def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: A
         "dictionaries": directory / "saes",
         "metrics": directory / "metrics.jsonl",
     }
+    write_results(directory, rows)  # first: a page that fails must not cost the run its numbers
     if cfg.report:
         files["report"] = report(cfg, directory, rows, data, config, files)
-    write_results(directory, rows)
     console.print(results_table(rows))
     for name, path in files.items():
         console.print(f"{name + ':':<13} {path}", soft_wrap=True, highlight=False)

@@ -120,7 +120,7 @@ def token_counts(
     store: ActivationStore, layer: int, examples: Sequence[int] | Int[np.ndarray, " images"], tokens: str
 ) -> Int64[np.ndarray, " images"]:
     """How many tokens of the selection each of the given images has; 0 for images that could not be read."""
-    stored = store.offsets(layer)[np.asarray(examples, np.int64), 2]
+    stored = store.tokens_per_image(layer)[np.asarray(examples, np.int64)]
     start, stop = store.role_slice(tokens)
     return np.maximum((stored if stop < 0 else np.minimum(stored, stop)) - start, 0)
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from saev.images.source import ImageSource
 from saev.shards import Manifest, RecordingWriter, fingerprint
-from saev.shards.lock import exclusive
+from saev.shards.lock import exclusive, part_of
 from saev.vits.filling import Filler
 from saev.vits.item import ItemLoader
 from saev.vits.loading import default_workers
@@ -99,7 +99,7 @@ class Recording:
         if found := self.recorded():
             return found
         number, n_parts = parse_part(self.part)
-        with exclusive(Path(self.root) / ".locks" / f"{self.directory().name}-{number}-of-{n_parts}"):
+        with part_of(self._locks, self.directory().name, number, n_parts):
             return self.recorded() or self._record(progress)
 
     def _record(self, progress: bool) -> Path:
@@ -125,9 +125,15 @@ class Recording:
             say(console, f"Interrupted. {left}; the same command goes on from there.")
             raise
         report(console, skipped)
-        if writer.finish() is None:
+        with exclusive(self._locks / f"{directory.name}-finish"):  # parts that end together merge one after the other
+            finished = writer.finish()
+        if finished is None:
             say(console, f"Part {self.part} is done; {directory} is complete when the other parts are.")
         return directory
+
+    @property
+    def _locks(self) -> Path:
+        return Path(self.root) / ".locks"
 
     @property
     def _device(self) -> str:

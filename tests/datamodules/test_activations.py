@@ -103,6 +103,12 @@ def test_steps_make_up_the_tokens(dataset):
         ({"pool": 200}, r"datamodule\.pool=200 is too small .* give at least 256"),
         ({"reader": "fast"}, r"datamodule\.reader=fast: choose one of auto, mapped, streamed"),
         ({"readers": 0}, r"datamodule\.readers=0: give at least 1"),
+        ({"val_tokens": 0}, r"datamodule\.val_tokens=0: give at least 1"),
+        ({"ignore_labels": [0, 1, 2, 3]}, r"training tokens \(tokens=patch, ignore_labels=\(0, 1, 2, 3\).*0 tokens"),
+        (
+            {"batch_size": 600, "subset_tokens": 600},
+            r"than the 560 training tokens .*\(tokens=patch, .*subset_tokens=600\)",
+        ),
         ({"subset_tokens": 10}, r"subset_tokens=10 is less than batch_size=64"),
     ],
 )
@@ -174,3 +180,21 @@ def test_streams_are_made_once(dataset):
 def test_no_memory_is_shared_between_batches_that_are_kept(dataset):
     batches = epoch(make(dataset, depth=3))
     assert len({b["acts"].data_ptr() for b in batches}) == len(batches)
+
+
+def test_held_out_tokens_are_looked_for_before_training(tmp_path):
+    root = record(tmp_path / "d", n_examples=4, tokens=3, labels=True)  # an image has one label
+    held_out = make(root, batch_size=4, val_share=0.2, pool=64).val_examples[0]
+    with pytest.raises(ValueError, match=r"held-out tokens \(tokens=patch, ignore_labels=\(\d,\), val_share=0.2\)"):
+        make(root, batch_size=4, val_share=0.2, pool=64, ignore_labels=[int(held_out) % 4])
+
+
+def test_val_tokens_counts_the_tokens_that_are_looked_at(dataset):
+    data = make(dataset, val_share=0.25, val_tokens=8, tokens="cls", batch_size=8)
+    assert sum(len(b["acts"]) for b in data.val_dataloader()) == 8
+
+
+def test_a_subset_larger_than_the_data_is_said_to_be_all(dataset, caplog):
+    data = make(dataset, subset_tokens=10**6)
+    assert data.stream(data.train_examples).n_tokens == 560
+    assert "subset_tokens=1000000 is more than there are: all are taken" in caplog.text

@@ -1,7 +1,10 @@
 """A lock is held by one, and ends with its holder."""
 
+import threading
+
 import pytest
 
+from saev.shards import lock
 from saev.shards.lock import exclusive, is_locked
 
 
@@ -15,3 +18,32 @@ def test_one_at_a_time(tmp_path):
     assert not is_locked(path)
     with exclusive(path, busy="taken"):
         assert is_locked(path)
+
+
+def test_divisions_of_one_work_wait_for_each_other(tmp_path, monkeypatch):
+    """Guards against two recordings with different numbers of parts that meet at one shard and destroy it."""
+    monkeypatch.setattr(lock, "POLL_S", 0.01)
+    order = []
+
+    def work(number, n_parts, begun, go):
+        with lock.part_of(tmp_path, "data", number, n_parts):
+            order.append((number, n_parts))
+            begun.set()
+            go.wait(20)
+
+    events = [(threading.Event(), threading.Event()) for _ in range(3)]
+    threads = []
+    for (number, n_parts), (begun, go) in zip([(0, 2), (1, 2), (0, 1)], events, strict=True):
+        threads.append(threading.Thread(target=work, args=(number, n_parts, begun, go)))
+        threads[-1].start()
+        if n_parts == 2:  # parts of one division go on side by side
+            assert begun.wait(20)
+    assert not events[2][0].wait(0.2)
+    events[0][1].set()
+    assert not events[2][0].wait(0.2)
+    events[1][1].set()
+    assert events[2][0].wait(20)
+    events[2][1].set()
+    for thread in threads:
+        thread.join()
+    assert order == [(0, 2), (1, 2), (0, 1)]

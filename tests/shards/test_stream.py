@@ -1,6 +1,7 @@
 """The contract of the stream: every token once, equal ranks, exact resume, a pure function of its arguments."""
 
 import itertools
+import threading
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from recordings import labels_of, record
 
 from saev.shards import ActivationStore, TokenStream, plan
-from saev.shards.mapped import OpenFiles
+from saev.shards.foreign import index_foreign
+from saev.shards.mapped import MappedRows, OpenFiles
 from saev.shards.plan import EpochPlan
 from saev.shards.selection import Runs, positions
+from saev.shards.streamed import Members
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +253,49 @@ def test_a_foreign_shard_is_named_when_streamed(tmp_path):
     stream = TokenStream(store, 1, 64, reader="streamed")
     store.shard_paths(1)[1].write_bytes((other / "layer-01/000001.tar").read_bytes())
     with pytest.raises(
-        ValueError, match=r"000001\.tar, image 0 holds float32 \(13, 16\), the manifest says float32 \(17, 16\)"
+        ValueError, match=r"000001\.tar, 0000000.*npy holds float32 \(13, 16\), the manifest says .* \(17, 16\)"
     ):
         list(stream.batches(0, stream.n_batches))
+    store.shard_paths(1)[1].write_bytes(store.shard_paths(1)[0].read_bytes())
+    with pytest.raises(ValueError, match=r"000001\.tar holds 000000000\.acts\.npy in place of 000000010\.acts\.npy"):
+        list(stream.batches(0, stream.n_batches))
+
+
+def test_foreign_tars_are_not_streamed(tmp_path):
+    """Guards against reading the wrong member: their names say nothing about image numbers."""
+    tar = record(tmp_path / "data", examples_per_shard=10) / "layer-01" / "000000.tar"
+    store = ActivationStore(index_foreign(tmp_path / "foreign", {1: [tar]}))
+    assert TokenStream(store, 1, 8).n_tokens == 10 * 17
+    with pytest.raises(ValueError, match=r"datamodule\.reader=streamed: .*foreign is an index of other programs' tars"):
+        TokenStream(store, 1, 8, reader="streamed")
+
+
+def test_each_shard_is_opened_once_an_epoch_when_streamed(store, monkeypatch):
+    """Guards against reading a shard anew wherever a window ends within an image."""
+    opened = []
+    made = Members.__init__
+    monkeypatch.setattr(Members, "__init__", lambda self, url, *rest: (opened.append(url), made(self, url, *rest))[1])
+    stream = TokenStream(store, 1, 10, window=50, tokens="all", reader="streamed")
+    for _ in stream.batches(0, stream.n_batches):
+        pass
+    assert len(opened) <= len(store.shard_urls(1)) + 1  # one of the next epoch's may be read ahead
+
+
+def test_another_thread_ends_the_stream_while_a_window_is_read(store, monkeypatch):
+    """Guards against a stop that waits for the whole window, which is a gigabyte from a slow disk."""
+    reading, closing = threading.Event(), threading.Event()
+    read = MappedRows._fill
+
+    def slow(self, files, runs, rows):
+        reading.set()
+        assert closing.wait(20)
+        return read(self, files, runs, rows)
+
+    monkeypatch.setattr(MappedRows, "_fill", slow)
+    batches = TokenStream(store, 1, 10).batches(closing=closing)
+    ended = threading.Thread(target=lambda: list(batches))
+    ended.start()
+    assert reading.wait(20)
+    closing.set()
+    ended.join(20)
+    assert not ended.is_alive()
