@@ -5,6 +5,7 @@
 The stream is a plain function of the number of batches consumed, so that number is all a checkpoint needs.
 """
 
+import importlib
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -78,6 +79,8 @@ class TokenStream:
                 f"datamodule.reader=streamed: {store.location.root} is an index of other programs' tars, which are read in place "
                 "alone; use datamodule.reader=mapped on a local directory."
             )
+        if reader == "streamed":
+            importlib.import_module("webdataset")  # slow; and two threads must not import it at once
         self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
         self.codec, self.allocate = store.codec(layer), allocate
         self.tokens = store.tokens_per_image(layer)

@@ -105,6 +105,8 @@ def survey(
     """
     assert not any(isinstance(d, nn.Module) and d.training for d in members.values()), "dictionaries in eval mode"
     found = {name: Survey.empty(d.n_latents, n) for name, d in members.items()}
+    if not found:
+        return {}
     lengths = token_counts(store, layer, examples, tokens)
     batches = whole_images(np.asarray(examples, np.int64), lengths, batch_tokens)
     console = Console(stderr=True, quiet=not progress)

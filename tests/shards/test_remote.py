@@ -1,8 +1,5 @@
 """Datasets behind http and pipe: addresses: the same batches, and errors that name the file."""
 
-import contextlib
-import functools
-import http.server
 import shutil
 import threading
 from pathlib import Path
@@ -10,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recordings import record
+from serving import Handler, serve
 
 from datamodules import ActivationDataModule
 from saev.shards import ActivationStore, TokenStream
@@ -22,36 +20,6 @@ needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset
 def dataset(tmp_path_factory):
     root = tmp_path_factory.mktemp("remote") / "data"
     return record(root, layers=(1, 3), skipped=(5,), examples_per_shard=10, labels=True, dtype="float16")
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    stall: str | None = None  # a file that is delivered in part, and then nothing more
-    released = threading.Event()
-
-    def log_message(self, *_):
-        """Quiet."""
-
-    def copyfile(self, source, target):
-        if self.stall and self.path.endswith(self.stall):
-            target.write(source.read(1500))
-            target.flush()
-            self.released.wait(20)
-        else:
-            with contextlib.suppress(ConnectionError):
-                super().copyfile(source, target)
-
-
-@contextlib.contextmanager
-def serve(root: Path, **attributes):
-    handler = functools.partial(type("H", (Handler,), attributes), directory=str(root.parent))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/{root.name}"
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def batches(store, **kw):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import ROOT, TINY
+from serving import serve
 
 import saev
 
@@ -47,6 +49,17 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
         assert json.loads((run / "saes" / name / "metrics.json").read_text()) == config["metrics"]
         assert list((run / "tensorboard" / name).glob("events.*"))
     assert str(run / "report.html") in done.stdout and "NMSE" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
+def test_a_dataset_far_away_is_trained_on_to_the_end(cli, tiny, tmp_path):
+    """Guards against results lost because the page cannot fetch single images."""
+    with serve(tiny) as url:
+        done = cli("train", "experiment=none", f"dataset={url}", "layer=-1", *TINY, "report=true")
+    assert done.code == 0, done.text
+    run = next((tmp_path / "outputs" / "train").glob("*/*"))
+    assert pl.read_parquet(run / "results.parquet")["nmse"].is_finite().all()
+    assert "shows no images" in done.text and (run / "report.html").is_file() and url in done.text
 
 
 def test_exported_dictionaries_are_those_of_the_table(undisturbed, tiny):
