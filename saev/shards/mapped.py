@@ -45,7 +45,7 @@ class MappedRows:
         shards, offsets = self.offsets[runs.example, 0], self.offsets[runs.example, 1]
         starts = (offsets + runs.start * self.row_bytes).tolist()
         sizes = ((runs.stop - runs.start) * self.row_bytes).tolist()
-        target, at = memoryview(rows.view(np.uint8).reshape(-1)), 0
+        target, at = rows.view(np.uint8).reshape(-1).data, 0
         for shard, start, size in zip(shards.tolist(), starts, sizes, strict=True):
             if self.closing():
                 raise Closed

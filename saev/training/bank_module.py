@@ -78,7 +78,7 @@ class BankModule(L.LightningModule):
         scheduler.step()  # type: ignore[union-attr, operator]
         for member, l0 in zip(self.bank, step["l0"], strict=True):
             if not member.stopped:
-                member.finish_step(mean_over_processes(l0), self.sparsity_factor)
+                member.finish_step(mean_over_processes(torch.as_tensor(l0)), self.sparsity_factor)
             agree(member, len(z))
         self.tokens_seen.add_(len(z) * self.trainer.world_size)
         self.latest = step
