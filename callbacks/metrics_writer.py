@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from callbacks.histograms import EDGES, log_histogram
 from callbacks.when import due
 from saev.shards.manifest import write_atomically
 from saev.training.bank_module import BankModule
@@ -16,6 +17,9 @@ from saev.training.bank_module import BankModule
 
 class MetricsWriter(L.Callback):
     """Writes a line per member at every logging step and validation; must stand last among the callbacks.
+
+    Counts by bin (callbacks' `distributions`, at validations) are lists in metrics.jsonl and histograms in TensorBoard and
+    W&B; a csv has no place for them.
 
     `self.log` would cost a third of a millisecond per key and step; this costs one transfer per logging step.
     """
@@ -39,20 +43,34 @@ class MetricsWriter(L.Callback):
             self._write(trainer, pl_module, "train", rows)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        self._write(trainer, pl_module, "val", pl_module.validated_rows())
+        found: dict[str, list] = {}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            found |= getattr(callback, "distributions", {})
+        counts = [{name: of[i].tolist() for name, of in found.items()} for i in range(len(pl_module.bank))]
+        self._write(trainer, pl_module, "val", pl_module.validated_rows(), counts)
 
-    def _write(self, trainer: L.Trainer, pl_module: BankModule, split: str, rows: list[dict[str, Any]]) -> None:
+    def _write(
+        self,
+        trainer: L.Trainer,
+        pl_module: BankModule,
+        split: str,
+        rows: list[dict[str, Any]],
+        counts: Sequence[Mapping[str, list[int]]] = (),
+    ) -> None:
         if not trainer.is_global_zero:
             return
+        counts = counts or [{}] * len(rows)
         step, tokens = trainer.global_step, int(pl_module.tokens_seen)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a") as file:
-            for member, row in zip(pl_module.bank, rows, strict=True):
+            for member, row, binned in zip(pl_module.bank, rows, counts, strict=True):
                 known = {name: value for name, value in row.items() if math.isfinite(value)}
-                line = {"step": step, "tokens": tokens, "member": member.name, "split": split, **known}
+                line = {"step": step, "tokens": tokens, "member": member.name, "split": split, **known, **binned}
                 file.write(json.dumps(line) + "\n")
                 for logger in self.loggers.get(member.name, ()):
                     logger.log_metrics({f"{split}/{name}": value for name, value in known.items()}, step)
+                    for name, of in binned.items():
+                        log_histogram(logger, f"{split}/{name}", of, EDGES[name], step)
 
     def close(self) -> None:
         """End every logger's run, once nothing more will be written (fit and the final validation share them)."""

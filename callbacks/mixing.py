@@ -24,7 +24,7 @@ class Mixing(L.Callback):
         stream = data.stream(data.train_examples)
         runs, batch = stream.plan.runs, min(stream.plan.batch_size, stream.n_tokens)
         images = per_image(runs, len(stream.tokens))
-        groups = {"image": images, "position": per_position(runs)}
+        groups: dict[str, Any] = {"image": images, "position": per_position(runs)}
         self.classes = classes_of(data.store)
         if self.classes is not None:
             groups["class"] = torch.bincount(self.classes, torch.from_numpy(images).double())

@@ -10,7 +10,7 @@ from saev.training.bank_module import BankModule
 
 
 class Throughput(L.Callback):
-    """Adds `tokens_per_s` since the last logging step, and `gpu_gib` (peak) where there is a GPU.
+    """Adds `tokens_per_s` and `mb_per_s` (activations read) since the last logging step, and `gpu_gib` (peak) on a GPU.
 
     `average` is over the whole run: tokens that went through every member, per second of training steps and of waiting
     for their data.
@@ -19,6 +19,7 @@ class Throughput(L.Callback):
     def __init__(self):
         self.tokens, self.seconds = 0, 0.0
         self.mark: tuple[float, int] | None = None
+        self.gpu_gib = 0.0
 
     @property
     def average(self) -> float:
@@ -31,12 +32,16 @@ class Throughput(L.Callback):
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()  # a logging step reads numbers from the device anyway
-            pl_module.latest["gpu_gib"] = [torch.cuda.max_memory_allocated() / 2**30] * len(pl_module.bank)
+            # kept here, as MemberCost sets the allocator's own peak back
+            self.gpu_gib = max(self.gpu_gib, torch.cuda.max_memory_allocated() / 2**30)
+            pl_module.latest["gpu_gib"] = [self.gpu_gib] * len(pl_module.bank)
         now = time.perf_counter()
         if self.mark is not None:
             seconds, tokens = now - self.mark[0], self.tokens - self.mark[1]
             self.seconds += seconds
+            acts = batch["acts"]
             pl_module.latest["tokens_per_s"] = [tokens / seconds] * len(pl_module.bank)
+            pl_module.latest["mb_per_s"] = [tokens / seconds * acts[0].nbytes / 1e6] * len(pl_module.bank)
         else:  # the first interval holds warm-up and compilation
             self.tokens = 0
         self.mark = (now, self.tokens)

@@ -3,8 +3,11 @@
 import inspect
 import json
 import logging
+import math
+import time
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from recordings import record
@@ -16,6 +19,8 @@ from callbacks import (
     Checkpoint,
     Coherence,
     DeadUnits,
+    FrequencyHistogram,
+    MemberCost,
     MemberExport,
     MetricsWriter,
     Mixing,
@@ -23,6 +28,7 @@ from callbacks import (
     Throughput,
 )
 from datamodules import ActivationDataModule
+from saev.metrics.histograms import FREQUENCY_EDGES
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
 from saev.training.bank_module import BankModule
 
@@ -32,6 +38,8 @@ MAKE = {
     "Checkpoint": lambda path: Checkpoint(path / "last.ckpt", every_n_steps=5),
     "Coherence": lambda path: Coherence(every_n_steps=4),
     "DeadUnits": lambda path: DeadUnits(),
+    "FrequencyHistogram": lambda path: FrequencyHistogram(),
+    "MemberCost": lambda path: MemberCost(),
     "MemberExport": lambda path: MemberExport(path / "saes", {name: {"lr": 1e-2} for name in NAMES}, {"layer": 1}),
     "MetricsWriter": lambda path: MetricsWriter(path / "metrics.jsonl", {}),
     "Mixing": lambda path: Mixing(),
@@ -45,7 +53,7 @@ def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("callbacks") / "data")
 
 
-def fit(dataset, *watching, steps=12):
+def fit(dataset, *watching, steps=12, ckpt_path=None):
     data = ActivationDataModule(str(dataset), 1, 64, val_share=0.2)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
@@ -58,7 +66,7 @@ def fit(dataset, *watching, steps=12):
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=6,
         check_val_every_n_epoch=None, log_every_n_steps=2, callbacks=list(watching),
     )  # fmt: skip
-    trainer.fit(module, data)
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     trainer.validate(module, data, verbose=False)
     return trainer, module, data
 
@@ -77,8 +85,7 @@ def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
     trainer, watched, _ = fit(dataset, MAKE[name](tmp_path))
     assert trainer.global_step == 12
     if name != "SparsityWarmup":
-        for a, b in zip(plain.state_dict().values(), watched.state_dict().values(), strict=True):
-            assert torch.equal(a, b)
+        torch.testing.assert_close(dict(plain.state_dict()), dict(watched.state_dict()), rtol=0, atol=0)
 
 
 def test_dead_units_are_those_silent_for_the_window(dataset):
@@ -118,6 +125,8 @@ def test_mixing_is_measured_against_a_perfect_shuffle(dataset):
 def test_throughput_counts_training_alone(dataset):
     watching = Throughput()
     _, module, _ = fit(dataset, watching)
+    bytes_per_token = 16 * 4  # float32
+    assert module.latest["mb_per_s"][0] == pytest.approx(module.latest["tokens_per_s"][0] * bytes_per_token / 1e6)
     assert 0 < watching.seconds < 60 and watching.average == pytest.approx(watching.tokens / watching.seconds)
     assert module.validated["tokens_per_s"] == [watching.average] * 2
 
@@ -144,23 +153,54 @@ def test_progress_says_where_it_is(dataset, caplog):
     assert "relu: NMSE" in caplog.text and "topk: NMSE" in caplog.text
 
 
-def test_loggers_get_each_members_numbers(dataset, tmp_path):
-    """TensorBoard and an offline W&B run per member, in one process."""
-    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_frequencies_are_counted_on_held_out_tokens(dataset):
+    watching = FrequencyHistogram()
+    _, module, _ = fit(dataset, watching)
+    for i, counts in enumerate(watching.distributions["frequency_histogram"]):
+        frequency = module.validation.latents(i)["frequency"].numpy()
+        edges = 10.0 ** np.array(FREQUENCY_EDGES)
+        edges[0], edges[-1] = 1e-300, np.inf
+        np.testing.assert_array_equal(counts.numpy(), np.histogram(frequency[frequency > 0], edges)[0])
+        assert counts.sum() > 0
 
-    loggers = {
-        name: [
-            TensorBoardLogger(tmp_path, "tensorboard", name, default_hp_metric=False),
-            WandbLogger(project="p", name=name, group="g", save_dir=tmp_path, mode="offline", reinit="create_new"),
-        ]
-        for name in NAMES
-    }
-    writer = MetricsWriter(tmp_path / "metrics.jsonl", loggers)
-    _, module, _ = fit(dataset, writer)
-    writer.close()
-    for i, name in enumerate(NAMES):
-        events = EventAccumulator(str(tmp_path / "tensorboard" / name)).Reload()
-        assert [e.step for e in events.Scalars("train/loss")] == [2, 4, 6, 8, 10, 12]
-        assert events.Scalars("val/nmse")[-1].value == pytest.approx(module.validated_rows()[i]["nmse"], rel=1e-6)
-    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 2
+
+def test_costs_are_each_members_own(dataset):
+    """A member that sleeps costs its sleep, the other does not."""
+
+    class Sleepy(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.bank.members[1].register_forward_hook(lambda *_: time.sleep(0.05))
+
+    watching = MemberCost()
+    _, module, _ = fit(dataset, watching, Sleepy())
+    first, second = module.latest["member_ms"]
+    assert second >= 50 > 0 < first and not watching.handles
+    assert not any(member._forward_pre_hooks for member in module.bank)
+
+
+def test_a_stopped_member_has_no_cost(dataset):
+    class Stop(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 8:
+                next(iter(pl_module.bank)).stop()
+
+    _, module, _ = fit(dataset, MemberCost(), Stop())
+    first, second = module.latest["member_ms"]
+    assert math.isnan(first) and second > 0
+
+
+def test_a_resumed_run_goes_on_counting_silence(dataset, tmp_path):
+    """Guards against counters that start anew: dead latents would be alive for a whole window after each restart."""
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 7:
+                trainer.save_checkpoint(tmp_path / "seven.ckpt")
+
+    _, through, _ = fit(dataset, DeadUnits(), Save())
+    _, again, _ = fit(dataset, DeadUnits(), ckpt_path=tmp_path / "seven.ckpt")
+    for a, b in zip(through.bank, again.bank, strict=True):
+        assert torch.equal(a.silent, b.silent)
+    assert [float(x) for x in again.validated["dead"]] == [float(x) for x in through.validated["dead"]]
+    # more than the five steps of 64 tokens since: they were silent before the checkpoint too
+    assert int(again.bank.members[1].silent.max()) > 5 * 64

@@ -1,0 +1,23 @@
+"""How often the latents of each member fire on held-out tokens, as a histogram."""
+
+import lightning as L
+from torch import Tensor
+
+from saev.metrics.histograms import frequency_histogram
+from saev.training.bank_module import BankModule
+
+
+class FrequencyHistogram(L.Callback):
+    """At validations, counts of latents by log10 of the share of held-out tokens on which they fire (FREQUENCY_EDGES).
+
+    `distributions` is what `MetricsWriter` takes: name -> counts per member. Those that never fire are in no bin.
+    """
+
+    def __init__(self):
+        self.distributions: dict[str, list[Tensor]] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
+        metrics = pl_module.validation
+        n = metrics.inputs.compute()["n"]
+        firings = [activity.compute()["firings"] for activity in metrics.activity]  # type: ignore[operator, union-attr]
+        self.distributions = {"frequency_histogram": [frequency_histogram(of, n) for of in firings]}

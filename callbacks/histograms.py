@@ -1,0 +1,34 @@
+"""Counts by bin, as the loggers that can draw histograms take them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from saev.metrics.histograms import FREQUENCY_EDGES, centres
+
+# Bins of each distribution: exponents of ten.
+EDGES = {"frequency_histogram": FREQUENCY_EDGES}
+
+
+def log_histogram(logger: Logger, name: str, counts: Sequence[int], edges: tuple[float, ...], step: int) -> None:
+    """Hand a histogram over log10 to TensorBoard or W&B; other loggers have no place for it."""
+    if isinstance(logger, TensorBoardLogger):
+        middle = centres(edges)
+        logger.experiment.add_histogram_raw(
+            name,
+            min=edges[0],
+            max=edges[-1],
+            num=sum(counts),
+            sum=sum(n * x for n, x in zip(counts, middle, strict=True)),
+            sum_squares=sum(n * x * x for n, x in zip(counts, middle, strict=True)),
+            bucket_limits=list(edges[1:]),
+            bucket_counts=list(counts),
+            global_step=step,
+        )
+    elif isinstance(logger, WandbLogger):
+        import wandb
+
+        binned: Any = (list(counts), list(edges))
+        histogram: Any = wandb.Histogram(np_histogram=binned)
+        logger.log_metrics({name: histogram}, step)

@@ -1,0 +1,87 @@
+"""What each member's part of a step costs."""
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+from callbacks.when import due
+from saev.training.bank_module import BankModule
+
+
+class MemberCost(L.Callback):
+    """Adds `member_ms`, the time of a member's forward, backward and clipping, and on a GPU `member_gib`, the most memory
+    it had beyond what was there before; both of the one step that is written.
+
+    Members are stepped one after the other: one's part ends where the next one's begins, the last one's where the
+    optimiser steps. Nothing is measured between logging steps; on a GPU by events, read when the step is over.
+    """
+
+    def __init__(self):
+        self.handles: list[Any] = []
+        self.marks: list[tuple[int, Any]] = []  # (member, when it began); the end as member -1
+        self.memory: list[tuple[int, int, int]] = []  # (member, bytes when it began, most bytes until it ended)
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: BankModule, batch, batch_idx) -> None:  # type: ignore[override]
+        if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        self.marks, self.memory = [], []
+
+        def begins(number: int):
+            def mark(module: nn.Module, inputs: Any) -> None:
+                self._mark(number, pl_module)
+
+            return mark
+
+        self.handles = [member.register_forward_pre_hook(begins(i)) for i, member in enumerate(pl_module.bank)]
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: BankModule, optimizer) -> None:  # type: ignore[override]
+        if self.handles:
+            self._mark(-1, pl_module)
+            self._release()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        if not (due(trainer) and self.marks):
+            return
+        spent = [float("nan")] * len(pl_module.bank)  # of a member that was stopped
+        for (number, start), (_, end) in zip(self.marks, self.marks[1:], strict=False):
+            spent[number] = self._between(start, end)
+        pl_module.latest["member_ms"] = list(spent)
+        if self.memory:
+            most = [float("nan")] * len(pl_module.bank)
+            for number, before, peak in self.memory:
+                most[number] = (peak - before) / 2**30
+            pl_module.latest["member_gib"] = list(most)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def _mark(self, number: int, pl_module: BankModule) -> None:
+        if pl_module.device.type == "cuda":
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            now: Any = event
+            held = torch.cuda.memory_allocated()
+            if self.marks:  # the allocator's own counters: no wait for the device
+                last, before, _ = self.memory[-1]
+                self.memory[-1] = last, before, torch.cuda.max_memory_allocated()
+            if number >= 0:
+                torch.cuda.reset_peak_memory_stats()
+                self.memory.append((number, held, held))
+        else:
+            now = time.perf_counter()
+        self.marks.append((number, now))
+
+    @staticmethod
+    def _between(start: Any, end: Any) -> float:
+        if isinstance(start, float):
+            return (end - start) * 1000
+        end.synchronize()
+        return start.elapsed_time(end)
