@@ -1,6 +1,6 @@
 """The command line: verbs, and flags in any position. No tensors here, so help and completion stay fast.
 
-saev record images=... vit=...     saev train experiment=... -m k=16,32     saev doctor
+saev record images=... vit=...     saev train experiment=... -m k=16,32     saev evaluate RUN     saev doctor
 """
 
 import contextlib
@@ -18,7 +18,10 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = {
     "record": "images -> activations of a vision transformer, as tar shards",
     "train": "activations -> a bank of sparse autoencoders (records first where needed)",
+    "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
 }
+# Verbs that take directories as plain arguments -> the key that they become.
+DIRECTORIES = {"evaluate": "dictionaries"}
 TOOLS = {"doctor": "check the environment, and datasets given as arguments; print the remedy for each fault"}
 
 
@@ -82,6 +85,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
         flags, overrides = flags_apart(arguments)
+        overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
         if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
             raise ValueError("ckpt_path with -m: resume one run at a time (ckpt_path=<run directory>, without -m).")
         sys.argv[1:] = flags + with_run_dir(verb, overrides)
@@ -126,6 +130,19 @@ def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         if item in takes_value:
             flags += [value for value in [next(items, None)] if value is not None]
     return flags, overrides
+
+
+def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
+    """Plain arguments, which are no `key=value` or name something that is there, as one override that lists them.
+
+    >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "runs/b"])
+    ['splice=true', 'dictionaries=["runs/a","runs/b"]']
+    """
+    plain = [item for item in arguments if Path(item).exists() or ("=" not in item and not item.startswith("~"))]
+    if not plain:
+        return list(arguments)
+    quoted = ",".join('"{}"'.format(item.replace("\\", "\\\\").replace('"', '\\"')) for item in plain)
+    return [*(item for item in arguments if item not in plain), f"{key}=[{quoted}]"]
 
 
 @contextlib.contextmanager

@@ -83,9 +83,15 @@ class PredictionFidelity(Metric):
 def linear_logits(pooled: Float[Tensor, "n width"], head: Mapping[str, Tensor]) -> Float[Tensor, "n classes"]:
     """Logits of `head`: {weight [classes, width], bias [classes]}, or cosines times `logit_scale` where it has one.
 
-    The second is zero-shot classification: the rows of `weight` are the embeddings of the classes' texts.
+    The second is zero-shot classification: the rows of `weight` are the embeddings of the classes' texts. ValueError for a
+    weight of another width.
     """
     weight = head["weight"].to(pooled)
+    if weight.shape[1] != pooled.shape[1]:
+        raise ValueError(
+            f"head: its weight takes {weight.shape[1]} dimensions, the pooled features have {pooled.shape[1]}: give a head "
+            "that was trained on this model's own output."
+        )
     if "logit_scale" in head:
         unit = torch.nn.functional.normalize(pooled, dim=-1)
         return head["logit_scale"].to(pooled) * unit @ torch.nn.functional.normalize(weight, dim=-1).T

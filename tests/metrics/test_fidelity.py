@@ -73,3 +73,5 @@ def test_heads_are_linear_or_zero_shot():
     unit = [v / np.linalg.norm(v, axis=1, keepdims=True) for v in (CLEAN[:4].astype(float), weight.numpy())]
     found = linear_logits(x.double(), {"weight": weight, "logit_scale": torch.tensor(50.0)})
     np.testing.assert_allclose(found, 50 * unit[0] @ unit[1].T, rtol=1e-6)
+    with pytest.raises(ValueError, match="takes 9 dimensions, the pooled features have 5"):
+        linear_logits(x[:, :5], {"weight": weight})
