@@ -23,7 +23,7 @@ def verify(root: Path, manifest: Manifest) -> list[str]:
 
 
 def index_faults(root: Path, manifest: Manifest) -> Iterator[str]:
-    """The indices that do not tell what their tars hold. Readers make them anew, at every opening."""
+    """The indices that do not tell what their tars hold. Readers make them anew."""
     for entry in manifest.shards:
         shard = root / entry["file"]
         path = index.index_path(shard)
