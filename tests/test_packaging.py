@@ -112,10 +112,17 @@ def test_one_faiss_on_every_platform():
 def test_what_the_source_imports_is_a_dependency():
     from docs.architecture import imports
 
-    modules = {"open_clip": "open_clip_torch", "PIL": "pillow", "hydra": "hydra-core", "sklearn": "scikit-learn"}
+    modules = {
+        "open_clip": "open_clip_torch",
+        "PIL": "pillow",
+        "hydra": "hydra-core",
+        "sklearn": "scikit-learn",
+        "faiss": "faiss-gpu",
+    }
     ours = {"saev", "callbacks", "datamodules", "hydra_plugins", "train"}
     names = {i.target.split(".")[0] for i in imports()} - ours - sys.stdlib_module_names
-    required = {r.name.lower().replace("_", "-") for r in REQUIRED}
+    extras = [Requirement(text) for extra in PROJECT["project"]["optional-dependencies"].values() for text in extra]
+    required = {r.name.lower().replace("_", "-") for r in [*REQUIRED, *extras]}
     missing = {name for name in names if modules.get(name, name).lower().replace("_", "-") not in required}
     assert not missing, f"add to pyproject.toml: {sorted(missing)}"
 

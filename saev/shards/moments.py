@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
 from safetensors.numpy import load_file, save
 
@@ -113,6 +112,8 @@ def _consume(x: Float[np.ndarray, "n d_model"], before: Moments) -> Moments:
 
 def _widen(rows: Shaped[np.ndarray, "n d_model"], out: Float[np.ndarray, "n d_model"]) -> None:
     """Copy to a wider dtype: by torch, which converts float16 four times as fast as NumPy."""
+    import torch  # slow, and not needed by those who only read
+
     step = max(1, TORCH_GRAIN // out.shape[1])
     for i in range(0, len(rows), step):
         torch.from_numpy(out[i : i + step]).copy_(torch.from_numpy(rows[i : i + step]))

@@ -65,7 +65,12 @@ def recording(path: Path) -> Iterator[Finding]:
         return
     yield Finding(name, f"{len(manifest.shards)} shards as recorded (sha256)")
     for fault in index_faults(path, manifest):
-        yield Finding(name, fault, "open the dataset once (any training run does) where it can be written: the index is made anew from the tar", fault=True)
+        yield Finding(
+            name,
+            fault,
+            "open the dataset where it can be written, as any training run does: the index is made anew",
+            fault=True,
+        )
     for check in (*(partial(contents, store, layer) for layer in store.layers), lambda: store.token_labels):
         try:
             check()

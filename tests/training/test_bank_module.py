@@ -12,7 +12,18 @@ from recordings import record
 from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
 from datamodules import ActivationDataModule
 from saev.nn import (
-    AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, RandomMatryoshka, ReLU, SAEBank, TopK,
+    AuxK,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    MemberSpec,
+    Normaliser,
+    Plain,
+    RandomMatryoshka,
+    ReLU,
+    SAEBank,
+    TopK,
 )  # fmt: skip
 from saev.training.bank_module import BankModule
 
