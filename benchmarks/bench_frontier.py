@@ -20,11 +20,11 @@ import polars as pl
 from hydra.utils import instantiate
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 from sklearn.decomposition import PCA
 
 from benchmarks import zoo
-from saev.visuals.plots import readable_log
-from saev.visuals.style import INK, MARKERS, PALETTE, panel
+from saev.visuals.style import MARKERS, NEVER, PALETTE, panel
 
 WANTED = (8.0, 16.0, 32.0, 64.0)
 ROOT = zoo.CONF.parent
@@ -110,12 +110,17 @@ def plot(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     """NMSE against L0, a line per architecture named at its right end."""
     figure, axes = panel(7.2, 4.6)
     names = list(dict.fromkeys(row["architecture"] for row in rows))
+    bases = list(dict.fromkeys(name.partition("+")[0] for name in names if name != "PCA"))
+    dashes = {name: ("--", ":", "-.")[i % 3] for i, name in enumerate(n for n in names if "+" in n)}
     ends: list[tuple[float, float, str, str]] = []
-    for i, name in enumerate(names):
+    for name in names:
         own = sorted((row["l0"], row["nmse"]) for row in rows if row["architecture"] == name)
-        colour = INK if name == "PCA" else PALETTE[i % (len(PALETTE) - 1)]
-        style = {"linestyle": "--"} if name == "PCA" else {"marker": MARKERS[i % len(MARKERS)], "markersize": 5}
-        axes.plot(*zip(*own, strict=True), color=colour, linewidth=1.4, **style)
+        base = name.partition("+")[0]  # a colour per activation, a dash per objective
+        colour = NEVER if name == "PCA" else PALETTE[bases.index(base) % len(PALETTE)]
+        marker = None if name == "PCA" else MARKERS[bases.index(base) % len(MARKERS)]
+        axes.plot(
+            *zip(*own, strict=True), dashes.get(name, "-"), color=colour, marker=marker, linewidth=1.4, markersize=5
+        )
         ends.append((*own[-1], name, colour))
     axes.set(xscale="log", xlabel="L0: active latents per token, held-out (log scale)", ylabel="held-out NMSE")
     axes.set_title(title, fontsize=10, loc="left")
@@ -126,9 +131,11 @@ def plot(rows: Sequence[dict[str, Any]], title: str) -> Figure:
     for (x, y, name, colour), height in zip(ends, spread([end[1] for end in ends], highest / 24), strict=True):
         axes.annotate(
             name, (x, y), xytext=(right, height), va="center", color=colour, fontsize=9,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkB": 4, "relpos": (0, 0.5)},
         )  # fmt: skip
-    readable_log(axes.xaxis)
+    axes.xaxis.set_major_locator(FixedLocator(list(WANTED)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     return figure
 
 
