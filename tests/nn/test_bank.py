@@ -100,6 +100,7 @@ def test_silence_is_counted_in_tokens():
 
 @pytest.mark.parametrize("sae", ["topk", "batchtopk"])
 def test_dead_latents_come_back_through_auxk_alone(sae):
+    """Guards against a revival that does nothing, as a resampling that never takes place (a known fault of a peer)."""
     left = {}
     for coefficient in (0.0, 1 / 32):
         auxk = AuxK(coefficient=coefficient, dead_tokens=600)
