@@ -62,6 +62,9 @@ class Activation(nn.Module, ABC):
     def project(self) -> None:
         """After a step: back onto the constraints."""
 
+    def bake(self) -> None:
+        """Take the form that is saved."""
+
     def gate(self, h: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
         """(pre-activations whose sign decides about firing, the bias in them): where dead latents are revived."""
         return h, b_enc

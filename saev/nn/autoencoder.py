@@ -104,6 +104,7 @@ class SparseAutoencoder(nn.Module):
         """The same function in the form that is saved: constant unit atoms, their norms within the encoder."""
         sae = copy.deepcopy(self)
         sae.archetypes = None
+        sae.activation.bake()
         if isinstance(sae.activation, ReLU) and sae.activation.free_atoms:
             norm = self.w_dec.norm(dim=1)
             sae.activation.atom_norm = sae.activation.free_atoms = False

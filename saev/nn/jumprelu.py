@@ -11,11 +11,15 @@ from saev.nn.penalised import check_target
 
 
 class JumpReLU(Activation):
-    """f_j = h_j [h_j > theta_j], theta learned directly, in float32, and kept at 0 or above.
+    """f_j = h_j [h_j > theta_j], theta learned directly (not its logarithm), in float32, and kept at 0 or above.
 
     Its gradient is that of a rectangle kernel of width epsilon = bandwidth * scale about the threshold, `scale` being the
     spread of the initial pre-activations: d f_j/d theta_j = -(theta_j/epsilon) [|h_j - theta_j| < epsilon/2], and for the
     number of active latents -(1/epsilon) [...] (equations 11 and 12 of the paper).
+
+    The parameter `theta` counts in units of pace * scale. Adam moves every parameter by about the learning rate a step: a
+    threshold in units of h would creep behind pre-activations, which d_model weights move together (docs/log/
+    2026-11-21-architectures.md). A saved dictionary has unit 1.
 
     Penalty, a mean over the batch: sparsity * L0; with `tanh` = c sparsity * sum_j tanh(c f_j) (Conerly et al. 2025); with
     `l0_target` instead ((L0 - l0_target)/l0_target)^2, L0 being that of the batch.
@@ -23,6 +27,7 @@ class JumpReLU(Activation):
 
     theta: nn.Parameter
     scale: Float[Tensor, ""]
+    unit: Float[Tensor, ""]
 
     def __init__(
         self,
@@ -30,26 +35,41 @@ class JumpReLU(Activation):
         l0_target: float | None = None,
         bandwidth: float = 0.5,
         tanh: float | None = None,
+        pace: float = 64.0,
     ):
         super().__init__()
         check_target(l0_target)
         if sparsity is None or not sparsity >= 0:
             raise ValueError(f"sparsity={sparsity}: the coefficient is 0 or more, e.g. sparsity=1e-3.")
-        for key, value in (("bandwidth", bandwidth), ("tanh", tanh)):
+        for key, value in (("bandwidth", bandwidth), ("tanh", tanh), ("pace", pace)):
             if value is not None and not value > 0:
                 raise ValueError(f"sae.{key}={value}: give a number above 0{', or null' if key == 'tanh' else ''}.")
         if tanh is not None and l0_target is not None:
             raise ValueError(f"sae.tanh={tanh} has no effect beside l0_target={l0_target}: drop one of them.")
         self.sparsity, self.l0_target, self.bandwidth, self.tanh = float(sparsity), l0_target, float(bandwidth), tanh
+        self.pace = float(pace)
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("unit", torch.ones(()))
 
     def prepare(self, d_sae: int) -> None:
         self.theta = nn.Parameter(torch.zeros(d_sae))
 
     @torch.no_grad()
     def start(self, h: Float[Tensor, "n d_sae"]) -> None:
-        self.theta.copy_(firing_threshold(h, self.l0_target).clamp_min(0))
         self.scale.copy_(h.std())
+        self.unit.copy_(self.pace * self.scale)
+        self.theta.copy_(firing_threshold(h, self.l0_target).clamp_min(0) / self.unit)
+
+    @property
+    def threshold(self) -> Float[Tensor, " d_sae"]:
+        """What pre-activations have to exceed."""
+        return self.theta * self.unit
+
+    @torch.no_grad()
+    def bake(self) -> None:
+        """Count thresholds in units of h."""
+        self.theta.mul_(self.unit)
+        self.unit.fill_(1)
 
     @property
     def epsilon(self) -> Float[Tensor, ""]:
@@ -57,7 +77,7 @@ class JumpReLU(Activation):
         return self.bandwidth * self.scale
 
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
-        return _Jump.apply(h, self.theta, self.epsilon)  # type: ignore[return-value]
+        return _Jump.apply(h, self.threshold, self.epsilon)  # type: ignore[return-value]
 
     def penalty(
         self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
@@ -65,7 +85,7 @@ class JumpReLU(Activation):
         assert isinstance(f, Tensor)
         if self.tanh is not None:
             return self.sparsity * (self.tanh * f).tanh().sum(1).mean()
-        l0 = _Active.apply(h, self.theta, self.epsilon).sum(1).mean()  # type: ignore[union-attr]
+        l0 = _Active.apply(h, self.threshold, self.epsilon).sum(1).mean()  # type: ignore[union-attr]
         return self.sparsity * l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
 
     @torch.no_grad()

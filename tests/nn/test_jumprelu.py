@@ -18,6 +18,7 @@ def make(**kw):
     act.double().start(H)
     with torch.no_grad():
         act.theta.copy_(THETA)
+        act.unit.fill_(1)
     return act
 
 
@@ -72,12 +73,30 @@ def test_thresholds_start_where_few_fire_and_stay_positive():
     act.prepare(10)
     sample = torch.randn(5000, 10, generator=torch.Generator().manual_seed(1))
     act.start(sample)
-    np.testing.assert_allclose((sample > act.theta).float().mean(0).detach().numpy(), 0.02, atol=0.001)
+    np.testing.assert_allclose((sample > act.threshold).float().mean(0).detach().numpy(), 0.02, atol=0.001)
     assert float(act.scale) == pytest.approx(float(sample.std()), rel=1e-5)
     with torch.no_grad():
         act.theta[3] = -1
     act.project()
-    assert float(act.theta[3]) == 0
+    assert float(act.theta.detach()[3]) == 0
+
+
+def test_thresholds_keep_pace_and_are_saved_in_units_of_h():
+    """Guards against thresholds that creep behind the pre-activations: a step of Adam moves them by lr * pace * scale."""
+    act = JumpReLU(l0_target=2, pace=64)
+    act.prepare(10)
+    act.start(3 * H.float())
+    before = act.threshold.detach().clone()
+    optimiser = torch.optim.Adam(act.parameters(), lr=1e-3)
+    h = 3 * H.float()
+    act.penalty(h, act(h), W.float()).backward()
+    optimiser.step()
+    moved = (act.threshold.detach() - before).abs()
+    np.testing.assert_allclose(moved[moved > 0].numpy(), 1e-3 * 64 * float(act.scale), rtol=1e-3)
+    assert (moved > 0).any()
+    codes, threshold = act(h).detach(), act.threshold.detach().clone()
+    act.bake()
+    assert float(act.unit) == 1 and torch.equal(act.theta.detach(), threshold) and torch.equal(act(h).detach(), codes)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +105,7 @@ def test_thresholds_start_where_few_fire_and_stay_positive():
         ({"sparsity": -1}, r"^sparsity=-1"),
         ({"l0_target": 0}, r"^l0_target=0: the wanted number"),
         ({"bandwidth": 0}, r"sae\.bandwidth=0"),
+        ({"pace": 0}, r"sae\.pace=0: give a number above 0"),
         ({"tanh": -1}, r"sae\.tanh=-1: give a number above 0, or null"),
         ({"tanh": 4, "l0_target": 3}, r"sae\.tanh=4 has no effect beside l0_target=3"),
     ],
