@@ -2,13 +2,13 @@
 
 import itertools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
@@ -18,11 +18,14 @@ from saev.metrics.stability import stability
 from saev.stages.dictionaries import HELD_OUT, Found, find, layer_of, open_store
 from saev.stages.measuring import choose_images, measure
 from saev.stages.splicing import device_of, pictures_of, places, read_head, splice
+from saev.stages.tables import write_table
+from saev.sweep.planning import key_of
 from saev.visuals.evaluation_table import evaluation_table
 from saev.vits.precheck import check_device
 
 log = logging.getLogger(__name__)
 EXAMPLES = ("held_out", "all")
+OF_SPLICING = ("images", "vit", "splice_images", "splice_batch", "references", "head")
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -31,8 +34,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     found = find([str(path) for path in cfg.dictionaries])
     device = device_of(cfg.device)
     images, vit = (instantiate(cfg.images), instantiate(cfg.vit)) if cfg.splice else (None, None)
+    head = read_head(cfg.head)  # before minutes are spent
     if images is not None and vit is not None:
-        read_head(cfg.head)  # before minutes are spent
         vit.check()
         images.check()
     at = places(found, vit) if vit is not None else {}
@@ -44,6 +47,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
                     f"layer={cfg.layer}: {name} belongs into layer {place.layer}; leave layer out to splice it."
                 )
     members = {one.name: one.load(device) for one in found}
+    backbone = vit.load(device) if vit is not None else None
     rows = {one.name: describe(one, work[one.name]) for one in found}
     for group in together(work):
         job = work[group[0]]
@@ -52,19 +56,19 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
             {name: members[name] for name in group}, job["store"], job["layer"], job["images"], job["tokens"],
             job["ignore_labels"], cfg.batch_size, device, cfg.correlation_latents, progress=True,
         )  # fmt: skip
-        if images is not None and vit is not None:
+        if images is not None and backbone is not None:
             chosen = pictures_of(job["store"], job["images"], images, cfg.splice_images)
             mean = torch.from_numpy(job["store"].moments(job["layer"], job["tokens"]).mean)
             own = {name: members[name] for name in group}
-            put_back = splice(own, at, dict.fromkeys(group, mean), images, chosen, vit, cfg, device)
+            put_back = splice(own, at, dict.fromkeys(group, mean), images, chosen, backbone, head, cfg)
             measured = {name: measured[name] | put_back[name] for name in group}
         for name in group:
             rows[name] |= measured[name]
     directory = Path(cfg.paths.run_dir)
     table = [rows[one.name] for one in found]
-    written = [write(directory, "results", table)]
+    written = [write_table(directory, "results", table)]
     if cfg.stability:
-        written.append(write(directory, "stability", pairs(members)))
+        written.append(write_table(directory, "stability", pairs(members)))
     console = Console()
     console.print(evaluation_table(table))
     for path in written:
@@ -83,6 +87,10 @@ def check(cfg: DictConfig) -> None:
     if cfg.correlation_latents < 0:
         raise ValueError(f"correlation_latents={cfg.correlation_latents}: give 0 (leave the correlation out) or more.")
     check_device(str(cfg.device))
+    if not cfg.splice and HydraConfig.initialized():
+        idle = [o for o in HydraConfig.get().overrides.task if key_of(o) in OF_SPLICING]
+        if idle:
+            log.warning("%s: no effect without splice=true", ", ".join(idle))
 
 
 def plan(cfg: DictConfig, one: Found) -> dict[str, Any]:
@@ -149,12 +157,3 @@ def directions(dictionary: Dictionary) -> torch.Tensor:
     """Atoms in the space of raw activations: those of normalise=standardise are stretched by the scale of each dimension."""
     scale = getattr(getattr(dictionary, "normaliser", None), "scale", None)
     return dictionary.atoms if scale is None or scale.ndim == 0 else dictionary.atoms * scale
-
-
-def write(directory: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the rows as parquet, and as csv without the columns that hold lists; the parquet file's path."""
-    table = pl.DataFrame(list(rows), infer_schema_length=None)
-    directory.mkdir(parents=True, exist_ok=True)
-    table.select(pl.exclude(pl.List)).write_csv(directory / f"{name}.csv")
-    table.write_parquet(directory / f"{name}.parquet")
-    return directory / f"{name}.parquet"

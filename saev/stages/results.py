@@ -2,31 +2,21 @@
 
 import logging
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from datamodules import ActivationDataModule
 from saev.checkpoint import load
+from saev.stages.tables import write_table
 from saev.visuals.report import write_report
 from saev.visuals.table import results_table
 
 log = logging.getLogger(__name__)
-
-
-def write_results(directory: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Write the rows as parquet and csv (temporary name, then rename); the parquet file's path."""
-    table = pl.DataFrame(list(rows), infer_schema_length=None)
-    for name, write in (("results.csv", table.write_csv), ("results.parquet", table.write_parquet)):
-        temporary = directory / f"{name}.tmp"
-        write(temporary)
-        temporary.replace(directory / name)  # parquet last: its presence says that the run is finished
-    return directory / "results.parquet"
 
 
 def git_commit() -> str | None:
@@ -54,7 +44,7 @@ def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: A
         "dictionaries": directory / "saes",
         "metrics": directory / "metrics.jsonl",
     }
-    write_results(directory, rows)  # first: a page that fails must not cost the run its numbers
+    write_table(directory, "results", rows)  # first: a page that fails must not cost the run its numbers
     if cfg.report:
         files["report"] = report(cfg, directory, rows, data, config, files)
     console.print(results_table(rows))

@@ -15,6 +15,7 @@ from saev.dictionary import Dictionary
 from saev.images.source import ImageSource
 from saev.shards import ActivationStore
 from saev.stages.dictionaries import Found
+from saev.vits.backbone import Backbone
 from saev.vits.picture_batches import image_batches
 from saev.vits.place import Place, place_of
 from saev.vits.source import VitSource
@@ -74,17 +75,16 @@ def splice(
     means: Mapping[str, Tensor],
     images: ImageSource,
     chosen: Int64[np.ndarray, " chosen"],
-    vit: VitSource,
+    backbone: Backbone,
+    head: Mapping[str, Tensor],
     settings: Any,
-    device: str,
 ) -> dict[str, dict[str, Any]]:
     """Per dictionary the numbers of `splice_fidelity` over the chosen pictures, and `splice_images`, how many there were."""
-    head, backbone = read_head(settings.head), vit.load(device)
     skipped: list[str] = []
     workers = min(16, os.cpu_count() or 1)
     batches = image_batches(backbone, images, chosen, settings.splice_batch, workers, skipped)
     spliced = {name: Spliced(members[name], at[name], means[name].float()) for name in members}
-    log.info("putting %d dictionaries back into %s, on %d images", len(members), vit.name, len(chosen))
+    log.info("putting %d dictionaries back into %s, on %d images", len(members), backbone.name, len(chosen))
     rows = splice_fidelity(backbone, spliced, batches, tuple(settings.references), head)
     if skipped:
         log.warning("%d images could not be read, the first: %s", len(skipped), skipped[0])

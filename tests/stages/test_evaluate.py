@@ -188,6 +188,11 @@ def test_wrong_input_is_a_message_with_the_remedy(case, cli, tiny, tmp_path, run
         assert text in shown.err, shown.err
 
 
+def test_what_belongs_to_splicing_is_said_to_be_idle_without_it(cli, tiny, run):
+    shown = cli("evaluate", str(run), f"dataset={tiny}", "splice_images=3", "device=cpu")
+    assert shown.code == 0 and "splice_images=3: no effect without splice=true" in shown.text
+
+
 def test_another_layer_or_backbone_is_warned_of(cli, tiny, tmp_path, run):
     shown = cli("evaluate", str(run), f"dataset={tiny}", "layer=2", "device=cpu")
     assert shown.code == 0 and "was trained on layer 1, not on layer=2" in shown.text

@@ -1,0 +1,24 @@
+"""Tables of results on disk: parquet, and csv for whoever opens it elsewhere."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+
+def write_table(directory: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write the rows as parquet, and as csv without the columns that hold lists; the parquet file's path.
+
+    Each file appears whole (temporary name, then rename), parquet last: its presence says that the table is finished.
+    """
+    table = pl.DataFrame(list(rows), infer_schema_length=None)
+    directory.mkdir(parents=True, exist_ok=True)
+    for file, write in (
+        (f"{name}.csv", table.select(pl.exclude(pl.List)).write_csv),
+        (f"{name}.parquet", table.write_parquet),
+    ):
+        temporary = directory / f"{file}.tmp"
+        write(temporary)
+        temporary.replace(directory / file)
+    return directory / f"{name}.parquet"
