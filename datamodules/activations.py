@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from datamodules.batches import Batches
+from datamodules.settings import check_settings
 from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
@@ -23,7 +24,6 @@ from saev.shards.split import held_out_split
 
 log = logging.getLogger(__name__)
 
-READERS = ("auto", "mapped", "streamed")
 SEQUENTIAL_BATCHES = 4  # in a window that is not shuffled: enough to read ahead
 
 
@@ -78,29 +78,10 @@ class ActivationDataModule(L.LightningDataModule):
         super().__init__()
         if dataset is None and recording is None:
             raise ValueError("dataset=null: give a recorded directory (dataset=...) or images= and vit= to record one.")
-        if not 0 < val_share < 1:
-            raise ValueError(
-                f"datamodule.val_share={val_share}: the held-out share of the images lies between 0 and 1."
-            )
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: give a positive number of tokens.")
-        if pool < 4 * batch_size:
-            raise ValueError(
-                f"datamodule.pool={pool} is too small to mix batches of batch_size={batch_size}: give at least {4 * batch_size}."
-            )
-        if reader not in READERS:
-            raise ValueError(f"datamodule.reader={reader}: choose one of {', '.join(READERS)}.")
-        least_values = {
-            "readers": (readers, 1),
-            "depth": (depth, 0),
-            "stripe": (stripe, 1),
-            "val_tokens": (val_tokens, 1),
-        }
-        for key, (value, least) in least_values.items():
-            if value is not None and value < least:
-                raise ValueError(f"datamodule.{key}={value}: give at least {least}.")
-        if subset_tokens is not None and subset_tokens < batch_size:
-            raise ValueError(f"subset_tokens={subset_tokens} is less than batch_size={batch_size}: give more tokens.")
+        check_settings(
+            batch_size, pool, reader, val_share, subset_tokens,
+            {"readers": (readers, 1), "depth": (depth, 0), "stripe": (stripe, 1), "val_tokens": (val_tokens, 1)},
+        )  # fmt: skip
         self.dataset, self.recording, self.layer, self.tokens = dataset, recording, layer, tokens
         self.batch_size, self.n_tokens, self.val_share, self.val_tokens = batch_size, n_tokens, val_share, val_tokens
         self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
@@ -137,7 +118,6 @@ class ActivationDataModule(L.LightningDataModule):
             self.reader == "streamed",
         )
         self.n_steps()
-        self.val_dataloader()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
             log.warning("subset_tokens=%d is more than there are: all are taken", self.subset_tokens)
 
@@ -159,6 +139,7 @@ class ActivationDataModule(L.LightningDataModule):
                 f"batch_size={self.batch_size} (times {world} processes) is larger than the {stream.n_tokens} training tokens "
                 f"of {stream.store.location.root}{self._narrowed('subset_tokens')}: lower batch_size or select more."
             )
+        self.stream(self.val_examples, shuffle=False, world=world)  # held-out tokens for every process, too
         if self.n_tokens is None:
             return stream.n_batches
         return max(1, round(self.n_tokens * stream.n_batches / stream.n_tokens))

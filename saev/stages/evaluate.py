@@ -86,7 +86,7 @@ def check(cfg: DictConfig) -> None:
             raise ValueError(f"{key}={value}: give at least 1.")
     if cfg.correlation_latents < 0:
         raise ValueError(f"correlation_latents={cfg.correlation_latents}: give 0 (leave the correlation out) or more.")
-    check_device(str(cfg.device))
+    check_device(str(cfg.device), "device")
     if not cfg.splice and HydraConfig.initialized():
         idle = [o for o in HydraConfig.get().overrides.task if key_of(o) in OF_SPLICING]
         if idle:

@@ -31,10 +31,10 @@ def check_knobs(recording: object) -> None:
             raise ValueError(f"record.{key}={value} is too small: give a number above 0.")
 
 
-def check_device(device: str) -> None:
-    """A device that is there."""
+def check_device(device: str, key: str = "record.device") -> None:
+    """A device that is there; `key` is the setting that names it."""
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"record.device={device}: this machine has no CUDA GPU; use record.device=cpu.")
+        raise ValueError(f"{key}={device}: this machine has no CUDA GPU; use {key}=cpu.")
 
 
 def said_by(check: Callable[[], None]) -> str | None:
