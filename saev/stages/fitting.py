@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -23,6 +24,7 @@ from saev.shards.lock import exclusive
 from saev.stages.members import Planned
 from saev.stages.results import finish, git_commit
 from saev.stages.resume import LOCK
+from saev.stages.standing import take_up
 from saev.training.bank_module import BankModule
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,10 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
     if rank_zero_only.rank:  # a further process of the one that holds the lock
+        take_up(cfg, directory)
         return train(cfg, planned, recording, directory)
     with exclusive(directory / LOCK, busy=f"hydra.run.dir={directory}: another process is training there."):
+        take_up(cfg, directory)
         return train(cfg, planned, recording, directory)
 
 
@@ -89,6 +93,7 @@ def quieten_lightning() -> None:
     for message in (
         r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
         r".*Consider increasing the value of the `num_workers`",  # the stream has its own threads
+        r".*The `srun` command is available",  # a machine with Slurm may be used without it
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -113,7 +118,10 @@ def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataM
     callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
     callbacks.append(MemberExport(directory / "saes", settings, provenance(cfg, data)))
     callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
-    return instantiate(cfg.trainer, callbacks=callbacks, max_steps=data.n_steps(processes(cfg.trainer)))
+    # Lightning would answer Slurm's signals by itself, beside callbacks.Checkpoint
+    plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
+    steps = data.n_steps(processes(cfg.trainer))
+    return instantiate(cfg.trainer, callbacks=callbacks, max_steps=steps, plugins=plugins)
 
 
 def processes(trainer: DictConfig) -> int:

@@ -37,7 +37,6 @@ def git_commit() -> str | None:
 def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: ActivationDataModule) -> None:
     """Write the report and the results, print the table and where everything is."""
     config = OmegaConf.to_yaml(cfg, resolve=False)
-    (directory / "config.yaml").write_text(config)
     console = Console()
     files = {
         "results": directory / "results.csv",

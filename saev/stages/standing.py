@@ -1,0 +1,70 @@
+"""What is in a run's directory already: nothing, an interrupted run to go on with, or a finished one to leave alone.
+
+A job that a cluster has put back in the queue, and a sweep that is started again, come to the directory they had.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from omegaconf import DictConfig, OmegaConf
+
+from saev.shards.manifest import write_atomically
+from saev.stages.resume import FINISHED, LAST
+
+log = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"
+FREE = ("ckpt_path", "member")  # keys that are no setting of the run
+
+
+def results_of(directory: Path) -> dict[str, float] | None:
+    """Held-out NMSE by member of the finished run in `directory`; None where none has finished."""
+    if not (directory / FINISHED).is_file():
+        return None
+    table = pl.read_parquet(directory / FINISHED)
+    return dict(zip(table["member"], table["nmse"], strict=True))
+
+
+def take_up(cfg: DictConfig, directory: Path) -> None:
+    """Write the run's configuration; where the directory holds its checkpoint, make that where to go on from.
+
+    ValueError where the directory holds a run with other settings. A `ckpt_path` that was asked for is left as it is.
+    """
+    if cfg.ckpt_path is None:
+        check_same(cfg, directory)
+        if (directory / LAST).is_file():
+            cfg.ckpt_path = str(directory / LAST)
+            log.info("going on from %s", cfg.ckpt_path)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / CONFIG, OmegaConf.to_yaml(cfg, resolve=False).encode())
+
+
+def check_same(cfg: DictConfig, directory: Path) -> None:
+    """ValueError where the directory holds a run, finished or to be gone on with, of another configuration."""
+    used = any((directory / name).is_file() for name in (FINISHED, LAST))
+    if not used or not (directory / CONFIG).is_file():
+        return
+    theirs, ours = settings(OmegaConf.load(directory / CONFIG)), settings(cfg)
+    if differing := sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)):
+        shown = ", ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
+        raise ValueError(
+            f"hydra.run.dir={directory}: a run with other settings is there ({shown}); choose another directory, or go on "
+            f"with that run by ckpt_path={directory}."
+        )
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """A configuration's values by dotted key, as they were written."""
+    found: dict[str, Any] = {}
+
+    def walk(node: Any, prefix: str) -> None:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                walk(value, f"{prefix}.{key}" if prefix else str(key))
+        else:
+            found[prefix] = node
+
+    walk(OmegaConf.to_container(config, resolve=False), "")
+    return {key: value for key, value in found.items() if key not in FREE}

@@ -1,0 +1,27 @@
+"""A run's directory used a second time: finished, interrupted, or another run's."""
+
+import polars as pl
+from conftest import TINY
+
+RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=5")
+
+
+def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_path):
+    run = tmp_path / "run"
+    command = (*RUN, f"dataset={tiny}", f"hydra.run.dir={run}")
+    assert cli(*command).code == 0
+    first = pl.read_parquet(run / "results.parquet")
+
+    written = (run / "results.parquet").stat().st_mtime_ns
+    again = cli(*command)
+    assert again.code == 0 and f"finished already: {run}" in again.text
+    assert (run / "results.parquet").stat().st_mtime_ns == written
+
+    other = cli(*command, "lr=0.5")
+    assert other.code == 1 and "lr: 0.0003 there, 0.5 here" in other.err and f"ckpt_path={run}" in other.err
+
+    (run / "results.parquet").unlink()
+    resumed = cli(*command)
+    assert resumed.code == 0 and f"going on from {run / 'checkpoints' / 'last.ckpt'}" in resumed.text
+    same = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
+    assert pl.read_parquet(run / "results.parquet").select(same).equals(first.select(same))
