@@ -1,20 +1,20 @@
-"""One file to go on from: written at intervals, and when Ctrl-C or SIGTERM ends the run after the step they fall into."""
+"""One file to go on from: written at intervals, and when a signal asks for it (callbacks/signals.py)."""
 
-import logging
 import os
 import signal
-import threading
 from pathlib import Path
-from types import FrameType
 
 import lightning as L
+import torch
 
-log = logging.getLogger(__name__)
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from callbacks.signals import After, Signals, answer_slurm
 
 
 class Checkpoint(L.Callback):
-    """Saves `path` every `every_n_steps` steps, and once a signal has come; a second signal ends the run at once.
+    """Saves `path` every `every_n_steps` steps, and when a signal has come: after the step in flight, in all processes.
+
+    Then the run stops, leaves because its job is requeued, or goes on until it is killed. Before the first step and after
+    the last, where there is nothing to save, signals are answered at once, as if this were not here.
 
     Written under a temporary name in the same folder, then renamed: a kill leaves the last whole checkpoint.
     """
@@ -23,32 +23,60 @@ class Checkpoint(L.Callback):
         if every_n_steps < 1:
             raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps}: give at least 1 step.")
         self.path, self.every_n_steps = Path(path), every_n_steps
-        self.received: int | None = None
-        self.previous: dict = {}
+        self.signals = Signals()
+        self.received: int | None = None  # the signal that stops the fit
+        self.saved: int | None = None  # the step last saved here
+        self.leaving = False
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        answer_slurm()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if threading.current_thread() is threading.main_thread():  # only there may handlers be set
-            self.previous = {number: signal.signal(number, self._note) for number in SIGNALS}
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        log.warning("%s: saving after this step (again: stop at once)", signal.Signals(number).name)
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
+        self.signals.listen()
+        if trainer.received_sigterm:  # since Lightning set up; it would exit after the first step, without saving
+            trainer._signal_connector.received_sigterm = False
+            self.signals.note(signal.SIGTERM)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        stop = self.received is not None
-        if trainer.world_size > 1:  # a signal to one process stops all of them, after the same step
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-            self.received = self.received or (signal.SIGTERM if stop else None)
-        if stop or trainer.global_step % self.every_n_steps == 0:
+        self._answer(trainer, save=trainer.global_step % self.every_n_steps == 0)
+
+    # the next hook, once the step's numbers are written
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx) -> None:
+        self._leave()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._leave()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        """A validation may take long. Several processes cannot save here together: their batches differ in number."""
+        if trainer.world_size == 1:
+            self._answer(trainer)
+        else:
+            self.leaving = self.saved == trainer.global_step and self.signals.pending == After.REQUEUE
+        self._leave()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.signals.release()
+        self._answer(trainer)
+        self._leave()
+
+    def _answer(self, trainer: L.Trainer, save: bool = False) -> None:
+        number, after = self.signals.take()
+        if trainer.world_size > 1:  # a signal to one process is answered by all, after the same step
+            strongest = torch.tensor(int(after), device=trainer.strategy.root_device)
+            after = After(int(trainer.strategy.reduce(strongest, reduce_op="max")))
+        if (save or after) and self.saved != trainer.global_step:
             self._save(trainer)
-        if stop:
-            trainer.should_stop = True
+        if after == After.STOP:
+            self.received, trainer.should_stop = number or signal.SIGTERM, True
+        self.leaving = after == After.REQUEUE
+
+    def _leave(self) -> None:
+        if self.leaving:
+            self.signals.leave()
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f"{self.path.name}.tmp")
@@ -57,6 +85,4 @@ class Checkpoint(L.Callback):
         trainer.save_checkpoint(temporary)  # all processes take part
         if trainer.is_global_zero:
             os.replace(temporary, self.path)
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._restore()
+        self.saved = trainer.global_step

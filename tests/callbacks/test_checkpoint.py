@@ -1,0 +1,276 @@
+"""Signals to a training run: what is saved, what follows, and that nothing is lost whenever they come."""
+
+import functools
+import json
+import os
+import signal
+import threading
+
+import lightning as L
+import pytest
+import torch
+from recordings import record
+
+from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup, signals
+from callbacks.signals import After
+from datamodules import ActivationDataModule
+from saev.nn import AuxK, BatchTopK, MemberSpec, Normaliser, Plain, ReLU, SAEBank
+from saev.training.bank_module import BankModule
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STEPS = 20  # with a validation of four batches after every tenth
+
+
+@pytest.fixture(autouse=True)
+def outside_slurm(monkeypatch):
+    """No cluster's variables but the test's own, and every handler as it was."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_"))]:
+        monkeypatch.delenv(name)
+    before = {number: signal.getsignal(number) for number in NUMBERS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("checkpoint") / "data")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return fit(dataset, folder)[1].state_dict(), lines(folder)
+
+
+@pytest.fixture
+def submitit(monkeypatch):
+    """A job of submitit's, as far as its handlers go: the calls of the one that requeues."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    calls = []
+
+    def requeue(number, frame):
+        calls.append(number)
+        raise SystemExit(-1)
+
+    signal.signal(signal.SIGUSR2, requeue)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    return calls
+
+
+@pytest.fixture
+def scontrol(monkeypatch, tmp_path):
+    """A plain batch job, and a scontrol that writes down what it is asked; it refuses while tmp_path/refuse is there."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    program, said = tmp_path / "bin" / "scontrol", tmp_path / "said"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$*" >> {said}\n[ ! -e {tmp_path}/refuse ] || {{ echo disabled >&2; exit 1; }}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    return said
+
+
+class Send(L.Callback):
+    """Sends a signal to this process in the given hook, when the given step has been taken."""
+
+    def __init__(self, number, hook, step=0, batch=0):
+        self.sent = False
+
+        def send(trainer, module, *args):
+            at = next(of for of in args if isinstance(of, int)) if "validation_batch" in hook else batch
+            if not self.sent and trainer.global_step == step and at == batch:
+                self.sent = True
+                signal.raise_signal(number)
+
+        setattr(self, hook, send)
+
+
+def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
+    """A run in `folder` with the callbacks `before` ahead of Checkpoint: (trainer, module, checkpoint)."""
+    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_share=0.3, depth=2)
+    data.setup("fit")
+    normaliser = Normaliser.fit(data.store.moments(1))
+    sample, auxk = normaliser(data.sample(200)), AuxK(dead_tokens=300)
+    specs = [
+        MemberSpec("batchtopk", BatchTopK(4), Plain(), auxk, 1e-2, d_sae=32),
+        MemberSpec("relu", ReLU(1e-2), Plain(), auxk, 1e-2, d_sae=32),
+    ]
+    bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
+    module = BankModule(bank, functools.partial(torch.optim.Adam, fused=True), warmup=5)
+    path = folder / "checkpoints" / "last.ckpt"
+    checkpoint = Checkpoint(path, every_n_steps)
+    trainer = L.Trainer(
+        accelerator="cpu", max_steps=STEPS, max_epochs=-1, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=10,
+        check_val_every_n_epoch=None, log_every_n_steps=1,
+        callbacks=[*before, SparsityWarmup(0.2), DeadUnits(), checkpoint, MetricsWriter(folder / "metrics.jsonl", {})],
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=path if resume else None, weights_only=True)
+    return trainer, module, checkpoint
+
+
+def lines(folder):
+    """What was written of the training steps."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in found if line["split"] == "train"]
+
+
+def step_of(folder):
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+
+
+def handlers():
+    return [signal.getsignal(number) for number in NUMBERS]
+
+
+def assert_resumes_as_undisturbed(dataset, folder, undisturbed):
+    module = fit(dataset, folder, resume=True)[1]
+    state, written = undisturbed
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items() if torch.is_tensor(value))
+    assert lines(folder) == written
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, {signal.SIGINT: After.STOP, signal.SIGTERM: After.STOP}),
+        (
+            {"SLURM_JOB_ID": "1"},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR1: After.REQUEUE},
+        ),
+        (
+            {"SLURM_JOB_ID": "1", "SUBMITIT_EXECUTOR": "slurm"},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR2: After.REQUEUE},
+        ),
+        (
+            {"SLURM_JOB_ID": "1", "SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_PREEMPT_SIGNAL": "USR1"},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR1: After.REQUEUE},
+        ),
+    ],
+)
+def test_what_follows_a_signal_depends_on_who_started_the_run(environment, expected, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert signals.rules() == expected
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "batch", "saved"),
+    [
+        ("on_train_start", 0, 0, None),
+        ("on_train_batch_start", 7, 0, 8),
+        ("on_train_batch_start", 9, 0, 10),  # a validation follows
+        ("on_validation_batch_start", 10, 1, 10),
+        ("on_validation_end", 10, 0, 11),
+        ("on_train_batch_start", STEPS - 1, 0, STEPS),
+        ("on_validation_batch_end", STEPS, 2, STEPS),
+        ("on_train_end", STEPS, 0, STEPS),
+    ],
+)
+def test_a_preempted_job_saves_requeues_and_goes_on_exactly(
+    hook, step, batch, saved, submitit, dataset, tmp_path, undisturbed
+):
+    with pytest.raises(SystemExit):
+        fit(dataset, tmp_path, Send(signal.SIGUSR2, hook, step, batch))
+    assert submitit == [signal.SIGUSR2]
+    if saved is None:  # no step in flight: submitit's handler answers at once
+        assert not (tmp_path / "checkpoints").exists()
+    else:
+        assert step_of(tmp_path) == saved and [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+        assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)
+
+
+def test_before_lightning_starts_submitits_own_handler_answers(submitit, dataset, tmp_path):
+    with pytest.raises(SystemExit):
+        fit(dataset, tmp_path, Send(signal.SIGUSR2, "on_fit_start"))
+    assert submitit == [signal.SIGUSR2] and not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "saved"), [("on_train_batch_start", 7, 8), ("on_validation_batch_start", 10, 10), ("on_train_start", 0, 1)]
+)  # fmt: skip
+def test_at_slurms_warning_a_job_saves_and_goes_on(hook, step, saved, submitit, dataset, tmp_path, undisturbed):
+    """Guards against a job that ends by itself and is not requeued; and against Lightning, which would end it so."""
+    before = handlers()
+    trainer, _, checkpoint = fit(dataset, tmp_path, Send(signal.SIGTERM, hook, step))
+    assert trainer.global_step == STEPS and checkpoint.received is None and submitit == []
+    assert step_of(tmp_path) == saved and handlers() == before
+    assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)
+
+
+def test_a_long_validation_is_left_by_several_processes_where_its_step_is_saved(submitit, dataset, tmp_path):
+    _, module, checkpoint = fit(dataset, tmp_path, every_n_steps=20)
+    checkpoint.signals.received, checkpoint.signals.requeue = {10: After.REQUEUE}, lambda: submitit.append("requeued")
+    several = type("Trainer", (), {"world_size": 2, "global_step": 19})()
+    checkpoint.on_validation_batch_end(several, module, None, None, 0)
+    assert not submitit and checkpoint.signals.pending == After.REQUEUE  # after the next step, together
+    several.global_step = 20
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit, match="1"):
+        patch.setattr(signals, "KILLED_WITHIN_S", 0)  # what a process that is not the first one waits for
+        checkpoint.on_validation_batch_end(several, module, None, None, 0)
+    assert submitit == ["requeued"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_outside_slurm_the_run_is_saved_and_stopped(number, dataset, tmp_path):
+    before = handlers()
+    trainer, _, checkpoint = fit(dataset, tmp_path, Send(number, "on_train_batch_start", 7))
+    assert trainer.global_step == step_of(tmp_path) == 8 and checkpoint.received == number
+    assert handlers() == before
+
+
+def test_a_second_ctrl_c_stops_at_once(dataset, tmp_path):
+    twice = Send(signal.SIGINT, "on_train_batch_start", 7), Send(signal.SIGINT, "on_train_batch_start", 7)
+    with pytest.raises(SystemExit):  # Lightning's answer to a KeyboardInterrupt
+        fit(dataset, tmp_path, *twice)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_a_plain_batch_job_requeues_itself(array, scontrol, dataset, tmp_path, undisturbed, monkeypatch):
+    if array:  # of whose first task SLURM_JOB_ID names the whole array
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises(SystemExit) as stop:
+        fit(dataset, tmp_path, Send(signal.SIGUSR1, "on_train_batch_start", 7))
+    assert stop.value.code == 128 + signal.SIGUSR1 and step_of(tmp_path) == 8
+    assert scontrol.read_text() == ("requeue 7_2\n" if array else "requeue 7\n")
+    assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)
+
+
+def test_after_training_a_plain_batch_job_still_requeues_itself(scontrol, dataset, tmp_path):
+    fit(dataset, tmp_path)
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGUSR1)
+    assert scontrol.read_text() == "requeue 7\n"
+
+
+def test_a_cluster_that_does_not_requeue_is_named(scontrol, dataset, tmp_path, caplog):
+    (tmp_path / "refuse").touch()
+    with pytest.raises(SystemExit):
+        fit(dataset, tmp_path, Send(signal.SIGUSR1, "on_train_batch_start", 7))
+    assert "does not put job 7 back into the queue (disabled); submit it again" in caplog.text
+    assert step_of(tmp_path) == 8
+
+
+def test_only_the_first_process_of_a_plain_batch_job_requeues_it(scontrol, monkeypatch):
+    monkeypatch.setattr(signals.rank_zero_only, "rank", 1)
+    signals.requeue(signal.SIGUSR1, None)
+    assert not scontrol.exists()
+
+
+def test_outside_the_main_thread_a_run_sets_no_handlers(scontrol, dataset, tmp_path):
+    before, found = handlers(), []
+
+    class Look(L.Callback):
+        def on_train_batch_start(self, *_):
+            found.append(handlers())
+
+    thread = threading.Thread(target=fit, args=(dataset, tmp_path, Look()))
+    thread.start()
+    thread.join()
+    assert found and all(of == before for of in found)
