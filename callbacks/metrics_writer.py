@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from callbacks.histograms import EDGES, log_histogram
 from callbacks.when import due
 from saev.shards.manifest import write_atomically
 from saev.training.bank_module import BankModule
+
+RESULTS = ("nmse", "l0", "dead", "dense_10", "coherence")
 
 
 class MetricsWriter(L.Callback):
@@ -47,7 +50,18 @@ class MetricsWriter(L.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             found |= getattr(callback, "distributions", {})
         counts = [{name: of[i].tolist() for name, of in found.items()} for i in range(len(pl_module.bank))]
-        self._write(trainer, pl_module, "val", pl_module.validated_rows(), counts)
+        rows = pl_module.validated_rows()
+        self._write(trainer, pl_module, "val", rows, counts)
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the one after the last step
+            self._write_results(pl_module, rows)
+
+    def _write_results(self, pl_module: BankModule, rows: Sequence[Mapping[str, float]]) -> None:
+        """TensorBoard's table of hyperparameters wants the results beside the settings."""
+        for member, row in zip(pl_module.bank, rows, strict=True):
+            final = {f"final/{name}": row[name] for name in RESULTS if math.isfinite(row.get(name, math.nan))}
+            for logger in self.loggers.get(member.name, ()):
+                if isinstance(logger, TensorBoardLogger):
+                    logger.log_hyperparams(logger.hparams, final)
 
     def _write(
         self,

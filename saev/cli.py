@@ -22,7 +22,10 @@ STAGES = {
 }
 # Verbs that take directories as plain arguments -> the key that they become.
 DIRECTORIES = {"evaluate": "dictionaries"}
-TOOLS = {"doctor": "check the environment, and datasets given as arguments; print the remedy for each fault"}
+TOOLS = {
+    "status": "how the jobs of a sweep stand, and the results there are; the newest where none is named",
+    "doctor": "check the environment, and datasets given as arguments; print the remedy for each fault",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,12 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     verb, *rest = arguments
     if verb in TOOLS:
-        sys.exit(importlib.import_module(f"saev.stages.{verb}").run(rest))
+        run_tool(verb, rest)
     if verb not in STAGES:
         close = difflib.get_close_matches(verb, [*STAGES, *TOOLS], 1)
         hint = f" Did you mean `{close[0]}`?" if close else ""
         sys.exit(f"saev: there is no verb {verb!r}.{hint}\n\n{usage()}")
     hydra_stage(verb, rest)
+
+
+def run_tool(verb: str, arguments: Sequence[str]) -> None:
+    """Run saev.stages.<verb>.run, which parses its own arguments, and exit with what it returns."""
+    try:
+        sys.exit(importlib.import_module(f"saev.stages.{verb}").run(arguments))
+    except ValueError as error:  # the user's to mend
+        sys.exit(f"error: {error}")
 
 
 def usage() -> str:
@@ -68,7 +79,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
 
     from saev.stages import schema
     from saev.stages.outputs import check_writable
-    from saev.stages.resume import with_run_dir
+    from saev.stages.resume import with_run_dir, with_sweep_dir
 
     if not (CONF / f"{verb}.yaml").is_file():
         sys.exit(
@@ -88,6 +99,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
         if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
             raise ValueError("ckpt_path with -m: resume one run at a time (ckpt_path=<run directory>, without -m).")
+        flags, overrides = with_sweep_dir(verb, flags, overrides)
         sys.argv[1:] = flags + with_run_dir(verb, overrides)
         check_writable(sys.argv[1:])
     except ValueError as error:

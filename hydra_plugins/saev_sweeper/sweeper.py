@@ -1,18 +1,25 @@
-"""`-m` means: share the pass over the data. A shell around saev.sweep.planning.
+"""`-m` means: share the pass over the data. A shell around saev.sweep and saev.stages.
 
-Every combination of the sweep is composed; those that differ in the settings of single SAEs alone become one job that
-trains them as a bank, and the jobs go to whatever launcher is configured. `hydra/sweeper=basic` is stock behaviour.
+    combinations --compose--> planning.plan --examine, split--> jobs --launcher--> their folders --> results of the sweep
+
+Combinations that differ in the settings of single SAEs alone become one job that trains them as a bank, and the jobs go to
+whatever launcher is configured. `hydra/sweeper=basic` is stock behaviour.
 """
 
+import contextlib
+import json
 import logging
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobStatus
 from hydra.errors import CompactHydraException
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 log = logging.getLogger(__name__)
@@ -23,46 +30,152 @@ class SharedPassSweeper(BasicSweeper):
 
     Args:
         max_members: largest bank; a larger group becomes several jobs.
+        memory_gib: memory for a bank; a group that is estimated at more becomes several jobs. None: this machine's, where
+            the jobs run here.
+        check: look for whatever would stop a job before anything is launched.
+        rerun: train anew what an earlier sweep of the same configurations has finished.
         params: swept parameters of the configuration (hydra.sweeper.params), as in the basic sweeper.
     """
 
-    def __init__(self, max_members: int = 32, params: Any = None):
+    def __init__(
+        self,
+        max_members: int = 32,
+        memory_gib: float | None = None,
+        check: bool = True,
+        rerun: bool = False,
+        params: Any = None,
+    ):
         super().__init__(max_batch_size=None, params=params)
-        self.max_members = max_members
+        self.max_members, self.memory_gib, self.check, self.rerun = max_members, memory_gib, check, rerun
 
     def sweep(self, arguments: list[str]) -> Any:
-        from saev.sweep import planning
+        from saev.sweep import ledger, planning
 
-        assert self.config is not None and self.launcher is not None and self.hydra_context is not None
+        assert self.config is not None and self.launcher is not None
+        with as_messages():
+            combinations = self._combinations(arguments)
+            fingerprint = ledger.fingerprint([config for _, config in combinations])
+            directory, earlier = self._directory(fingerprint)
+            sweep = earlier or ledger.Sweep(fingerprint, self._jobs(combinations))
+            log.info(planning.describe(list(sweep.jobs.values())))
+            standings = ledger.standings(directory, sweep.jobs)
+            pending = ledger.pending(standings)
+            for line in ledger.left_alone(standings):
+                log.info(line)
+        if earlier is None:
+            directory.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, directory / "multirun.yaml")
+            sweep.save(directory)
+        elif pending:
+            log.info("going on in %s", directory)
+        with read_write(self.config), open_dict(self.config):
+            self.config.hydra.sweep.dir = str(directory)
+        return self._launch(directory, sweep, pending)
+
+    def _launch(self, directory: Path, sweep: Any, pending: list[str]) -> Any:
+        """Launch the jobs in the given folders, and sum up the sweep however that ends."""
+        from saev.stages.resume import quoted
+        from saev.stages.sweeping import conclude
+
+        where = quoted("hydra.sweep.dir", directory)
+        commands = [[*sweep.jobs[f].overrides, where, quoted("hydra.sweep.subdir", Path(f))] for f in pending]
+        errors: dict[str, str] = {}
+        try:
+            returns = self.launcher.launch(commands, initial_job_idx=0) if commands else []  # type: ignore[union-attr]
+            for folder, job in zip(pending, returns, strict=True):
+                if job.status == JobStatus.FAILED:
+                    errors[folder] = str(job._return_value)
+        finally:
+            conclude(directory, sweep, errors, table=len(sweep.jobs) > 1 or not commands)
+        if errors:
+            raise CompactHydraException(
+                f"error: {len(errors)} of {len(sweep.jobs)} jobs failed: {', '.join(errors)}. The same command, or "
+                f"saev train resume_sweep={directory}, runs them again."
+            )
+        return [returns]
+
+    def _combinations(self, arguments: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
+        """(overrides, composed configuration) of every combination asked for."""
+        assert self.hydra_context is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         parsed = parser.parse_overrides([*self._parse_config(), *arguments])
         combinations = []
         for overrides in self.split_arguments(parsed, None)[0]:
-            try:
-                combinations.append((overrides, self._composed(list(overrides))))
-            except OmegaConfBaseException as error:
-                raise CompactHydraException(f"{' '.join(overrides)}: {error}") from error
-        try:
-            jobs = planning.plan(combinations, self.max_members)
-        except ValueError as error:
-            raise CompactHydraException(str(error)) from error
-        log.info(planning.describe(jobs))
-        directory = Path(self.config.hydra.sweep.dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, directory / "multirun.yaml")
-        returns = self.launcher.launch([job.overrides for job in jobs], initial_job_idx=0)
-        for job in returns:
-            _ = job.return_value  # raises what ended a failed job: else the sweep would end silently, with code 0
-        return [returns]
+            with as_messages(" ".join(overrides)):
+                composed = self._composed(list(overrides))
+                with open_dict(composed):
+                    composed.paths.run_dir = ""  # every job has its own; it is no setting
+                    del composed["hydra"]
+                plain = OmegaConf.to_container(composed, resolve=True)
+                assert isinstance(plain, dict)
+                combinations.append((list(overrides), {str(key): value for key, value in plain.items()}))
+        return combinations
 
-    def _composed(self, overrides: list[str]) -> dict[str, Any]:
-        """The configuration that a job with these overrides would have, resolved, as plain data."""
+    def _composed(self, overrides: list[str]) -> Any:
+        """The configuration that a job with these overrides would have."""
         assert self.hydra_context is not None and self.config is not None
         composed = self.hydra_context.config_loader.load_sweep_config(self.config, overrides)
-        HydraConfig.instance().set_config(composed)  # for `${hydra:...}`
-        with open_dict(composed):
-            composed.paths.run_dir = ""  # every job has its own; it is no setting
-            del composed["hydra"]
-        plain = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(plain, dict)
-        return {str(key): value for key, value in plain.items()}
+        HydraConfig.instance().set_config(composed)  # for `${hydra:...}`, and for what asks which overrides there are
+        return composed
+
+    def _directory(self, fingerprint: str) -> tuple[Path, Any]:
+        """Where the sweep goes, and the plan of the sweep of the same configurations that is there already, if any."""
+        from saev.sweep import ledger
+
+        assert self.config is not None
+        directory = Path(self.config.hydra.sweep.dir)
+        chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
+        if chosen and (directory / ledger.FILE).is_file():
+            sweep = ledger.Sweep.load(directory)
+            if sweep.fingerprint != fingerprint:
+                raise ValueError(
+                    f"hydra.sweep.dir={directory}: a sweep over other configurations is there; choose another directory."
+                )
+            return directory, sweep
+        if not (chosen or self.rerun):
+            runs = Path(str(OmegaConf.select(self.config, "paths.outputs"))) / "train"
+            if (found := ledger.same(runs, fingerprint)) is not None:
+                return found, ledger.Sweep.load(found)
+        return directory, None
+
+    def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> Mapping[str, Any]:
+        """The jobs by folder: groups of combinations, split where they are too large."""
+        from saev.sweep import planning
+
+        groups, jobs = planning.plan(combinations), []
+        for job, label in zip(groups, planning.labels(groups), strict=True):
+            with as_messages(label):
+                jobs += job.parts(self._split(job))
+        return dict(zip(planning.folders(jobs), jobs, strict=True))
+
+    def _split(self, job: Any) -> list[int]:
+        """How many members each part of a group gets; raises what would stop the job."""
+        from saev.sweep import planning
+
+        none = [0] * len(job.variants)
+        if not self.check:
+            return planning.split(none, none, self.max_members)
+        from saev.stages import preflight
+
+        here = "slurm" not in type(self.launcher).__name__.lower()
+        cfg = self._composed(job.overrides)
+        members = preflight.examine(cfg, here)
+        budget = math.inf
+        if self.memory_gib is not None:
+            budget = self.memory_gib * preflight.GIB
+        elif here:
+            budget = preflight.memory_here(cfg)
+        fixed, passing = zip(*members, strict=True)
+        sizes = planning.split(fixed, passing, self.max_members, budget)
+        log.debug("%s: %s", job.shared, json.dumps({"bytes": [sum(fixed), max(passing)], "budget": budget}))
+        return sizes
+
+
+@contextlib.contextmanager
+def as_messages(prefix: str = "") -> Iterator[None]:
+    """Turn what is the user's to mend into Hydra's message without a traceback, with `prefix` in front."""
+    try:
+        yield
+    except (OmegaConfBaseException, ValueError) as error:
+        where = f"{prefix}: " if prefix else ""
+        raise CompactHydraException(f"error: nothing was launched: {where}{error}") from error

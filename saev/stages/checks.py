@@ -2,8 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -15,9 +15,17 @@ from saev.sweep.planning import key_of
 log = logging.getLogger(__name__)
 
 
-def check_trainer(trainer: DictConfig) -> None:
-    """A device that is there, and several processes only with the strategy made for banks."""
-    if trainer.accelerator in ("gpu", "cuda"):
+class Facts(NamedTuple):
+    """What is known of the activations before they are read, or even recorded."""
+
+    roles: Mapping[str, int]  # tokens per image; 0 where images differ
+    n_images: int
+    d_model: int
+
+
+def check_trainer(trainer: DictConfig, here: bool = True) -> None:
+    """A device that is there (where the job runs `here`), and several processes only with the strategy made for banks."""
+    if here and trainer.accelerator in ("gpu", "cuda"):
         import torch
 
         if not torch.cuda.is_available():
@@ -32,33 +40,37 @@ def check_trainer(trainer: DictConfig) -> None:
         raise ValueError(f"trainer.devices={trainer.devices}: several processes need trainer=ddp.")
 
 
-def check_data(cfg: DictConfig, planned: Sequence[Planned], recording: Any) -> None:
-    """The members fit the activations, and these are enough for a batch; before they are recorded, where they are not."""
+def data_facts(cfg: DictConfig, recording: Any) -> Facts:
+    """What the dataset, or the recording that is to make it, will give; ValueError where it cannot be used."""
     if cfg.dataset is not None:
         store = ActivationStore(cfg.dataset)
         store.resolve_layer(cfg.layer)
         store.role_slice(cfg.tokens)
-        roles, n_images, d_model = store.manifest.roles, store.manifest.n_examples, store.d_model
-    else:
-        recording.check()
-        roles, n_images, d_model = recording.plan.roles, recording.plan.n_images, recording.plan.shape.d_model
-        if not any(role in roles for role in ROLES[cfg.tokens]):
-            wanted = ",".join(dict.fromkeys([*ROLES[cfg.tokens], *roles]))
-            raise ValueError(
-                f"tokens={cfg.tokens}: record.tokens=[{','.join(roles)}] does not record them; add record.tokens=[{wanted}]."
-            )
-    per_image = sum(roles.get(role, 0) for role in ROLES[cfg.tokens])
-    known = min(roles.values()) > 0  # else images differ in their number of tokens
-    n_tokens = n_images * per_image * (1 - cfg.datamodule.val_share) if known else math.inf
+        return Facts(store.manifest.roles, store.manifest.n_examples, store.d_model)
+    recording.check()
+    facts = Facts(recording.plan.roles, recording.plan.n_images, recording.plan.shape.d_model)
+    if not any(role in facts.roles for role in ROLES[cfg.tokens]):
+        wanted = ",".join(dict.fromkeys([*ROLES[cfg.tokens], *facts.roles]))
+        raise ValueError(
+            f"tokens={cfg.tokens}: record.tokens=[{','.join(facts.roles)}] does not record them; add record.tokens=[{wanted}]."
+        )
+    return facts
+
+
+def check_members(cfg: DictConfig, planned: Sequence[Planned], facts: Facts) -> None:
+    """The members fit the activations, and these are enough for a batch."""
+    per_image = sum(facts.roles.get(role, 0) for role in ROLES[cfg.tokens])
+    known = min(facts.roles.values()) > 0  # else images differ in their number of tokens
+    n_tokens = facts.n_images * per_image * (1 - cfg.datamodule.val_share) if known else math.inf
     for plan in planned:
         try:
-            plan.spec.width(d_model)
-            plan.spec.check_tokens(d_model, min(n_tokens, cfg.subset_tokens or math.inf))
+            plan.spec.width(facts.d_model)
+            plan.spec.check_tokens(facts.d_model, min(n_tokens, cfg.subset_tokens or math.inf))
         except ValueError as error:
             raise ValueError(f"{plan.spec.name}: {error}") from error
-    if known and cfg.batch_size > n_images * per_image:
+    if known and cfg.batch_size > facts.n_images * per_image:
         raise ValueError(
-            f"batch_size={cfg.batch_size} is larger than the {n_images * per_image} tokens of {n_images} images: "
+            f"batch_size={cfg.batch_size} is larger than the {facts.n_images * per_image} tokens of {facts.n_images} images: "
             "lower batch_size or take more images."
         )
 

@@ -9,7 +9,7 @@ from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.verify import index_faults
 from saev.shards.writer import EXAMPLES
-from saev.stages.resume import FINISHED, LAST
+from saev.sweep.ledger import CHECKPOINT, RESULTS
 
 AGAIN = "restore the file, or delete the directory and record again"
 
@@ -32,7 +32,7 @@ def examine(path: Path) -> list[Finding]:
         return list(recording(path))
     if (path / "config.json").is_file() or (path / "dictionary.safetensors").is_file():
         return [dictionary(path)]
-    if (path / FINISHED).is_file() or (path / ".hydra").is_dir() or (path / LAST).is_file():
+    if (path / RESULTS).is_file() or (path / ".hydra").is_dir() or (path / CHECKPOINT).is_file():
         return list(training(path))
     runs = sorted(p for p in path.iterdir() if (p / ".hydra").is_dir())
     if runs:
@@ -122,16 +122,16 @@ def training(path: Path) -> Iterator[Finding]:
     import polars as pl
 
     name = f"run {path.name}"
-    if not (path / FINISHED).is_file():
-        if (path / LAST).is_file():
+    if not (path / RESULTS).is_file():
+        if (path / CHECKPOINT).is_file():
             yield Finding(name, "unfinished, with a checkpoint", f"go on: saev train ckpt_path={path}")
         else:
             yield Finding(name, "unfinished, without a checkpoint", "delete it and start it again", fault=True)
         return
     try:
-        table = pl.read_parquet(path / FINISHED)
+        table = pl.read_parquet(path / RESULTS)
     except pl.exceptions.PolarsError as error:
-        yield Finding(name, f"{FINISHED} cannot be read: {error}", "train again", fault=True)
+        yield Finding(name, f"{RESULTS} cannot be read: {error}", "train again", fault=True)
         return
     yield Finding(name, f"finished: {len(table)} SAEs")
     for member, failed in table.select("member", "failed").iter_rows():

@@ -1,6 +1,7 @@
 """The training of a planned bank on Lightning: module, trainer, loggers, and what is said before and after."""
 
 import functools
+import hashlib
 import logging
 import os
 import sys
@@ -23,8 +24,9 @@ from saev.nn.normalise import Normaliser
 from saev.shards.lock import exclusive
 from saev.stages.members import Planned
 from saev.stages.results import finish, git_commit
-from saev.stages.resume import LOCK
-from saev.stages.standing import take_up
+from saev.stages.standing import take_up, token_of
+from saev.sweep.ledger import FILE as SWEEP
+from saev.sweep.ledger import LOCK
 from saev.training.bank_module import BankModule
 
 log = logging.getLogger(__name__)
@@ -148,14 +150,26 @@ def leave_processes() -> None:
 def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict[str, list]:
     """For each member its own instance of every configured logger, given the member's settings."""
     loggers = {}
+    directory = Path(cfg.paths.run_dir)
+    (group, job), token = names_of(directory), token_of(directory)
     for member, own in settings.items():
         with open_dict(cfg):
             cfg.member = member
-            cfg.paths.run_name = "/".join(Path(cfg.paths.run_dir).parts[-2:])
+            cfg.paths.run_name = group
+            cfg.paths.member_name = f"{job}/{member}" if job else member
+            # the same after resuming, so that W&B goes on with the run
+            cfg.paths.member_id = hashlib.sha256(f"{token}/{member}".encode()).hexdigest()[:12]
         loggers[member] = list(instantiate(cfg.logger).values())
         for logger in loggers[member]:
             logger.log_hyperparams({**own, "layer": cfg.layer, "batch_size": cfg.batch_size, "n_tokens": cfg.n_tokens})
     return loggers
+
+
+def names_of(directory: Path) -> tuple[str, str]:
+    """(what groups the members' loggers: the sweep or the run, by date; the job's name in its sweep, "" outside one)."""
+    if (directory.parent / SWEEP).is_file():
+        return "/".join(directory.parts[-3:-1]), directory.name
+    return "/".join(directory.parts[-2:]), ""
 
 
 def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def plan_members(cfg: DictConfig) -> list[Planned]:
     stored = [list(variant) for variant in cfg.variants or []]
     variants = stored if given and stored else planning.members(stored, base)
     name = HydraConfig.get().job.config_name
-    alone = f"sae={HydraConfig.get().runtime.choices['sae']}"
+    alone = f"sae={HydraConfig.get().runtime.choices['sae']}"  # what a single SAE is called, if it does not say itself
+    if len(variants) == 1:
+        alone = ([override for override in variants[0] if override.startswith("sae=")] or [alone])[-1]
     return [
         _planned(cfg, member, str(name), base, variant, task)
         for member, variant in zip(planning.names(variants, alone), variants, strict=True)

@@ -25,3 +25,8 @@ def check_writable(arguments: Sequence[str]) -> None:
                 f"{key}={value}: {there} {state}; choose another folder (hydra.run.dir=/a/folder for one run, "
                 "`export SAEV_OUTPUTS=/a/folder` for all)."
             )
+
+
+def runs_root() -> Path:
+    """The folder of all training runs, by date."""
+    return Path(os.environ.get("SAEV_OUTPUTS", "outputs")) / "train"

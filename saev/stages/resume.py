@@ -1,16 +1,14 @@
-"""ckpt_path=last: go on in the directory of the newest unfinished run, with its own overrides."""
+"""ckpt_path=last, resume_sweep=last: go on in the directory of an unfinished run or sweep, with its own overrides."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from saev.shards.lock import is_locked
-
-LAST = "checkpoints/last.ckpt"
-FINISHED = "results.parquet"
-LOCK = ".lock"  # held by the process that trains in a directory
+from saev.stages.outputs import runs_root
+from saev.sweep import ledger
+from saev.sweep.ledger import CHECKPOINT, LOCK, RESULTS
 
 
 def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
@@ -29,14 +27,14 @@ def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
     path = newest_unfinished() if chosen[-1] == "last" else Path(chosen[-1])
     if path.is_file():
         return [*others, quoted("ckpt_path", path)]
-    if not (path / LAST).is_file():
-        state = f"{LAST} is missing there" if path.is_dir() else "there is no such file or directory"
+    if not (path / CHECKPOINT).is_file():
+        state = f"{CHECKPOINT} is missing there" if path.is_dir() else "there is no such file or directory"
         raise ValueError(
             f"ckpt_path={path}: {state}; give a run's directory or a checkpoint, or start without ckpt_path."
         )
     if is_locked(path / LOCK):
         raise ValueError(f"ckpt_path={path}: another process is training there; wait for it, or end it first.")
-    return [*saved_overrides(path), *others, quoted("ckpt_path", path / LAST), quoted("hydra.run.dir", path)]
+    return [*saved_overrides(path), *others, quoted("ckpt_path", path / CHECKPOINT), quoted("hydra.run.dir", path)]
 
 
 def quoted(key: str, path: Path) -> str:
@@ -47,15 +45,15 @@ def quoted(key: str, path: Path) -> str:
 
 def newest_unfinished() -> Path:
     """The run directory whose last checkpoint is the newest among those without results that nobody is training."""
-    root = Path(os.environ.get("SAEV_OUTPUTS", "outputs")) / "train"
-    runs = [path.parents[1] for path in root.glob(f"**/{LAST}")]
-    candidates = [run for run in runs if not (run / FINISHED).is_file() and not is_locked(run / LOCK)]
+    root = runs_root()
+    runs = [path.parents[1] for path in root.glob(f"**/{CHECKPOINT}")]
+    candidates = [run for run in runs if not (run / RESULTS).is_file() and not is_locked(run / LOCK)]
     if not candidates:
         raise ValueError(
             f"ckpt_path=last: no interrupted run with a checkpoint under {root}; give its directory (ckpt_path=<run>), "
             "or start without ckpt_path."
         )
-    return max(candidates, key=lambda run: (run / LAST).stat().st_mtime)
+    return max(candidates, key=lambda run: (run / CHECKPOINT).stat().st_mtime)
 
 
 def saved_overrides(run: Path) -> list[str]:
@@ -63,3 +61,41 @@ def saved_overrides(run: Path) -> list[str]:
     path = run / ".hydra" / "overrides.yaml"
     overrides = [str(override) for override in OmegaConf.load(path)] if path.is_file() else []
     return [override for override in overrides if not override.startswith("ckpt_path=")]
+
+
+def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(flags, overrides), completed where they ask for a sweep to be gone on with.
+
+    `resume_sweep=<sweep directory>` runs that sweep's command again in its directory, where the jobs that have finished or
+    are under way are left alone; `last` takes the newest sweep with a job to launch. Overrides given now come last, so
+    `hydra/launcher=basic` takes a cluster's sweep home.
+    """
+    chosen = [override.removeprefix("resume_sweep=").strip("'\"") for override in overrides if is_resume(override)]
+    if verb != "train" or not chosen:
+        return list(flags), list(overrides)
+    path = newest_pending() if chosen[-1] == "last" else Path(chosen[-1])
+    ledger.Sweep.load(path)
+    saved = OmegaConf.load(path / "multirun.yaml").hydra.overrides
+    own = [
+        o
+        for o in (*saved.task, *saved.hydra)
+        if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", "hydra.sweeper.rerun"))
+    ]
+    others = [override for override in overrides if not is_resume(override)]
+    multirun = [] if {"-m", "--multirun"} & {*flags} else ["-m"]
+    return [*multirun, *flags], [*own, *others, quoted("hydra.sweep.dir", path.absolute())]
+
+
+def is_resume(override: str) -> bool:
+    """Whether the override asks for a sweep to be gone on with."""
+    return override.startswith("resume_sweep=")
+
+
+def newest_pending() -> Path:
+    """The newest sweep that has a job to launch."""
+    for path in ledger.sweeps(runs_root()):
+        if ledger.pending(ledger.standings(path, ledger.Sweep.load(path).jobs)):
+            return path
+    raise ValueError(
+        f"resume_sweep=last: no sweep below {runs_root()} has a job left to launch; give its directory (resume_sweep=<sweep>)."
+    )

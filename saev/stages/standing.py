@@ -3,15 +3,19 @@
 A job that a cluster has put back in the queue, and a sweep that is started again, come to the directory they had.
 """
 
+import contextlib
 import logging
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 from omegaconf import DictConfig, OmegaConf
 
+from saev.shards.lock import Busy
 from saev.shards.manifest import write_atomically
-from saev.stages.resume import FINISHED, LAST
+from saev.sweep.ledger import CHECKPOINT, ERROR, RESULTS
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +25,9 @@ FREE = ("ckpt_path", "member")  # keys that are no setting of the run
 
 def results_of(directory: Path) -> dict[str, float] | None:
     """Held-out NMSE by member of the finished run in `directory`; None where none has finished."""
-    if not (directory / FINISHED).is_file():
+    if not (directory / RESULTS).is_file():
         return None
-    table = pl.read_parquet(directory / FINISHED)
+    table = pl.read_parquet(directory / RESULTS)
     return dict(zip(table["member"], table["nmse"], strict=True))
 
 
@@ -34,16 +38,39 @@ def take_up(cfg: DictConfig, directory: Path) -> None:
     """
     if cfg.ckpt_path is None:
         check_same(cfg, directory)
-        if (directory / LAST).is_file():
-            cfg.ckpt_path = str(directory / LAST)
+        if (directory / CHECKPOINT).is_file():
+            cfg.ckpt_path = str(directory / CHECKPOINT)
             log.info("going on from %s", cfg.ckpt_path)
     directory.mkdir(parents=True, exist_ok=True)
     write_atomically(directory / CONFIG, OmegaConf.to_yaml(cfg, resolve=False).encode())
 
 
+def token_of(directory: Path) -> str:
+    """What tells this run from every other, here and elsewhere; it stays with the directory."""
+    path = directory / ".run_id"
+    if not path.is_file():
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, secrets.token_hex(16).encode())
+    return path.read_text()
+
+
+@contextlib.contextmanager
+def noting_failure(directory: Path) -> Iterator[None]:
+    """Leave in the run's directory what ended it, for whoever asks later how it stands."""
+    (directory / ERROR).unlink(missing_ok=True)
+    try:
+        yield
+    except Busy:  # another process is at work there
+        raise
+    except Exception as error:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / ERROR, f"{type(error).__name__}: {error}\n".encode())
+        raise
+
+
 def check_same(cfg: DictConfig, directory: Path) -> None:
     """ValueError where the directory holds a run, finished or to be gone on with, of another configuration."""
-    used = any((directory / name).is_file() for name in (FINISHED, LAST))
+    used = any((directory / name).is_file() for name in (RESULTS, CHECKPOINT))
     if not used or not (directory / CONFIG).is_file():
         return
     theirs, ours = settings(OmegaConf.load(directory / CONFIG)), settings(cfg)

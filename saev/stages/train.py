@@ -2,17 +2,26 @@
 
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.stages import checks
-from saev.stages.members import plan_members
-from saev.stages.standing import check_same, results_of
+from saev.stages.members import Planned, plan_members
+from saev.stages.standing import check_same, noting_failure, results_of
 from saev.stages.values import check_values
 
 log = logging.getLogger(__name__)
+
+
+class Prepared(NamedTuple):
+    """A run of which everything is known but how well it will do."""
+
+    planned: list[Planned]
+    recording: Any
+    facts: checks.Facts
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -27,12 +36,24 @@ def run(cfg: DictConfig) -> dict[str, float]:
         if (done := results_of(directory)) is not None:
             log.info("finished already: %s", directory)
             return done
-    checks.check_trainer(cfg.trainer)
+    with noting_failure(directory):
+        planned, recording, _ = prepare(cfg)
+        checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
+
+        from saev.stages.fitting import fit
+
+        return fit(cfg, planned, recording)
+
+
+def prepare(cfg: DictConfig, here: bool = True) -> Prepared:
+    """Everything that can be refused before anything slow starts; ValueError names the key, the value and the remedy.
+
+    `here`: the job runs on this machine, so its devices count.
+    """
+    check_values(cfg)
+    checks.check_trainer(cfg.trainer, here)
     planned = plan_members(cfg)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
-    checks.check_data(cfg, planned, recording)
-    checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
-
-    from saev.stages.fitting import fit
-
-    return fit(cfg, planned, recording)
+    facts = checks.data_facts(cfg, recording)
+    checks.check_members(cfg, planned, facts)
+    return Prepared(planned, recording, facts)

@@ -5,7 +5,9 @@ plain strings and mappings; the Hydra plugin around it is hydra_plugins/saev_swe
 """
 
 import dataclasses
+import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -49,7 +51,7 @@ def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Varia
     return [[*variant, *own] for variant in variants]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class Job:
     """One process of a sweep: overrides common to its members, and what each member adds."""
 
@@ -62,11 +64,14 @@ class Job:
         quoted = ",".join("[" + ",".join(json.dumps(o) for o in variant) + "]" for variant in self.variants)
         return [*self.shared, f"variants=[{quoted}]"]
 
+    def parts(self, sizes: Sequence[int]) -> list["Job"]:
+        """The job as several, with so many members each, in order."""
+        ends = list(itertools.accumulate(sizes, initial=0))
+        return [Job(self.shared, self.variants[a:b]) for a, b in itertools.pairwise(ends)]
 
-def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]], max_members: int) -> list[Job]:
-    """Jobs for (overrides, composed configuration) pairs, at most `max_members` SAEs in each, in the order given."""
-    if max_members < 1:
-        raise ValueError(f"hydra.sweeper.max_members={max_members}: give at least 1.")
+
+def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> list[Job]:
+    """Jobs for (overrides, composed configuration) pairs, in the order given."""
     jobs: dict[str, Job] = {}
     for overrides, config in combinations:
         rest = {key: value for key, value in config.items() if key not in (*PER_SAE, "variants", "hydra")}
@@ -74,17 +79,52 @@ def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]], max_me
         # the overrides too: experiments that set a single SAE differently may agree in all the rest
         key = json.dumps([rest, sorted(shared)], sort_keys=True, default=str)
         job = jobs.setdefault(key, Job(shared, []))
-        job.variants += [m for m in members(config.get("variants") or [], overrides) if m not in job.variants]
-    size = max_members
-    return [
-        Job(job.shared, job.variants[i : i + size]) for job in jobs.values() for i in range(0, len(job.variants), size)
-    ]
+        job.variants.extend(m for m in members(config.get("variants") or [], overrides) if m not in job.variants)
+    return list(jobs.values())
+
+
+def split(fixed: Sequence[int], passing: Sequence[int], max_members: int, budget: float = math.inf) -> list[int]:
+    """Numbers of members per job, so that none has more than `max_members` or needs more than `budget` bytes.
+
+    A member holds `fixed` bytes throughout; `passing` are those of its own step, of which the largest counts. A member
+    that is too large by itself gets a job of its own.
+
+    >>> split([4, 4, 4, 4, 4], [1, 1, 1, 1, 1], max_members=3)
+    [3, 2]
+    >>> split([4, 4, 4, 40], [1, 3, 1, 1], max_members=8, budget=11)
+    [2, 1, 1]
+    """
+    if max_members < 1:
+        raise ValueError(f"hydra.sweeper.max_members={max_members}: give at least 1.")
+    sizes, held, largest = [], 0, 0
+    for own, during in zip(fixed, passing, strict=True):
+        if sizes and sizes[-1] < max_members and held + own + max(largest, during) <= budget:
+            sizes[-1] += 1
+            held, largest = held + own, max(largest, during)
+        else:
+            sizes.append(1)
+            held, largest = own, during
+    return sizes
+
+
+def labels(jobs: Sequence[Job]) -> list[str]:
+    """What tells each job from the others, e.g. "layer=13"; empty where nothing does."""
+    common = set.intersection(*(set(job.shared) for job in jobs))
+    return [",".join(o for o in job.shared if o not in common) for job in jobs]
+
+
+def folders(jobs: Sequence[Job]) -> list[str]:
+    """A folder's name for each job: its number, and what tells it from the others.
+
+    >>> folders([Job(["layer=13", "lr=1"], []), Job(["layer=23", "lr=1"], [])]), folders([Job(["layer=13"], [])])
+    (['0_layer=13', '1_layer=23'], ['0'])
+    """
+    return [f"{i}_{safe(label)[:80]}" if label else str(i) for i, label in enumerate(labels(jobs))]
 
 
 def describe(jobs: Sequence[Job]) -> str:
     """One line about a plan, e.g. "6 SAEs in 2 jobs: layer=13 x3, layer=23 x3"."""
-    common = set.intersection(*(set(job.shared) for job in jobs))
-    parts = [f"{','.join(o for o in job.shared if o not in common) or 'all'} x{len(job.variants)}" for job in jobs]
+    parts = [f"{label or 'all'} x{len(job.variants)}" for label, job in zip(labels(jobs), jobs, strict=True)]
     total = sum(len(job.variants) for job in jobs)
     many = "" if len(jobs) == 1 else "s"
     return f"{total} SAE{'' if total == 1 else 's'} in {len(jobs)} job{many}: {', '.join(parts)}"
@@ -104,7 +144,12 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
     result = [name or ",".join(variant) or alone for name, variant in zip(result, variants, strict=True)]
     if len(set(result)) < len(result):
         raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
-    return [re.sub(r"[^\w.,=+-]", "_", name) for name in result]
+    return [safe(name) for name in result]
+
+
+def safe(name: str) -> str:
+    """The name with what a folder's name had better not hold replaced."""
+    return re.sub(r"[^\w.,=+-]", "_", name)
 
 
 def short(override: str) -> str:

@@ -17,20 +17,24 @@ NAMED = 8  # curves; beyond it a curve is known by its series alone
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
 
 
-def series_of(row: Mapping[str, Any]) -> str:
-    """What makes two SAEs comparable points of one line: architecture and objective."""
-    return ", ".join(str(row[key]) for key in ("sae", "objective") if row.get(key) is not None) or "SAE"
+def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
+    """What makes two SAEs comparable points of one line: architecture and objective, and the settings `by`."""
+    kinds = [str(row[key]) for key in ("sae", "objective") if row.get(key) is not None]
+    return ", ".join([*kinds, *(f"{key}={row[key]}" for key in by if row.get(key) is not None)]) or "SAE"
 
 
-def frontier(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """NMSE against L0 (log axis), a point per SAE and a line per architecture and objective; None without a finite point."""
+def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figure | None:
+    """NMSE against L0 (log axis), a point per SAE and a line per architecture, objective and settings `by`.
+
+    None without a finite point.
+    """
     points = [row for row in rows if finite(row, "nmse") and finite(row, "l0") and row["l0"] > 0]
     if not points:
         return None
     figure, axes = panel()
-    names = sorted({series_of(row) for row in points})
+    names = sorted({series_of(row, by) for row in points})
     for at, name in enumerate(names):
-        own = sorted((row for row in points if series_of(row) == name), key=lambda row: row["l0"])
+        own = sorted((row for row in points if series_of(row, by) == name), key=lambda row: row["l0"])
         x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)

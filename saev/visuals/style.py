@@ -2,11 +2,14 @@
 
 import base64
 import io
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from saev.shards.manifest import replacing
 
 # Okabe & Ito (2008) without yellow, which is too pale on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -46,6 +49,12 @@ def data_uri(figure: Figure) -> str:
     with mpl.rc_context(SETTINGS):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure as a PNG, whole or not at all."""
+    with mpl.rc_context(SETTINGS), replacing(path) as file:
+        figure.savefig(file, format="png", dpi=200)
 
 
 def colours(series: list[str]) -> dict[str, str]:

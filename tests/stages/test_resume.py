@@ -6,7 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from saev.shards.lock import exclusive
-from saev.stages.resume import LOCK, with_run_dir
+from saev.stages.resume import with_run_dir
+from saev.sweep.ledger import LOCK
 
 
 @pytest.fixture

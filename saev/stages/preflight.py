@@ -1,0 +1,41 @@
+"""Before a sweep is launched: everything that would stop one of its jobs, and how much memory its members will take."""
+
+import os
+
+from omegaconf import DictConfig
+
+from saev.stages.train import Prepared, prepare
+from saev.sweep.memory import Size, member_size
+
+GIB = 2**30
+SHARE = 0.9  # of a device's memory; the rest is the allocator's
+
+
+def examine(cfg: DictConfig, here: bool) -> list[Size]:
+    """The size of each member of the job; ValueError where the job would be refused.
+
+    `here`: the jobs run on this machine, so its devices count.
+    """
+    ready = prepare(cfg, here)
+    batch = cfg.batch_size // (cfg.trainer.devices * cfg.trainer.num_nodes)
+    return [
+        member_size(ready.facts.d_model, plan.spec.width(ready.facts.d_model), batch, prefixes(plan.spec.objective))
+        for plan in ready.planned
+    ]
+
+
+def prefixes(objective: object) -> int:
+    """How many reconstructions of each token an objective makes."""
+    return getattr(objective, "n_prefixes", len(getattr(objective, "groups", (1,))))
+
+
+def memory_here(cfg: DictConfig) -> int:
+    """Bytes that a bank may take on this machine, in its GPU where the job has one."""
+    import torch
+
+    if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return int(SHARE * torch.cuda.get_device_properties(0).total_memory)
+    return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+__all__ = ["GIB", "Prepared", "examine", "memory_here"]

@@ -1,0 +1,147 @@
+"""A sweep from the command line: its results in one place, failures that cost the others nothing, and going on."""
+
+import json
+import signal
+
+import polars as pl
+import pytest
+from conftest import TINY
+
+import saev
+
+SWEEP = ("train", "experiment=none", *TINY, "sae=topk", "-m", "k=2,4", "layer=1,2")
+
+
+def command(tiny, *more):
+    return (*SWEEP, f"dataset={tiny}", *more)
+
+
+def sweeps(tmp_path):
+    return sorted(path.parent for path in (tmp_path / "outputs" / "train").glob("*/*/sweep.json"))
+
+
+def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path):
+    first = cli(*command(tiny))
+    assert first.code == 0 and "4 SAEs in 2 jobs: layer=1 x2, layer=2 x2" in first.text, first.text
+    (sweep,) = sweeps(tmp_path)
+    assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0_layer=1", "1_layer=2"]
+    table = pl.read_parquet(sweep / "results.parquet")
+    assert list(table.select("job", "layer", "k").iter_rows()) == [
+        ("0_layer=1", 1, 2), ("0_layer=1", 1, 4), ("1_layer=2", 2, 2), ("1_layer=2", 2, 4)
+    ]  # fmt: skip
+    assert pl.read_csv(sweep / "results.csv").shape == table.shape
+    assert (sweep / "frontier.png").read_bytes()[1:4] == b"PNG"
+    for job, member in table.select("job", "member").iter_rows():
+        assert saev.load(sweep / job / "saes" / member).d_model == 16
+        assert list((sweep / job / "tensorboard" / member).glob("events.*"))
+    assert "0_layer=1/k=2" in first.out and "2 finished" in first.out
+
+    again = cli(*command(tiny))
+    assert again.code == 0 and "finished already: 0_layer=1, 1_layer=2" in again.text
+    assert "training 2 SAEs" not in again.text and "0_layer=1/k=2" in again.out
+    assert sweeps(tmp_path) == [sweep]
+
+    anew = cli(*command(tiny, "hydra.sweeper.rerun=true"))
+    assert anew.code == 0 and len(sweeps(tmp_path)) == 2
+
+    other = cli(*command(tiny, f"hydra.sweep.dir={sweep}", "lr=0.5"))
+    assert other.code == 1 and "a sweep over other configurations is there" in other.err
+
+
+def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path):
+    """Guards against a sweep that ends silently with code 0, and against one failure that hides the rest."""
+    failing = (
+        "train",
+        "experiment=none",
+        *TINY,
+        "sae=topk",
+        "k=2",
+        f"dataset={tiny}",
+        "layer=1",
+        "init=random",
+        "clip=1e30",
+    )
+    done = cli(*failing, "-m", "warmup=0,1", "lr=1e30", "hydra.sweeper.check=false", "n_tokens=1280", "log_every=1")
+    (sweep,) = sweeps(tmp_path)
+    assert done.code == 1 and "2 of 2 jobs failed" in done.err and "every SAE has diverged" in done.out
+    assert not (sweep / "results.parquet").exists()
+    plan = json.loads((sweep / "sweep.json").read_text())
+    assert list(plan["jobs"]) == ["0_warmup=0", "1_warmup=1"]
+
+    shown = cli("status", str(sweep))
+    assert shown.code == 1 and "2 failed" in shown.out and f"saev train resume_sweep={sweep}" in shown.out
+    assert cli("status").out == shown.out  # the newest
+
+
+@pytest.fixture
+def interrupted(cli, tiny, tmp_path, monkeypatch):
+    """A sweep that Ctrl-C ended during its first job, after a checkpoint."""
+    from callbacks import Checkpoint
+
+    def press(self, trainer, *_):
+        if trainer.global_step == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Checkpoint, "on_train_batch_start", press)
+    done = cli(*command(tiny, "n_tokens=1280", "val_every=5"))
+    monkeypatch.undo()
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
+    (sweep,) = sweeps(tmp_path)
+    assert done.code == 128 + signal.SIGINT and "1 interrupted, 1 not started" in done.out, done.text
+    return sweep
+
+
+@pytest.mark.parametrize("way", ["resume_sweep=last", "resume_sweep=<directory>", "the same command"])
+def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
+    same = way == "the same command"
+    arguments = (
+        command(tiny, "n_tokens=1280", "val_every=5")
+        if same
+        else ("train", way.replace("<directory>", str(interrupted)))
+    )
+    done = cli(*arguments)
+    assert done.code == 0, done.text
+    assert "going on from" in done.text and sweeps(tmp_path) == [interrupted]
+    table = pl.read_parquet(interrupted / "results.parquet")
+    assert table["job"].to_list() == ["0_layer=1"] * 2 + ["1_layer=2"] * 2
+    assert table["train_tokens"].n_unique() == 1
+    assert cli("train", "resume_sweep=last").code == 1  # nothing is left
+
+
+def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny, tmp_path):
+    shown = cli(*command(tiny)[:-1], f"dataset={tiny}", "sae=topk", "k=2,65")
+    assert shown.code == 1 and "nothing was launched" in shown.err and "k=65 is more than d_sae=64" in shown.err
+    assert not sweeps(tmp_path)
+    shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "-m", "sae=topk,relu", "k=2")
+    assert shown.code == 1 and "sae=relu" in shown.err and "k=2 has no effect" in shown.err
+    shown = cli(*command(tiny, "layer=1,9"))
+    assert shown.code == 1 and "layer=9: " in shown.err and "[1, 2]" in shown.err
+
+
+def test_groups_are_split_by_number_and_by_memory(cli, tiny):
+    for limit in ("max_members=1", "memory_gib=1e-6"):
+        shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "sae=topk", "-m", "k=2,4",
+                    f"hydra.sweeper.{limit}", "hydra.sweeper.rerun=true")  # fmt: skip
+        assert shown.code == 0 and "2 SAEs in 2 jobs: all x1, all x1" in shown.text, shown.text
+
+
+def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
+    shown = cli(
+        "train",
+        "experiment=none",
+        *TINY,
+        f"dataset={tiny}",
+        "layer=1",
+        "sae=topk",
+        "-m",
+        "k=2,4",
+        "hydra/sweeper=basic",
+    )
+    assert shown.code == 0, shown.text
+    runs = sorted((tmp_path / "outputs" / "train").glob("*/*_sweep/*/results.parquet"))
+    assert [path.parent.name for path in runs] == ["0", "1"] and not sweeps(tmp_path)
+
+
+def test_status_of_what_is_not_there(cli, tmp_path):
+    assert "no sweep below" in cli("status").err
+    assert "there is no such directory" in cli("status", str(tmp_path / "nowhere")).err
