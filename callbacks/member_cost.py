@@ -12,11 +12,11 @@ from saev.training.bank_module import BankModule
 
 
 class MemberCost(L.Callback):
-    """Adds `member_ms`, the time of a member's forward, backward and clipping, and on a GPU `member_gib`, the most memory
+    """Adds `member_ms`, the time of a member's forward, backward, clipping and optimiser step, and on a GPU `member_gib`, the most memory
     it had beyond what was there before; both of the one step that is written.
 
-    Members are stepped one after the other: one's part ends where the next one's begins, the last one's where the
-    optimiser steps. Nothing is measured between logging steps; on a GPU by events, read when the step is over.
+    Members are stepped one after the other: one's part ends where the next one's begins, the last one's where
+    Lightning is told of the step. Nothing is measured between logging steps; on a GPU by events, read when the step is over.
     """
 
     def __init__(self):
@@ -49,7 +49,7 @@ class MemberCost(L.Callback):
         for (number, start), (_, end) in zip(self.marks, self.marks[1:], strict=False):
             spent[number] = self._between(start, end)
         pl_module.latest["member_ms"] = list(spent)
-        if self.memory:
+        if pl_module.device.type == "cuda":
             most = [float("nan")] * len(pl_module.bank)
             for number, before, peak in self.memory:
                 most[number] = (peak - before) / 2**30

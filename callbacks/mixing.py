@@ -5,6 +5,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from callbacks.when import due
 from saev.metrics.mixing import batch_entropy, expected_entropy, expected_mates, mates
@@ -16,13 +17,14 @@ class Mixing(L.Callback):
     """Adds `<group>_entropy` (bits) and `<group>_entropy_share` of a perfect shuffle's, at logging steps.
 
     Groups are images, token positions, the images' classes and the patches' labels, as far as the dataset has them; for
-    images also `image_mates`, the other tokens of one's image in a batch, and `image_mates_perfect`.
+    images also `image_mates`, the other tokens of one's image in a batch, and `image_mates_perfect`. A batch is that of all
+    processes.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         stream = data.stream(data.train_examples)
-        runs, batch = stream.plan.runs, min(stream.plan.batch_size, stream.n_tokens)
+        runs, batch = stream.plan.runs, min(data.batch_size, stream.n_tokens)
         images = per_image(runs, len(stream.tokens))
         groups: dict[str, Any] = {"image": images, "position": per_position(runs)}
         self.classes = classes_of(data.store)
@@ -42,8 +44,10 @@ class Mixing(L.Callback):
             ids["class"] = self.classes.to(batch["example"].device)[batch["example"]]
         if "label" in batch:
             ids["label"] = batch["label"].long()
+        if batch["tokens"] > len(batch["example"]):  # the other processes have the rest
+            ids = {group: torch.cat(gather_all_tensors(own)) for group, own in ids.items()}
         found: dict[str, Tensor | float] = {
-            "image_mates": mates(batch["example"]),
+            "image_mates": mates(ids["image"]),
             "image_mates_perfect": self.perfect_mates,
         }
         for group, values in ids.items():

@@ -12,8 +12,8 @@ from saev.training.bank_module import BankModule
 class Throughput(L.Callback):
     """Adds `tokens_per_s` and `mb_per_s` (activations read) since the last logging step, and `gpu_gib` (peak) on a GPU.
 
-    `average` is over the whole run: tokens that went through every member, per second of training steps and of waiting
-    for their data.
+    Tokens are those of all processes together. `average` is over the whole run: tokens that went through every member, per
+    second of training steps and of waiting for their data.
     """
 
     def __init__(self):
@@ -27,7 +27,7 @@ class Throughput(L.Callback):
         return self.tokens / self.seconds if self.seconds else float("nan")
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
-        self.tokens += len(batch["acts"]) * trainer.world_size
+        self.tokens += batch["tokens"]
         if not due(trainer):
             return
         if pl_module.device.type == "cuda":

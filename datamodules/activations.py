@@ -1,6 +1,6 @@
 """The activation stream for Lightning: recorded if need be, split by image, resumed at the batch.
 
-recording (once) -> ActivationStore -> train / held-out images -> TokenStream -> prefetch thread -> batches
+recording (once) -> ActivationStore -> train / held-out images -> TokenStream -> its parts -> prefetch thread -> batches
 """
 
 import functools
@@ -16,6 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from datamodules.batches import Batches
+from datamodules.parts import Joint, parts_of
 from datamodules.settings import check_settings
 from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
@@ -37,7 +38,9 @@ class Recordable(Protocol):
 
 
 class ActivationDataModule(L.LightningDataModule):
-    """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "label" [batch] if there are any, "step"}.
+    """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "label" [batch] if there are any, "step", "tokens"}.
+
+    Of a training batch a process gets its part; "tokens" is the number in the whole.
 
     Args:
         dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to record
@@ -45,7 +48,7 @@ class ActivationDataModule(L.LightningDataModule):
         layer: block index, negative ones counted from the last block recorded.
         tokens: patch, cls, special (cls and registers) or all.
         ignore_labels: leave out tokens with these patch labels (65535: those without one).
-        batch_size: tokens per batch and process.
+        batch_size: tokens per batch over all processes, rounded down to a multiple of `parts`.
         n_tokens: tokens of the training run over all processes, in as many epochs as that takes; None: one epoch.
         subset_tokens: train on so many different tokens only, of images drawn at random; larger subsets hold smaller ones.
         val_share: share of the images held out for validation, at least one image.
@@ -54,6 +57,8 @@ class ActivationDataModule(L.LightningDataModule):
         readers: threads that read; they change the speed, never the order.
         pool: tokens in memory to mix from; beside it there are `depth` batches made ahead.
         stripe: tokens of an image that stay together in the pool (reader=mapped).
+        parts: sub-streams that make up each batch and share the pool, a multiple of the number of processes (None: that
+            number). The order depends on it, and not on the number of processes.
     """
 
     def __init__(
@@ -74,20 +79,22 @@ class ActivationDataModule(L.LightningDataModule):
         pool: int = 1 << 20,
         stripe: int = 32,
         depth: int = 2,
+        parts: int | None = None,
     ):
         super().__init__()
         if dataset is None and recording is None:
             raise ValueError("dataset=null: give a recorded directory (dataset=...) or images= and vit= to record one.")
         check_settings(
             batch_size, pool, reader, val_share, subset_tokens,
-            {"readers": (readers, 1), "depth": (depth, 0), "stripe": (stripe, 1), "val_tokens": (val_tokens, 1)},
+            {"readers": (readers, 1), "depth": (depth, 0), "stripe": (stripe, 1), "val_tokens": (val_tokens, 1), "parts": (parts, 1)},
         )  # fmt: skip
+        parts_of(parts, 1, batch_size)
         self.dataset, self.recording, self.layer, self.tokens = dataset, recording, layer, tokens
         self.batch_size, self.n_tokens, self.val_share, self.val_tokens = batch_size, n_tokens, val_share, val_tokens
         self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
         self.seed, self.reader, self.readers, self.depth = seed, reader, readers, depth
-        self.sizes = {"pool": pool, "stripe": stripe}
-        self.consumed = 0  # batches of this process, over all epochs: the whole state of the stream
+        self.sizes, self.parts = {"pool": pool, "stripe": stripe}, parts
+        self.consumed = 0  # batches over all epochs: the whole state of the stream
         self.store: ActivationStore | None = None
         self.streams: dict[tuple[Any, ...], TokenStream] = {}  # finding out what is selected may take seconds
         self.in_flight = InFlight()
@@ -122,22 +129,18 @@ class ActivationDataModule(L.LightningDataModule):
             log.warning("subset_tokens=%d is more than there are: all are taken", self.subset_tokens)
 
     @property
-    def world(self) -> int:
-        """Processes that share the stream."""
-        return self.trainer.world_size if self.trainer is not None else 1
-
-    @property
-    def rank(self) -> int:
-        """This process among them."""
-        return self.trainer.global_rank if self.trainer is not None else 0
+    def division(self) -> tuple[int, int]:
+        """(this process's number, how many share the training stream): the strategy may let all read the same."""
+        divided = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
+        return (divided["rank"], divided["num_replicas"]) if divided else (0, 1)
 
     def n_steps(self, world: int = 1) -> int:
-        """Batches per process that make up `n_tokens` (one epoch where it is None) with `world` processes."""
+        """Batches that make up `n_tokens` (one epoch where it is None), were there `world` processes to share them."""
         stream = self.stream(self.train_examples, world=world)
-        if self.batch_size * world > stream.n_tokens:
+        if self.batch_size > stream.n_tokens:
             raise ValueError(
-                f"batch_size={self.batch_size} (times {world} processes) is larger than the {stream.n_tokens} training tokens "
-                f"of {stream.store.location.root}{self._narrowed('subset_tokens')}: lower batch_size or select more."
+                f"batch_size={self.batch_size} is larger than the {stream.n_tokens} training tokens of "
+                f"{stream.store.location.root}{self._narrowed('subset_tokens')}: lower batch_size or select more."
             )
         self.stream(self.val_examples, shuffle=False, world=world)  # held-out tokens for every process, too
         if self.n_tokens is None:
@@ -147,19 +150,25 @@ class ActivationDataModule(L.LightningDataModule):
     def stream(
         self, examples: Int64[np.ndarray, " images"], shuffle: bool = True, world: int | None = None
     ) -> TokenStream:
-        """The stream over the given images as this process sees it (or would, were there `world` of them)."""
-        window = (self.sizes["pool"] - 2 * self.batch_size) // 2  # whatever `depth` is: the order depends on it
-        key = (id(examples), shuffle, self.rank, world or self.world, self._on_gpu)
+        """The stream over the given images as it is for this many processes (None: those that there are).
+
+        Shuffled, it is the training stream, divided into `parts`; else that of a validation, divided by process.
+        """
+        if shuffle:
+            rank, parts = 0, parts_of(self.parts, world or self.division[1], self.batch_size)
+            batch_size, limit = self.batch_size // parts, self.subset_tokens
+            # parts share the pool, whatever `depth` is and whoever reads them: the order depends on it
+            window = (self.sizes["pool"] - 2 * self.batch_size) // (2 * parts)
+        else:
+            rank, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+            parts = world or parts
+            batch_size, limit = max(1, self.batch_size // parts), None
+            window = SEQUENTIAL_BATCHES * batch_size
+        key = (id(examples), shuffle, rank, parts, self._on_gpu)
         if key not in self.streams:
             try:
                 self.streams[key] = self._stream(
-                    examples,
-                    self.batch_size,
-                    window=window if shuffle else SEQUENTIAL_BATCHES * self.batch_size,
-                    limit=self.subset_tokens if shuffle else None,
-                    shuffle=shuffle,
-                    rank=self.rank,
-                    world=world or self.world,
+                    examples, batch_size, window=window, limit=limit, shuffle=shuffle, rank=rank, world=parts
                 )
             except ValueError as error:
                 which, more = ("training", "subset_tokens") if shuffle else ("held-out", "val_tokens")
@@ -190,7 +199,10 @@ class ActivationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches from the first one not consumed yet, without end."""
-        return Batches(functools.partial(self.stream(self.train_examples).batches, self.consumed), self.depth)
+        stream, (rank, world) = self.stream(self.train_examples), self.division
+        each = stream.plan.world // world
+        joint = Joint(stream, range(rank * each, (rank + 1) * each))
+        return Batches(functools.partial(joint.batches, self.consumed), self.depth)
 
     def val_dataloader(self) -> Batches:
         """The held-out images' batches in order, once."""
@@ -222,8 +234,9 @@ class ActivationDataModule(L.LightningDataModule):
         """Go on with the next batch; ValueError where the stream is not the one that was interrupted."""
         for key, value in self._identity().items():
             if state.get(key) != value:
+                same = f"datamodule.parts={state.get(key)}" if key == "parts" else "the same setting"
                 raise ValueError(
-                    f"the checkpoint's stream had {key}={state.get(key)}, this run has {key}={value}: resume with the same setting, "
+                    f"the checkpoint's stream had {key}={state.get(key)}, this run has {key}={value}: resume with {same}, "
                     "or start a new run without ckpt_path."
                 )
         self.consumed = state["consumed"]
@@ -240,6 +253,6 @@ class ActivationDataModule(L.LightningDataModule):
             "batch_size": self.batch_size,
             "val_share": self.val_share,
             "seed": self.seed,
-            "processes": self.world,
+            "parts": parts_of(self.parts, self.division[1], self.batch_size),
             **self.sizes,
         }

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saev.ops import collective
 from saev.ops.sparse import SparseCodes, batchtopk_select, topk_select
 from saev.ops.topk import topk_codes
 
@@ -79,7 +80,7 @@ class Activation(nn.Module, ABC):
 class Selecting(Activation):
     """An activation that keeps a fixed number of latents in training.
 
-    theta follows the least kept positive value: the first is copied, then an exponential mean with a decay of
+    theta follows the least kept positive value of the whole batch: the first is copied, then an exponential mean with a decay of
     n/(n + 10) over the first 1000 steps n (so a short run is not held back by its first steps) and of 0.999 after
     them. It is a float32 buffer and part of the checkpoint.
     """
@@ -105,6 +106,7 @@ class Selecting(Activation):
     def _follow_least(self, kept: Float[Tensor, " nnz"]) -> None:
         none = kept.new_full((1,), torch.inf)  # there may be nothing to take a minimum of
         least = torch.cat([none, torch.where(kept > 0, kept, torch.inf)]).min().float()
+        least = collective.least(least)
         n = self.n_updates.float()
         decay = torch.where(n < 1000, n / (n + 10), 0.999)
         moved = torch.lerp(least, self.theta, decay)
@@ -133,7 +135,8 @@ class TopK(Selecting):
         if self.threshold:
             least = torch.where(codes.values > 0, codes.values, torch.inf).view(-1, self.k).amin(1)
             positive = torch.isfinite(least)  # tokens without any positive value say nothing
-            self._follow_least(torch.where(positive, least, 0).sum(0, keepdim=True) / positive.sum())
+            summed = collective.total(torch.where(positive, least, 0).sum(0, keepdim=True))
+            self._follow_least(summed / collective.total(positive.sum()))
         return codes
 
 

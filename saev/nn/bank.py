@@ -18,17 +18,18 @@ from saev.nn.decoding import firings
 from saev.nn.initialise import initialise, n_centroids, sample_tokens
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import AuxK, Objective
+from saev.ops import collective
 
 
 class Losses(NamedTuple):
-    """One member's training step: scalars, means over the batch."""
+    """One member's training step: scalars, means over the batch; of a shared one, over this process's part."""
 
     loss: Float[Tensor, ""]  # what is minimised: reconstruction + sparsity + aux
     reconstruction: Float[Tensor, ""]
     sparsity: Float[Tensor, ""]
     aux: Float[Tensor, ""]
     z_mse: Float[Tensor, ""]  # of z, per dimension, of the whole dictionary
-    l0: Float[Tensor, ""]  # active latents per token
+    l0: Float[Tensor, ""]  # active latents per token, always of the whole batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Member(nn.Module):
         reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
         sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
         aux = self.auxk(sae, z, h, residual, self.dead) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
-        fired = firings(f, sae.n_latents)
-        self.silent.add_(len(z)).mul_(fired == 0)
+        fired, tokens = collective.total(firings(f, sae.n_latents)), collective.whole(len(z))
+        self.silent.add_(tokens).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
-        return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / len(z))
+        return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / tokens)
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from saev.nn.activations import Activation, Codes, firing_threshold
 from saev.nn.penalised import check_target
+from saev.ops import collective
 
 
 class JumpReLU(Activation):
@@ -22,7 +23,7 @@ class JumpReLU(Activation):
     2026-11-21-architectures.md). A saved dictionary has unit 1.
 
     Penalty, a mean over the batch: sparsity * L0; with `tanh` = c sparsity * sum_j tanh(c f_j) (Conerly et al. 2025); with
-    `l0_target` instead ((L0 - l0_target)/l0_target)^2, L0 being that of the batch.
+    `l0_target` instead ((L0 - l0_target)/l0_target)^2, L0 being that of the whole batch.
     """
 
     theta: nn.Parameter
@@ -86,7 +87,9 @@ class JumpReLU(Activation):
         if self.tanh is not None:
             return self.sparsity * (self.tanh * f).tanh().sum(1).mean()
         l0 = _Active.apply(h, self.threshold, self.epsilon).sum(1).mean()  # type: ignore[union-attr]
-        return self.sparsity * l0 if self.l0_target is None else (l0 / self.l0_target - 1).square()
+        if self.l0_target is None:
+            return self.sparsity * l0
+        return (collective.mean(l0) / self.l0_target - 1).square()
 
     @torch.no_grad()
     def project(self) -> None:

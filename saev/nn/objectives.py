@@ -17,6 +17,7 @@ from torch import Tensor
 from saev.nn.activations import Codes
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.decoding import decode, decode_prefixes
+from saev.ops import collective
 from saev.ops.sparse import decode_sparse, topk_select, with_encoder_gradient
 
 
@@ -138,7 +139,8 @@ class AuxK:
     """An auxiliary loss that lets dead latents explain the residual (Gao et al. 2024, appendix A.2).
 
     coefficient * ||e_hat - sg(e)||^2 / ||sg(e) - mean(sg(e))||^2, where e = z - z_hat and e_hat decodes, without bias, the
-    k largest of relu(h) among the dead latents. Its gradient reaches those latents' encoder and atoms.
+    k largest of relu(h) among the dead latents; both norms are sums over the whole batch. Its gradient reaches those latents'
+    encoder and atoms.
     """
 
     coefficient: float = 1 / 32
@@ -161,5 +163,8 @@ class AuxK:
         gate, bias = sae.activation.gate(h.detach(), sae.b_enc)
         chosen = topk_select(torch.where(dead, gate, 0.0), k)
         e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)
-        spread = (e - e.mean(0)).square().sum().clamp_min(1e-12)
+        spread = collective.total((e - collective.mean(e.mean(0))).square().sum())
+        spread = collective.weigh(spread).clamp_min(
+            1e-12
+        )  # what falls to this part, as its own error is compared with it
         return self.coefficient * dead.any() * (e_hat - e).square().sum() / spread

@@ -11,7 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saev.ops import collective
+
 _SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
+_SPARE = 1.25  # how many more than its share of the largest values a part of the batch is asked for
 
 
 def topk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:
@@ -48,11 +51,11 @@ def topk_indices(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, "batch 
 def batchtopk_indices(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, " kept"]:
     """Flat places (token * d_sae + latent) of the `batch * k` largest pre-activations, in no particular order.
 
-    Always `batch * k` of them on a GPU, so that nothing waits for it; on a CPU fewer when fewer are positive.
+    Always `batch * k` of them on a GPU, so that nothing waits for it; on a CPU fewer when fewer are positive. Of a batch
+    shared by several processes, those places among the largest of the whole batch that are in this process's part.
     """
     h = _check(h, k).detach()
-    places = _batchtopk_by_prefilter(h, k) if h.device.type == "cpu" else None
-    return batchtopk_indices_reference(h, k) if places is None else places
+    return _largest(h, len(h) * k) if collective.world() == 1 else _of_the_whole_batch(h, k)
 
 
 def batchtopk_indices_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, " kept"]:
@@ -60,16 +63,35 @@ def batchtopk_indices_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Int[
     return h.flatten().topk(len(h) * k, sorted=False).indices
 
 
-def _batchtopk_by_prefilter(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, " kept"] | None:
-    # A strided sample gives a threshold that a little more than batch * k values should pass; the exact selection runs
+def _of_the_whole_batch(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, " kept"]:
+    # A little more than a process's share is nearly always enough; where it is not, all processes take more.
+    flat, budget = h.flatten(), collective.whole(len(h)) * k
+    n = math.ceil(budget / collective.world() * _SPARE) + 64
+    while True:
+        n = min(n, budget)
+        places = _largest(h, min(n, h.numel()))
+        values = flat[places].relu().float()
+        cut = collective.cut(torch.cat([values, values.new_zeros(n - len(values))]), budget)
+        if cut is not None:
+            equal = values == cut.threshold
+            return places[(values > cut.threshold) | (equal & (equal.cumsum(0) <= cut.ties))]
+        n *= 2
+
+
+def _largest(h: Float[Tensor, "batch d_sae"], budget: int) -> Int[Tensor, " kept"]:
+    places = _by_prefilter(h, budget) if h.device.type == "cpu" else None
+    return h.flatten().topk(budget, sorted=False).indices if places is None else places
+
+
+def _by_prefilter(h: Float[Tensor, "batch d_sae"], budget: int) -> Int[Tensor, " kept"] | None:
+    # A strided sample gives a threshold that a little more than `budget` values should pass; the exact selection runs
     # on those. None when fewer passed: the guess was too high, and the caller takes the long way.
-    batch, d_sae = h.shape
-    flat, budget = h.flatten(), batch * k
+    flat, d_sae = h.flatten(), h.shape[1]
     stride = max(1, flat.numel() // _SAMPLE)
     while math.gcd(stride, d_sae) > 1:  # else the sample would see the same few latents of every token
         stride += 1
     sample = flat[::stride]
-    wanted = math.ceil(len(sample) * k / d_sae * 1.25) + 64
+    wanted = math.ceil(len(sample) * budget / flat.numel() * _SPARE) + 64
     if wanted > len(sample):
         return None
     guess = sample.topk(wanted, sorted=False).values.amin().clamp(min=0)

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
 from datamodules import ActivationDataModule
@@ -28,6 +28,7 @@ from saev.stages.standing import take_up, token_of
 from saev.sweep.ledger import FILE as SWEEP
 from saev.sweep.ledger import LOCK
 from saev.training.bank_module import BankModule
+from saev.training.distributed import check_members
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,10 @@ def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataM
     callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
     # Lightning would answer Slurm's signals by itself, beside callbacks.Checkpoint
     plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
-    steps = data.n_steps(processes(cfg.trainer))
+    by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then all processes read the same stream
+    if by_members:
+        check_members(processes(cfg.trainer), len(planned))
+    steps = data.n_steps(1 if by_members else processes(cfg.trainer))
     return instantiate(cfg.trainer, callbacks=callbacks, max_steps=steps, plugins=plugins)
 
 

@@ -1,15 +1,17 @@
 """A bank of autoencoders as a LightningModule: one pass over the data trains every member.
 
-    batch -> z -> for each member: losses, backward, clip ; then one fused optimiser step for all
+    batch -> z -> for each member: losses, backward, clip, step of its own parameter group
 
-Manual optimisation: a member's graph is freed before the next one's is built, and one optimiser with a parameter group
-per member keeps `global_step` equal to the number of batches. Numbers stay tensors on the device until a callback writes
+Manual optimisation: a member's graph and gradients are freed before the next one's are made, so that a further member costs
+the memory of its parameters and optimiser state alone. There is one optimiser with a group per member, so `global_step` is
+the number of batches. Numbers stay tensors on the device until a callback writes
 them (`callbacks/metrics_writer.py`); a step never waits for the device.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -21,7 +23,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from saev.metrics.stateful import ValidationMetrics
 from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
-from saev.training.distributed import agree, average_gradients, mean_over_processes
+from saev.ops import collective
+from saev.training.division import ALONE, Division
 
 log = logging.getLogger(__name__)
 
@@ -66,29 +69,38 @@ class BankModule(L.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": LambdaLR(optimiser, factor)}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        optimiser, scheduler = self.optimizers(), self.lr_schedulers()
+        wrapped: Any = self.optimizers()
+        scheduler, optimiser = self.lr_schedulers(), wrapped.optimizer
         z = self.bank.normaliser(batch["acts"])
+        tokens = batch.get("tokens", len(z))  # over all processes
         step: dict[str, list[Tensor | float]] = {}
-        for member in self.bank:
-            losses = {} if member.stopped else self._member_step(member, z)
-            for name in STEP_METRICS:
-                step.setdefault(name, []).append(losses.get(name, torch.nan))
-        optimiser.step()  # type: ignore[union-attr]
-        optimiser.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        with self.division.sharing(len(z), tokens):
+            for i, (member, group) in enumerate(zip(self.bank, optimiser.param_groups, strict=True)):
+                trained = self.division.owns(i) and not member.stopped
+                losses = self._member_step(member, z, optimiser, group) if trained else {}
+                for name in STEP_METRICS:
+                    step.setdefault(name, []).append(losses.get(name, torch.nan))
+        with only(optimiser):  # nothing is left to step: for Lightning, which counts, and its hooks
+            wrapped.step()
         scheduler.step()  # type: ignore[union-attr, operator]
-        for member, l0 in zip(self.bank, step["l0"], strict=True):
-            if not member.stopped:
-                member.finish_step(mean_over_processes(torch.as_tensor(l0)), self.sparsity_factor)
-            agree(member, len(z))
-        self.tokens_seen.add_(len(z) * self.trainer.world_size)
+        self.tokens_seen.add_(tokens)
         self.latest = step
 
-    def _member_step(self, member: Member, z: Tensor) -> dict[str, Tensor]:
+    def _member_step(self, member: Member, z: Tensor, optimiser: Optimizer, group: dict[str, Any]) -> dict[str, Tensor]:
         losses = member(z, self.sparsity_factor)
-        self.manual_backward(losses.loss)
-        average_gradients(member.sae)
+        self.manual_backward(collective.weigh(losses.loss))
+        collective.add_up_(p.grad for p in member.sae.parameters() if p.grad is not None)
         norm = member.condition_gradients(self.clip)
-        return {**{name: value.detach() for name, value in losses._asdict().items()}, "gradient_norm": norm}
+        with only(optimiser, group):
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        member.finish_step(losses.l0, self.sparsity_factor)
+        return {**dict(zip(losses._fields, collective.means(losses), strict=True)), "gradient_norm": norm}
+
+    @property
+    def division(self) -> Division:
+        """How the processes of this run divide the work."""
+        return getattr(self.trainer.strategy, "division", ALONE)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["members"] = self._members()
@@ -110,11 +122,24 @@ class BankModule(L.LightningModule):
         }
 
     def on_fit_start(self) -> None:
+        """ValueError where this trainer would not train members one by one, or each process its own bank."""
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "trainer.precision=16-mixed scales the loss of all members together: take bf16-mixed or 32-true."
+            )
+        if self.trainer.world_size > 1 and not hasattr(self.trainer.strategy, "division"):
+            raise ValueError(
+                f"trainer.strategy={type(self.trainer.strategy).__name__} does not divide a bank over {self.trainer.world_size} processes: "
+                "take trainer=ddp."
+            )
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says
 
+    def on_train_end(self) -> None:
+        self.division.synchronise(self.bank)
+
     def snapshot(self) -> dict[str, list[float]]:
-        """The last step's numbers on the host: metric -> a value per member, in one transfer.
+        """The last step's numbers on the host: metric -> a value per member, in one transfer; a collective.
 
         This is where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
         its NaN stays within its own parameters, as members share no gradient, norm or optimiser state.
@@ -123,7 +148,9 @@ class BankModule(L.LightningModule):
         flat = [
             torch.as_tensor(v, device=self.device, dtype=torch.float64) for name in names for v in self.latest[name]
         ]
-        table = torch.stack(flat).view(len(names), -1).cpu().tolist() if flat else []
+        if not flat:
+            return {}
+        table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
         values = dict(zip(names, table, strict=True))
         for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):
             if not member.stopped and not (math.isfinite(loss) and math.isfinite(norm)):
@@ -131,13 +158,14 @@ class BankModule(L.LightningModule):
                 log.error(
                     "%s: loss %s, gradient norm %s at step %d: stopped", member.name, loss, norm, self.global_step
                 )
-        if values and all(member.stopped for member in self.bank):
+        if all(member.stopped for member in self.bank):
             raise ValueError(
                 "every SAE has diverged (loss or gradient is not finite): lower lr, or check the activations."
             )
         return values
 
     def on_validation_epoch_start(self) -> None:
+        self.division.synchronise(self.bank)
         self.validation.reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -158,3 +186,13 @@ class BankModule(L.LightningModule):
     def _evaluate(member: Member, x: Tensor) -> tuple[Tensor, Tensor]:
         codes = member.sae.encode(x)
         return codes, member.sae.decode(codes)
+
+
+@contextlib.contextmanager
+def only(optimiser: Optimizer, *groups: dict[str, Any]) -> Iterator[None]:
+    """Within it the optimiser has these parameter groups alone; states are kept by parameter and stay."""
+    every, optimiser.param_groups = optimiser.param_groups, list(groups)
+    try:
+        yield
+    finally:
+        optimiser.param_groups = every

@@ -1,56 +1,66 @@
-"""Several processes, one bank: each takes its part of the stream, gradients are averaged, counters agree.
+"""Several processes, one bank: Lightning's launch and collectives, and how the work is divided.
 
-The module is not wrapped in DistributedDataParallel, which expects one backward pass per step; a bank has one per member.
+    split=batch     every process holds the whole bank and steps it on its part of each batch
+    split=members   every process reads the whole batch and steps its own members on it; no gradient is ever sent
+
+Either way the numbers are those of a single process. The module is not wrapped in DistributedDataParallel, which expects one
+backward pass per step; a bank has one per member.
 """
 
-import torch
+from collections.abc import Mapping
+from typing import Any
+
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from saev.nn.bank import Member
+from saev.training.division import ALONE, ByBatch, ByMembers, Division
+
+DIVISIONS = {"batch": ByBatch(), "members": ByMembers()}
 
 
 class BankDDP(DDPStrategy):
-    """Lightning's DDP launch and collectives, without its wrapper around the module."""
+    """A process per device; `split` says what is divided among them: each batch, or the members."""
+
+    def __init__(self, split: str = "batch", **kwargs: Any):
+        if split not in DIVISIONS:
+            raise ValueError(f"trainer.strategy.split={split}: choose one of {', '.join(DIVISIONS)}.")
+        super().__init__(**kwargs)
+        self.split = split
+
+    @property
+    def division(self) -> Division:
+        """How the processes that there are divide the work."""
+        return DIVISIONS[self.split] if dist.is_initialized() and self.world_size > 1 else ALONE
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Which part of the training data this process reads, as Lightning asks for it."""
+        return super().distributed_sampler_kwargs if self.split == "batch" else {"num_replicas": 1, "rank": 0}
 
     def configure_ddp(self) -> None:
-        """Nothing to wrap: `average_gradients` does what the wrapper's hooks would."""
+        """Nothing to wrap: `BankModule` adds up the gradients."""
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The whole bank's; a collective."""
+        assert self.lightning_module is not None
+        self.division.synchronise(self.lightning_module.bank)  # type: ignore[arg-type]
+        return super().lightning_module_state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The whole bank's, on the process that writes it; a collective."""
+        return self.division.gather_state(super().optimizer_state(optimizer), self.root_device)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Of the whole bank's state, what concerns the members that are stepped here."""
+        states = [self.division.own_state(state) for state in checkpoint["optimizer_states"]]
+        super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
 
 
-def average_gradients(module: nn.Module) -> None:
-    """Replace each parameter's gradient by its mean over processes (no effect in a single process)."""
-    if not _several():
-        return
-    for parameter in module.parameters():
-        if parameter.grad is not None:
-            dist.all_reduce(parameter.grad)
-            parameter.grad.div_(dist.get_world_size())
-
-
-@torch.no_grad()
-def agree(member: Member, tokens: int) -> None:
-    """After a step on `tokens` tokens here: silence counts the tokens of all processes, and theta is their mean."""
-    if not _several():
-        return
-    world = dist.get_world_size()
-    fired = (member.silent == 0).to(torch.int32)
-    dist.all_reduce(fired, dist.ReduceOp.MAX)
-    member.silent.add_(tokens * (world - 1)).mul_(fired == 0)
-    theta = dict(member.sae.activation.named_buffers()).get("theta")
-    if theta is not None:  # each process selects within its own batch
-        dist.all_reduce(theta)
-        theta.div_(world)
-
-
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a number that each process has for its part of the batch."""
-    if not _several():
-        return value
-    total = value.detach().clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
-
-
-def _several() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+def check_members(processes: int, n_members: int) -> None:
+    """ValueError where, the members being divided, some processes would have none."""
+    if processes > n_members:
+        raise ValueError(
+            f"trainer.strategy.split=members: {processes} processes (trainer.devices) for {n_members} SAEs, each of which is trained "
+            f"by one process: take at most {n_members}, or trainer.strategy.split=batch."
+        )

@@ -120,15 +120,25 @@ def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_p
     assert steps == sorted(steps)
 
 
-def test_two_processes_train_one_bank(tiny, run_python, tmp_path):
-    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "batch_size=32")
-    done = run_python("train.py", f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), *ddp)
+@pytest.mark.parametrize(("split", "parts"), [("batch", 2), ("members", 1)])
+def test_two_processes_train_the_bank_of_one(split, parts, tiny, run_python, cli, tmp_path):
+    common = (f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), "trainer.accelerator=cpu")
+    root = tmp_path / "outputs" / "train"
+    done = run_python("train.py", *common, "trainer=ddp", f"trainer.strategy.split={split}")
     assert done.code == 0, done.text
-    run = next((tmp_path / "outputs" / "train").glob("*/*"))
-    table = pl.read_parquet(run / "results.parquet")
-    assert len(table) == 2 and table["nmse"].max() < 1
-    assert table["train_tokens"].unique().to_list() == [pytest.approx(2560, rel=0.05)]
-    assert [p.name for p in (tmp_path / "outputs" / "train").glob("*/*")] == [run.name]
+    (run,) = root.glob("*/*")
+    alone = cli("train", *common, f"datamodule.parts={parts}")
+    assert alone.code == 0, alone.text
+    (reference,) = {*root.glob("*/*")} - {run}
+    same = ["nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
+    one, other = (pl.read_parquet(path / "results.parquet") for path in (reference, run))
+    assert one["member"].equals(other["member"])
+    for name in same:
+        assert other[name].to_list() == pytest.approx(one[name].to_list(), rel=1e-5), name
+    for name in one["member"]:
+        a, b = (saev.load(path / "saes" / name).state_dict() for path in (reference, run))
+        close = 0 if split == "members" else 1e-5
+        assert all(torch.allclose(a[key], b[key], rtol=close, atol=close) for key in a)
 
 
 def test_nothing_to_resume(cli):

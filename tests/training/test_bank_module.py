@@ -1,89 +1,20 @@
 """The training loop on Lightning: a bank trains as single runs would, resumes exactly, and survives a member's NaN."""
 
-import copy
-import functools
 import json
 
 import lightning as L
 import pytest
 import torch
 from recordings import record
+from training.banks import Snapshots, StopAt, assert_equal, build, specs, state
 
-from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
-from datamodules import ActivationDataModule
-from saev.nn import (
-    AuxK,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    Matryoshka,
-    MemberSpec,
-    Normaliser,
-    Plain,
-    RandomMatryoshka,
-    ReLU,
-    SAEBank,
-    TopK,
-)  # fmt: skip
-from saev.training.bank_module import BankModule
+from callbacks import Checkpoint, MetricsWriter
+from saev.nn import AuxK, MemberSpec, Plain, ReLU
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("training") / "data")
-
-
-def specs(**more):
-    auxk = AuxK(dead_tokens=300)
-    make = lambda name, act, objective, **kw: MemberSpec(name, act, objective, auxk, 1e-2, **{"d_sae": 64, **kw})  # noqa: E731
-    return [
-        make("topk", TopK(4), Plain()),
-        make("batchtopk", BatchTopK(4), Matryoshka(), seed=1),
-        make("relu", ReLU(1e-2), Plain()),
-        make("jumprelu", JumpReLU(l0_target=4), RandomMatryoshka(n_prefixes=4), d_sae=48),
-        make("gated", Gated(1e-2, l0_target=4), Plain(), d_sae=80),
-        make("free", ReLU(1e-2, atom_norm=True), Plain(), d_sae=32),
-    ]
-
-
-def build(dataset, members, steps=30, callbacks=(), batch_size=50, **trainer):
-    data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_share=0.2, depth=2)
-    data.setup("fit")
-    normaliser = Normaliser.fit(data.store.moments(1))
-    sample = normaliser(data.sample(400))
-    module = BankModule(
-        SAEBank([spec.build(normaliser, sample) for spec in members]),
-        functools.partial(torch.optim.Adam, fused=True),
-        warmup=5,
-    )
-    settings = {
-        "accelerator": "cpu",
-        "max_steps": steps,
-        "max_epochs": -1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "val_check_interval": 10,
-        "check_val_every_n_epoch": None,
-        "log_every_n_steps": 5,
-        "callbacks": [SparsityWarmup(0.2), DeadUnits(), *callbacks],
-    }
-    return L.Trainer(**{**settings, **trainer}), module, data
-
-
-def state(module):
-    return {name: copy.deepcopy(value) for name, value in module.state_dict().items()}
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        if torch.is_tensor(one[name]):
-            torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, msg=name)
-        else:
-            assert one[name] == other[name], name
 
 
 def test_a_bank_of_n_is_n_single_runs(dataset):
@@ -114,14 +45,6 @@ def test_resumed_is_uninterrupted(dataset, tmp_path):
     steps = [int(s["step"]) for s in again.optimizers().optimizer.state.values()]
     assert set(steps) == {30} and len(steps) == len(list(again.bank.parameters())) - 1  # gated's b_enc is fixed
     assert int(again.tokens_seen) == int(through.tokens_seen)
-
-
-class StopAt(L.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = trainer.global_step >= self.step
 
 
 def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
@@ -194,12 +117,6 @@ def test_a_bank_of_failures_stops_with_the_remedy(dataset):
         trainer.fit(module, data)
 
 
-class Snapshots(L.Callback):
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        if trainer.global_step % 5 == 0:
-            pl_module.snapshot()
-
-
 def test_validation_is_the_formula_on_held_out_tokens(dataset):
     trainer, module, data = build(dataset, specs(), steps=10)
     trainer.fit(module, data)
@@ -231,3 +148,38 @@ def test_metrics_reach_the_file_and_history_is_cut_on_resume(dataset, tmp_path):
     trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt")
     steps = [json.loads(line)["step"] for line in path.read_text().splitlines()]
     assert max(steps) == 25 and steps == sorted(steps) and steps.count(20) == 2 * len(specs())
+
+
+def test_a_members_gradients_are_gone_before_the_next_ones_are_made(dataset):
+    """Guards against memory of gradients that grows with the number of members."""
+    held = []
+
+    class Look(L.Callback):
+        def on_fit_start(self, trainer, pl_module):
+            for member in pl_module.bank:
+                member.register_forward_pre_hook(lambda *_: held.append([p.grad for p in pl_module.parameters()]))
+
+    trainer, module, data = build(dataset, specs(), steps=2, callbacks=[Look()])
+    trainer.fit(module, data)
+    assert len(held) == 2 * len(specs()) and all(grad is None for grads in held for grad in grads)
+
+
+def test_steps_are_counted_when_all_members_are_stopped(dataset):
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            if trainer.global_step == 4:
+                for member in pl_module.bank:
+                    member.stop()
+
+    trainer, module, data = build(dataset, specs(), steps=10, callbacks=[Stop()])
+    trainer.fit(module, data)
+    assert trainer.global_step == data.consumed == 10
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 10
+    assert [member.step for member in module.bank] == [4] * len(specs())
+
+
+def test_a_precision_that_couples_members_is_refused(dataset):
+    trainer, module, data = build(dataset, specs(), steps=2)
+    trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(ValueError, match=r"trainer\.precision=16-mixed .* take bf16-mixed"):
+        trainer.fit(module, data)
