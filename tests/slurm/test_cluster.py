@@ -1,0 +1,142 @@
+"""Sweeps on a real one-node Slurm: preempted and requeued, killed, left alone, recorded in parts."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import ROOT
+from PIL import Image
+
+from saev.shards import ActivationStore
+from saev.sweep import slurm
+
+SWEEP = (
+    "train.py", "-m", "experiment=none", "sae=topk", "trainer=cpu", "logger=none", "d_sae=64", "batch_size=64",
+    "n_tokens=12800", "warmup=1", "val_every=100", "log_every=20", "dead_tokens=640", "report=false",
+    "hydra.sweeper.check=false",
+)  # fmt: skip
+SLOW = ("callbacks.checkpoint.every_n_steps=1",)  # 200 steps, of which any may be the last one saved
+SAME = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
+SLURM = tuple(
+    f"hydra.launcher.{setting}"
+    for setting in ("gpus_per_node=null", "mem_gb=null", "cpus_per_task=1", "poll_s=0.3", "lost_after_s=2")
+)
+
+
+def start(outputs: Path, *arguments: str) -> subprocess.Popen:
+    """The command as a user types it, its output in one piece."""
+    own = {"SAEV_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, env=os.environ | own, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def until(what, process: subprocess.Popen | None = None, seconds: float = 300):
+    """What `what` returns, once that is something; fails with the command's output where it ends before."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        ended = process is not None and process.poll() is not None
+        assert not ended and time.monotonic() < deadline, process and ended and process.stdout.read()
+        time.sleep(0.05)
+    return found
+
+
+def slurm_jobs(sweep: Path, n: int, process: subprocess.Popen | None = None) -> dict[str, str]:
+    """Folder -> Slurm job id of the sweep's `n` jobs, once they are submitted."""
+    return until(lambda: len(found := slurm.submitted(sweep)) == n and found, process)
+
+
+def in_training(sweep: Path, folder: str, process: subprocess.Popen) -> None:
+    """Wait until the job has taken a step."""
+    until((sweep / folder / "checkpoints" / "last.ckpt").is_file, process)
+
+
+def command(*arguments: str) -> str:
+    return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_path, cli):
+    members = ("layer=1,2", "k=2,4,8", f"dataset={tiny}")
+    sweep, undisturbed = tmp_path / "preempted", tmp_path / "undisturbed"
+    process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
+    (first, one), (second, other) = slurm_jobs(sweep, 2, process).items()
+    in_training(sweep, first, process)
+    command("scontrol", "requeue", one)  # TERM, and KILL after KillWait
+    in_training(sweep, second, process)
+    command("scancel", "--signal=USR2", other)  # as before a time limit
+    reference = cli("train", *SWEEP[1:], *members, f"hydra.sweep.dir={undisturbed}", "hydra/launcher=basic")
+    assert reference.code == 0, reference.text
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "2 done" in said, said
+    for folder, job, sent in ((first, one, "SIGTERM"), (second, other, "SIGUSR2")):
+        log = (sweep / folder / "train.log").read_text()
+        assert log.index(f"{sent}: saving after this step") < log.index("going on from")
+        assert "Restarts=1 " in command("scontrol", "show", "job", "--oneliner", job)
+        ours, theirs = (
+            pl.read_parquet(root / folder / "results.parquet").select(SAME) for root in (sweep, undisturbed)
+        )
+        assert len(ours) == 3 and ours.equals(theirs)
+        for member in ours["member"]:
+            mine, its = (root / folder / "saes" / member / "dictionary.safetensors" for root in (sweep, undisturbed))
+            assert mine.read_bytes() == its.read_bytes()
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_a_job_that_dies_is_reported_and_the_others_finish(tiny, tmp_path):
+    sweep = tmp_path / "sweep"
+    members = ("layer=1,2", "k=4", f"dataset={tiny}")
+    process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
+    (dying, job), (other, _) = slurm_jobs(sweep, 2, process).items()
+    in_training(sweep, dying, process)
+    command("scancel", job)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert f"{dying}: Slurm job {job}: ended without a result (Slurm says CANCELLED)" in said, said
+    assert str(sweep / ".submitit" / job / f"{job}_0_log.err") in said
+    assert not (sweep / dying / "results.parquet").exists() and (sweep / other / "results.parquet").is_file()
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_a_detached_job_is_submitted_and_left_alone(tiny, tmp_path):
+    sweep, one = tmp_path / "sweep", ("layer=1", "k=4", f"dataset={tiny}")
+    process = start(tmp_path, *SWEEP, *one, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm_detached", *SLURM)
+    said, _ = process.communicate(timeout=300)
+    ((folder, job),) = slurm.submitted(sweep).items()
+    assert process.returncode == 0 and slurm.states([job])[job] in ("PENDING", "CONFIGURING", "RUNNING"), said
+    assert f"saev status {sweep}" in said and f"scancel {job}" in said
+    assert not (sweep / folder / "results.parquet").exists()
+    until((sweep / folder / "results.parquet").is_file)
+    until(lambda: slurm.states([job]) == {job: "COMPLETED"})
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_a_recording_is_made_in_parts(tmp_path):
+    photos, rng = tmp_path / "photos", np.random.default_rng(0)
+    photos.mkdir()
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(photos / f"{i}.png")
+    process = start(
+        tmp_path, "-c", "from saev.cli import main; main()", "record", "-m", "record.part=0/2,1/2", "images=folder",
+        f"images.root={photos}", "vit=micro", "layer=1", "record.shard_mb=0.01", "record.device=cpu",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra/launcher=slurm", *SLURM,
+    )  # fmt: skip
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and "2 done" in said, said
+    (recorded,) = (path.parent for path in (tmp_path / "activations").glob("*/manifest.json"))
+    store = ActivationStore(recorded)
+    assert len(store.examples) == 24 and store.verify() == []
+
+
+def test_without_slurm_the_remedy_is_named(cli, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert shutil.which("sbatch") is None
+    done = cli("train", *SWEEP[1:], "layer=1", "k=4", f"dataset={tiny}", "hydra/launcher=slurm")
+    assert done.code == 1 and "there is no Slurm here" in done.text and "hydra/launcher=joblib" in done.text
