@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import importlib
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -109,6 +110,8 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     except KeyboardInterrupt:  # the stage has said what is left to do
         sys.exit(130)
+    except BrokenPipeError:  # the reader has seen enough (`| head`); the interpreter must not write to it either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

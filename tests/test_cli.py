@@ -71,6 +71,21 @@ def test_flags_apart_keeps_values_with_their_flags_and_the_order_of_the_rest():
     assert flags_apart([]) == ([], []) and flags_apart(["a=1", "--cfg"]) == (["--cfg"], ["a=1"])
 
 
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("experiment=matr", "experiment=matryoshka_dinov3"),
+        ("-m sae=batch", "sae=batchtopk"),
+        ("hydra/launcher=slurm_", "hydra/launcher=slurm_detached"),
+    ],
+)
+def test_the_shell_completes(typed, completed, cli, monkeypatch):
+    line = f"python train.py {typed}"
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert completed in cli("train", "-sc", "query=bash").out.split()
+
+
 # --- unknown things
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from saev.shards import ActivationStore
 from saev.shards.reader import ROLES
@@ -38,6 +38,20 @@ def check_trainer(trainer: DictConfig, here: bool = True) -> None:
         )
     if trainer.devices * trainer.num_nodes > 1 and "strategy" not in trainer:
         raise ValueError(f"trainer.devices={trainer.devices}: several processes need trainer=ddp.")
+
+
+def check_division(cfg: DictConfig, n_members: int) -> None:
+    """The batch, or the members, can be divided among the processes."""
+    processes = cfg.trainer.devices * cfg.trainer.num_nodes
+    if processes == 1 and cfg.datamodule.parts is None:
+        return
+    from datamodules.parts import parts_of  # Lightning, which a run of one process need not wait for
+    from saev.training.distributed import check_members
+
+    by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"
+    parts_of(cfg.datamodule.parts, 1 if by_members else processes, cfg.batch_size)
+    if by_members:
+        check_members(processes, n_members)
 
 
 def data_facts(cfg: DictConfig, recording: Any) -> Facts:

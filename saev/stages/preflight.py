@@ -4,7 +4,7 @@ import os
 
 from omegaconf import DictConfig
 
-from saev.stages.train import Prepared, prepare
+from saev.stages.train import prepare
 from saev.sweep.memory import Size, member_size
 
 GIB = 2**30
@@ -36,6 +36,3 @@ def memory_here(cfg: DictConfig) -> int:
     if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return int(SHARE * torch.cuda.get_device_properties(0).total_memory)
     return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-
-
-__all__ = ["GIB", "Prepared", "examine", "memory_here"]

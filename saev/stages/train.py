@@ -53,6 +53,7 @@ def prepare(cfg: DictConfig, here: bool = True) -> Prepared:
     check_values(cfg)
     checks.check_trainer(cfg.trainer, here)
     planned = plan_members(cfg)
+    checks.check_division(cfg, len(planned))
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     facts = checks.data_facts(cfg, recording)
     checks.check_members(cfg, planned, facts)

@@ -16,6 +16,7 @@ WRONG = {
     "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA GPU; use trainer=cpu",
     "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",
     "trainer.devices=auto": "trainer.devices=auto: give the number of processes",
+    "datamodule.parts=65": "batch_size=64 is less than a token for each of 65 parts",
     "expansion=2": "expansion=2 has no effect beside d_sae=64",
 }
 
@@ -77,3 +78,17 @@ def test_settings_without_effect_are_said(cli, tiny):
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
     assert shown.code == 0, shown.text
     assert "vit=micro: no effect beside dataset=" in shown.text and "dead_tokens is not below n_tokens" in shown.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["datamodule.parts=3"], "datamodule.parts=3 cannot be dealt out to 2 processes"),
+        (["trainer.strategy.split=members"], "split=members: 2 processes (trainer.devices) for 1 SAEs"),
+    ],
+)
+def test_what_cannot_be_divided_is_found_before_recording(overrides, message, cli, photos, tmp_path):
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu")
+    shown = cli("train", *(o for o in RECORDED if o != "trainer=cpu"), photos, *ddp, *overrides)
+    assert shown.code == 1 and message in shown.text, shown.text
+    assert not list((tmp_path / "outputs").rglob("manifest.json"))

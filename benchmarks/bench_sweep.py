@@ -1,0 +1,262 @@
+"""A sweep as one job beside a job for each SAE, and Lightning beside a bare loop: `python benchmarks/bench_sweep.py`.
+
+Jobs are real commands (`train.py`), timed from start to end, imports, validation and export included; separate jobs run one
+after the other. The stream-bound size reads from a web server on this machine that gives 10 MB/s, as a busy network disk
+does; the compute-bound one from memory. Peak memory is that of the process. `--quick` takes fewer members and steps,
+`--check` exits with 1 where a goal is missed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import lightning as L
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from rich.console import Console
+from rich.table import Table
+from slow_server import serve
+
+from datamodules import ActivationDataModule
+from saev.nn import AuxK, MemberSpec, Normaliser, Plain, SAEBank, TopK
+from saev.shards import RecordingWriter
+from saev.training.bank_module import BankModule
+
+ROOT = Path(__file__).resolve().parent.parent
+TOKENS, BATCH = 256, 4096
+Row = tuple[str, str, str, float, str, float, bool]  # what, ours, beside, value, kind of goal, goal, reached
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What is trained on what."""
+
+    name: str
+    d_model: int
+    d_sae: int
+    remote: bool  # read from the slow server
+    goal: float  # most that 8 members may cost, in runs of one
+
+
+SIZES = (Size("stream-bound", 256, 256, True, 2.0), Size("compute-bound", 256, 2048, False, 8.0))
+
+
+class Run(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    peak: int  # bytes
+
+
+def record(root: Path, d_model: int, n_images: int) -> Path:
+    """A recording of low-rank noise: what is in it does not change the time."""
+    meaning = {"images": {"name": "noise"}, "vit": {"name": "none"}}
+    writer = RecordingWriter(root, meaning, n_images, 64, (0,), {"patches": TOKENS}, d_model, "float16")
+    rng = np.random.default_rng(0)
+    basis = rng.normal(size=(32, d_model)).astype(np.float32)
+    for i in writer.pending():
+        with writer.shard(i) as shard:
+            for example in writer.examples_of(i):
+                acts = (rng.normal(size=(TOKENS, 32)).astype(np.float32) @ basis).astype(np.float16)
+                shard.add(example, {0: acts}, {"key": str(example), "grid_h": 16, "grid_w": 16})
+    writer.finish()
+    return root
+
+
+def train(dataset: str, members: range, size: Size, steps: int, out: Path) -> Run:
+    """One job with a member per number, as a user would start it."""
+    variants = ",".join(f'["k={4 + i}"]' for i in members)
+    command = [
+        sys.executable, "train.py", "experiment=none", f"dataset={dataset}", "layer=0", "sae=topk", f"variants=[{variants}]",
+        f"d_sae={size.d_sae}", f"batch_size={BATCH}", f"n_tokens={steps * BATCH}", "val_every=100000", "logger=none",
+        "report=false", "trainer=cpu", "datamodule.pool=65536", "datamodule.val_share=0.02", f"hydra.run.dir={out}",
+    ]  # fmt: skip
+    start = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, said.decode()
+    return Run(time.perf_counter() - start, usage.ru_maxrss * 1024)
+
+
+def sweeps(size: Size, numbers: list[int], steps: int, scratch: Path) -> Iterator[Row]:
+    """Banks of each number of members, and as many jobs of one."""
+    root = record(scratch / size.name, size.d_model, (steps * BATCH) // TOKENS + 8)
+    with serve(root, 10e6) as url:
+        dataset = url if size.remote else str(root)
+        run = functools.partial(train, dataset, size=size, steps=steps)
+        banks = {n: run(range(n), out=scratch / f"{size.name}-{n}") for n in numbers}
+        alone = [run(range(i, i + 1), out=scratch / f"{size.name}-alone-{i}") for i in range(max(numbers))]
+    one = statistics.median(of.seconds for of in alone)
+    for n, bank in banks.items():
+        apart = sum(of.seconds for of in alone[:n])
+        yield (
+            f"{size.name}, {n} members: time of {n} jobs",
+            f"{bank.seconds:.1f} s",
+            f"{apart:.1f} s",
+            apart / bank.seconds,
+            "x",
+            0,
+            True,
+        )
+        if n == 8:
+            ratio = bank.seconds / one
+            yield (
+                f"{size.name}, 8 members: cost of one",
+                f"{bank.seconds:.1f} s",
+                f"{one:.1f} s",
+                ratio,
+                "at most",
+                size.goal,
+                ratio <= size.goal,
+            )
+    first, last = min(numbers), max(numbers)
+    if last > first:
+        grown = (banks[last].peak - banks[first].peak) / (last - first)
+        stays = 12 * (2 * size.d_model * size.d_sae + size.d_sae + size.d_model)
+        words = f"{size.name}: peak memory per further member"
+        ratio = grown / stays
+        # the export at the end, and what the allocator keeps, come on top
+        yield (
+            words,
+            f"{grown / 1e6:.1f} MB",
+            f"parameters and Adam {stays / 1e6:.1f} MB",
+            ratio,
+            "at most",
+            1.5,
+            ratio <= 1.5,
+        )
+
+
+def overhead(scratch: Path, d_model: int, d_sae: int, batch: int, steps: int, n_members: int, goal: float) -> Row:
+    """Time of a step under Lightning with all default callbacks, beside a loop that does the same work and nothing else."""
+    root = record(scratch / f"overhead-{d_model}-{n_members}", d_model, max(64, 2 * batch // TOKENS + 8))
+    ours, bare = [], []
+    for turn in range(4):
+        for kind in (ours, bare)[:: 1 if turn % 2 == 0 else -1]:
+            data = ActivationDataModule(str(root), 0, batch, val_share=0.01, pool=max(65536, 4 * batch))
+            data.setup("fit")
+            module = bank_module(data, d_sae, n_members)
+            seconds = lightning_steps(module, data, steps, scratch) if kind is ours else bare_steps(module, data, steps)
+            kind.append(seconds)
+    a, b = (statistics.median(times[1:]) for times in (ours, bare))  # the first turn warms up
+    words = (
+        f"Lightning, {n_members} SAEs, d_model {d_model}, d_sae {d_sae}, batch {batch}: {1000 * (a - b):+.2f} ms/step"
+    )
+    return (
+        words,
+        f"{1000 * a:.2f} ms",
+        f"bare loop {1000 * b:.2f} ms",
+        a / b,
+        "at most",
+        goal,
+        not goal or a / b <= goal,
+    )
+
+
+def bank_module(data: ActivationDataModule, d_sae: int, n_members: int) -> BankModule:
+    assert data.store is not None
+    normaliser = Normaliser.fit(data.store.moments(0))
+    sample = normaliser(data.sample(1024))
+    specs = [MemberSpec(f"k={4 + i}", TopK(4 + i), Plain(), AuxK(), 3e-4, d_sae=d_sae) for i in range(n_members)]
+    bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
+    return BankModule(bank, functools.partial(torch.optim.Adam, fused=True))
+
+
+class Clock(L.Callback):
+    """Time between the ends of two steps."""
+
+    def __init__(self, first: int, last: int):
+        self.first, self.last, self.marks = first, last, {}
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step in (self.first, self.last):
+            self.marks[trainer.global_step] = time.perf_counter()
+
+    @property
+    def per_step(self) -> float:
+        return (self.marks[self.last] - self.marks[self.first]) / (self.last - self.first)
+
+
+def lightning_steps(module: BankModule, data: ActivationDataModule, steps: int, scratch: Path) -> float:
+    clock = Clock(5, steps + 5)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        overrides = ["experiment=none", f"paths.run_dir={scratch}", "val_every=1000000", "trainer=cpu"]
+        cfg = compose("train", overrides)
+    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
+    trainer = instantiate(cfg.trainer, callbacks=[*callbacks, clock], max_steps=steps + 5)
+    trainer.fit(module, data)
+    return clock.per_step
+
+
+def bare_steps(module: BankModule, data: ActivationDataModule, steps: int) -> float:
+    optimisers = [torch.optim.Adam(member.sae.parameters(), lr=member.lr, fused=True) for member in module.bank]
+    batches = iter(data.train_dataloader())
+    module.bank.train()
+    for number in itertools.count():
+        if number == 5:
+            start = time.perf_counter()
+        if number == steps + 5:
+            batches.close()  # type: ignore[attr-defined]
+            return (time.perf_counter() - start) / steps
+        z = module.bank.normaliser(next(batches)["acts"])
+        for member, optimiser in zip(module.bank, optimisers, strict=True):
+            losses = member(z, 1.0)
+            losses.loss.backward()
+            member.condition_gradients(1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            member.finish_step(losses.l0.detach(), 1.0)
+    raise AssertionError
+
+
+def main() -> int:
+    from saev.stages import schema
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one size, at most 2 members: under a minute on 2 cores")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
+    parser.add_argument("--only", choices=["sweeps", "overhead"], help="one half")
+    args = parser.parse_args()
+    schema.register()
+    found: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        if args.only != "sweeps":
+            steps = 100 if args.quick else 400
+            found += [overhead(scratch, 16, 64, 64, steps, n, 0) for n in (1, 8)]
+            if not args.quick:
+                found.append(overhead(scratch, 384, 1024, 16384, 8, 1, 1.05))
+        if args.only != "overhead":
+            numbers, steps = ([1, 2], 20) if args.quick else ([1, 4, 8, 16], 100)
+            for size in SIZES[:1] if args.quick else SIZES:
+                found += sweeps(size, numbers, steps, scratch)
+    table = Table(
+        "what", "ours", "beside", "value", "goal", title=f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    )
+    for what, ours, beside, value, kind, goal, reached in found:
+        table.add_row(
+            what, ours, beside, f"{value:.2f}", f"{kind} {goal:g}" if goal else "", style=None if reached else "red"
+        )
+    Console(width=160).print(table)
+    print(json.dumps([row[:4] for row in found]))
+    return int(args.check and not all(row[-1] for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
