@@ -1,6 +1,7 @@
 """Sweeps on a real one-node Slurm: preempted and requeued, killed, left alone, recorded in parts."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,36 @@ def test_a_detached_job_is_submitted_and_left_alone(tiny, tmp_path):
     assert not (sweep / folder / "results.parquet").exists()
     until((sweep / folder / "results.parquet").is_file)
     until(lambda: slurm.states([job]) == {job: "COMPLETED"})
+
+
+@pytest.mark.usefixtures("slurm_cluster")
+def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_go_on(tiny, tmp_path):
+    sweep, plain, script = tmp_path / "sweep", tmp_path / "plain", tmp_path / "job.sh"
+    settings = [*SWEEP[2:-1], *SLOW, "layer=1", "k=4", f"dataset={tiny}"]
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", *SLURM)
+    process = start(
+        tmp_path, "train.py", "-m", *(s for s in settings if s != "trainer=cpu"), *ddp, f"hydra.sweep.dir={sweep}"
+    )
+    script.write_text(
+        f"""#!/bin/bash
+#SBATCH --requeue --open-mode=append --output={tmp_path}/log --signal=USR1@120
+trap '' USR1 TERM
+OMP_NUM_THREADS=1 srun {sys.executable} train.py {" ".join(settings)} hydra.run.dir={plain}
+"""
+    )
+    batch = re.search(r"\d+", command("sbatch", f"--chdir={ROOT}", str(script)))[0]
+    until((plain / "checkpoints" / "last.ckpt").is_file)
+    command("scancel", "--signal=USR1", batch)
+    ((folder, job),) = slurm_jobs(sweep, 1, process).items()
+    in_training(sweep, folder, process)
+    command("scancel", "--signal=USR2", job)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    until((plain / "results.parquet").is_file)
+    for run, number in ((sweep / folder, job), (plain, batch)):
+        assert "Restarts=1 " in command("scontrol", "show", "job", "--oneliner", number)
+        assert "going on from" in (run / "train.log").read_text()
+        assert pl.read_parquet(run / "results.parquet")["train_tokens"].item() == pytest.approx(12800, rel=0.01)
 
 
 @pytest.mark.usefixtures("slurm_cluster")
