@@ -101,6 +101,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
             raise ValueError("ckpt_path with -m: resume one run at a time (ckpt_path=<run directory>, without -m).")
         flags, overrides = with_sweep_dir(verb, flags, overrides)
+        flags = launched(flags, overrides)
         sys.argv[1:] = flags + with_run_dir(verb, overrides)
         check_writable(sys.argv[1:])
     except ValueError as error:
@@ -112,6 +113,16 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader has seen enough (`| head`); the interpreter must not write to it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The flags, with -m where a launcher is named: a single run would leave it aside and stay here.
+
+    >>> launched([], ["hydra/launcher=slurm", "k=8"]), launched(["--cfg", "job"], ["hydra/launcher=slurm"])
+    (['-m'], ['--cfg', 'job'])
+    """
+    named = any(override.startswith("hydra/launcher=") for override in overrides)
+    return ["-m"] if named and not flags else list(flags)
 
 
 def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

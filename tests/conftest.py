@@ -42,6 +42,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def outside_slurm() -> None:
+    """Tests may be run within a job of a cluster; what they start is not part of it."""
+    for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]:
+        del os.environ[name]
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete recording to read from: 40 images of a cls and 16 patch tokens, layers 1 and 2, d_model 16."""

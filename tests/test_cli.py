@@ -63,6 +63,13 @@ def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
     assert run_python("-c", script, *QUICK[case]).out.splitlines()[-1] == "HEAVY []"
 
 
+def test_a_named_launcher_launches_a_single_run_too(cli, tiny, tmp_path):
+    """Guards against `hydra/launcher=slurm` that trains on the login node because -m was not typed."""
+    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "hydra/launcher=basic")
+    assert shown.code == 0 and "1 SAE in 1 job" in shown.text, shown.text
+    assert list((tmp_path / "outputs" / "train").glob("*/*_sweep/0/results.parquet"))
+
+
 def test_flags_apart_keeps_values_with_their_flags_and_the_order_of_the_rest():
     typed = ["experiment=x", "-m", "k=1,2", "--cfg", "job", "lr=1", "-cd", "more"]
     assert flags_apart(typed) == (["-m", "--cfg", "job", "-cd", "more"], ["experiment=x", "k=1,2", "lr=1"])

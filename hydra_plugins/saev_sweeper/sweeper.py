@@ -10,7 +10,7 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +138,7 @@ class SharedPassSweeper(BasicSweeper):
                 return found, ledger.Sweep.load(found)
         return directory, None
 
-    def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> Mapping[str, Any]:
+    def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> dict[str, Any]:
         """The jobs by folder: groups of combinations, split where they are too large."""
         from saev.sweep import planning
 

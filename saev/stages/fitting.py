@@ -13,11 +13,12 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
+from callbacks.signals import answer_slurm
 from datamodules import ActivationDataModule
 from saev.nn.bank import SAEBank
 from saev.nn.normalise import Normaliser
@@ -38,6 +39,7 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
 
     `recording` makes the dataset where the configuration names none.
     """
+    answer_slurm()
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
     if rank_zero_only.rank:  # a further process of the one that holds the lock
