@@ -1,0 +1,72 @@
+"""One pass over recorded activations that writes the codes of several dictionaries.
+
+Selection ──batch──▶ sparse_codes, per dictionary ──pairs──▶ its shard: CSR arrays, statistics
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+
+from saev.codes.pairs import sparse_codes
+from saev.codes.selection import Selection
+from saev.codes.writer import CodeWriter
+from saev.dictionary import Dictionary
+
+DENSE = 0.1  # share of active codes from which a dictionary counts as dense
+
+
+@torch.inference_mode()
+def encode(
+    members: Mapping[str, Dictionary],
+    writers: Mapping[str, CodeWriter],
+    selection: Selection,
+    most: int | None = None,
+    part: tuple[int, int] = (0, 1),
+    batch_size: int = 4096,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Encode the shards of this part that are missing, those of a shard for all dictionaries at once.
+
+    The dictionaries lie on one device; `advance` is told of every batch's tokens. Memory: two windows of two batches of
+    activations, and one dictionary's codes of a batch. An exception, Ctrl-C too, leaves every whole shard.
+    """
+    pending = {name: {*writer.pending(*part)} for name, writer in writers.items()}
+    for shard in sorted(set().union(*pending.values())):
+        with ExitStack() as stack:
+            outs = {n: stack.enter_context(writers[n].shard(shard)) for n in members if shard in pending[n]}
+            for batch in selection.batches(shard, batch_size):
+                x, example, token = on_device(batch, next(iter(members.values())))
+                for name, out in outs.items():
+                    out.add(sparse_codes(members[name], x, most), example, token)
+                advance(len(x))
+
+
+def tokens_to_do(writers: Mapping[str, CodeWriter], selection: Selection, part: tuple[int, int]) -> int:
+    """Tokens that `encode` would read."""
+    shards = set().union(*(writer.pending(*part) for writer in writers.values()))
+    return int(selection.rows[sorted(shards)].sum())
+
+
+@torch.inference_mode()
+def density(dictionary: Dictionary, selection: Selection, most: int | None, batch_size: int = 1024) -> float:
+    """Codes that are not 0 per token of the selection's first ones, as a share of the latents."""
+    x, *_ = on_device(selection.first_batch(batch_size), dictionary)
+    return len(sparse_codes(dictionary, x, most).latents) / (len(x) * dictionary.n_latents)
+
+
+def refuse_dense(name: str, share: float) -> None:
+    """ValueError where this share of active codes is that of a dictionary whose codes are dense."""
+    if share > DENSE:
+        raise ValueError(
+            f"{name} is dense, {share:.0%} of its codes are not 0: keep the largest of each token, latent_topk=64, or write "
+            "them all, latent_topk=all."
+        )
+
+
+def on_device(batch: Mapping[str, Any], dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(activations in float32, image, token number) of a batch, where the dictionary is."""
+    device = dictionary.atoms.device
+    acts, example, token = (torch.from_numpy(batch[key]).to(device) for key in ("acts", "example", "token"))
+    return acts.float(), example, token

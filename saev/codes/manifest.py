@@ -1,0 +1,144 @@
+"""manifest.json of a directory of codes: which dictionary's, of which activations, and whether they are whole."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from saev.checkpoint import CONFIG, WEIGHTS
+from saev.codes.selection import Selection
+from saev.shards.manifest import FILE, fingerprint, write_atomically
+from saev.shards.merging import sha256
+
+SCHEMA = 1
+KIND = "codes"
+DTYPES = ("float16", "float32")
+RUNS, LATENTS = "runs.npy", "latents.parquet"
+ARRAYS = ("indptr", "indices", "values")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How codes are stored; the fields are the knobs of conf/encode.yaml.
+
+    `latent_topk`: at most so many codes of a token, the largest by absolute value; "all": every one that is not 0, however
+    many; None: every one, of dictionaries whose codes are sparse.
+    """
+
+    latent_topk: int | str | None = None
+    dtype: str = "float16"
+
+    def check(self) -> None:
+        """ValueError for values that are none of these."""
+        if self.dtype not in DTYPES:
+            raise ValueError(f"codes.dtype={self.dtype}: choose {' or '.join(DTYPES)}.")
+        k = self.latent_topk
+        if not (k in (None, "all") or (isinstance(k, int) and k >= 1)):
+            raise ValueError(f"latent_topk={k}: give a number of at least 1, e.g. latent_topk=64, or all.")
+
+    @property
+    def most(self) -> int | None:
+        """The most codes of a token; None: no bound."""
+        return self.latent_topk if isinstance(self.latent_topk, int) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class CodesManifest:
+    """What a directory of codes holds."""
+
+    dictionary: dict[str, str]  # path (as it was given), sha256 (of its weights and config.json)
+    dataset: dict[str, str]  # name, fingerprint
+    layer: int
+    tokens: str
+    ignore_labels: tuple[int, ...]
+    images: dict[str, Any]  # n, sha256 of their numbers (int64, ascending)
+    latent_topk: int | str | None
+    dtype: str
+    n_latents: int
+    n_tokens: int = 0  # rows
+    nnz: int = 0
+    shards: tuple[dict[str, Any], ...] = ()  # {tokens, nnz, sha256: {indptr, indices, values}}
+    files: dict[str, str] = dataclasses.field(default_factory=dict)  # sha256 of the tables beside the shards
+    complete: bool = False
+    kind: str = KIND
+    schema: int = SCHEMA
+
+    @classmethod
+    def of(cls, path: Path, n_latents: int, selection: Selection, layout: Layout) -> "CodesManifest":
+        """The manifest of codes that are to be made, by the dictionary saved at `path`."""
+        store = selection.store
+        return cls(
+            dictionary={"path": str(path), "sha256": dictionary_sha256(path)},
+            dataset={"name": store.name, "fingerprint": store.manifest.fingerprint},
+            layer=selection.layer,
+            tokens=selection.tokens,
+            ignore_labels=tuple(sorted(selection.ignore_labels)),
+            images={"n": len(selection.images), "sha256": numbers_sha256(selection.images)},
+            latent_topk=layout.latent_topk,
+            dtype=layout.dtype,
+            n_latents=n_latents,
+            n_tokens=selection.runs.n_tokens,
+        )
+
+    @classmethod
+    def load(cls, root: str | os.PathLike) -> "CodesManifest":
+        """The manifest of the directory `root`; ValueError where there is none or it is not one of codes."""
+        path = Path(root) / FILE
+        if not path.is_file():
+            raise ValueError(f"{root} holds no codes: {FILE} is missing. Make them by `saev encode`.")
+        try:
+            fields = json.loads(path.read_text())
+            if fields.get("kind") != KIND:
+                raise ValueError(f"{root} holds no codes, but something else: give a directory made by `saev encode`.")
+            if fields["schema"] != SCHEMA:
+                raise ValueError(
+                    f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or encode again."
+                )
+            fields["ignore_labels"], fields["shards"] = tuple(fields["ignore_labels"]), tuple(fields["shards"])
+            return cls(**fields)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is cut off or no manifest of codes ({error!r}): restore it or encode again."
+            ) from error
+
+    def save(self, root: Path, name: str = FILE) -> None:
+        """Write manifest.json into `root` in one step."""
+        write_atomically(root / name, json.dumps(dataclasses.asdict(self), indent=1).encode())
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides which codes these are: wherever the dictionary lies and whatever it is called."""
+        return {
+            "dictionary": self.dictionary["sha256"],
+            "dataset": self.dataset["fingerprint"],
+            **{key: getattr(self, key) for key in ("layer", "tokens", "latent_topk", "dtype")},
+            "ignore_labels": list(self.ignore_labels),
+            "images": self.images["sha256"],
+        }
+
+    @property
+    def name(self) -> str:
+        """<dataset>-<dictionary>-<hash8>, the directory's name."""
+        words = re.sub(r"[^\w.=-]+", "_", f"{self.dataset['name']}-{Path(self.dictionary['path']).name}")
+        return f"{words}-{fingerprint(self.identity)[:8]}"
+
+
+def array_path(root: Path, shard: int, array: str) -> Path:
+    """Where one of a shard's ARRAYS is."""
+    return root / f"{shard:06d}.{array}.npy"
+
+
+def dictionary_sha256(path: Path) -> str:
+    """sha256 of a saved dictionary: of its weights and its config.json."""
+    return fingerprint({name: sha256(path / name) for name in (WEIGHTS, CONFIG)})
+
+
+def numbers_sha256(numbers: Int64[np.ndarray, " n"]) -> str:
+    """sha256 of image numbers in ascending order."""
+    return hashlib.sha256(np.sort(numbers).astype("<i8").tobytes()).hexdigest()

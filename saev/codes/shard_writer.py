@@ -1,0 +1,108 @@
+"""One shard of codes on its way to the disk: three arrays that appear whole, and the statistics of its latents."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from saev.codes.latents import LatentStatistics
+from saev.codes.manifest import ARRAYS, array_path
+from saev.codes.pairs import narrowed
+from saev.ops.sparse import SparseCodes
+from saev.shards.layer_shard import all_finite
+from saev.shards.merging import sha256
+from saev.shards.tar import npy_header
+
+
+class GrowingArray:
+    """A one-dimensional .npy file whose length is known at its end; under a temporary name until `commit`."""
+
+    def __init__(self, path: Path, dtype: str):
+        self.path, self.dtype, self.n = path, np.dtype(dtype), 0
+        self.temporary = path.with_name(f"{path.name}.part")
+        self.file = open(self.temporary, "wb")  # noqa: SIM115 closed by commit and discard
+        self.file.write(npy_header((0,), self.dtype.name))
+
+    def append(self, values: Shaped[np.ndarray, " n"]) -> None:
+        """Write some more."""
+        assert values.dtype == self.dtype
+        self.file.write(np.ascontiguousarray(values).data)
+        self.n += len(values)
+
+    def commit(self) -> str:
+        """Let the file appear; its sha256."""
+        header = npy_header((self.n,), self.dtype.name)
+        assert len(header) == len(npy_header((0,), self.dtype.name)), "NumPy pads headers to room for any length"
+        self.file.seek(0)
+        self.file.write(header)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        digest = sha256(self.temporary)
+        self.temporary.replace(self.path)
+        return digest
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        self.file.close()
+        self.temporary.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+
+class ShardWriter:
+    """The rows of one shard, added in their order; made by `CodeWriter.shard`. `name` is the dictionary's, for errors."""
+
+    def __init__(self, root: Path, number: int, n_latents: int, dtype: str, name: str):
+        for left in root.glob(f"{number:06d}.*"):  # by a process that was killed in this very shard
+            left.unlink(missing_ok=True)
+        self.n_latents, self.name, self.dtype = n_latents, name, getattr(torch, dtype)
+        kinds = {"indptr": "int64", "indices": "int32", "values": dtype}
+        self.arrays = {array: GrowingArray(array_path(root, number, array), kinds[array]) for array in ARRAYS}
+        self.statistics: LatentStatistics | None = None
+        self.nnz = 0
+        self.arrays["indptr"].append(np.zeros(1, np.int64))
+
+    @property
+    def tokens(self) -> int:
+        """Rows added."""
+        return self.arrays["indptr"].n - 1
+
+    def add(self, codes: SparseCodes, example: Int[Tensor, " rows"], token: Int[Tensor, " rows"]) -> None:
+        """Append rows: their codes, and of each the image and the number of the token; on any one device.
+
+        ValueError where a code is not finite or does not fit the dtype.
+        """
+        values = narrowed(codes.values, self.dtype)
+        stored = values.cpu().numpy()
+        if not all_finite(stored):
+            raise ValueError(self._unfit(codes.values))
+        if self.statistics is None:
+            self.statistics = LatentStatistics(self.n_latents, device=values.device)
+        self.statistics.update(codes, example, token)
+        self.arrays["indptr"].append(self.nnz + codes.offsets[1:].cpu().numpy().astype(np.int64, copy=False))
+        self.arrays["indices"].append(codes.latents.int().cpu().numpy())
+        self.arrays["values"].append(stored)
+        self.nnz += len(stored)
+
+    def _unfit(self, values: Tensor) -> str:
+        if not torch.isfinite(values).all():
+            return f"{self.name} has codes that are NaN or infinite: it has diverged; leave it out or train it again."
+        return (
+            f"{self.name} has a code of {values.abs().max().item():.4g}, beyond the range of float16 (65504): encode with "
+            "codes.dtype=float32."
+        )
+
+    def commit(self) -> tuple[dict[str, Any], LatentStatistics]:
+        """Make the arrays appear: the shard's entry of the manifest, and the statistics of its latents."""
+        entry = {"tokens": self.tokens, "nnz": self.nnz, "sha256": {}}
+        entry["sha256"] = {name: array.commit() for name, array in self.arrays.items()}
+        return entry, self.statistics or LatentStatistics(self.n_latents)
+
+    def discard(self) -> None:
+        """Leave nothing of the shard."""
+        for array in self.arrays.values():
+            array.discard()

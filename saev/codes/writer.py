@@ -1,0 +1,108 @@
+"""Encoding: shards appear whole or not at all, and an encoding stops and resumes at any of them.
+
+shard i = the selected tokens of shard i of the activations
+000000.{indptr,indices,values}.npy.part -> fsync -> 000000.{indptr,indices,values}.npy
+shard-000000.safetensors: its latents' statistics; shard-000000.json written last: this shard is encoded
+finish(): what the shards have beside them -> latents.parquet, runs.npy, manifest.json with complete = true
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from saev.codes.latents import LatentStatistics
+from saev.codes.manifest import LATENTS, RUNS, CodesManifest
+from saev.codes.shard_writer import ShardWriter
+from saev.shards.manifest import FILE, replacing, write_atomically
+from saev.shards.merging import MERGED, complete, sha256, sidecar_path
+from saev.shards.selection import Runs
+from saev.shards.tar import npy
+
+
+class CodeWriter:
+    """A directory of codes in the making, below `parent`; see the module's picture. `finish` makes it whole.
+
+    Args:
+        manifest: of the codes that are to be made; it names the directory.
+        runs, rows: the selected tokens, and how many each shard of the activations has.
+    """
+
+    def __init__(self, parent: Path, manifest: CodesManifest, runs: Runs, rows: Int64[np.ndarray, " shards"]):
+        self.root, self.manifest, self.runs, self.rows = parent / manifest.name, manifest, runs, rows
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not (self.root / FILE).is_file():
+            manifest.save(self.root)
+        elif CodesManifest.load(self.root).identity != manifest.identity:
+            raise ValueError(f"{self.root} holds other codes: delete it, or choose another directory, out=/a/folder.")
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is nothing left to do."""
+        return CodesManifest.load(self.root).complete
+
+    def pending(self, part: int = 0, n_parts: int = 1) -> list[int]:
+        """The shards of this part that are not encoded yet."""
+        if (self.root / MERGED).is_file() or self.complete:
+            return []
+        return [i for i in range(part, len(self.rows), n_parts) if not sidecar_path(self.root, i).is_file()]
+
+    @contextmanager
+    def shard(self, number: int) -> Iterator[ShardWriter]:
+        """A shard to add its rows to, all of them in order; encoded when the block ends, gone when it raises."""
+        m = self.manifest
+        out = ShardWriter(self.root, number, m.n_latents, m.dtype, m.dictionary["path"])
+        try:
+            yield out
+            assert out.tokens == self.rows[number], "every selected token once"
+            entry, statistics = out.commit()
+            statistics.save(statistics_path(self.root, number))
+            write_atomically(sidecar_path(self.root, number), json.dumps(entry).encode())
+        except BaseException:
+            out.discard()
+            raise
+
+    def finish(self) -> bool:
+        """Merge what the shards have beside them and mark the codes complete; False while shards are missing.
+
+        Parts that end together may both get here: the later one finds the work done. A process killed in here has lost
+        nothing: the next `finish` goes on.
+        """
+        if self.complete:
+            return True
+        try:
+            if self.pending():
+                return False
+            if not (self.root / MERGED).is_file():
+                self._merge()
+            complete(self.root)
+        except FileNotFoundError:  # another part has merged what the shards had and removed it meanwhile
+            if not self.complete:
+                raise
+        return True
+
+    def _merge(self) -> None:
+        shards = range(len(self.rows))
+        entries = [json.loads(sidecar_path(self.root, i).read_text()) for i in shards]
+        statistics = LatentStatistics(self.manifest.n_latents)
+        for i in shards:
+            statistics.merge(LatentStatistics.load(statistics_path(self.root, i)))
+        with replacing(self.root / LATENTS) as file:
+            statistics.table(self.manifest.n_tokens).write_parquet(file)
+        write_atomically(self.root / RUNS, npy(np.stack(self.runs, axis=1)))
+        dataclasses.replace(
+            self.manifest,
+            nnz=sum(entry["nnz"] for entry in entries),
+            shards=tuple(entries),
+            files={name: sha256(self.root / name) for name in (LATENTS, RUNS)},
+            complete=True,
+        ).save(self.root, MERGED)
+
+
+def statistics_path(root: Path, shard: int) -> Path:
+    """What a shard's latents did."""
+    return root / f"shard-{shard:06d}.safetensors"
