@@ -19,11 +19,13 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = {
     "record": "images -> activations of a vision transformer, as tar shards",
     "train": "activations -> a bank of sparse autoencoders (records first where needed)",
+    "encode": "dictionaries, or runs given as arguments -> their sparse codes, and what each latent does",
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
 }
 # Verbs that take directories as plain arguments -> the key that they become.
-DIRECTORIES = {"evaluate": "dictionaries"}
+DIRECTORIES = {"encode": "dictionaries", "evaluate": "dictionaries"}
 TOOLS = {
+    "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "how the jobs of a sweep stand, and the results there are; the newest where none is named",
     "doctor": "check the environment, and datasets given as arguments; print the remedy for each fault",
 }
