@@ -13,7 +13,7 @@ from saev.cli import STAGES, TOOLS, flags_apart
 
 
 def runs(tmp_path):
-    return sorted(path.parent for path in (tmp_path / "outputs").glob("train/**/results.parquet"))
+    return sorted(path.parent for path in (tmp_path / "outputs").glob("train/**/saes"))
 
 
 # --- help

@@ -9,7 +9,8 @@ from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.verify import index_faults
 from saev.shards.writer import EXAMPLES
-from saev.sweep.ledger import CHECKPOINT, RESULTS
+from saev.sweep.ledger import CHECKPOINT, RESULTS, Sweep
+from saev.sweep.ledger import FILE as SWEEP
 
 AGAIN = "restore the file, or delete the directory and record again"
 
@@ -32,6 +33,8 @@ def examine(path: Path) -> list[Finding]:
         return list(recording(path))
     if (path / "config.json").is_file() or (path / "dictionary.safetensors").is_file():
         return [dictionary(path)]
+    if (path / SWEEP).is_file():
+        return [finding for run in Sweep.load(path).jobs for finding in training(path / run)]
     if (path / RESULTS).is_file() or (path / ".hydra").is_dir() or (path / CHECKPOINT).is_file():
         return list(training(path))
     runs = sorted(p for p in path.iterdir() if (p / ".hydra").is_dir())

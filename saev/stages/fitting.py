@@ -172,9 +172,9 @@ def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict
 
 
 def names_of(directory: Path) -> tuple[str, str]:
-    """(what groups the members' loggers: the sweep or the run, by date; the job's name in its sweep, "" outside one)."""
+    """(what groups the members' loggers: the sweep or the run, by date; what tells the job from others of its sweep)."""
     if (directory.parent / SWEEP).is_file():
-        return "/".join(directory.parts[-3:-1]), directory.name
+        return "/".join(directory.parts[-3:-1]), directory.name.partition("_")[2]
     return "/".join(directory.parts[-2:]), ""
 
 

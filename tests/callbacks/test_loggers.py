@@ -35,7 +35,7 @@ def run(kept, cli, tiny, tmp_path, monkeypatch):
             "val_every=10", "callbacks.coherence.every_n_steps=10", "logger=many", "sae=topk", "-m", "k=4,8",
         )  # fmt: skip
         assert shown.code == 0, shown.text
-        (kept["run"],) = (path.parent for path in (tmp_path / "outputs").glob("train/**/results.parquet"))
+        (kept["run"],) = (path.parent for path in (tmp_path / "outputs").glob("train/**/saes"))
     return kept["run"]
 
 
@@ -58,6 +58,7 @@ def test_metrics_jsonl_holds_every_number(run, member):
 @pytest.mark.parametrize("member", MEMBERS)
 def test_tensorboard_holds_the_same(run, member):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     events = EventAccumulator(str(run / "tensorboard" / member)).Reload()
     for split, names in (("train", TRAIN), ("val", VAL)):
@@ -68,6 +69,10 @@ def test_tensorboard_holds_the_same(run, member):
     histogram = events.Histograms("val/frequency_histogram")[-1].histogram_value
     assert sum(histogram.bucket) == sum(lines(run, member, "val")[-1]["frequency_histogram"])
     assert -7 <= histogram.min < histogram.max <= 0
+    final = lines(run, member, "val")[-1]
+    assert [event.value for event in events.Scalars("final/nmse")] == [pytest.approx(final["nmse"], rel=1e-6)]
+    settings = HParamsPluginData.FromString(events.summary_metadata["_hparams_/session_start_info"].plugin_data.content)
+    assert settings.session_start_info.hparams["k"].number_value == float(member[2:])
 
 
 @pytest.mark.parametrize("member", MEMBERS)
@@ -84,8 +89,10 @@ def test_csv_holds_the_same(run, member):
 @pytest.mark.parametrize("member", MEMBERS)
 def test_wandb_has_an_offline_run_of_each_member_with_the_same(run, member):
     found = [wandb_run(path) for path in sorted((run / "wandb").glob("offline-run-*/run-*.wandb"))]
-    assert sorted(name for name, _ in found) == sorted(MEMBERS)
-    (history,) = [rows for name, rows in found if name == member]
+    assert sorted(of.display_name for of, _ in found) == sorted(MEMBERS)
+    assert {of.run_group for of, _ in found} == {"/".join(run.parent.parts[-2:])}  # the sweep
+    assert len({of.run_id for of, _ in found}) == len(MEMBERS)
+    (history,) = [rows for of, rows in found if of.display_name == member]
     for split, names in (("train", TRAIN), ("val", VAL)):
         of = lines(run, member, split)
         for name in names:
@@ -99,7 +106,7 @@ def test_wandb_has_an_offline_run_of_each_member_with_the_same(run, member):
 
 
 def wandb_run(path):
-    """(name, rows of the history) of an offline run's file: a LevelDB log of W&B's own messages.
+    """(what it is, rows of the history) of an offline run's file: a LevelDB log of W&B's own messages.
 
     Blocks of 32 KiB hold pieces [crc 4 bytes, length 2, type 1, data]; a record is one whole piece (1) or first, middle
     and last ones (2, 3, 4). The file begins with 7 bytes of W&B's.
@@ -107,7 +114,7 @@ def wandb_run(path):
     from wandb.proto import wandb_internal_pb2 as pb
 
     data, at, piece = path.read_bytes(), 7, b""
-    name, rows = "", []
+    about, rows = None, []
     while at + 7 <= len(data):
         left = 32768 - at % 32768
         if left < 7:  # the rest of a block is padding
@@ -120,11 +127,11 @@ def wandb_run(path):
             record = pb.Record.FromString(piece)
             piece = b""
             if record.HasField("run"):
-                name = record.run.display_name
+                about = record.run
             if record.HasField("history"):
                 items = record.history.item
                 rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
-    return name, rows
+    return about, rows
 
 
 def test_no_number_is_written_that_is_none(run):

@@ -26,7 +26,7 @@ def trained(cli, tmp_path, *arguments) -> Path:
     """A run of two SAEs; its directory."""
     shown = cli("train", "experiment=none", *TINY, "logger=none", *arguments)
     assert shown.code == 0, shown.text
-    return next((tmp_path / "outputs" / "train").glob("**/results.parquet")).parent
+    return next((tmp_path / "outputs" / "train").glob("**/saes")).parent
 
 
 def evaluated(cli, tmp_path, *arguments, table="results") -> pl.DataFrame:
