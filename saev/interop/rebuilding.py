@@ -1,0 +1,130 @@
+"""From the common form of all these SAEs to ours: atoms of unit norm, b_dec subtracted before the encoder.
+
+    z = (x - mean)/scale ;  h = (z - [centred] b_dec) @ w_enc + b_enc ;  f = rule(h) ;  z_hat = f @ w_dec + b_dec
+
+Not centred:       b_enc <- b_enc + b_dec @ w_enc, for then (z - b_dec) @ w_enc + b_enc is what it was.
+Atoms of norm n:   w_dec <- w_dec / n, and w_enc, b_enc, thresholds and the gate's biases times n: codes become n times as large.
+                   Top-k compares latents by h, so this is done only where all norms are equal; else atoms keep their norms.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saev.nn import Activation, BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, TopK
+
+UNIT = 1e-5  # norms this near to each other are equal but for float32's rounding
+
+
+@dataclasses.dataclass(frozen=True)
+class Affine:
+    """Encoder and decoder in float64, oriented as ours, and whether the encoder subtracts b_dec."""
+
+    w_enc: Float[Tensor, "d_model d_sae"]
+    b_enc: Float[Tensor, " d_sae"]
+    w_dec: Float[Tensor, "d_sae d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    centred: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Rectified:
+    """f = max(h, 0)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest:
+    """f = the k largest of max(h, 0) per token."""
+
+    k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Above:
+    """f = h [h > max(theta, 0)]; k, where the threshold was learned by a selection of k per token on average."""
+
+    theta: Float[Tensor, " d_sae"]
+    k: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """f = [h + b_gate > 0] max(exp(r) h + b_mag, 0), where h has no bias of its own."""
+
+    r: Float[Tensor, " d_sae"]
+    b_gate: Float[Tensor, " d_sae"]
+    b_mag: Float[Tensor, " d_sae"]
+
+
+Rule = Rectified | Largest | Above | Gate
+
+
+@dataclasses.dataclass(frozen=True)
+class Rebuilt:
+    """One of our autoencoders, how many times larger its codes are than the original's, and what was folded."""
+
+    sae: SparseAutoencoder
+    code_scale: Float[Tensor, " d_sae"]
+    notes: tuple[str, ...]
+
+
+@torch.no_grad()
+def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) -> Rebuilt:
+    """The autoencoder that computes the same; ValueError where k or a weight makes no sense."""
+    norms = affine.w_dec.norm(dim=1)
+    scale, notes = fold_of(norms, rule)
+    w_enc, w_dec = affine.w_enc * scale, affine.w_dec / scale[:, None]
+    shift = torch.zeros_like(affine.b_enc) if affine.centred else affine.b_dec @ w_enc
+    b_enc = affine.b_enc * scale + shift
+    if not affine.centred:
+        notes.append("the encoder does not subtract b_dec: b_enc + b_dec @ w_enc is stored as b_enc")
+    activation = activation_of(rule, scale)
+    d_model, d_sae = w_enc.shape
+    sae = SparseAutoencoder(d_model, d_sae, activation, normaliser)
+    if isinstance(activation, Gated):
+        assert isinstance(rule, Gate)
+        activation.r.copy_(rule.r)
+        activation.b_gate.copy_(rule.b_gate * scale + b_enc)
+        activation.b_mag.copy_(rule.b_mag * scale + rule.r.exp() * b_enc)
+        b_enc = torch.zeros_like(b_enc)
+    elif isinstance(activation, BatchTopK | JumpReLU):
+        assert isinstance(rule, Above)
+        theta = rule.theta.clamp_min(0) * scale
+        activation.theta.copy_(theta.mean() if isinstance(activation, BatchTopK) else theta)
+    for parameter, value in ((sae.w_enc, w_enc), (sae.b_enc, b_enc), (sae.w_dec, w_dec), (sae.b_dec, affine.b_dec)):
+        parameter.copy_(value)
+    return Rebuilt(sae.eval().requires_grad_(False), scale, tuple(notes))
+
+
+def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, " d_sae"], list[str]]:
+    """(the factor by which each latent's codes grow so that atoms get unit norm, what to say about it)."""
+    one = torch.ones_like(norms)
+    if bool(((norms - 1).abs() <= UNIT).all()):
+        return one, []
+    spread = f"{norms.min().item():.4g} to {norms.max().item():.4g}"
+    if isinstance(rule, Largest):
+        mean = norms.mean()
+        if bool(((norms - mean).abs() <= UNIT * mean).all()) and mean > 0:
+            return one * mean, [f"atoms of norm {mean.item():.6g} were given unit norm, codes grow by that factor"]
+        return one, [
+            f"atoms keep their norms ({spread}): the k largest are chosen without them, so they cannot be folded"
+        ]
+    # an atom of norm 0 contributes nothing, but its latent fires as before
+    return torch.where(norms > 0, norms, 1), [f"atoms of norm {spread} were given unit norm, codes grow by the norms"]
+
+
+def activation_of(rule: Rule, scale: Float[Tensor, " d_sae"]) -> Activation:
+    """Our activation for a rule; its thresholds and biases are still to be set."""
+    match rule:
+        case Rectified():
+            return ReLU(0.0)
+        case Largest(k):
+            return TopK(k)
+        case Above(theta, k):
+            theta = theta.clamp_min(0) * scale
+            equal = bool(((theta - theta.mean()).abs() <= UNIT * theta.mean()).all())
+            return BatchTopK(k) if k is not None and equal else JumpReLU()
+        case Gate():
+            return Gated(0.0)

@@ -1,0 +1,87 @@
+"""Ours in SAELens' format (version 6): sae_weights.safetensors and cfg.json, normalisation folded into the weights.
+
+relu -> standard ;  topk -> topk ;  jumprelu -> jumprelu ;  gated -> gated
+batchtopk, topk with a threshold -> jumprelu with one threshold for all, as SAELens saves its own
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from saev.dictionary import Dictionary
+from saev.interop.saelens import CONFIG, WEIGHTS
+from saev.nn import BatchTopK, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
+from saev.shards.manifest import write_atomically
+
+FORMAT = "6.0.0"  # whose keys and equations these are; older ones SAELens reads by other rules
+
+
+def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Path:
+    """Write one of our autoencoders for SAELens; `about` is its config.json, whose provenance becomes metadata.
+
+    Codes are those of the dictionary. ValueError for a dictionary that is no sparse autoencoder.
+    """
+    if not isinstance(dictionary, SparseAutoencoder):
+        raise ValueError(
+            f"{type(dictionary).__name__} has no counterpart in SAELens: its formats hold relu, topk, batchtopk, jumprelu and gated "
+            "autoencoders."
+        )
+    sae = dictionary.folded()
+    architecture, extra, own = parts(sae)
+    weights = {"W_enc": sae.w_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec, **own}
+    config = {
+        "architecture": architecture,
+        "d_in": sae.d_model,
+        "d_sae": sae.n_latents,
+        **extra,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": metadata(about),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+    write_atomically(folder / WEIGHTS, save(tensors))
+    write_atomically(folder / CONFIG, json.dumps(config, indent=1).encode())
+    return folder
+
+
+def parts(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """(architecture, its keys of cfg.json, its tensors beside W_enc, W_dec and b_dec)."""
+    activation = sae.activation
+    match activation:
+        case Gated():
+            return "gated", {}, {"r_mag": activation.r, "b_gate": activation.b_gate, "b_mag": activation.b_mag}
+        case ReLU():
+            return "standard", {}, {"b_enc": sae.b_enc}
+        case TopK(threshold=False):
+            return "topk", {"k": activation.k, "rescale_acts_by_decoder_norm": False}, {"b_enc": sae.b_enc}
+        case JumpReLU():
+            threshold = activation.threshold
+        case BatchTopK() | TopK():
+            threshold = activation.theta.expand(sae.n_latents)
+        case _:
+            raise ValueError(f"{type(activation).__name__} has no counterpart in SAELens: it is not exported.")
+    if bool((threshold < 0).any()):
+        raise ValueError("a threshold is below 0, which SAELens takes for 0: train further, or correct the threshold.")
+    return "jumprelu", {}, {"b_enc": sae.b_enc, "threshold": threshold + torch.zeros_like(sae.b_enc)}
+
+
+def metadata(about: Mapping[str, Any]) -> dict[str, Any]:
+    """What the dictionary was trained on, under SAELens' names where it has them, and as our config.json says it."""
+    origin = about.get("provenance") or {}
+    vit, layer = (origin.get("vit") or {}).get("name"), origin.get("layer")
+    named = {"model_name": vit, "hook_name": None if layer is None else f"blocks.{layer}.{origin.get('hook', 'resid_post')}",
+             "dataset_path": origin.get("images")}  # fmt: skip
+    return {
+        "sae_lens_version": FORMAT,
+        **{key: value for key, value in named.items() if value},
+        "saev_lightning": {key: about[key] for key in ("activation", "hyperparameters", "provenance") if key in about},
+    }
