@@ -112,11 +112,10 @@ def rule_of(weights: Mapping[str, Tensor], meaning: Meaning) -> Rule:
             return Largest(int(meaning.k))
         case "gated":
             return Gate(weights["r_mag"], weights["b_gate"], weights["b_mag"])
-        case "jumprelu":
-            return Above(weights["threshold"])
         case _:
-            k = int(meaning.k) if meaning.k == int(meaning.k) else None  # k may be 12.5 on average: then as jumprelu
-            return Above(weights["topk_threshold"].expand(len(weights["b_enc"])), k)
+            k = int(meaning.k) if meaning.k and meaning.k == int(meaning.k) else None  # 12.5 on average: as jumprelu
+            threshold = weights["threshold"] if "threshold" in weights else weights["topk_threshold"]
+            return Above(threshold.expand(len(weights["b_enc"])), k)
 
 
 def factor_of(weights: Mapping[str, Tensor], meaning: Meaning, where: str) -> Tensor:

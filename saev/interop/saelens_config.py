@@ -35,7 +35,7 @@ class Meaning:
     architecture: str
     d_in: int
     d_sae: int
-    k: float  # 0 where there is none
+    k: float  # latents per token, on average for batchtopk; 0 where there is none
     apply_b_dec_to_input: bool
     rescale: bool  # pre-activations are multiplied by the norms of W_dec's rows before they are selected
     normalize: str
@@ -79,7 +79,10 @@ def meaning_of(config: Mapping[str, Any], where: str, ignore_unknown: bool) -> M
 
 
 def k_of(cfg: Mapping[str, Any], architecture: str, where: str) -> float:
-    """k of topk, a positive integer; of batchtopk any positive number; 0 for the others."""
+    """k of topk, a positive integer; of batchtopk any positive number; 0 for the others.
+
+    What is saved as jumprelu may have been batchtopk: the metadata keeps its k.
+    """
     if architecture == "topk":
         return positive(cfg.get("k"), "k", where)
     if "batchtopk" in architecture:
@@ -87,6 +90,12 @@ def k_of(cfg: Mapping[str, Any], architecture: str, where: str) -> float:
         if not isinstance(k, int | float) or not k > 0:
             raise ValueError(f"{where}: k={k} is no positive number: restore the file.")
         return k
+    if architecture == "jumprelu":
+        about = cfg.get("metadata") or {}
+        own = (about.get("saev_lightning") or {}).get("activation") or {}
+        trained, details = about.get("training_architecture"), about.get("training_architecture_details") or {}
+        k = own.get("k") if own.get("kind") == "batchtopk" else details.get("k") if "batchtopk" in str(trained) else 0
+        return k if isinstance(k, int | float) and k > 0 else 0
     return 0
 
 

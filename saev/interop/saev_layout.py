@@ -89,8 +89,13 @@ def check_whole(source: Path, layout: Layout) -> None:
     path = source / SHARDS
     if not path.is_file():
         return
-    entries = json.loads(path.read_text())
-    written = sum(next((entry[key] for key in NAMES["n_examples"] if key in entry), 0) for entry in entries)
+    try:
+        entries = json.loads(path.read_text())
+        written = sum(entry[({*entry} & {*NAMES["n_examples"]}).pop()] for entry in entries)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is no list of shards with their numbers of images ({error!r}): restore it."
+        ) from error
     if written != layout.n_examples:
         raise ValueError(
             f"{path} tells of {written} images, {METADATA} of {layout.n_examples}: saev was stopped while it recorded; record again."

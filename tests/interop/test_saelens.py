@@ -80,6 +80,21 @@ def test_jumprelu_with_a_threshold_per_latent(norms, log, tmp_path):
     same(foreign, f, decoded(w, f))
 
 
+@pytest.mark.parametrize(("k", "kind"), [(4.0, "BatchTopK"), (4.5, "JumpReLU"), (None, "JumpReLU")])
+def test_what_was_trained_as_batchtopk_is_told_by_its_metadata(k, kind, tmp_path):
+    w = files.affine() | {"threshold": np.full(20, 0.4, np.float32)}
+    metadata = {
+        "sae_lens_version": "6.44.0",
+        "training_architecture": "batchtopk",
+        "training_architecture_details": {"k": k},
+    }
+    foreign = read(files.saelens(tmp_path / "sae", w, architecture="jumprelu", metadata=metadata))
+    h = hidden(w, X)
+    f = np.where(h > np.float32(0.4), h, 0)
+    same(foreign, f, decoded(w, f))
+    assert type(foreign.sae.activation).__name__ == kind
+
+
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize("norms", NORMS)
 def test_gated(norms, centred, tmp_path):

@@ -63,10 +63,13 @@ def test_the_files_equations_give_our_codes(trained, tmp_path):
 
 def test_there_and_back_again(trained, tmp_path):
     _, sae = trained
-    saelens_export.write(sae, {}, tmp_path / "out")
+    activation = {"kind": type(sae.activation).__name__.lower(), **sae.activation.settings()}
+    saelens_export.write(sae, {"activation": activation}, tmp_path / "out")
     back = saelens.read(tmp_path / "out", Options())
     torch.testing.assert_close(back.sae(X), sae(X), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(back.sae.encode(X), sae.encode(X) * back.code_scale.float(), rtol=1e-3, atol=1e-3)
+    if type(sae.activation) is BatchTopK:  # told by the metadata
+        assert type(back.sae.activation) is BatchTopK and back.sae.activation.k == 3
     if back.architecture != "topk":  # whose atoms keep the lengths that the normalisation gave them, where they differ
         torch.testing.assert_close(back.sae.atoms.norm(dim=1), torch.ones(24))
 

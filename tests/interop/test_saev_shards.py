@@ -136,6 +136,10 @@ BROKEN = {
     "a cut shard": (cut, r"acts000001.bin has \d+ bytes"),
     "a missing shard": (lambda folder: (folder / "acts000002.bin").unlink(), "acts000002.bin is missing"),
     "a recording that was stopped": (stopped, "tells of 3 images.*stopped while it recorded"),
+    "a list that is none": (
+        lambda folder: (folder / "shards.json").write_text('[{"name": "a"}]'),
+        "is no list of shards",
+    ),
     "labels of another set": (lambda folder: (folder / "labels.bin").write_bytes(b"123"), "labels.bin has 3 bytes"),
 }
 
