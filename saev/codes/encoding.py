@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from saev.codes.pairs import sparse_codes
 from saev.codes.selection import Selection
@@ -37,9 +38,9 @@ def encode(
         with ExitStack() as stack:
             outs = {n: stack.enter_context(writers[n].shard(shard)) for n in members if shard in pending[n]}
             for batch in selection.batches(shard, batch_size):
-                x, example, token = on_device(batch, next(iter(members.values())))
+                x = on_device(batch, next(iter(members.values())))
                 for name, out in outs.items():
-                    out.add(sparse_codes(members[name], x, most), example, token)
+                    out.add(sparse_codes(members[name], x, most), batch["example"], batch["token"])
                 advance(len(x))
 
 
@@ -52,7 +53,7 @@ def tokens_to_do(writers: Mapping[str, CodeWriter], selection: Selection, part: 
 @torch.inference_mode()
 def density(dictionary: Dictionary, selection: Selection, most: int | None, batch_size: int = 1024) -> float:
     """Codes that are not 0 per token of the selection's first ones, as a share of the latents."""
-    x, *_ = on_device(selection.first_batch(batch_size), dictionary)
+    x = on_device(selection.first_batch(batch_size), dictionary)
     return len(sparse_codes(dictionary, x, most).latents) / (len(x) * dictionary.n_latents)
 
 
@@ -65,8 +66,6 @@ def refuse_dense(name: str, share: float) -> None:
         )
 
 
-def on_device(batch: Mapping[str, Any], dictionary: Dictionary) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(activations in float32, image, token number) of a batch, where the dictionary is."""
-    device = dictionary.atoms.device
-    acts, example, token = (torch.from_numpy(batch[key]).to(device) for key in ("acts", "example", "token"))
-    return acts.float(), example, token
+def on_device(batch: Mapping[str, Any], dictionary: Dictionary) -> Float[torch.Tensor, "batch d_model"]:
+    """A batch's activations in float32, where the dictionary is."""
+    return torch.from_numpy(batch["acts"]).to(dictionary.atoms.device).float()

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int, Int64
-from safetensors.torch import load_file, save
-from torch import Tensor
+from jaxtyping import Float32, Float64, Int, Int32, Int64
+from safetensors.numpy import load_file, save
 
 from saev.codes.top_examples import NOBODY, TopExamples
 from saev.metrics import functional as F
-from saev.ops.sparse import SparseCodes
 from saev.shards.manifest import write_atomically
 
 if TYPE_CHECKING:
@@ -20,38 +19,49 @@ TOP = 16  # images of each latent
 
 
 class LatentStatistics:
-    """Per latent its firings, the sum and the largest of its codes, and its top images; before codes are rounded."""
+    """Per latent its firings, the sum and the largest of its codes, and its top images; before codes are rounded.
 
-    firings: Int64[Tensor, " n_latents"]
-    value_sum: Float64[Tensor, " n_latents"]
-    largest: Float32[Tensor, " n_latents"]  # -inf where it never fires
+    `floor`: see `TopExamples`.
+    """
 
-    def __init__(self, n_latents: int, n: int = TOP, device: torch.device | str = "cpu"):
-        self.firings = torch.zeros(n_latents, dtype=torch.int64, device=device)
-        self.value_sum = torch.zeros(n_latents, dtype=torch.float64, device=device)
-        self.largest = torch.full((n_latents,), -torch.inf, device=device)
-        self.top = TopExamples(n_latents, n, device)
+    firings: Int64[np.ndarray, " n_latents"]
+    value_sum: Float64[np.ndarray, " n_latents"]
+    largest: Float32[np.ndarray, " n_latents"]  # -inf where it never fires
 
-    def update(self, codes: SparseCodes, example: Int[Tensor, " rows"], token: Int[Tensor, " rows"]) -> None:
-        """Add a batch: its codes, and of each row the image and the number of the token."""
-        latents, values, rows = codes.latents.long(), codes.values.float(), codes.rows()
-        self.firings += codes.firings(len(self.firings))
-        self.value_sum.index_add_(0, latents, values.double())
-        self.largest.scatter_reduce_(0, latents, values, "amax")
-        self.top.update(latents, values, example[rows], token[rows])
+    def __init__(self, n_latents: int, n: int = TOP, floor: Float32[np.ndarray, " n_latents"] | None = None):
+        self.firings = np.zeros(n_latents, np.int64)
+        self.value_sum = np.zeros(n_latents)
+        self.largest = np.full(n_latents, -np.inf, np.float32)
+        self.top = TopExamples(n_latents, n, floor)
+
+    def update(
+        self,
+        offsets: Int64[np.ndarray, " rows_and_1"],
+        latents: Int32[np.ndarray, " nnz"],
+        values: Float32[np.ndarray, " nnz"],
+        example: Int[np.ndarray, " rows"],
+        token: Int[np.ndarray, " rows"],
+    ) -> None:
+        """Add a batch of codes in CSR, none of them 0, and of each row the image and the number of the token."""
+        lengths = np.diff(offsets)
+        self.firings += np.bincount(latents, minlength=len(self.firings))
+        self.value_sum += np.bincount(latents, values, minlength=len(self.firings))
+        np.maximum.at(self.largest, latents, values)
+        self.top.update(latents, values, np.repeat(example, lengths), np.repeat(token, lengths))
 
     def merge(self, other: "LatentStatistics") -> None:
-        """Add those of other images."""
+        """Add those of images of higher numbers."""
         self.firings += other.firings
         self.value_sum += other.value_sum
-        self.largest = torch.maximum(self.largest, other.largest)
+        self.largest = np.maximum(self.largest, other.largest)
         self.top.merge(other.top)
 
     def save(self, path: Path) -> None:
         """Write as safetensors in one step."""
+        self.top.settle()
         top = {"top_value": self.top.value, "top_example": self.top.example, "top_token": self.top.token}
         own = {"firings": self.firings, "value_sum": self.value_sum, "largest": self.largest}
-        write_atomically(path, save({name: tensor.cpu() for name, tensor in {**own, **top}.items()}))
+        write_atomically(path, save({**own, **top}))
 
     @classmethod
     def load(cls, path: Path) -> "LatentStatistics":
@@ -69,22 +79,19 @@ class LatentStatistics:
         it never fires), and as lists, best first, top_value, top_example and top_token (within the image)."""
         import polars as pl  # heavy, needed once
 
-        silent = self.firings == 0
-        lengths = (self.top.example != NOBODY).sum(1).tolist()
-        lists = {
-            f"top_{name}": [row[:n] for row, n in zip(getattr(self.top, name).tolist(), lengths, strict=True)]
-            for name in ("value", "example", "token")
-        }
-        return pl.DataFrame(
+        self.top.settle()
+        firings, sums = torch.from_numpy(self.firings), torch.from_numpy(self.value_sum)
+        names = ("value", "example", "token")
+        table = pl.DataFrame(
             {
-                "latent": torch.arange(len(self.firings)).numpy(),
-                "firings": self.firings.numpy(),
-                "frequency": F.frequency_compute(self.firings, torch.tensor(n_tokens)).numpy(),
-                "mean_value": F.mean_value_compute(self.value_sum, self.firings).numpy(),
-                "max_value": torch.where(silent, torch.nan, self.largest).numpy(),
-                **lists,
-            },
-            schema_overrides={
-                "top_value": pl.List(pl.Float32), "top_example": pl.List(pl.Int64), "top_token": pl.List(pl.Int64)
-            },
-        )  # fmt: skip
+                "latent": np.arange(len(firings)),
+                "firings": self.firings,
+                "frequency": F.frequency_compute(firings, torch.tensor(n_tokens)).numpy(),
+                "mean_value": F.mean_value_compute(sums, firings).numpy(),
+                "max_value": np.where(self.firings == 0, np.float32("nan"), self.largest),
+                **{f"top_{name}": getattr(self.top, name) for name in names},
+                "kept": (self.top.example != NOBODY).sum(1),
+            }
+        )
+        lists = [pl.col(f"top_{name}").arr.to_list().list.head(pl.col("kept")) for name in names]
+        return table.with_columns(lists).drop("kept")

@@ -8,7 +8,7 @@ Only these pairs leave the device: a dense [tokens, d_sae] never exists beyond a
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor
 
 from saev.dictionary import Dictionary
@@ -52,11 +52,27 @@ def from_pairs(latents: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"]
     >>> from_pairs(torch.tensor([[4, 1], [0, 3]]), torch.tensor([[0.5, 2.0], [0.0, 1.0]]))
     SparseCodes(offsets=tensor([0, 2, 3]), latents=tensor([1, 4, 3], dtype=torch.int32), values=tensor([2.0000, 0.5000, 1.0000]))
     """
-    latents, order = latents.int().sort(dim=1)
-    values = values.gather(1, order)
+    latents, values = by_latent(latents, values)
     active = values != 0
     offsets = torch.nn.functional.pad(active.sum(1).cumsum(0), (1, 0))
+    if offsets[-1] == active.numel():  # as nearly always: copying is ten times as fast as picking
+        return SparseCodes(offsets, latents.flatten(), values.flatten())
     return SparseCodes(offsets, latents[active], values[active])
+
+
+def by_latent(
+    latents: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"]
+) -> tuple[Int32[Tensor, "batch k"], Float32[Tensor, "batch k"]]:
+    """Pairs in ascending order of latents within a row.
+
+    Latent and value are packed into one integer, so that a plain sort takes the values along: on a CPU five times as fast
+    as sorting with places and gathering.
+    """
+    packed = (latents.long() << 32) | (values.float().view(torch.int32).long() & 0xFFFFFFFF)
+    on_cpu = packed.device.type == "cpu"
+    packed = torch.from_numpy(np.sort(packed.numpy(), axis=1)) if on_cpu else packed.sort(dim=1).values
+    halves = packed.view(torch.int32)  # the lower half, the value, comes first in memory
+    return halves[:, 1::2], halves[:, ::2].view(torch.float32)
 
 
 def from_dense(codes: Float[Tensor, "batch d_sae"]) -> SparseCodes:

@@ -56,13 +56,12 @@ class GrowingArray:
 class ShardWriter:
     """The rows of one shard, added in their order; made by `CodeWriter.shard`. `name` is the dictionary's, for errors."""
 
-    def __init__(self, root: Path, number: int, n_latents: int, dtype: str, name: str):
+    def __init__(self, root: Path, number: int, statistics: LatentStatistics, dtype: str, name: str):
         for left in root.glob(f"{number:06d}.*"):  # by a process that was killed in this very shard
             left.unlink(missing_ok=True)
-        self.n_latents, self.name, self.dtype = n_latents, name, getattr(torch, dtype)
+        self.statistics, self.name, self.dtype = statistics, name, getattr(torch, dtype)
         kinds = {"indptr": "int64", "indices": "int32", "values": dtype}
         self.arrays = {array: GrowingArray(array_path(root, number, array), kinds[array]) for array in ARRAYS}
-        self.statistics: LatentStatistics | None = None
         self.nnz = 0
         self.arrays["indptr"].append(np.zeros(1, np.int64))
 
@@ -71,21 +70,19 @@ class ShardWriter:
         """Rows added."""
         return self.arrays["indptr"].n - 1
 
-    def add(self, codes: SparseCodes, example: Int[Tensor, " rows"], token: Int[Tensor, " rows"]) -> None:
-        """Append rows: their codes, and of each the image and the number of the token; on any one device.
+    def add(self, codes: SparseCodes, example: Int[np.ndarray, " rows"], token: Int[np.ndarray, " rows"]) -> None:
+        """Append rows: their codes, on any device, and of each the image and the number of the token.
 
         ValueError where a code is not finite or does not fit the dtype.
         """
-        values = narrowed(codes.values, self.dtype)
-        stored = values.cpu().numpy()
+        stored = narrowed(codes.values, self.dtype).cpu().numpy()
         if not all_finite(stored):
             raise ValueError(self._unfit(codes.values))
-        if self.statistics is None:
-            self.statistics = LatentStatistics(self.n_latents, device=values.device)
-        self.statistics.update(codes, example, token)
-        self.arrays["indptr"].append(self.nnz + codes.offsets[1:].cpu().numpy().astype(np.int64, copy=False))
-        self.arrays["indices"].append(codes.latents.int().cpu().numpy())
-        self.arrays["values"].append(stored)
+        offsets, latents = codes.offsets.long().cpu().numpy(), codes.latents.int().cpu().numpy()
+        values = codes.values.float().cpu().numpy()
+        self.statistics.update(offsets, latents, values, example, token)
+        for name, array in (("indptr", self.nnz + offsets[1:]), ("indices", latents), ("values", stored)):
+            self.arrays[name].append(array)
         self.nnz += len(stored)
 
     def _unfit(self, values: Tensor) -> str:
@@ -100,7 +97,8 @@ class ShardWriter:
         """Make the arrays appear: the shard's entry of the manifest, and the statistics of its latents."""
         entry = {"tokens": self.tokens, "nnz": self.nnz, "sha256": {}}
         entry["sha256"] = {name: array.commit() for name, array in self.arrays.items()}
-        return entry, self.statistics or LatentStatistics(self.n_latents)
+        self.statistics.top.settle()
+        return entry, self.statistics
 
     def discard(self) -> None:
         """Leave nothing of the shard."""

@@ -1,75 +1,86 @@
 """The images that excite each latent most, kept while pairs stream by."""
 
-import torch
-from jaxtyping import Float, Float32, Int, Int64
-from torch import Tensor
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Int64
 
 NOBODY = -1  # in `example` and `token`: fewer images than asked for excite the latent
+BUFFER = 1 << 17  # pairs that are collected before they are sorted in: many enough that few sorts are made
 
 
 class TopExamples:
     """Per latent the n images with the largest code above 0 on one of their tokens, best first.
 
     Of equal values the one with the lower image number comes first, and within an image the token seen first: the
-    result does not depend on how tokens were split into batches, as long as an image's come in order.
+    result does not depend on how tokens were split into batches, as long as they come in order.
+
+    `floor`, per latent, is a value that n images of lower numbers are known to reach: those that do not exceed it are
+    left out, there may be fewer than n then. After the first images few pairs exceed what is kept, so nearly all the
+    work is one comparison a pair.
     """
 
-    value: Float32[Tensor, "n_latents n"]
-    example: Int64[Tensor, "n_latents n"]
-    token: Int64[Tensor, "n_latents n"]
+    value: Float32[np.ndarray, "n_latents n"]
+    example: Int64[np.ndarray, "n_latents n"]
+    token: Int64[np.ndarray, "n_latents n"]
 
-    def __init__(self, n_latents: int, n: int, device: torch.device | str = "cpu"):
+    def __init__(self, n_latents: int, n: int, floor: Float32[np.ndarray, " n_latents"] | None = None):
         self.n = n
-        self.value = torch.zeros(n_latents, n, device=device)
-        self.example = torch.full((n_latents, n), NOBODY, device=device)
-        self.token = self.example.clone()
+        self.value = np.zeros((n_latents, n), np.float32)
+        self.example = np.full((n_latents, n), NOBODY, np.int64)
+        self.token = np.full((n_latents, n), NOBODY, np.int64)
+        self.least = np.zeros(n_latents, np.float32) if floor is None else floor.copy()
+        self.waiting: list[tuple[np.ndarray, ...]] = []  # (latent, value, example, token)
 
     def update(
         self,
-        latent: Int[Tensor, " pairs"],
-        value: Float[Tensor, " pairs"],
-        example: Int[Tensor, " pairs"],
-        token: Int[Tensor, " pairs"],
+        latent: Int[np.ndarray, " pairs"],
+        value: Float32[np.ndarray, " pairs"],
+        example: Int[np.ndarray, " pairs"],
+        token: Int[np.ndarray, " pairs"],
     ) -> None:
         """Add pairs of latent and value, with the image and the number of the token that each is of."""
-        # After the first batches few pairs beat what is kept, and all that follows is about those alone.
-        better = value > self.value[latent.long(), -1]
-        touched, latent = latent[better].long().unique(return_inverse=True)
-        value, example, token = value[better].float(), example[better].long(), token[better].long()
-        kept = self.example[touched] != NOBODY
-        places = torch.arange(len(touched), device=value.device).unsqueeze(1).expand_as(kept)
-        latent = torch.cat([places[kept], latent])
-        value = torch.cat([self.value[touched][kept], value])
-        example = torch.cat([self.example[touched][kept], example])
-        token = torch.cat([self.token[touched][kept], token])
+        better = np.flatnonzero(value > self.least[latent])
+        self.waiting.append(tuple(field[better] for field in (latent, value, example, token)))
+        if sum(len(pairs[0]) for pairs in self.waiting) > BUFFER:
+            self.settle()
+
+    def settle(self) -> None:
+        """Sort in what is waiting; to be called before anything is read."""
+        if not self.waiting:
+            return
+        latent, value, example, token = (np.concatenate(fields) for fields in zip(*self.waiting, strict=True))
+        self.waiting = []
+        touched = np.zeros(len(self.value), bool)
+        touched[latent] = True
+        before, *kept = self._kept(touched)
+        latent = np.concatenate([before, latent.astype(np.int64)])
+        value, example, token = (np.concatenate(pair) for pair in zip(kept, (value, example, token), strict=True))
         order, rank = ranked(latent, value, example)
-        chosen = order[rank < self.n]
-        at = touched[latent[chosen]], rank[rank < self.n]
-        self.value[at], self.example[at], self.token[at] = value[chosen], example[chosen], token[chosen]
+        order, rank = order[rank < self.n], rank[rank < self.n]
+        at = latent[order], rank
+        self.value[at], self.example[at], self.token[at] = value[order], example[order], token[order]
+        self.least = np.maximum(self.least, self.value[:, -1])
 
     def merge(self, other: "TopExamples") -> None:
-        """Add what was found on other images."""
-        kept = other.example != NOBODY
-        latent = torch.arange(len(kept), device=kept.device).unsqueeze(1).expand_as(kept)[kept]
-        self.update(latent, other.value[kept], other.example[kept], other.token[kept])
+        """Add what was found on images of higher numbers; `other` has settled."""
+        self.update(*other._kept(np.ones(len(other.value), bool)))
+
+    def _kept(self, chosen: Bool[np.ndarray, " n_latents"]) -> tuple[np.ndarray, ...]:
+        """(latent, value, example, token) of what is kept of the chosen latents."""
+        at = np.nonzero((self.example != NOBODY) & chosen[:, None])
+        return at[0], self.value[at], self.example[at], self.token[at]
 
 
 def ranked(
-    latent: Int64[Tensor, " pairs"], value: Float32[Tensor, " pairs"], example: Int64[Tensor, " pairs"]
-) -> tuple[Int64[Tensor, " best"], Int64[Tensor, " best"]]:
+    latent: Int64[np.ndarray, " pairs"], value: Float32[np.ndarray, " pairs"], example: Int64[np.ndarray, " pairs"]
+) -> tuple[Int64[np.ndarray, " best"], Int64[np.ndarray, " best"]]:
     """The best pair of each latent and image: its place, by latent and descending value; and its rank in its latent.
 
-    >>> ranked(torch.tensor([5, 5, 5]), torch.tensor([1.0, 2.0, 3.0]), torch.tensor([7, 7, 8]))
-    (tensor([2, 1]), tensor([0, 1]))
+    >>> ranked(np.array([5, 5, 5]), np.array([1, 2, 3], np.float32), np.array([7, 7, 8]))
+    (array([2, 1]), array([0, 1]))
     """
-    order = value.sort(descending=True, stable=True).indices  # sorts by several keys, from the last to the first
-    order = order[example[order].sort(stable=True).indices]
-    order = order[latent[order].sort(stable=True).indices]
-    first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = (latent[order].diff() != 0) | (example[order].diff() != 0)
-    order = order[first]  # by latent and image: ties of value will stay in this order
-    order = order[value[order].sort(descending=True, stable=True).indices]
-    order = order[latent[order].sort(stable=True).indices]
+    group = latent * (int(example.max(initial=0)) + 1) + example
+    order = np.lexsort((-value, group))  # stable, so of equal values the token seen first comes first
+    order = order[np.diff(group[order], prepend=-1) != 0]
+    order = order[np.lexsort((-value[order], latent[order]))]  # and the image of the lower number
     by_latent = latent[order]
-    places = torch.arange(len(order), device=order.device)
-    return order, places - torch.searchsorted(by_latent, by_latent)
+    return order, np.arange(len(order)) - np.searchsorted(by_latent, by_latent)

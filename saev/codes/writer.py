@@ -34,6 +34,7 @@ class CodeWriter:
 
     def __init__(self, parent: Path, manifest: CodesManifest, runs: Runs, rows: Int64[np.ndarray, " shards"]):
         self.root, self.manifest, self.runs, self.rows = parent / manifest.name, manifest, runs, rows
+        self._floor: np.ndarray | None = None  # see TopExamples
         self.root.mkdir(parents=True, exist_ok=True)
         if not (self.root / FILE).is_file():
             manifest.save(self.root)
@@ -53,15 +54,20 @@ class CodeWriter:
 
     @contextmanager
     def shard(self, number: int) -> Iterator[ShardWriter]:
-        """A shard to add its rows to, all of them in order; encoded when the block ends, gone when it raises."""
+        """A shard to add its rows to, all of them in order; encoded when the block ends, gone when it raises.
+
+        Shards are asked for in ascending order: what those before have found need not be found again.
+        """
         m = self.manifest
-        out = ShardWriter(self.root, number, m.n_latents, m.dtype, m.dictionary["path"])
+        statistics = LatentStatistics(m.n_latents, floor=self._floor)
+        out = ShardWriter(self.root, number, statistics, m.dtype, m.dictionary["path"])
         try:
             yield out
             assert out.tokens == self.rows[number], "every selected token once"
             entry, statistics = out.commit()
             statistics.save(statistics_path(self.root, number))
             write_atomically(sidecar_path(self.root, number), json.dumps(entry).encode())
+            self._floor = statistics.top.least
         except BaseException:
             out.discard()
             raise

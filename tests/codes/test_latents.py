@@ -33,12 +33,12 @@ def reference(dense, n):
     return found
 
 
-def streamed(dense, cuts, n):
-    statistics = LatentStatistics(D_SAE, n)
+def streamed(dense, cuts, n, floor=None):
+    statistics = LatentStatistics(D_SAE, n, floor)
     example, token = np.divmod(np.arange(len(dense)), TOKENS)
     for rows in np.split(np.arange(len(dense)), cuts):
-        codes = from_dense(torch.from_numpy(dense[rows]))
-        statistics.update(codes, torch.from_numpy(example[rows]), torch.from_numpy(token[rows].astype(np.int32)))
+        codes = (field.numpy() for field in from_dense(torch.from_numpy(dense[rows])))
+        statistics.update(*codes, example[rows], token[rows].astype(np.int32))
     return statistics
 
 
@@ -57,8 +57,10 @@ def check(statistics, dense, n):
         assert list(zip(*lists, strict=True)) == [(pytest.approx(v), i, t) for v, i, t in wanted], latent
 
 
+@pytest.mark.parametrize("buffer", [0, 500, 1 << 17])
 @pytest.mark.parametrize("cuts", [[], [100], list(range(1, 480)), [33, 34, 200]], ids=["one", "two", "each", "odd"])
-def test_they_are_those_of_numpy(dense, cuts):
+def test_they_are_those_of_numpy(dense, cuts, buffer, monkeypatch):
+    monkeypatch.setattr("saev.codes.top_examples.BUFFER", buffer)
     check(streamed(dense, cuts, 16), dense, 16)
     check(streamed(dense, cuts, 3), dense, 3)
 
@@ -71,6 +73,21 @@ def test_parts_add_up(dense, tmp_path):
         streamed(part.reshape(-1, D_SAE), [77], 5).save(tmp_path / "part.safetensors")
         whole.merge(LatentStatistics.load(tmp_path / "part.safetensors"))
     check(whole, dense, 5)
+
+
+def test_what_lower_images_surpass_need_not_be_kept(dense):
+    """The floor that one shard leaves for the next does not change what both make together."""
+    halves = [dense.copy().reshape(IMAGES, TOKENS, D_SAE) for _ in range(2)]
+    halves[0][12:], halves[1][:12] = 0, 0
+    first = streamed(halves[0].reshape(-1, D_SAE), [100], 5)
+    first.top.settle()
+    second = streamed(halves[1].reshape(-1, D_SAE), [300], 5, first.top.least)
+    second.top.settle()
+    without = streamed(halves[1].reshape(-1, D_SAE), [300], 5)
+    without.top.settle()
+    assert (second.top.value > 0).sum() < (without.top.value > 0).sum()
+    first.merge(second)
+    check(first, dense, 5)
 
 
 def test_a_latent_that_never_fires_has_no_values_and_no_images(dense):
@@ -89,5 +106,5 @@ def test_they_are_taken_before_rounding():
     dictionary = sae("topk")
     codes = sparse_codes(dictionary, acts)
     statistics = LatentStatistics(D_SAE)
-    statistics.update(codes, torch.zeros(TOKENS, dtype=torch.int64), torch.arange(TOKENS))
-    torch.testing.assert_close(statistics.value_sum, dictionary.encode(acts).double().sum(0))
+    statistics.update(*(field.numpy() for field in codes), np.zeros(TOKENS, np.int64), np.arange(TOKENS))
+    np.testing.assert_allclose(statistics.value_sum, dictionary.encode(acts).double().sum(0))

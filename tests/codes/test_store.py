@@ -13,6 +13,7 @@ from codes.dictionaries import sae
 from codes.test_encoding import dense, encoded, selection
 
 from saev.codes import CodesManifest, CodeStore
+from saev.codes.latents import LatentStatistics
 from saev.codes.manifest import array_path
 from saev.codes.shard_writer import ShardWriter
 from saev.ops.sparse import SparseCodes
@@ -138,9 +139,9 @@ def test_offsets_beyond_32_bits(tmp_path, codes):
 
 
 def test_a_shard_counts_its_codes_in_64_bits(tmp_path):
-    out = ShardWriter(tmp_path, 0, 4, "float16", "it")
+    out = ShardWriter(tmp_path, 0, LatentStatistics(4), "float16", "it")
     out.nnz = (1 << 31) - 1
-    rows = torch.zeros(2, dtype=torch.int64)
+    rows = np.zeros(2, np.int64)
     out.add(SparseCodes(torch.tensor([0, 1, 3]), torch.tensor([1, 0, 2]), torch.ones(3)), rows, rows)
     out.commit()
     assert np.load(array_path(tmp_path, 0, "indptr")).tolist() == [0, 1 << 31, (1 << 31) + 2]
