@@ -84,5 +84,7 @@ class Checkpoint(L.Callback):
             self.path.parent.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(temporary)  # all processes take part
         if trainer.is_global_zero:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
             os.replace(temporary, self.path)
         self.saved = trainer.global_step

@@ -13,7 +13,6 @@ import numpy as np
 
 from saev.shards import TokenStream
 from saev.shards.buffers import Allocate, Buffers, pageable
-from saev.shards.plan import EpochPlan
 
 
 def parts_of(parts: int | None, processes: int, batch_size: int) -> int:
@@ -34,19 +33,6 @@ def parts_of(parts: int | None, processes: int, batch_size: int) -> int:
             "give more tokens."
         )
     return parts
-
-
-def tokens_of(plan: EpochPlan, step: int) -> int:
-    """The tokens of all parts of batch `step`; parts may differ by a token."""
-    at = step % plan.n_batches
-    first = at - at % plan.batches_per_window
-    count = min(plan.batches_per_window, plan.n_batches - first)
-    total = 0
-    for part in range(plan.world):  # as EpochPlan.span places them
-        i = part * plan.n_batches + at if plan.order == "shards" else first * plan.world + part * count + at - first
-        all_batches = plan.n_batches * plan.world
-        total += (i + 1) * plan.n_tokens // all_batches - i * plan.n_tokens // all_batches
-    return total
 
 
 class Joint:
@@ -78,7 +64,7 @@ class Joint:
         parts = [part for iterator in iterators if (part := next(iterator, None)) is not None]
         if len(parts) < len(iterators):  # all of them end together, unless one was told to close
             return None
-        tokens = tokens_of(self.plan, parts[0]["step"])
+        tokens = self.plan.tokens(parts[0]["step"])
         return {**(parts[0] if len(parts) == 1 else _side_by_side(parts, buffers)), "tokens": tokens}
 
 

@@ -100,10 +100,13 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     try:
         flags, overrides = flags_apart(arguments)
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
-        if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
-            raise ValueError("ckpt_path with -m: resume one run at a time (ckpt_path=<run directory>, without -m).")
         flags, overrides = with_sweep_dir(verb, flags, overrides)
         flags = launched(flags, overrides)
+        if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
+            raise ValueError(
+                "ckpt_path with -m or a launcher: resume one run at a time, here (ckpt_path=<run directory>), or a sweep "
+                "(resume_sweep=<sweep directory>)."
+            )
         sys.argv[1:] = flags + with_run_dir(verb, overrides)
         check_writable(sys.argv[1:])
     except ValueError as error:
@@ -123,8 +126,11 @@ def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     >>> launched([], ["hydra/launcher=slurm", "k=8"]), launched(["--cfg", "job"], ["hydra/launcher=slurm"])
     (['-m'], ['--cfg', 'job'])
     """
-    named = any(override.startswith("hydra/launcher=") for override in overrides)
-    return ["-m"] if named and not flags else list(flags)
+    from saev.stages.outputs import SHOW
+
+    named = any(override.lstrip("+").startswith("hydra/launcher=") for override in overrides)
+    decided = {*flags} & {*SHOW, "-m", "--multirun", "-r", "--run", "-sc", "--shell-completion"}
+    return ["-m", *flags] if named and not decided else list(flags)
 
 
 def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -169,7 +175,9 @@ def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
     plain = [item for item in arguments if Path(item).exists() or ("=" not in item and not item.startswith("~"))]
     if not plain:
         return list(arguments)
-    quoted = ",".join('"{}"'.format(item.replace("\\", "\\\\").replace('"', '\\"')) for item in plain)
+    from saev.sweep.quoting import quote
+
+    quoted = ",".join(map(quote, plain))
     return [*(item for item in arguments if item not in plain), f"{key}=[{quoted}]"]
 
 

@@ -16,12 +16,6 @@ from saev.sweep import slurm
 
 log = logging.getLogger(__name__)
 
-# What squeue still tells of jobs that will not run again; all other words mean that something is to come.
-ENDED = {
-    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
-    "REVOKED", "TIMEOUT",
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Submitted:
@@ -45,7 +39,7 @@ class Submitted:
             kind, value = pickle.loads(self.result.read_bytes())
         except (OSError, EOFError, pickle.UnpicklingError):
             return None
-        except (ImportError, AttributeError) as error:  # an exception of a class that is not installed here
+        except Exception as error:  # of an exception whose class is not here, or cannot be made from its message
             return self.returned(JobStatus.FAILED, self.error(f"left a result that cannot be read ({error})"))
         return value if kind == "success" else self.returned(JobStatus.FAILED, self.error(value.rstrip()))
 
@@ -85,7 +79,7 @@ class Watch:
             state, outcome = states.get(job.number), job.outcome()
             if outcome is not None and outcome.status == JobStatus.COMPLETED:
                 self.over[job.folder] = outcome
-            elif state is not None and state not in ENDED:
+            elif state is not None and state not in slurm.ENDED:
                 self.ended.pop(job.folder, None)
             elif outcome is not None:
                 self.over[job.folder] = outcome
@@ -96,18 +90,19 @@ class Watch:
         """One line, e.g. "2 running, 1 pending, 1 done"."""
         names = {JobStatus.COMPLETED: "done", JobStatus.FAILED: "failed"}
         words = [states.get(job.number, "ending").lower() for job in self.open()]
-        words = ["ending" if word.upper() in ENDED else word for word in words]
+        words = ["ending" if word.upper() in slurm.ENDED else word for word in words]
         counts = Counter([*sorted(words, reverse=True), *(names[of.status] for of in self.over.values())])
         return ", ".join(f"{count} {word}" for word, count in counts.items())
 
 
 def wait(jobs: Sequence[Submitted], poll_s: float, lost_after_s: float) -> list[JobReturn]:
     """How each job ended, asking squeue every `poll_s` seconds. Ctrl-C leaves the jobs running."""
-    watch, said = Watch(jobs, lost_after_s), ""
+    watch, said, asked = Watch(jobs, lost_after_s), "", False
     try:
         while watch.open():
-            if said:
+            if asked:
                 time.sleep(poll_s)
+            asked = True
             try:
                 states = slurm.states([job.number for job in watch.open()])
             except slurm.NoAnswer as silence:

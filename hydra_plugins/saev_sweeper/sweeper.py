@@ -7,7 +7,6 @@ whatever launcher is configured. `hydra/sweeper=basic` is stock behaviour.
 """
 
 import contextlib
-import json
 import logging
 import math
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ class SharedPassSweeper(BasicSweeper):
             the jobs run here.
         check: look for whatever would stop a job before anything is launched.
         rerun: train anew what an earlier sweep of the same configurations has finished.
+        resume: go on with the sweep in hydra.sweep.dir as it was planned; set by `resume_sweep=`.
         params: swept parameters of the configuration (hydra.sweeper.params), as in the basic sweeper.
     """
 
@@ -43,34 +43,71 @@ class SharedPassSweeper(BasicSweeper):
         memory_gib: float | None = None,
         check: bool = True,
         rerun: bool = False,
+        resume: bool = False,
         params: Any = None,
     ):
         super().__init__(max_batch_size=None, params=params)
-        self.max_members, self.memory_gib, self.check, self.rerun = max_members, memory_gib, check, rerun
+        self.max_members, self.memory_gib, self.check = max_members, memory_gib, check
+        self.rerun, self.resume = rerun, resume
 
     def sweep(self, arguments: list[str]) -> Any:
-        from saev.sweep import ledger, planning
+        from saev.shards.lock import exclusive
+        from saev.sweep import ledger
 
         assert self.config is not None and self.launcher is not None
-        with as_messages():
-            combinations = self._combinations(arguments)
-            fingerprint = ledger.fingerprint([config for _, config in combinations])
-            directory, earlier = self._directory(fingerprint)
-            sweep = earlier or ledger.Sweep(fingerprint, self._jobs(combinations))
-            log.info(planning.describe(list(sweep.jobs.values())))
+        with as_messages(), contextlib.ExitStack() as held:
+            directory, sweep = self._planned(arguments)
+            busy = f"hydra.sweep.dir={directory}: another process launches this sweep or waits for it; saev status tells more."
+            held.enter_context(exclusive(directory / ".sweep.lock", busy))
             standings = ledger.standings(directory, sweep.jobs)
-            pending = ledger.pending(standings)
+            if any(found.state != "not started" for found in standings.values()):
+                log.info("going on in %s", directory)
+                sweep, standings = self._split_again(directory, sweep, standings)
+            self._save(directory, sweep)
             for line in ledger.left_alone(standings):
                 log.info(line)
-        if earlier is None:
-            directory.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(self.config, directory / "multirun.yaml")
-            sweep.save(directory)
-        elif pending:
-            log.info("going on in %s", directory)
+            lock = held.pop_all()
         with read_write(self.config), open_dict(self.config):
             self.config.hydra.sweep.dir = str(directory)
-        return self._launch(directory, sweep, pending)
+        with lock:
+            return self._launch(directory, sweep, ledger.pending(standings))
+
+    def _planned(self, arguments: list[str]) -> tuple[Path, Any]:
+        """The sweep's directory and its jobs: as they were planned there, or anew."""
+        from saev.stages.sweep_place import place
+        from saev.sweep import ledger, planning
+
+        assert self.config is not None
+        if self.resume:
+            directory = Path(self.config.hydra.sweep.dir)
+            sweep = ledger.Sweep.load(directory)
+        else:
+            combinations = self._combinations(arguments)
+            fingerprint = ledger.fingerprint([config for _, config in combinations])
+            directory, earlier = place(self.config.hydra, fingerprint, self.rerun)
+            sweep = earlier or ledger.Sweep(fingerprint, self._jobs(combinations))
+        log.info(planning.describe(list(sweep.jobs.values())))
+        return directory, sweep
+
+    def _save(self, directory: Path, sweep: Any) -> None:
+        """Write down the plan, and the command of a new sweep."""
+        from saev.sweep import ledger
+
+        if not (directory / ledger.FILE).is_file():
+            OmegaConf.save(self.config, directory / "multirun.yaml")
+        sweep.save(directory)
+
+    def _split_again(self, directory: Path, sweep: Any, standings: Any) -> tuple[Any, Any]:
+        """The sweep with what has to be launched, and has no checkpoint to go on from, split as limits say now."""
+        from saev.sweep import ledger
+
+        jobs: dict[str, Any] = {}
+        for folder, job in sweep.jobs.items():
+            fresh = folder in ledger.pending(standings) and not (directory / folder / ledger.CHECKPOINT).is_file()
+            parts = job.parts(self._split(job)) if fresh else [job]
+            jobs |= {folder: job} if len(parts) == 1 else {f"{folder}-{i}": part for i, part in enumerate(parts)}
+        sweep = ledger.Sweep(sweep.fingerprint, jobs)
+        return sweep, ledger.standings(directory, jobs)
 
     def _launch(self, directory: Path, sweep: Any, pending: list[str]) -> Any:
         """Launch the jobs in the given folders, and sum up the sweep however that ends."""
@@ -109,6 +146,10 @@ class SharedPassSweeper(BasicSweeper):
                 plain = OmegaConf.to_container(composed, resolve=True)
                 assert isinstance(plain, dict)
                 combinations.append((list(overrides), {str(key): value for key, value in plain.items()}))
+        if not combinations:
+            raise ValueError(
+                f"{' '.join(arguments)}: there is no combination, as a range or glob(...) matches nothing."
+            )
         return combinations
 
     def _composed(self, overrides: list[str]) -> Any:
@@ -118,26 +159,6 @@ class SharedPassSweeper(BasicSweeper):
         HydraConfig.instance().set_config(composed)  # for `${hydra:...}`, and for what asks which overrides there are
         return composed
 
-    def _directory(self, fingerprint: str) -> tuple[Path, Any]:
-        """Where the sweep goes, and the plan of the sweep of the same configurations that is there already, if any."""
-        from saev.sweep import ledger
-
-        assert self.config is not None
-        directory = Path(self.config.hydra.sweep.dir)
-        chosen = any(o.startswith("hydra.sweep.dir=") for o in self.config.hydra.overrides.hydra)
-        if chosen and (directory / ledger.FILE).is_file():
-            sweep = ledger.Sweep.load(directory)
-            if sweep.fingerprint != fingerprint:
-                raise ValueError(
-                    f"hydra.sweep.dir={directory}: a sweep over other configurations is there; choose another directory."
-                )
-            return directory, sweep
-        if not (chosen or self.rerun):
-            runs = Path(str(OmegaConf.select(self.config, "paths.outputs"))) / "train"
-            if (found := ledger.same(runs, fingerprint)) is not None:
-                return found, ledger.Sweep.load(found)
-        return directory, None
-
     def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> dict[str, Any]:
         """The jobs by folder: groups of combinations, split where they are too large."""
         from saev.sweep import planning
@@ -145,7 +166,10 @@ class SharedPassSweeper(BasicSweeper):
         groups, jobs = planning.plan(combinations), []
         for job, label in zip(groups, planning.labels(groups), strict=True):
             with as_messages(label):
-                jobs += job.parts(self._split(job))
+                parts = job.parts(self._split(job))
+                for part in parts if len(parts) > 1 and self.check else ():
+                    self._examined(part)  # fewer members may be too few for several processes
+                jobs += parts
         return dict(zip(planning.folders(jobs), jobs, strict=True))
 
     def _split(self, job: Any) -> list[int]:
@@ -157,18 +181,26 @@ class SharedPassSweeper(BasicSweeper):
             return planning.split(none, none, self.max_members)
         from saev.stages import preflight
 
-        here = "slurm" not in type(self.launcher).__name__.lower()
-        cfg = self._composed(job.overrides)
-        members = preflight.examine(cfg, here)
+        cfg, members = self._examined(job)
         budget = math.inf
         if self.memory_gib is not None:
             budget = self.memory_gib * preflight.GIB
-        elif here:
+        elif self._here:
             budget = preflight.memory_here(cfg)
         fixed, passing = zip(*members, strict=True)
-        sizes = planning.split(fixed, passing, self.max_members, budget)
-        log.debug("%s: %s", job.shared, json.dumps({"bytes": [sum(fixed), max(passing)], "budget": budget}))
-        return sizes
+        return planning.split(fixed, passing, self.max_members, budget)
+
+    def _examined(self, job: Any) -> tuple[Any, Any]:
+        """The job's configuration, and the size of each member; raises what would stop it."""
+        from saev.stages import preflight
+
+        cfg = self._composed(job.overrides)
+        return cfg, preflight.examine(cfg, self._here)
+
+    @property
+    def _here(self) -> bool:
+        """Whether jobs run on this machine."""
+        return "slurm" not in type(self.launcher).__name__.lower()
 
 
 @contextlib.contextmanager

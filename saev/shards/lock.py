@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 POLL_S = 0.5
+LOOK_S = 0.5
 
 
 class Busy(ValueError):
@@ -15,13 +16,21 @@ class Busy(ValueError):
 
 @contextmanager
 def exclusive(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`; where another process holds it, wait, or raise Busy(busy) if that is given."""
+    """Hold the lock file `path`; where another process holds it, wait, or raise Busy(busy) if that is given.
+
+    Busy comes after a moment only: a process that asks `is_locked` holds the lock for that long.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-        except BlockingIOError:
-            raise Busy(busy) from None
+        patience = time.monotonic() + LOOK_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+                break
+            except BlockingIOError:
+                if time.monotonic() > patience:
+                    raise Busy(busy) from None
+                time.sleep(LOOK_S / 10)
         yield
 
 

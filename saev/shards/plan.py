@@ -95,16 +95,26 @@ class EpochPlan:
 
     def span(self, epoch: int, window: int, rank: int = 0) -> Span:
         """What `rank` reads for its window number `window` of an epoch, in reading order."""
-        first = window * self.batches_per_window
-        count = min(self.batches_per_window, self.n_batches - first)
-        by_window = first * self.world + rank * count
-        at = rank * self.n_batches + first if self.order == "shards" else by_window  # batches in linear order
-        edges = np.arange(at, at + count + 1, dtype=np.int64) * self.n_tokens // (self.n_batches * self.world)
+        edges = self._edges(window * self.batches_per_window, rank)
         runs = self._between(self._epoch(epoch), int(edges[0]), int(edges[-1]))
         if self.order == "stripes":  # their order inside a window is lost anyway: read forward through the files
             order = np.lexsort((runs.start, runs.example))
             runs = Runs(*(field[order] for field in runs))
         return Span(runs, edges - edges[0])
+
+    def tokens(self, step: int) -> int:
+        """The tokens of batch `step` over all ranks."""
+        first = step % self.n_batches // self.batches_per_window * self.batches_per_window
+        edges = [self._edges(first, rank) for rank in range(self.world)]
+        at = step % self.n_batches - first
+        return sum(int(of[at + 1] - of[at]) for of in edges)
+
+    def _edges(self, first: int, rank: int) -> Int64[np.ndarray, " batches_plus_1"]:
+        """Where the batches of a rank's window that begins with batch `first` lie in the epoch, in tokens."""
+        count = min(self.batches_per_window, self.n_batches - first)
+        by_window = first * self.world + rank * count
+        at = rank * self.n_batches + first if self.order == "shards" else by_window  # batches in linear order
+        return np.arange(at, at + count + 1, dtype=np.int64) * self.n_tokens // (self.n_batches * self.world)
 
     def permutation(self, epoch: int, window: int, rank: int, n: int) -> Int32[np.ndarray, " n"]:
         """The order in which a window's tokens leave it."""

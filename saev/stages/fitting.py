@@ -4,6 +4,7 @@ import functools
 import hashlib
 import logging
 import os
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +14,7 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -43,7 +44,7 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
     if rank_zero_only.rank:  # a further process of the one that holds the lock
-        take_up(cfg, directory)
+        take_up(cfg, directory, write=False)
         return train(cfg, planned, recording, directory)
     with exclusive(directory / LOCK, busy=f"hydra.run.dir={directory}: another process is training there."):
         take_up(cfg, directory)
@@ -67,7 +68,7 @@ def train(cfg: DictConfig, planned: list[Planned], recording: Any, directory: Pa
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, MetricsWriter):
                 callback.close()
-        leave_processes()
+        leave_processes(trainer)
 
 
 def run_trainer(
@@ -115,6 +116,7 @@ def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataMo
 
 
 ROOT = Path(__file__).resolve().parents[2]
+LEAVING_S = 4  # less than the time between two looks of Lightning's
 
 
 def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:
@@ -145,12 +147,23 @@ def relaunchable(directory: Path) -> None:
         config.run.dir = str(directory)  # of a sweep's job: its own folder; Lightning passes it on
 
 
-def leave_processes() -> None:
-    """End a DDP run's process group, so that a sweep's next job in this process can start its own."""
+def leave_processes(trainer: L.Trainer) -> None:
+    """End a DDP run's process group and processes, so that a sweep's next job in this process can start its own.
+
+    A thread of Lightning's kills this process some seconds after a further one has failed: it has to find none.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
+    procs = getattr(trainer.strategy.launcher, "procs", [])
+    for process in procs:
+        try:
+            process.wait(LEAVING_S)  # it ends as this one does; one that failed or was left behind may hang
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    procs.clear()
 
 
 def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict[str, list]:

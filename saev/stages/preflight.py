@@ -2,7 +2,7 @@
 
 import os
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from saev.stages.train import prepare
 from saev.sweep.memory import Size, member_size
@@ -17,7 +17,8 @@ def examine(cfg: DictConfig, here: bool) -> list[Size]:
     `here`: the jobs run on this machine, so its devices count.
     """
     ready = prepare(cfg, here)
-    batch = cfg.batch_size // (cfg.trainer.devices * cfg.trainer.num_nodes)
+    by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
+    batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
     return [
         member_size(ready.facts.d_model, plan.spec.width(ready.facts.d_model), batch, prefixes(plan.spec.objective))
         for plan in ready.planned

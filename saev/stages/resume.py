@@ -9,6 +9,7 @@ from saev.shards.lock import is_locked
 from saev.stages.outputs import runs_root
 from saev.sweep import ledger
 from saev.sweep.ledger import CHECKPOINT, LOCK, RESULTS
+from saev.sweep.quoting import quote
 
 
 def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
@@ -39,8 +40,7 @@ def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
 
 def quoted(key: str, path: Path) -> str:
     """An override whose value Hydra takes as it is, whatever characters it holds."""
-    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'{key}="{escaped}"'
+    return f"{key}={quote(str(path))}"
 
 
 def newest_unfinished() -> Path:
@@ -67,23 +67,30 @@ def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) ->
     """(flags, overrides), completed where they ask for a sweep to be gone on with.
 
     `resume_sweep=<sweep directory>` runs that sweep's command again in its directory, where the jobs that have finished or
-    are under way are left alone; `last` takes the newest sweep with a job to launch. Overrides given now come last, so
-    `hydra/launcher=basic` takes a cluster's sweep home.
+    are under way are left alone; `last` takes the newest sweep with a job to launch. Of other overrides Hydra's own are taken
+    (`hydra/launcher=basic` takes a cluster's sweep home); ValueError for the rest, as the plan stands.
     """
     chosen = [override.removeprefix("resume_sweep=").strip("'\"") for override in overrides if is_resume(override)]
     if verb != "train" or not chosen:
         return list(flags), list(overrides)
     path = newest_pending() if chosen[-1] == "last" else Path(chosen[-1])
     ledger.Sweep.load(path)
-    saved = OmegaConf.load(path / "multirun.yaml").hydra.overrides
-    own = [
-        o
-        for o in (*saved.task, *saved.hydra)
-        if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", "hydra.sweeper.rerun"))
-    ]
     others = [override for override in overrides if not is_resume(override)]
+    if refused := [override for override in others if not override.lstrip("+~").startswith("hydra")]:
+        raise ValueError(
+            f"resume_sweep goes on with the sweep's own settings, not with {', '.join(refused)}: start another sweep."
+        )
+    launcher = any(override.lstrip("+").startswith("hydra/launcher=") for override in others)
+    stale = (
+        "hydra.sweep.dir=",
+        "hydra.mode=",
+        "hydra.sweeper.rerun=",
+        *(("hydra/launcher=", "hydra.launcher.") if launcher else ()),
+    )
+    saved = OmegaConf.load(path / "multirun.yaml").hydra.overrides
+    own = [override for override in (*saved.task, *saved.hydra) if not override.lstrip("+").startswith(stale)]
     multirun = [] if {"-m", "--multirun"} & {*flags} else ["-m"]
-    return [*multirun, *flags], [*own, *others, quoted("hydra.sweep.dir", path.absolute())]
+    return [*multirun, *flags], [*own, *others, "hydra.sweeper.resume=true", quoted("hydra.sweep.dir", path.absolute())]
 
 
 def is_resume(override: str) -> bool:

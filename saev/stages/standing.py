@@ -19,7 +19,7 @@ from saev.sweep.ledger import CHECKPOINT, ERROR, RESULTS
 
 log = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
+CONFIG, TOKEN = "config.yaml", ".run_id"
 FREE = ("ckpt_path", "member")  # keys that are no setting of the run
 
 
@@ -31,27 +31,30 @@ def results_of(directory: Path) -> dict[str, float] | None:
     return dict(zip(table["member"], table["nmse"], strict=True))
 
 
-def take_up(cfg: DictConfig, directory: Path) -> None:
-    """Write the run's configuration; where the directory holds its checkpoint, make that where to go on from.
+def take_up(cfg: DictConfig, directory: Path, write: bool = True) -> None:
+    """Where the directory holds the run's checkpoint, make that where to go on from; `write` down what is run there.
 
-    ValueError where the directory holds a run with other settings. A `ckpt_path` that was asked for is left as it is.
+    The directory's own checkpoint comes before one that `ckpt_path` names elsewhere: a requeued job has gone on from that.
+    ValueError where the directory holds a run with other settings.
     """
-    if cfg.ckpt_path is None:
+    own = directory / CHECKPOINT
+    if cfg.ckpt_path is None or Path(cfg.ckpt_path).absolute() != own.absolute():
         check_same(cfg, directory)
-        if (directory / CHECKPOINT).is_file():
-            cfg.ckpt_path = str(directory / CHECKPOINT)
-            log.info("going on from %s", cfg.ckpt_path)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomically(directory / CONFIG, OmegaConf.to_yaml(cfg, resolve=False).encode())
+        if own.is_file():
+            cfg.ckpt_path = str(own)
+            log.info("going on from %s", own)
+    if write:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomically(directory / CONFIG, OmegaConf.to_yaml(cfg, resolve=False).encode())
+        (directory / RESULTS).unlink(missing_ok=True)  # of a finished run that is gone on with: until it finishes again
+        if not (directory / TOKEN).is_file():
+            write_atomically(directory / TOKEN, secrets.token_hex(16).encode())
 
 
 def token_of(directory: Path) -> str:
     """What tells this run from every other, here and elsewhere; it stays with the directory."""
-    path = directory / ".run_id"
-    if not path.is_file():
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, secrets.token_hex(16).encode())
-    return path.read_text()
+    path = directory / TOKEN
+    return path.read_text() if path.is_file() else ""  # a further process may be ahead of the first: it logs nothing
 
 
 @contextlib.contextmanager

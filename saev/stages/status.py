@@ -36,9 +36,7 @@ def status(directory: Path) -> bool:
     if not directory.is_dir():
         raise ValueError(f"{directory}: there is no such directory; name a sweep or a run.")
     if (directory / ledger.FILE).is_file():
-        sweep = ledger.Sweep.load(directory)
-        conclude(directory, sweep, {})
-        found = ledger.standings(directory, sweep.jobs)
+        found = conclude(directory, ledger.Sweep.load(directory), {})
     else:
         job = {directory.name: Job([], [])}
         found = {directory.name: ledger.standing(directory)}

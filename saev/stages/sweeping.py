@@ -1,56 +1,79 @@
 """The end of a sweep, or a look at it meanwhile: the rows of all finished jobs in one table, and how the others stand."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-from omegaconf import OmegaConf
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.markup import escape
 
 from saev.stages.tables import write_table
 from saev.sweep import planning
 from saev.sweep.ledger import RESULTS, Standing, Sweep, standings
+from saev.sweep.slurm import NoAnswer
 from saev.visuals.plots import frontier
 from saev.visuals.style import save
 from saev.visuals.table import results_table
 
+log = logging.getLogger(__name__)
 MARKS = {"finished": "green", "running": "cyan", "queued": "cyan", "failed": "red", "interrupted": "yellow"}
 PLOT = "frontier.png"
 # beside architecture and objective, what makes two SAEs points of different lines
 SERIES = ("d_sae", "lr", "init", "b_dec", "decoder", "dead_tokens")
 
 
-def conclude(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> None:
-    """Write results.parquet, results.csv and frontier.png of the finished jobs, print their table and how the rest stands.
+def conclude(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> dict[str, Standing]:
+    """Write results.parquet, results.csv and frontier.png of the finished jobs, print their table; how each job stands.
 
     `errors` is what launchers said of jobs, by folder; it stands in for what a job could not write down itself. `table`:
     the rows are printed (those of a single job have just been).
     """
     console = Console()
-    standing = standings(directory, sweep.jobs)
+    standing = looked_up(directory, sweep)
     for folder, said in errors.items():
-        if standing[folder].state != "finished" and not standing[folder].note:
-            standing[folder] = dataclasses.replace(standing[folder], state="failed", note=said)
+        found = standing[folder]
+        if not found.note:  # a job that has its numbers may have failed at its report
+            state = found.state if found.state in ("finished", "running", "queued") else "failed"
+            standing[folder] = dataclasses.replace(found, state=state, note=said)
     rows = collect(directory, sweep, standing)
-    if rows:
-        write_table(directory, "results", rows)
+    files = {"sweep": directory}
+    if rows and table:
         named = [{**row, "member": f"{row['job']}/{row['member']}"} for row in rows] if len(sweep.jobs) > 1 else rows
-        if table:
-            console.print(results_table(named))
-        figure = frontier(rows, varying(rows, [*settings_of(sweep), *SERIES]))
-        if figure is not None:
-            save(figure, directory / PLOT)
-    show(console, sweep, standing)
-    console.print(f"sweep:   {directory}", soft_wrap=True, highlight=False)
+        console.print(results_table(named))
     if rows:
-        console.print(f"results: {directory / 'results.csv'}", soft_wrap=True, highlight=False)
-    if rows and figure is not None:
-        console.print(f"plot:    {directory / PLOT}", soft_wrap=True, highlight=False)
+        try:
+            files |= written(directory, sweep, rows)
+        except PermissionError as error:  # somebody else's sweep may be looked at
+            log.warning("nothing is written: %s", error)
+    show(console, sweep, standing)
+    for name, path in files.items():
+        console.print(f"{name + ':':<8} {path}", soft_wrap=True, highlight=False)
     if any(of.state in ("failed", "interrupted", "not started") for of in standing.values()):
         console.print(f"go on:   saev train resume_sweep={directory}", soft_wrap=True, highlight=False)
+    return standing
+
+
+def looked_up(directory: Path, sweep: Sweep) -> dict[str, Standing]:
+    """How the jobs stand; by their folders alone, and said, where Slurm cannot be asked."""
+    try:
+        return standings(directory, sweep.jobs)
+    except NoAnswer as silence:
+        log.warning("%s What follows is what the folders say.", silence)
+        return standings(directory, sweep.jobs, ask=False)
+
+
+def written(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+    """Write the table and the plot; their paths."""
+    write_table(directory, "results", rows)
+    figure = frontier(rows, varying(rows, [*settings_of(sweep), *SERIES]))
+    if figure is None:
+        return {"results": directory / "results.csv"}
+    save(figure, directory / PLOT)
+    return {"results": directory / "results.csv", "plot": directory / PLOT}
 
 
 def collect(directory: Path, sweep: Sweep, standing: Mapping[str, Standing]) -> list[dict[str, Any]]:
@@ -69,13 +92,13 @@ def distinct_settings(sweep: Sweep) -> list[dict[str, Any]]:
     """For each job the shared settings in which it differs from others, by key."""
     jobs = list(sweep.jobs.values())
     common = set.intersection(*(set(job.shared) for job in jobs))
-    own = [[o.lstrip("+").partition("=") for o in job.shared if o not in common] for job in jobs]
-    return [{key: plain(value) for key, _, value in of if not key.startswith("~")} for of in own]
+    parser = OverridesParser.create()
+    own = [[parser.parse_override(o) for o in job.shared if o not in common] for job in jobs]
+    return [{o.key_or_group: cell(o.value()) for o in of if not o.is_delete()} for of in own]
 
 
-def plain(text: str) -> Any:
-    """The value that an override gives, as a table's cell holds it."""
-    value = OmegaConf.from_dotlist([f"value={text}"]).value
+def cell(value: Any) -> Any:
+    """An override's value as a table's cell holds it."""
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -96,7 +119,7 @@ def show(console: Console, sweep: Sweep, standing: Mapping[str, Standing]) -> No
         counts[of.state] = counts.get(of.state, 0) + 1
     labels = dict(zip(sweep.jobs, planning.labels(list(sweep.jobs.values())), strict=True))
     for folder, of in standing.items():
-        if of.state != "finished":
+        if of.state != "finished" or of.note:
             step = f", step {of.step}" if of.step is not None else ""
             what = f" ({labels[folder]})" if labels[folder] and labels[folder] not in folder else ""
             note = f": {escape(of.note)}" if of.note else ""

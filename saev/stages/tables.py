@@ -6,6 +6,8 @@ from typing import Any
 
 import polars as pl
 
+from saev.shards.manifest import replacing
+
 
 def write_table(directory: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the rows as parquet, and as csv without the columns that hold lists; the parquet file's path.
@@ -14,11 +16,8 @@ def write_table(directory: Path, name: str, rows: Sequence[Mapping[str, Any]]) -
     """
     table = pl.DataFrame(list(rows), infer_schema_length=None)
     directory.mkdir(parents=True, exist_ok=True)
-    for file, write in (
-        (f"{name}.csv", table.select(pl.exclude(pl.List)).write_csv),
-        (f"{name}.parquet", table.write_parquet),
-    ):
-        temporary = directory / f"{file}.tmp"
-        write(temporary)
-        temporary.replace(directory / file)
+    with replacing(directory / f"{name}.csv") as file:
+        table.select(pl.exclude(pl.List)).write_csv(file)
+    with replacing(directory / f"{name}.parquet") as file:
+        table.write_parquet(file)
     return directory / f"{name}.parquet"

@@ -20,9 +20,8 @@ from saev.sweep.planning import Job
 FILE = "sweep.json"
 ERROR = "error.txt"  # in a run's directory: what ended it
 RESULTS, CHECKPOINT, LOCK = "results.parquet", "checkpoints/last.ckpt", ".lock"
+UNASKED = ("paths", "logger", "report", "tags", "member")  # keys that no result depends on
 State = Literal["finished", "running", "queued", "failed", "interrupted", "not started"]
-RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT")  # Slurm's words
-WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +52,12 @@ class Sweep:
 
 
 def fingerprint(configs: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 (hex) of the composed configurations of all combinations, in order."""
-    return hashlib.sha256(json.dumps(list(configs), sort_keys=True, default=str).encode()).hexdigest()
+    """sha256 (hex) of the composed configurations of all combinations, in order, but for where and how they are written."""
+    asked = [{key: value for key, value in config.items() if key not in UNASKED} for config in configs]
+    for config in asked:
+        if isinstance(config.get("record"), Mapping):
+            config["record"] = {key: value for key, value in config["record"].items() if key != "root"}
+    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +69,13 @@ class Standing:
     note: str = ""
 
 
-def standings(directory: Path, jobs: dict[str, Job]) -> dict[str, Standing]:
-    """How each job of the sweep stands, from its folder and, where it was given to Slurm, from the queue."""
-    submitted = slurm.submitted(directory)
-    queue = slurm.states(list(submitted.values())) if submitted else {}
+def standings(directory: Path, jobs: Mapping[str, Job], ask: bool = True) -> dict[str, Standing]:
+    """How each job of the sweep stands, from its folder and, where it was given to Slurm, from the queue (if `ask`).
+
+    Raises slurm.NoAnswer where that cannot be asked.
+    """
+    submitted = slurm.submitted(directory) if ask else {}
+    queue = slurm.states(list(submitted.values()))
     return {folder: standing(directory / folder, queue.get(submitted.get(folder, ""))) for folder in jobs}
 
 
@@ -78,10 +84,10 @@ def standing(run: Path, in_queue: str | None = None) -> Standing:
     step = last_step(run)
     if (run / RESULTS).is_file():
         return Standing("finished", step)
-    if is_locked(run / LOCK) or in_queue in RUNNING:
-        return Standing("running", step)
-    if in_queue in WAITING:
+    if in_queue in slurm.WAITING:
         return Standing("queued", step)
+    if is_locked(run / LOCK) or (in_queue is not None and in_queue not in slurm.ENDED):
+        return Standing("running", step)
     if (run / ERROR).is_file():
         return Standing("failed", step, (run / ERROR).read_text().strip())
     if (run / CHECKPOINT).is_file() or step is not None:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saev.sweep.quoting import quote
+
 PER_SAE = (
     "sae", "objective", "auxk", "decoder", "sparsity", "l0_target", "k", "lr", "d_sae", "expansion", "seed", "init", "b_dec",
     "dead_tokens",
@@ -61,7 +63,7 @@ class Job:
     @property
     def overrides(self) -> list[str]:
         """The job's command line."""
-        quoted = ",".join("[" + ",".join(json.dumps(o) for o in variant) + "]" for variant in self.variants)
+        quoted = ",".join("[" + ",".join(quote(o) for o in variant) + "]" for variant in self.variants)
         return [*self.shared, f"variants=[{quoted}]"]
 
     def parts(self, sizes: Sequence[int]) -> list["Job"]:
@@ -108,9 +110,13 @@ def split(fixed: Sequence[int], passing: Sequence[int], max_members: int, budget
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:
-    """What tells each job from the others, e.g. "layer=13"; empty where nothing does."""
+    """What tells each job from the others, e.g. "layer=13", of parts with a single SAE that one's settings; empty where nothing does."""
     common = set.intersection(*(set(job.shared) for job in jobs))
-    return [",".join(o for o in job.shared if o not in common) for job in jobs]
+    found = [[o for o in job.shared if o not in common] for job in jobs]
+    variants = [[short(o) for o in job.variants[0]] if len(job.variants) == 1 else [] for job in jobs]
+    same = set.intersection(*map(set, variants))
+    alone = [[o for o in variant if o not in same] if len(jobs) > 1 else [] for variant in variants]
+    return [",".join([*own, *of]) for own, of in zip(found, alone, strict=True)]
 
 
 def folders(jobs: Sequence[Job]) -> list[str]:

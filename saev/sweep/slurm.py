@@ -12,6 +12,12 @@ from pathlib import Path
 
 JOBS = Path(".submitit/jobs.json")  # below a sweep's directory: folder -> Slurm's job id
 ANSWER_S = 60  # a busy controller takes its time
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+# What squeue still tells of jobs that will not run again; all other words mean that something is under way or to come.
+ENDED = {
+    "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
+    "REVOKED", "TIMEOUT",
+}  # fmt: skip
 
 
 class NoAnswer(ValueError):
@@ -34,12 +40,17 @@ def submitted(sweep_dir: Path) -> dict[str, str]:
 
 
 def states(ids: Collection[str]) -> dict[str, str]:
-    """Slurm's word (PENDING, RUNNING, CANCELLED, ...) for each of the jobs that it still knows; none without squeue.
+    """Slurm's word (PENDING, RUNNING, CANCELLED, ...) for each of the jobs that it still knows.
 
-    Slurm forgets a job some minutes after its end. Raises NoAnswer where squeue fails.
+    Slurm forgets a job some minutes after its end. Raises NoAnswer where there is no squeue, or it fails.
     """
-    if not ids or shutil.which("squeue") is None:
+    if not ids:
         return {}
+    if shutil.which("squeue") is None:
+        raise NoAnswer(
+            f"there is no squeue here to ask for jobs {', '.join(sorted(ids))}: go on where Slurm is, or, if none of them is "
+            f"under way any more, delete {JOBS} in the sweep's directory."
+        )
     arrays = sorted({job.partition("_")[0] for job in ids})
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(arrays)}"]
     try:

@@ -14,13 +14,16 @@ from saev.visuals.style import MARKERS, NEVER, PALETTE, colours, panel
 
 LABELLED = 12  # points; beyond it only the ends of each series are named
 NAMED = 8  # curves; beyond it a curve is known by its series alone
+LONGEST = 24  # characters of a setting in a legend; of a path the end tells most
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
 
 
 def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
     """What makes two SAEs comparable points of one line: architecture and objective, and the settings `by`."""
     kinds = [str(row[key]) for key in ("sae", "objective") if row.get(key) is not None]
-    return ", ".join([*kinds, *(f"{key}={row[key]}" for key in by if row.get(key) is not None)]) or "SAE"
+    values = {key: str(row[key]) for key in by if row.get(key) is not None}
+    shown = (f"{key}={text if len(text) <= LONGEST else '…' + text[1 - LONGEST :]}" for key, text in values.items())
+    return ", ".join([*kinds, *shown]) or "SAE"
 
 
 def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figure | None:

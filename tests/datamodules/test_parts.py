@@ -7,7 +7,7 @@ import torch
 from recordings import record
 
 from datamodules import ActivationDataModule
-from datamodules.parts import parts_of, tokens_of
+from datamodules.parts import parts_of
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_every_token_comes_once_an_epoch_and_is_counted(dataset, reader, parts):
     assert len(pairs) == sum(b["tokens"] for b in taken) == 32 * 16
     assert all(b["tokens"] == len(b["acts"]) <= 50 for b in taken)
     plan = data.stream(data.train_examples).plan
-    assert [tokens_of(plan, step) for step in range(n, 2 * n)] == [b["tokens"] for b in taken]
+    assert [plan.tokens(step) for step in range(n, 2 * n)] == [b["tokens"] for b in taken]
 
 
 def test_no_parts_are_as_many_as_processes(dataset):

@@ -54,4 +54,5 @@ def test_without_slurm_or_jobs_nothing_is_asked(squeue, tmp_path, monkeypatch):
     squeue("12 RUNNING\\n")
     assert slurm.states([]) == {} and not (tmp_path / "asked").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert slurm.states(["12"]) == {}
+    with pytest.raises(slurm.NoAnswer, match=r"no squeue here .*delete .submitit/jobs.json"):
+        slurm.states(["12"])

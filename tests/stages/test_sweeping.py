@@ -6,8 +6,10 @@ import signal
 import polars as pl
 import pytest
 from conftest import TINY
+from omegaconf import OmegaConf
 
 import saev
+from saev.shards.lock import exclusive
 
 SWEEP = ("train", "experiment=none", *TINY, "sae=topk", "-m", "k=2,4", "layer=1,2")
 
@@ -122,7 +124,80 @@ def test_groups_are_split_by_number_and_by_memory(cli, tiny):
     for limit in ("max_members=1", "memory_gib=1e-6"):
         shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "sae=topk", "-m", "k=2,4",
                     f"hydra.sweeper.{limit}", "hydra.sweeper.rerun=true")  # fmt: skip
-        assert shown.code == 0 and "2 SAEs in 2 jobs: all x1, all x1" in shown.text, shown.text
+        assert shown.code == 0 and "2 SAEs in 2 jobs: k=2 x1, k=4 x1" in shown.text, shown.text
+
+
+def test_limits_count_when_a_sweep_is_gone_on_with(cli, tiny, tmp_path):
+    """Guards against a group that was too large for memory and stays so however often the user asks for smaller ones."""
+    fails = (
+        "train",
+        "experiment=none",
+        *TINY,
+        f"dataset={tiny}",
+        "layer=1",
+        "sae=topk",
+        "k=2",
+        "clip=1e30",
+        "val_every=100",  # no checkpoint to go on from
+        "-m",
+        "lr=1e30,1e31",
+    )
+    assert cli(*fails).code == 1
+    shown = cli(*fails, "hydra.sweeper.max_members=1")
+    (sweep,) = sweeps(tmp_path)
+    assert shown.code == 1 and "2 of 2 jobs failed" in shown.err, shown.text
+    assert list(json.loads((sweep / "sweep.json").read_text())["jobs"]) == ["0-0", "0-1"]
+
+
+@pytest.mark.parametrize("prefix", ["", "++"])
+def test_a_directory_keeps_its_own_sweep(prefix, cli, tiny, tmp_path):
+    """Guards against one sweep's results being taken for another's."""
+    own = (
+        "train",
+        "experiment=none",
+        *TINY,
+        f"dataset={tiny}",
+        "layer=1",
+        "sae=topk",
+        f"{prefix}hydra.sweep.dir={tmp_path}/own",
+    )
+    assert cli(*own, "-m", "k=2").code == 0
+    other = cli(*own, "-m", "k=4")
+    assert other.code == 1 and "a sweep over other configurations is there" in other.err
+    anew = cli(*own, "-m", "k=2", "hydra.sweeper.rerun=true")
+    assert anew.code == 1 and "choose another hydra.sweep.dir" in anew.err
+    (tmp_path / "own" / "sweep.json").unlink()
+    assert "runs are there, but no plan" in cli(*own, "-m", "k=4").err
+
+
+def test_two_commands_do_not_launch_one_sweep_at_once(cli, tiny, tmp_path):
+    done = cli(*command(tiny))
+    (sweep,) = sweeps(tmp_path)
+    with exclusive(sweep / ".sweep.lock"):
+        shown = cli(*command(tiny))
+    assert done.code == 0 and shown.code == 1 and "another process launches this sweep" in shown.err
+
+
+def test_a_sweep_goes_on_elsewhere_and_with_another_launcher(interrupted, cli, tiny, tmp_path, monkeypatch):
+    """Guards against a plan that holds in one working directory, or with the launcher's own keys, alone."""
+    commands = OmegaConf.load(interrupted / "multirun.yaml")
+    commands.hydra.overrides.hydra += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]
+    OmegaConf.save(commands, interrupted / "multirun.yaml")
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "elsewhere"))
+    refused = cli("train", f"resume_sweep={interrupted}", "lr=1")
+    assert refused.code == 1 and "not with lr=1" in refused.err
+    done = cli("train", f"resume_sweep={interrupted}", "hydra/launcher=basic")
+    assert done.code == 0 and "2 finished" in done.out, done.text
+
+
+def test_an_empty_range_is_named(cli, tiny):
+    shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "-m", "k=range(8,8)")
+    assert shown.code == 1 and "k=range(8,8)" in shown.err and "matches nothing" in shown.err
+
+
+def test_a_checkpoint_and_a_launcher_do_not_go_together(cli, tmp_path):
+    shown = cli("train", f"ckpt_path={tmp_path}", "hydra/launcher=basic")
+    assert shown.code == 1 and "resume one run at a time" in shown.err
 
 
 def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):

@@ -55,6 +55,10 @@ def test_slurm_knows_more_than_the_folder(tmp_path, monkeypatch):
     assert [of.state for of in found.values()] == ["queued", "running"] and not pending(found)
     monkeypatch.setattr(ledger.slurm, "states", lambda ids: {"7_0": "CANCELLED"})
     assert pending(standings(tmp_path, JOBS)) == list(JOBS)
+    monkeypatch.setattr(
+        ledger.slurm, "states", lambda ids: {"7_0": "RESIZING", "7_1": "COMPLETING"}
+    )  # words for: alive
+    assert [of.state for of in standings(tmp_path, JOBS).values()] == ["running", "running"]
 
 
 def test_what_is_launched_and_what_is_left_alone():
@@ -71,6 +75,14 @@ def test_what_is_launched_and_what_is_left_alone():
 def test_the_same_question_is_found_again(tmp_path):
     asked = fingerprint([{"k": 1, "layer": 2}])
     assert asked == fingerprint([{"layer": 2, "k": 1}]) != fingerprint([{"layer": 2, "k": 2}])
+    elsewhere = {
+        "k": 1,
+        "layer": 2,
+        "paths": {"outputs": "/x"},
+        "logger": {"csv": 1},
+        "record": {"root": "/x/activations"},
+    }
+    assert fingerprint([elsewhere]) == fingerprint([{"k": 1, "layer": 2, "record": {}}])
     for name, of in (("a_sweep", "other"), ("b_sweep", asked)):
         (tmp_path / "day" / name).mkdir(parents=True)
         Sweep(of, JOBS).save(tmp_path / "day" / name)
