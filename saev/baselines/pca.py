@@ -1,0 +1,199 @@
+"""Principal components: one pass of second moments, one eigendecomposition, every rank and sparsity out of it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saev.baselines.baseline import Baseline
+from saev.baselines.fitter import Fitter
+from saev.baselines.second_moments import SecondMoments, shift_of
+from saev.nn.normalise import Normaliser
+
+KS = (1, 4, 16, 64, 256, 1024)
+SAMPLE = 32768  # tokens that orient the components
+NEGLIGIBLE = 1e-12  # a variance so much smaller than the largest is rounding
+
+
+class PCA(Baseline):
+    """codes = V (z - centre), z_hat = centre + V^T codes, for orthonormal rows V by decreasing variance; codes are signed.
+
+    Args:
+        k: codes kept per token, those of largest absolute value (of all k-subsets of the components they leave the least
+            error, if `whiten` is off); null: all.
+        rank: take the first so many components; null: all given.
+        whiten: divide each code by its standard deviation over the training tokens (before k chooses), so that all
+            components have codes of variance 1. A component without variance has code 0.
+    """
+
+    kind = "pca"
+    centre: Float[Tensor, " d_model"]
+    variance: Float[Tensor, " rank"]
+
+    def __init__(
+        self,
+        normaliser: Normaliser,
+        atoms: Float[Tensor, "n_components d_model"],
+        k: int | None = None,
+        rank: int | None = None,
+        whiten: bool = False,
+    ):
+        _check("rank", rank, len(atoms))
+        super().__init__(normaliser, atoms[:rank])
+        _check("k", k, self.n_latents)
+        self.k, self.rank, self.whiten = k, rank, whiten
+        self.register_buffer("centre", self.atoms_.new_zeros(self.d_model))
+        self.register_buffer("variance", self.atoms_.new_ones(self.n_latents))
+
+    @classmethod
+    def of(
+        cls,
+        normaliser: Normaliser,
+        components: Float[Tensor, "n_components d_model"],
+        variance: Float[Tensor, " n_components"],
+        centre: Float[Tensor, " d_model"],
+        **settings: Any,
+    ) -> "PCA":
+        """The dictionary of these components of normalised activations; `variance` is that of their codes."""
+        pca = cls(normaliser, components, **settings)
+        pca.variance.copy_(variance[: pca.n_latents])
+        pca.centre.copy_(centre)
+        return pca
+
+    def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
+        """Signed coordinates of z - centre, those beyond the k largest in absolute value 0."""
+        c = (z - self.centre) @ self.atoms_.T
+        if self.whiten:
+            spread = self._spread()
+            c = torch.where(spread > 0, c / spread, 0)
+        if self.k is None:
+            return c
+        kept = c.abs().topk(self.k, dim=1, sorted=False).indices
+        return torch.zeros_like(c).scatter(1, kept, c.gather(1, kept))
+
+    def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
+        """Raw activations that the codes stand for."""
+        c = codes.float() * self._spread() if self.whiten else codes.float()
+        return self.normaliser.inverse(c @ self.atoms_ + self.centre)
+
+    def _spread(self) -> Float[Tensor, " n_latents"]:
+        return torch.where(self.variance > NEGLIGIBLE * self.variance.max(), self.variance, 0).sqrt()
+
+
+class PCAFitter(Fitter):
+    """All of PCA's dictionaries for one pass over the data.
+
+    The covariance is exact (float64). The components' signs come from the sample that `start` is given: exact third
+    moments of the coefficients would take a second pass, as the components are known after the first, and a sample of
+    32768 tells the sign of every skewness beyond 0.03.
+
+    Args:
+        k: a dictionary for each of these numbers of codes kept per token (null: all); those above the rank are left out.
+        rank: components to find; null: d_model.
+        whiten: as in `PCA`.
+    """
+
+    sample_tokens = SAMPLE
+
+    def __init__(self, k: Sequence[int | None] = KS, rank: int | None = None, whiten: bool = False):
+        self.k, self.rank, self.whiten = tuple(k), rank, whiten
+
+    def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
+        d_model = sample.shape[1]
+        _check("rank", self.rank, d_model)
+        rank = self.rank or d_model
+        if n_tokens <= rank:
+            raise ValueError(
+                f"rank={self.rank}: {rank} components need more than {rank} tokens, an epoch has {n_tokens}: "
+                "lower rank or record more images."
+            )
+        self._kept = [k for k in self.k if k is None or k <= rank]
+        if not self._kept or any(k is not None and k < 1 for k in self._kept):
+            raise ValueError(f"k={list(self.k)}: at least one between 1 and rank={rank}, or null for all codes.")
+        self._normaliser, self._sample = normaliser, sample
+        self.moments = SecondMoments(shift_of(sample))
+
+    def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
+        self.moments.add(z)
+
+    def finish_pass(self) -> Mapping[str, float]:
+        """The share of the variance that the first k components hold, for each k."""
+        variance, _ = principal_components(self.moments.covariance)
+        share = variance.cumsum(0) / variance.sum()
+        return {f"explained_variance/rank={k}": float(share[k - 1]) for k in self._kept if k is not None}
+
+    def merge(self, other: Fitter) -> None:
+        assert isinstance(other, PCAFitter)
+        self.moments.merge(other.moments)
+
+    def dictionaries(self) -> Mapping[str, PCA]:
+        """One per k: "k=1", ..., and "k=all" for null."""
+        variance, components = principal_components(self.moments.covariance)
+        found = (self._normaliser, oriented(components, self._sample), variance, self.moments.mean)
+        settings = {"rank": self.rank, "whiten": self.whiten}
+        return {f"k={'all' if k is None else k}": PCA.of(*found, k=k, **settings) for k in self._kept}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.moments.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.moments.load_state_dict(state)
+
+
+def principal_components(
+    covariance: Float[Tensor, "d_model d_model"],
+) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]:
+    """(variances by decreasing size, the components as rows): the eigenvectors of a covariance, signs left open."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return values.flip(0).clamp_min(0), vectors.T.flip(0)
+
+
+def oriented(
+    components: Float[Tensor, "n d_model"], sample: Float[Tensor, "tokens d_model"]
+) -> Float[Tensor, "n d_model"]:
+    """Each component or its negative, so that its coefficient is positively skewed on the sample.
+
+    The sign of sum (c - mean c)^3: the few tokens that stand out do so at the positive end, as where a latent fires. A
+    component without any skewness has its largest entry positive.
+    """
+    c = sample.to(components) @ components.T
+    skewness = (c - c.sum(0) / max(len(c), 1)).pow(3).sum(0)
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True)).squeeze(1)
+    return torch.where(torch.where(skewness == 0, largest, skewness) < 0, -1, 1)[:, None] * components
+
+
+def nmse_of_ranks(
+    scatter: Float[Tensor, "d_model d_model"],
+    mean: Float[Tensor, " d_model"],
+    count: int,
+    components: Float[Tensor, "n d_model"],
+    centre: Float[Tensor, " d_model"],
+    scale: Float[Tensor, "..."] | None = None,
+) -> Float[Tensor, " n_plus_1"]:
+    """NMSE of raw activations x for z_hat = centre + V_r^T V_r (z - centre), V_r the first r components; r = 0, ..., n.
+
+    With A = sum (z - centre)(z - centre)^T = scatter + count (mean - centre)(mean - centre)^T and W = diag(scale^2),
+
+        error_r = tr W (I - P) A (I - P) = tr WA - 2 sum_i (V W A V^T)_ii + sum_ij (V A V^T)_ij (V W V^T)_ij,  i, j <= r
+
+    over tr(W scatter). It holds for any rows V, so also for components rounded to float32.
+
+    Args:
+        scatter, mean, count: of the evaluated tokens in normalised space: `SecondMoments` over them.
+        scale: the normaliser's, where it has one for each dimension; one for all changes nothing.
+    """
+    v, offset = components.double(), mean.double() - centre.double()
+    weight = (torch.ones_like(offset) if scale is None else scale.double().expand(len(offset))).square()
+    a = scatter.double() + count * torch.outer(offset, offset)
+    va = v @ a
+    found = (va * (v * weight)).sum(1).cumsum(0)
+    twice = ((va @ v.T) * ((v * weight) @ v.T)).cumsum(0).cumsum(1).diagonal()
+    error = (weight * a.diagonal()).sum() - torch.nn.functional.pad(2 * found - twice, (1, 0))
+    return error.clamp_min(0) / (weight * scatter.diagonal()).sum()
+
+
+def _check(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise ValueError(f"{name}={value} must be between 1 and {most}, the components there are; null takes all.")

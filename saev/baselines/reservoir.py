@@ -1,0 +1,70 @@
+"""A uniform sample of tokens out of a stream, whatever its order, its batches and the processes that share it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+_LAST = torch.iinfo(torch.int64).max
+
+
+class Reservoir:
+    """The `size` tokens of smallest hash(seed, token number), bottom-k sampling (Cohen & Kaplan 2007).
+
+    Hashes of one seed are all different, as the hash is a bijection of the number; so is the sample one, and that of two
+    halves of a stream is the smallest of both of theirs. Rows stand by increasing hash: in random order.
+    """
+
+    def __init__(self, size: int, d_model: int, seed: int, device: torch.device | None = None):
+        self.seed = seed
+        self.hashes = torch.full((size,), _LAST, dtype=torch.int64, device=device)
+        self.rows = torch.zeros(size, d_model, device=device)
+
+    def add(self, rows: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
+        """Offer tokens; a token comes once in a stream."""
+        hashes = mixed(token, self.seed)
+        below = hashes < self.hashes[-1]
+        self._keep(hashes[below], rows[below])
+
+    def merge(self, other: "Reservoir") -> None:
+        """Offer what another reservoir of the same seed and size has kept of other tokens."""
+        self._keep(other.hashes, other.rows)
+
+    def _keep(self, hashes: Int64[Tensor, " n"], rows: Float[Tensor, "n d_model"]) -> None:
+        if len(hashes):
+            hashes, order = torch.cat([self.hashes, hashes]).sort(stable=True)
+            order = order[: len(self.hashes)]
+            self.hashes, self.rows = hashes[: len(self.hashes)], torch.cat([self.rows, rows])[order]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sample so far."""
+        return {"hashes": self.hashes, "rows": self.rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of the same seed and size."""
+        self.hashes, self.rows = state["hashes"].to(self.hashes.device), state["rows"].to(self.rows)
+
+
+def mixed(token: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:
+    """SplitMix64 (Steele, Lea & Flood 2014) of seed and token number: for each seed a bijection of 64-bit integers.
+
+    >>> mixed(torch.arange(2), 0)
+    tensor([                   0, -2152535657050944081])
+    """
+    return _finalise(token * _signed(0x9E3779B97F4A7C15) + _finalise(torch.tensor(seed, device=token.device)))
+
+
+def _finalise(x: Tensor) -> Tensor:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        x = (x ^ _shifted(x, shift)) * _signed(factor)
+    return x ^ _shifted(x, 31)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64)

@@ -1,0 +1,73 @@
+"""Mean and covariance of vectors as one additive statistic: all that principal components and Gaussians need of data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+ROWS = 4096  # summed by one product of matrices
+
+
+class SecondMoments:
+    """Count n, sum of y, and sum of y y^T, in float64, with y = x - shift for a fixed shift near the mean.
+
+    The shift drops out of `mean` and `scatter`; it only keeps the sums small beside the deviations, so that nothing cancels
+    in the massive dimensions of vision transformers. Products are float64: in float32 the small eigenvalues of spectra
+    that span six decades are lost, and sums depend on where batches end.
+    """
+
+    def __init__(self, shift: Float[Tensor, " d_model"]):
+        self.shift = shift.double()
+        self.count = 0
+        self.total = torch.zeros_like(self.shift)
+        self._upper = torch.zeros(len(shift), len(shift), dtype=torch.float64, device=shift.device)
+
+    def add(self, x: Float[Tensor, "batch d_model"]) -> None:
+        """Add vectors."""
+        half = len(self.shift) // 2
+        for rows in x.split(ROWS):
+            y = rows.double() - self.shift
+            self.total += y.sum(0)
+            # y^T y is symmetric: its lower left quarter is left out, a quarter of the work
+            self._upper[:half].addmm_(y[:, :half].T, y)
+            self._upper[half:, half:].addmm_(y[:, half:].T, y[:, half:])
+        self.count += len(x)
+
+    def merge(self, other: "SecondMoments") -> None:
+        """Add the vectors that `other`, of the same shift, has seen."""
+        self.count += other.count
+        self.total += other.total
+        self._upper += other._upper
+
+    @property
+    def mean(self) -> Float[Tensor, " d_model"]:
+        """Mean of x."""
+        return self.shift + self.total / max(self.count, 1)
+
+    @property
+    def scatter(self) -> Float[Tensor, "d_model d_model"]:
+        """Sum over vectors of (x - mean)(x - mean)^T = sum of y y^T - (sum of y)(sum of y)^T / n."""
+        upper = self._upper.triu()
+        moment = upper + upper.triu(1).T
+        return moment - torch.outer(self.total, self.total) / max(self.count, 1)
+
+    @property
+    def covariance(self) -> Float[Tensor, "d_model d_model"]:
+        """Population covariance, scatter / n."""
+        return self.scatter / max(self.count, 1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums."""
+        return {"count": self.count, "total": self.total, "upper": self._upper}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of the same shift."""
+        self.count = int(state["count"])
+        self.total, self._upper = (state[name].to(self.shift, copy=True) for name in ("total", "upper"))
+
+
+def shift_of(sample: Float[Tensor, "n d_model"]) -> Float[Tensor, " d_model"]:
+    """A shift near the mean of the data that `sample` was drawn from: its mean (0 for an empty one)."""
+    return sample.double().sum(0) / max(len(sample), 1)
