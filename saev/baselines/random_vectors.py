@@ -1,0 +1,191 @@
+"""Random vectors as atoms: tokens of the data, Gaussians of its covariance, or the rows of an SAE that nobody trained.
+
+What a trained dictionary is worth shows beside these: whatever they explain, training has not found.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saev.baselines.baseline import Baseline, as_unit_rows
+from saev.baselines.fitter import Fitter
+from saev.baselines.refit import least_squares_on
+from saev.baselines.reservoir import Reservoir
+from saev.baselines.second_moments import SecondMoments, shift_of
+from saev.nn.normalise import Normaliser
+from saev.ops.topk import topk_indices
+
+VARIANTS = ("tokens", "gaussian", "untrained")
+SAMPLE = 4096  # tokens that tell the shift of the moments
+RCOND = 1e-8  # squared singular values below this share of the largest are directions that the atoms do not span
+
+
+class RandomVectors(Baseline):
+    """Atoms a_j = s_j u_j of norm s_j, and y = z - centre. A code counts atoms: 1 is the whole of a_j.
+
+    k: the k largest of relu(y u_j) are kept. Their codes are relu(y u_j) / s_j (matching: what two atoms have in common is
+        counted twice, so the reconstruction may be worse than none), or with `refit` those of least squares on these atoms,
+        which may be negative; z_hat = centre + codes @ atoms.
+    k null: all projections y u_j / s_j with their signs, as scores to rank tokens by. z_hat is then what the projections
+        tell of y: centre + (projection of y onto the span of the atoms), which is z itself for d_model atoms or more.
+        `refit` changes nothing.
+    """
+
+    kind = "random_vectors"
+    centre: Float[Tensor, " d_model"]
+    span: Float[Tensor, "d_model d_model"]  # (U^T U)^+, of the unit atoms; where k is null
+
+    def __init__(
+        self,
+        normaliser: Normaliser,
+        atoms: Float[Tensor, "n_latents d_model"],
+        k: int | None = None,
+        refit: bool = False,
+    ):
+        super().__init__(normaliser, atoms)
+        if k is not None and not 1 <= k <= self.n_latents:
+            raise ValueError(f"k={k} must be between 1 and n_latents={self.n_latents}; null takes all projections.")
+        self.k, self.refit = k, refit
+        self.register_buffer("centre", self.atoms_.new_zeros(self.d_model))
+        if k is None:
+            self.register_buffer("span", span_of(as_unit_rows(self.atoms_)))
+
+    def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
+        """Codes of normalised activations; an atom of norm 0 has code 0."""
+        y, norms = z - self.centre, self._norms()
+        h = y @ as_unit_rows(self.atoms_).T
+        if self.k is None:
+            return h / norms
+        kept = topk_indices(h, self.k)
+        values = h.gather(1, kept).relu()
+        if self.refit:
+            values = least_squares_on(y, as_unit_rows(self.atoms_), kept, values > 0)
+        return torch.zeros_like(h).scatter(1, kept, values) / norms
+
+    def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
+        """Raw activations that the codes stand for."""
+        y = codes.float() @ self.atoms_
+        if self.k is None:
+            y = (codes.double() * self._norms()) @ (as_unit_rows(self.atoms_).double() @ self.span.double())
+        return self.normaliser.inverse(y.float() + self.centre)
+
+    def _norms(self) -> Float[Tensor, " n_latents"]:
+        norms = torch.linalg.vector_norm(self.atoms_, dim=1)
+        return torch.where(norms > 0, norms, 1)
+
+
+class RandomVectorsFitter(Fitter):
+    """One set of random vectors; a function of (seed, the dataset), whatever the order of the stream.
+
+    Args:
+        n_latents: vectors to take.
+        variant: `tokens` are a uniform sample of tokens without repetition, seen from their mean if `centred`;
+            `gaussian` ones are drawn from N(mean, covariance) of the tokens, the mean left out if `centred`;
+            `untrained` ones are unit vectors of any direction, with zero biases an SAE at its random start, and need no
+            pass over the data (`n_passes` is 0).
+        unit_norm: divide each vector by its norm.
+        k, refit: as in `RandomVectors`.
+    """
+
+    sample_tokens = SAMPLE
+
+    def __init__(
+        self,
+        n_latents: int,
+        variant: str = "tokens",
+        seed: int = 0,
+        k: int | None = None,
+        refit: bool = False,
+        centred: bool = True,
+        unit_norm: bool = True,
+    ):
+        if variant not in VARIANTS:
+            raise ValueError(f"variant={variant}: choose one of {list(VARIANTS)}.")
+        if n_latents < 1 or (k is not None and not 1 <= k <= n_latents):
+            raise ValueError(f"n_latents={n_latents}, k={k}: both at least 1, and k at most n_latents (null: all).")
+        self.n_latents, self.variant, self.seed, self.k, self.refit = n_latents, variant, seed, k, refit
+        self.centred, self.unit_norm = centred, unit_norm
+        self.n_passes = int(variant != "untrained")
+
+    def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
+        if self.variant == "tokens" and n_tokens < self.n_latents:
+            raise ValueError(
+                f"n_latents={self.n_latents}: an epoch has {n_tokens} tokens to choose from: lower n_latents, or take "
+                "variant=gaussian, which draws as many as one likes."
+            )
+        self._normaliser = normaliser
+        self._reservoir = Reservoir(self.n_latents, sample.shape[1], self.seed, sample.device)
+        self._shift = shift_of(sample)
+        self._moments = SecondMoments(self._shift)
+        self._total, self._count = torch.zeros_like(self._shift), 0
+
+    def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
+        if self.variant == "gaussian":
+            self._moments.add(z)
+        if self.variant == "tokens":
+            self._reservoir.add(z, token)
+            self._total += (z.double() - self._shift).sum(0)
+            self._count += len(z)
+
+    def finish_pass(self) -> Mapping[str, float]:
+        return {}
+
+    def merge(self, other: Fitter) -> None:
+        assert isinstance(other, RandomVectorsFitter)
+        self._moments.merge(other._moments)
+        self._reservoir.merge(other._reservoir)
+        self._total += other._total
+        self._count += other._count
+
+    def dictionaries(self) -> Mapping[str, RandomVectors]:
+        mean = self._mean()
+        atoms = self._vectors()
+        if self.variant == "tokens" and self.centred:
+            atoms = atoms - mean
+        if self.variant == "gaussian" and not self.centred:
+            atoms = atoms + mean
+        found = RandomVectors(self._normaliser, as_unit_rows(atoms) if self.unit_norm else atoms, self.k, self.refit)
+        if self.centred:
+            found.centre.copy_(mean)
+        return {"": found}
+
+    def _mean(self) -> Float[Tensor, " d_model"]:
+        if self.variant == "untrained":
+            return torch.zeros_like(self._shift)
+        return self._moments.mean if self.variant == "gaussian" else self._shift + self._total / max(self._count, 1)
+
+    def _vectors(self) -> Float[Tensor, "n_latents d_model"]:
+        if self.variant == "tokens":
+            return self._reservoir.rows.double()
+        generator = torch.Generator().manual_seed(self.seed)
+        drawn = torch.randn(self.n_latents, len(self._shift), generator=generator, dtype=torch.float64)
+        drawn = drawn.to(self._shift.device)
+        return as_unit_rows(drawn) if self.variant == "untrained" else drawn @ root_of(self._moments.covariance)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "moments": self._moments.state_dict(),
+            "reservoir": self._reservoir.state_dict(),
+            "total": self._total,
+            "count": self._count,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._moments.load_state_dict(state["moments"])
+        self._reservoir.load_state_dict(state["reservoir"])
+        self._total, self._count = state["total"].to(self._shift, copy=True), int(state["count"])
+
+
+def root_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
+    """The symmetric square root, U sqrt(L) U^T: unlike a factor, it does not depend on the signs of eigenvectors."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+
+
+def span_of(unit: Float[Tensor, "n d_model"]) -> Float[Tensor, "d_model d_model"]:
+    """(U^T U)^+, by which projections p = U y give the projection of y onto the span of the rows, (U^T U)^+ U^T p."""
+    u = unit.double()
+    return torch.linalg.pinv(u.T @ u, rtol=RCOND, hermitian=True).to(unit)
