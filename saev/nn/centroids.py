@@ -13,11 +13,18 @@ ENOUGH = 39  # points per centroid: below, faiss says, centroids follow single p
 ITERATIONS = 10
 
 
-def kmeans(sample: Float[Tensor, "n d"], n_centroids: int, seed: int) -> Float[Tensor, "n_centroids d"]:
-    """Centroids of the sample, each of at least one point of it; a function of (sample, n_centroids, seed).
+def kmeans(
+    sample: Float[Tensor, "n d"],
+    n_centroids: int,
+    seed: int,
+    n_init: int = 1,
+    advice: str = "record more images, or lower d_sae",
+) -> Float[Tensor, "n_centroids d"]:
+    """Centroids of the sample, each of at least one point of it; a function of the arguments.
 
-    Centroids that are left without points are replaced by the points that lie farthest from theirs. ValueError where there
-    are fewer points than centroids; a warning below ENOUGH for each.
+    Of `n_init` searches, each from random points, the one with the least inertia is taken. Centroids that are left without
+    points are replaced by the points that lie farthest from theirs. ValueError where there are fewer points than centroids;
+    a warning, which ends in `advice`, below ENOUGH for each. Searched on a GPU where torch and faiss both see one.
     """
     logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it uses
     import faiss
@@ -30,12 +37,19 @@ def kmeans(sample: Float[Tensor, "n d"], n_centroids: int, seed: int) -> Float[T
         )
     if n < ENOUGH * n_centroids:
         log.warning(
-            "k-means: %d tokens for %d centroids, %.1f each; at least %d are advised: record more images, or lower d_sae",
-            n, n_centroids, n / n_centroids, ENOUGH,
+            "k-means: %d tokens for %d centroids, %.1f each; at least %d are advised: %s",
+            n, n_centroids, n / n_centroids, ENOUGH, advice,
         )  # fmt: skip
     x = np.ascontiguousarray(sample.detach().float().cpu().numpy())
     found = faiss.Kmeans(
-        d, n_centroids, niter=ITERATIONS, seed=seed % (1 << 31), min_points_per_centroid=1, max_points_per_centroid=n
+        d,
+        n_centroids,
+        niter=ITERATIONS,
+        nredo=n_init,
+        seed=seed % (1 << 31),
+        min_points_per_centroid=1,
+        max_points_per_centroid=n,
+        gpu=torch.cuda.is_available() and faiss.get_num_gpus() > 0,
     )
     found.train(x)
     assert found.index is not None and found.centroids is not None

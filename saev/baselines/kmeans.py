@@ -1,0 +1,166 @@
+"""k-means: atoms are the centroids of clusters, found on a sample by faiss and then by exact Lloyd passes over all tokens."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from saev.baselines.baseline import Baseline
+from saev.baselines.fitter import Fitter
+from saev.baselines.lloyd import Clusters
+from saev.baselines.nearest import blocks, distances, full_precision, nearest
+from saev.nn.centroids import kmeans
+from saev.nn.initialise import PER_CENTROID
+from saev.nn.normalise import Normaliser
+
+CODES = ("onehot", "inverse")
+EPS = 1e-6
+SMALLEST_SAMPLE = 32768
+
+
+class KMeans(Baseline):
+    """Centroids in normalised space as a dictionary; `code` says what the codes f of a token z are.
+
+    - `onehot`: 1 for the nearest centroid (the first of equally near ones), so L0 = 1; decoding gives that centroid.
+    - `inverse`: f_k = 1 / (1e-6 + ||z - c_k||), dense; decoding gives sum_k f_k c_k / sum_k f_k, the weighted mean. Codes
+      themselves are left unnormalised: as scores of a concept they compare tokens by distance alone.
+    """
+
+    kind: ClassVar[str] = "kmeans"
+
+    def __init__(self, normaliser: Normaliser, atoms: Float[Tensor, "n_latents d_model"], code: str = "onehot"):
+        super().__init__(normaliser, atoms)
+        _check_code(code)
+        self.code = code
+
+    def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
+        """Codes of normalised activations, in float32 also under autocast."""
+        if self.code == "inverse":
+            return 1 / (EPS + distances(z, self.atoms_))
+        index, _ = nearest(z, self.atoms_)
+        return torch.zeros(len(z), self.n_latents, device=z.device).scatter_(1, index[:, None], 1.0)
+
+    def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
+        """Raw activations: the mean of the centroids, weighted by inverse distances; or the one of a one-hot code."""
+        if self.code == "inverse":
+            codes = codes.float() / codes.float().sum(1, keepdim=True)
+        with full_precision(codes):
+            return super().decode(codes)
+
+
+@dataclasses.dataclass(eq=False)
+class KMeansFitter(Fitter):
+    """Lloyd's method in passes over the stream, from the centroids of a sample.
+
+    Args:
+        n_latents: centroids.
+        passes: exact Lloyd passes, at most.
+        seed: of the start and of splits.
+        n_init: starts on the sample, of which the one with the least inertia there is taken.
+        code: of the dictionary, `onehot` or `inverse`.
+        tol: stop once a pass has lowered the inertia by less than this share and left no cluster empty: `n_passes` is then
+            the number of passes made, and further batches are ignored. 0: only where nothing is gained any more.
+    """
+
+    n_latents: int
+    passes: int = 10
+    seed: int = 0
+    n_init: int = 1
+    code: str = "onehot"
+    tol: float = 1e-4
+
+    def __post_init__(self):
+        _check_code(self.code)
+        for name, least in (("n_latents", 1), ("passes", 1), ("n_init", 1), ("tol", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}={getattr(self, name)} of k-means: give {least} or more.")
+        self.n_passes = self.passes
+        self.sample_tokens = max(SMALLEST_SAMPLE, PER_CENTROID * self.n_latents)
+        self.done, self.inertia = 0, math.inf
+        self.populations = torch.zeros(self.n_latents, dtype=torch.int64)
+
+    def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
+        """Centroids of the sample; ValueError where it has fewer tokens than n_latents."""
+        few = min(len(sample), n_tokens)
+        if few < self.n_latents:
+            raise ValueError(
+                f"n_latents={self.n_latents} of k-means: there are {few} tokens, and every centroid wants "
+                "one at least, better 39: lower n_latents, or record more images."
+            )
+        self.normaliser = normaliser
+        advice = "record more images, or lower n_latents"
+        self.centroids = kmeans(sample, self.n_latents, self.seed, self.n_init, advice).float()
+        self._begin_pass()
+
+    def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
+        """Add a batch to the clusters of its tokens' nearest centroids."""
+        if self.done < self.n_passes:
+            for block in blocks(len(z), z.shape[1], z.device):
+                rows = z[block].float()
+                self.clusters.add(rows, *nearest(rows, self.centroids))
+
+    def finish_pass(self) -> Mapping[str, float]:
+        """Move the centroids to their clusters' means.
+
+        Numbers of the pass just made, with the centroids it began with: `inertia`, the mean over tokens of the squared
+        distance to the nearest centroid; `utilisation`, the share of centroids with tokens; `largest` and `smallest`, the
+        populations of clusters. Their histogram is that of `populations`.
+        """
+        if self.done < self.n_passes:
+            n = int(self.clusters.counts.sum())
+            if n == 0:
+                raise ValueError("a pass of k-means ended without any token: the stream is empty; record more images.")
+            inertia = float(self.clusters.inertia.sum()) / n
+            gain, self.inertia = self.inertia / inertia - 1 if inertia else 0.0, inertia
+            self.populations = self.clusters.counts.cpu()
+            self.done += 1
+            if gain < self.tol and self.populations.all():
+                self.n_passes = self.done
+            self.centroids = self.clusters.centroids(self.centroids, self.seed + self.done)
+            self._begin_pass()
+        return {
+            "inertia": self.inertia,
+            "utilisation": float((self.populations > 0).double().mean()),
+            "largest": float(self.populations.max()),
+            "smallest": float(self.populations.min()),
+        }
+
+    def merge(self, other: Fitter) -> None:
+        """Add the clusters that `other` has collected in this pass."""
+        assert isinstance(other, KMeansFitter)
+        self.clusters.merge(other.clusters)
+
+    def dictionaries(self) -> Mapping[str, KMeans]:
+        """The centroids, each the mean of the tokens nearest to it in the last pass."""
+        return {"": KMeans(self.normaliser, self.centroids, self.code)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Centroids, the clusters of the pass under way, and numbers of the pass before."""
+        return {
+            "centroids": self.centroids,
+            **{name: getattr(self.clusters, name) for name in ("sums", "counts", "inertia")},
+            "populations": self.populations,
+            "last_inertia": self.inertia,
+            "done": self.done,
+            "n_passes": self.n_passes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state, with the same results."""
+        device = self.centroids.device
+        self.centroids = state["centroids"].to(device).clone()
+        self.clusters = Clusters(*(state[name].to(device).clone() for name in ("sums", "counts", "inertia")))
+        self.populations, self.inertia = state["populations"].clone(), state["last_inertia"]
+        self.done, self.n_passes = state["done"], state["n_passes"]
+
+    def _begin_pass(self) -> None:
+        self.clusters = Clusters.zeros(*self.centroids.shape, device=self.centroids.device)
+
+
+def _check_code(code: str) -> None:
+    if code not in CODES:
+        raise ValueError(f"code={code} of k-means: choose one of {list(CODES)}.")
