@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=200_000)
     parser.add_argument("--d-model", type=int, default=384)
     args = parser.parse_args()
-    n, repeats = (min(args.tokens, 16_384), 1) if args.quick else (args.tokens, 3)
+    n, repeats = (min(args.tokens, 24_576), 1) if args.quick else (args.tokens, 3)
     x = recorded(args.dataset, n) if args.dataset else synthetic(n, args.d_model)
     normaliser = Normaliser.fit(Moments.of(x.numpy()))
     z = normaliser(x)
