@@ -141,6 +141,32 @@ def test_two_processes_train_the_bank_of_one(split, parts, tiny, run_python, cli
         assert all(torch.allclose(a[key], b[key], rtol=close, atol=close) for key in a)
 
 
+def test_a_failed_job_of_several_processes_ends_no_other(tiny, run_python, tmp_path):
+    """Guards against Lightning's watch over a failed job's processes, which kills this one in the middle of the next job."""
+    # both diverge, which is noticed where numbers are written: the second job writes none and comes to its end
+    fails_once = (
+        "sae=topk",
+        "k=4",
+        "init=random",
+        "n_tokens=640",
+        "lr=1e30",
+        "clip=1e30",
+        "val_every=100",
+        "log_every=1,100",
+    )
+    ddp = ("trainer=ddp", "trainer.accelerator=cpu")
+    given = (
+        "experiment=none",
+        f"dataset={tiny}",
+        "layer=1",
+        *(o for o in TINY if o not in ("trainer=cpu", "log_every=1", "val_every=1")),
+    )
+    done = run_python("train.py", *given, *ddp, "-m", *fails_once)
+    (sweep,) = (tmp_path / "outputs" / "train").glob("*/*_sweep")
+    assert done.code == 1 and "1 of 2 jobs failed" in done.err, done.text
+    assert pl.read_parquet(sweep / "results.parquet")["job"].to_list() == ["1_log_every=100"]
+
+
 def test_nothing_to_resume(cli):
     result = cli("train", "ckpt_path=last")
     assert result.code == 1 and "no interrupted run with a checkpoint" in result.text
