@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from saev.checkpoint import load, read_config, save_dictionary
+    from saev.codes import CodeStore
     from saev.dictionary import Dictionary
     from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
     from saev.shards import ActivationStore, TokenStream
 
 # Each name is imported when it is first used: the command line starts without torch.
 _HOME = {
+    "saev.codes": ("CodeStore",),
     "saev.checkpoint": ("load", "read_config", "save_dictionary"),
     "saev.dictionary": ("Dictionary",),
     "saev.nn": ("BatchTopK", "Matryoshka", "MemberSpec", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
@@ -25,6 +27,7 @@ _HOME = {
 __all__ = [
     "ActivationStore",
     "BatchTopK",
+    "CodeStore",
     "Dictionary",
     "Matryoshka",
     "MemberSpec",

@@ -1,10 +1,13 @@
 """What `saev doctor PATH` finds out about a recording, a dictionary, a run or a sweep."""
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from saev.codes.manifest import KIND as CODES
+from saev.codes.store import CodeStore
 from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.verify import index_faults
@@ -30,7 +33,7 @@ def examine(path: Path) -> list[Finding]:
     if not path.is_dir():
         return [Finding(str(path), "there is no such directory", "check the path", fault=True)]
     if (path / MANIFEST).is_file():
-        return list(recording(path))
+        return list(codes(path) if holds_codes(path) else recording(path))
     if (path / "config.json").is_file() or (path / "dictionary.safetensors").is_file():
         return [dictionary(path)]
     if (path / SWEEP).is_file():
@@ -95,6 +98,29 @@ def contents(store: ActivationStore, layer: int) -> None:
     store.moments(layer)
     store.offsets(layer)
     store.read(layer, 0)
+
+
+def holds_codes(path: Path) -> bool:
+    """Whether the manifest says so; one that cannot be read is taken for a recording's."""
+    try:
+        return json.loads((path / MANIFEST).read_text()).get("kind") == CODES
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return False
+
+
+def codes(path: Path) -> Iterator[Finding]:
+    """Are the codes complete, and is each file what was written (sha256)?"""
+    name = f"codes {path.name}"
+    try:
+        store = CodeStore(path)
+    except ValueError as error:
+        yield Finding(name, *_split(error), fault=True)
+        return
+    faults = store.verify()
+    for fault in faults:
+        yield Finding(name, fault, "delete the directory and encode again", fault=True)
+    if not faults:
+        yield Finding(name, f"{len(store)} tokens, codes over {store.n_latents} latents")
 
 
 def dictionary(path: Path) -> Finding:

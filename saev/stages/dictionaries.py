@@ -42,7 +42,7 @@ def find(directories: Sequence[str]) -> list[Found]:
     """
     if not directories:
         raise ValueError(
-            "no dictionary is named: give runs or dictionaries, e.g. saev evaluate outputs/train/<date>/<run>."
+            "no dictionary is named: give directories of runs, sweeps or dictionaries, e.g. outputs/train/<date>/<run>."
         )
     paths: list[Path] = []
     for given in directories:

@@ -76,10 +76,7 @@ def check(cfg: DictConfig) -> tuple[Layout, tuple[int, int]]:
     check_device(str(cfg.device), "device")
     layout = instantiate(cfg.codes)
     layout.check()
-    try:
-        return layout, parse_part(str(cfg.part))
-    except ValueError as error:  # which names the key as `saev record` has it
-        raise ValueError(str(error).replace("record.part", "part")) from error
+    return layout, parse_part(str(cfg.part), "part")
 
 
 def encode_group(job: Job) -> dict[str, Path]:

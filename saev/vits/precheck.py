@@ -45,15 +45,15 @@ def said_by(check: Callable[[], None]) -> str | None:
         return str(error)
 
 
-def parse_part(part: str) -> tuple[int, int]:
-    """(number, of how many) of a part written i/n.
+def parse_part(part: str, key: str = "record.part") -> tuple[int, int]:
+    """(number, of how many) of a part written i/n; `key` is the setting, for the message.
 
     >>> parse_part("3/8")
     (3, 8)
     """
     found = re.fullmatch(r"(\d+)/(\d+)", part)
     if not found or not int(found[1]) < int(found[2]):
-        raise ValueError(f"record.part={part} is not a part: write i/n with i from 0 to n-1, e.g. record.part=0/8.")
+        raise ValueError(f"{key}={part} is not a part: write i/n with i from 0 to n-1, e.g. {key}=0/8.")
     return int(found[1]), int(found[2])
 
 

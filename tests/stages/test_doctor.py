@@ -151,3 +151,15 @@ def test_outputs_on_a_full_disk_or_below_a_file(tmp_path, monkeypatch):
     ).found.startswith("0")
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 1e9)
     assert doctor.disk(tmp_path).fault and "SAEV_OUTPUTS" in doctor.disk(tmp_path).remedy
+
+
+def test_codes_are_verified(tiny, tmp_path):
+    """Guards against a directory of codes that is taken for a damaged recording."""
+    from codes.dictionaries import sae
+    from codes.test_encoding import encoded, selection
+
+    directory = encoded(tmp_path / "codes", selection(tiny), sae("batchtopk")).root
+    (finding,) = examine(directory)
+    assert not finding.fault and "640 tokens" in finding.found
+    next(directory.rglob("*values*.npy")).write_bytes(b"")
+    assert [finding.fault for finding in examine(directory)] == [True]
