@@ -1,6 +1,7 @@
 """Any dictionary to and from a directory: dictionary.safetensors and config.json, no pickle.
 
-config.json: {schema, kind, d_model, n_latents, activation: {kind, ...}, hyperparameters, provenance, metrics}.
+config.json: {schema, kind, d_model, n_latents, activation: {kind, ...} (of an SAE) or settings (of a baseline),
+hyperparameters, provenance, metrics}.
 Activations go in raw: the normalisation is stored with the weights and applied inside.
 """
 
@@ -12,6 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
+from saev.baselines.baseline import Baseline
+from saev.baselines.kmeans import KMeans
+from saev.baselines.pca import PCA
+from saev.baselines.random_vectors import RandomVectors
+from saev.baselines.semi_nmf import SemiNMF
 from saev.dictionary import Dictionary
 from saev.nn.activations import Activation, BatchTopK, TopK
 from saev.nn.autoencoder import SparseAutoencoder
@@ -27,44 +33,57 @@ ACTIVATIONS: dict[str, type[Activation]] = {
     cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
 }
 
+BASELINES: dict[str, type[Baseline]] = {cls.kind: cls for cls in (KMeans, PCA, RandomVectors, SemiNMF)}
 
-def save_dictionary(sae: SparseAutoencoder, directory: str | Path, **about: Any) -> Path:
-    """Write an autoencoder into `directory`; `about` (hyperparameters, provenance, metrics) goes into config.json."""
+
+def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | Path, **about: Any) -> Path:
+    """Write a dictionary into `directory`; `about` (hyperparameters, provenance, metrics) goes into config.json."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    sae = sae.baked()
-    kind = next(name for name, cls in ACTIVATIONS.items() if type(sae.activation) is cls)
+    if isinstance(dictionary, SparseAutoencoder):
+        dictionary = dictionary.baked()
     config = {
         "schema": SCHEMA,
-        "kind": "sae",
-        "d_model": sae.d_model,
-        "n_latents": sae.n_latents,
-        "activation": {"kind": kind, **sae.activation.settings()},
+        **_what(dictionary),
+        "d_model": dictionary.d_model,
+        "n_latents": dictionary.n_latents,
         **about,
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()}
     write_atomically(directory / WEIGHTS, save(weights))
     write_atomically(directory / CONFIG, json.dumps(config, indent=1).encode())  # last: its presence says complete
     return directory
+
+
+def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
+    """Kind and settings, as config.json has them."""
+    if isinstance(dictionary, Baseline):
+        return {"kind": dictionary.kind, "settings": dictionary.settings()}
+    kind = next(name for name, cls in ACTIVATIONS.items() if type(dictionary.activation) is cls)
+    return {"kind": "sae", "activation": {"kind": kind, **dictionary.activation.settings()}}
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionary:
     """The dictionary saved in `directory`, in evaluation mode, without gradients; ValueError where there is none."""
     directory = Path(directory)
     config = read_config(directory)
-    if config["schema"] != SCHEMA or config["kind"] != "sae":
+    kinds = ("sae", *BASELINES)
+    if config["schema"] != SCHEMA or config["kind"] not in kinds:
         raise ValueError(
             f"{directory / CONFIG} has schema {config['schema']} and kind {config['kind']!r}; this version reads schema {SCHEMA} "
-            "and kind 'sae': update saev-lightning."
+            f"and kinds {', '.join(kinds)}: update saev-lightning."
         )
-    settings = dict(config["activation"])
     weights = load_file(directory / WEIGHTS, device=str(device))
     normaliser = Normaliser(weights["normaliser.mean"], weights["normaliser.scale"])
-    sae = SparseAutoencoder(
-        config["d_model"], config["n_latents"], ACTIVATIONS[settings.pop("kind")](**settings), normaliser
-    )
-    sae.to(device).load_state_dict(weights)
-    return sae.eval().requires_grad_(False)
+    shape = config["n_latents"], config["d_model"]
+    made: SparseAutoencoder | Baseline
+    if config["kind"] == "sae":
+        settings = dict(config["activation"])
+        made = SparseAutoencoder(shape[1], shape[0], ACTIVATIONS[settings.pop("kind")](**settings), normaliser)
+    else:
+        made = BASELINES[config["kind"]](normaliser, torch.zeros(shape), **config["settings"])
+    made.to(device).load_state_dict(weights)
+    return made.eval().requires_grad_(False)
 
 
 def read_config(directory: str | Path) -> Mapping[str, Any]:

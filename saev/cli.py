@@ -19,6 +19,7 @@ CONF = Path(__file__).resolve().parent.parent / "conf"
 STAGES = {
     "record": "images -> activations of a vision transformer, as tar shards",
     "train": "activations -> a bank of sparse autoencoders (records first where needed)",
+    "fit": "activations -> baselines: k-means, PCA, random vectors, semi-NMF",
     "encode": "dictionaries, or runs given as arguments -> their sparse codes, and what each latent does",
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
 }

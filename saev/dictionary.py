@@ -10,8 +10,15 @@ from torch import Tensor
 class Dictionary(Protocol):
     """Atoms, and codes of raw activations over them (an SAE, k-means, PCA, random vectors)."""
 
-    d_model: int
-    n_latents: int
+    @property
+    def d_model(self) -> int:
+        """The width of activations."""
+        ...
+
+    @property
+    def n_latents(self) -> int:
+        """The number of atoms."""
+        ...
 
     @property
     def atoms(self) -> Float[Tensor, "n_latents d_model"]:

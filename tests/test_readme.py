@@ -12,6 +12,7 @@ from saev.cli import STAGES, TOOLS
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)\n(.*?)^```", page, re.M | re.S)]
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
 PYTHON = [text for language, text in BLOCKS if language == "python"]
 
 
@@ -24,17 +25,20 @@ def commands() -> list[str]:
 
 def saev_arguments(words: list[str]) -> list[str] | None:
     """The arguments of `saev` where the command is one of ours, however it is spelled."""
+    words = words[1:] if words[0] == "srun" else words
     if words[:2] == ["uv", "run"]:
-        words = words[2:]
+        words = words[3:] if words[2] == "--no-sync" else words[2:]
     if words[:2] == ["python", "train.py"]:
         return ["train", *words[2:]]
     return words[1:] if words[:1] == ["saev"] else None
 
 
-def shortened(words: list[str], tiny) -> list[str]:
-    """The command on the tiny recording, with what it sweeps over left as it is."""
-    ours = {item.split("=")[0]: item for item in (f"dataset={tiny}", "layer=1", *TINY)}
-    swept = {word.split("=")[0] for word in words if "," in word} - {"layer", "dataset"}
+def shortened(verb: str, words: list[str], tiny) -> list[str]:
+    """The command on the tiny recording, on one CPU, with what it sweeps over left as it is."""
+    few = TINY if verb == "train" else ("batch_size=64", "passes=1", "n_latents=4,8")
+    ours = {item.split("=")[0]: item for item in (f"dataset={tiny}", "layer=1", *few)}
+    words = [word for word in words if not word.startswith(("trainer.", *LAUNCHER))]
+    swept = {word.split("=")[0] for word in words if "," in word} - {"layer", "dataset", "n_latents"}
     keys = {key for key in ours if key not in swept}
     layers = ["layer=1,2"] if any(word.startswith("layer=") and "," in word for word in words) else []
     return (
@@ -61,6 +65,11 @@ def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
     if arguments[:1] and arguments[0] in TOOLS:
         monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("saev.stages.doctor.MIN_FREE_GB", 0)
+        if arguments == ["status"]:  # of a sweep
+            assert (
+                cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "sae=topk", "-m", "k=2,4").code
+                == 0
+            )
         shown = cli(arguments[0], *([str(tiny)] if len(arguments) > 1 else []))
         assert shown.code == 0, shown.text
         return None
@@ -69,8 +78,10 @@ def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
         return None
     verb, *rest = arguments
     assert verb in STAGES
+    if launcher := [word for word in rest if word.startswith(LAUNCHER)]:
+        assert cli(verb, *launcher, "--cfg", "hydra").code == 0  # the jobs themselves: tests/slurm
     if "-m" in rest or "--multirun" in rest:  # planned and trained for real, on the tiny recording
-        shown = cli(verb, *shortened(rest, tiny))
+        shown = cli(verb, *shortened(verb, rest, tiny))
     elif any(word.startswith("ckpt_path=") for word in rest):
         shown = cli(verb, *[word for word in rest if not word.startswith("ckpt_path=")], "--cfg", "job")
     else:
@@ -84,9 +95,19 @@ def check_other(words: list[str]) -> None:
     if words[:2] == ["uv", "run"]:
         words = words[2:]
     tool, *rest = words
-    assert tool in ("git", "cd", "uv", "pytest", "python", "pip", "tensorboard", "wandb", ".ci/run", "pre-commit"), (
-        words
-    )
+    assert tool in (
+        "git",
+        "cd",
+        "uv",
+        "pytest",
+        "python",
+        "pip",
+        "trap",
+        "tensorboard",
+        "wandb",
+        ".ci/run",
+        "pre-commit",
+    ), words
     for word in rest:
         if word.endswith(".py") or word.startswith(("tests", "docs", "examples", "benchmarks")):
             assert (ROOT / word).exists(), f"README names {word}, which is not there"

@@ -195,7 +195,7 @@ class SharedPassSweeper(BasicSweeper):
         from saev.stages import preflight
 
         cfg = self._composed(job.overrides)
-        return cfg, preflight.examine(cfg, self._here)
+        return cfg, preflight.examine(cfg.hydra.job.name, cfg, self._here)
 
     @property
     def _here(self) -> bool:

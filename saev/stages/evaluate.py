@@ -21,6 +21,8 @@ from saev.stages.splicing import device_of, pictures_of, places, read_head, spli
 from saev.stages.tables import write_table
 from saev.sweep.planning import key_of
 from saev.visuals.evaluation_table import evaluation_table
+from saev.visuals.plots import frontier
+from saev.visuals.style import save
 from saev.vits.precheck import check_device
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     directory = Path(cfg.paths.run_dir)
     table = [rows[one.name] for one in found]
     written = [write_table(directory, "results", table)]
+    if (figure := frontier(table)) is not None:
+        save(figure, directory / "frontier.png")
+        written.append(directory / "frontier.png")
     if cfg.stability:
         written.append(write_table(directory, "stability", pairs(members)))
     console = Console()

@@ -31,19 +31,25 @@ def plan_members(cfg: DictConfig) -> list[Planned]:
     Each variant is composed anew from the job's own overrides, so a variant may choose groups (`sae=topk`) and set any
     key of a single SAE. ValueError names the variant at fault.
     """
+    task, base, variants = variants_of(cfg, "sae")
+    name = str(HydraConfig.get().job.config_name)
+    return [_planned(cfg, member, name, base, variant, task) for member, variant in variants]
+
+
+def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list[tuple[str, list[str]]]]:
+    """(the job's overrides, those without `variants`, the name and overrides of each member).
+
+    `group` says what a single member is: it is called by its choice of that (sae=topk).
+    """
     task = [str(override) for override in HydraConfig.get().overrides.task]
     given = any(planning.key_of(override) == "variants" for override in task)
     base = [override for override in task if planning.key_of(override) != "variants"]
     stored = [list(variant) for variant in cfg.variants or []]
     variants = stored if given and stored else planning.members(stored, base)
-    name = HydraConfig.get().job.config_name
-    alone = f"sae={HydraConfig.get().runtime.choices['sae']}"  # what a single SAE is called, if it does not say itself
+    alone = f"{group}={HydraConfig.get().runtime.choices[group]}"
     if len(variants) == 1:
-        alone = ([override for override in variants[0] if override.startswith("sae=")] or [alone])[-1]
-    return [
-        _planned(cfg, member, str(name), base, variant, task)
-        for member, variant in zip(planning.names(variants, alone), variants, strict=True)
-    ]
+        alone = ([override for override in variants[0] if override.startswith(f"{group}=")] or [alone])[-1]
+    return task, base, list(zip(planning.names(variants, alone), variants, strict=True))
 
 
 def _planned(
@@ -57,7 +63,7 @@ def _planned(
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
         raise ValueError(f"variant {variant}: {cause}") from error
-    _check_shared(cfg, composed, variant)
+    check_shared(cfg, composed, variant)
     _check_used(composed, choices["sae"], [*task, *variant])
     settings = {key: composed[key] for key in planning.PER_SAE if key not in GROUPS}
     used = _references(composed)
@@ -82,19 +88,19 @@ def _planned(
     return Planned(spec, {**{key: choices[key] for key in ("sae", "objective", "decoder")}, **settings})
 
 
-def _check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
-    """ValueError where a variant changes something that all SAEs of a job share."""
+def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
+    """ValueError where a variant changes something that all members of a job share."""
 
     def shared(config: DictConfig) -> dict[str, Any]:
         plain = OmegaConf.to_container(config, resolve=False)
         assert isinstance(plain, dict)
-        return {str(k): v for k, v in plain.items() if k not in (*planning.PER_SAE, "variants", "hydra")}
+        return {str(k): v for k, v in plain.items() if k not in (*planning.PER_MEMBER, "variants", "hydra")}
 
     ours, theirs = shared(cfg), shared(composed)
     changed = sorted(key for key in ours if ours[key] != theirs.get(key))
     if changed:
         raise ValueError(
-            f"variant {variant} changes {', '.join(changed)}, which all SAEs of a job share: sweep over it instead "
+            f"variant {variant} changes {', '.join(changed)}, which all members of a job share: sweep over it instead "
             f"(-m {changed[0]}=a,b makes a job of each)."
         )
 

@@ -27,6 +27,6 @@ def check_writable(arguments: Sequence[str]) -> None:
             )
 
 
-def runs_root() -> Path:
-    """The folder of all training runs, by date."""
-    return Path(os.environ.get("SAEV_OUTPUTS", "outputs")) / "train"
+def runs_root(verb: str = "train") -> Path:
+    """The folder of all runs of a verb, by date."""
+    return Path(os.environ.get("SAEV_OUTPUTS", "outputs")) / verb

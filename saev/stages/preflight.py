@@ -11,11 +11,15 @@ GIB = 2**30
 SHARE = 0.9  # of a device's memory; the rest is the allocator's
 
 
-def examine(cfg: DictConfig, here: bool) -> list[Size]:
-    """The size of each member of the job; ValueError where the job would be refused.
+def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
+    """The size of each member of a job of `saev <verb>`; ValueError where the job would be refused.
 
     `here`: the jobs run on this machine, so its devices count.
     """
+    if verb == "fit":
+        from saev.stages import fit
+
+        return fit.examine(cfg)
     ready = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
@@ -34,6 +38,7 @@ def memory_here(cfg: DictConfig) -> int:
     """Bytes that a bank may take on this machine, in its GPU where the job has one."""
     import torch
 
-    if cfg.trainer.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    device = OmegaConf.select(cfg, "trainer.accelerator") or str(OmegaConf.select(cfg, "device"))
+    if device.partition(":")[0] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return int(SHARE * torch.cuda.get_device_properties(0).total_memory)
     return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

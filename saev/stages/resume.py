@@ -11,6 +11,8 @@ from saev.sweep import ledger
 from saev.sweep.ledger import CHECKPOINT, LOCK, RESULTS
 from saev.sweep.quoting import quote
 
+SWEEPING = ("train", "fit")  # verbs whose members share a pass over the data
+
 
 def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
     """The overrides, completed where they ask to resume: the interrupted run's directory becomes this run's.
@@ -71,9 +73,9 @@ def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) ->
     (`hydra/launcher=basic` takes a cluster's sweep home); ValueError for the rest, as the plan stands.
     """
     chosen = [override.removeprefix("resume_sweep=").strip("'\"") for override in overrides if is_resume(override)]
-    if verb != "train" or not chosen:
+    if verb not in SWEEPING or not chosen:
         return list(flags), list(overrides)
-    path = newest_pending() if chosen[-1] == "last" else Path(chosen[-1])
+    path = newest_pending(verb) if chosen[-1] == "last" else Path(chosen[-1])
     ledger.Sweep.load(path)
     others = [override for override in overrides if not is_resume(override)]
     if refused := [override for override in others if not override.lstrip("+~").startswith("hydra")]:
@@ -98,11 +100,11 @@ def is_resume(override: str) -> bool:
     return override.startswith("resume_sweep=")
 
 
-def newest_pending() -> Path:
-    """The newest sweep that has a job to launch."""
-    for path in ledger.sweeps(runs_root()):
+def newest_pending(verb: str) -> Path:
+    """The newest sweep of a verb that has a job to launch."""
+    for path in ledger.sweeps(runs_root(verb)):
         if ledger.pending(ledger.standings(path, ledger.Sweep.load(path).jobs)):
             return path
     raise ValueError(
-        f"resume_sweep=last: no sweep below {runs_root()} has a job left to launch; give its directory (resume_sweep=<sweep>)."
+        f"resume_sweep=last: no sweep below {runs_root(verb)} has a job left to launch; give its directory (resume_sweep=<sweep>)."
     )

@@ -59,6 +59,38 @@ class TrainSchema:
     member: str | None = None
 
 
+@dataclasses.dataclass
+class FitSchema:
+    """conf/fit.yaml, where each key is explained."""
+
+    vit: Any = None
+    images: Any = None
+    record: Any = None
+    datamodule: Any = None
+    baseline: Any = None
+    paths: Any = None
+
+    dataset: str | None = None
+    layer: int = 0
+    tokens: str = "patch"
+    ignore_labels: list[int] = dataclasses.field(default_factory=list)
+    batch_size: int = 16384
+    subset_tokens: int | None = None
+    normalise: str = "scalar"
+    data_seed: int = 0
+
+    n_latents: int = 1024
+    k: int | None = None
+    passes: int = 10
+    seed: int = 0
+
+    variants: list[list[str]] | None = None
+    device: str = "auto"
+    save_every_s: float = 60
+    ckpt_path: str | None = None
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
+    ConfigStore.instance().store(name="fit_schema", node=FitSchema)
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from saev.stages.outputs import runs_root
+from saev.stages.resume import SWEEPING
 from saev.stages.sweeping import conclude, show
 from saev.sweep import ledger
 from saev.sweep.planning import Job
@@ -25,10 +26,11 @@ def run(arguments: Sequence[str]) -> int:
 
 def newest() -> Path:
     """The newest sweep; ValueError where there is none."""
-    found = next(ledger.sweeps(runs_root()), None)
-    if found is None:
-        raise ValueError(f"no sweep below {runs_root()}: name a directory, or set SAEV_OUTPUTS to where your runs are.")
-    return found
+    found = [path for verb in SWEEPING if (path := next(ledger.sweeps(runs_root(verb)), None)) is not None]
+    if not found:
+        root = runs_root().parent
+        raise ValueError(f"no sweep below {root}: name a directory, or set SAEV_OUTPUTS to where your runs are.")
+    return max(found, key=lambda path: (path / ledger.FILE).stat().st_mtime)
 
 
 def status(directory: Path) -> bool:

@@ -32,5 +32,5 @@ def place(hydra: DictConfig, fingerprint: str, rerun: bool) -> tuple[Path, Sweep
             f"hydra.sweep.dir={directory}: runs are there, but no plan of a sweep; choose another directory."
         )
     chosen = any(override.lstrip("+").startswith("hydra.sweep.dir=") for override in hydra.overrides.hydra)
-    found = None if chosen or rerun else ledger.same(runs_root(), fingerprint)
+    found = None if chosen or rerun else ledger.same(runs_root(hydra.job.name), fingerprint)
     return (directory, None) if found is None else (found.absolute(), Sweep.load(found))

@@ -1,4 +1,4 @@
-"""Bounds of numbers and choices of names in a train configuration; types are schema.py's."""
+"""Bounds of numbers and choices of names in a configuration of `saev train` or `saev fit`; types are schema.py's."""
 
 from omegaconf import DictConfig
 
@@ -22,6 +22,9 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "d_sae": (1, None),
     "expansion": (1e-6, None),
     "dead_tokens": (1, None),
+    "n_latents": (1, None),
+    "passes": (1, None),
+    "save_every_s": (0, None),
 }
 CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tuple(ROLES)}
 
@@ -29,12 +32,12 @@ CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tupl
 def check_values(cfg: DictConfig) -> None:
     """Numbers within their bounds, choices among those there are."""
     for key, (low, high) in BOUNDS.items():
-        value = cfg[key]
+        value = cfg.get(key)  # each verb has some of them
         if value is not None and not ((low is None or value >= low) and (high is None or value <= high)):
             bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise ValueError(
                 f"{key}={value}: give a number that is {bounds}{' (clip=1e9: none)' if key == 'clip' else ''}."
             )
     for key, allowed in CHOICES.items():
-        if cfg[key] not in allowed:
+        if key in cfg and cfg[key] not in allowed:
             raise ValueError(f"{key}={cfg[key]}: choose one of {', '.join(allowed)}.")

@@ -18,6 +18,8 @@ PER_SAE = (
     "sae", "objective", "auxk", "decoder", "sparsity", "l0_target", "k", "lr", "d_sae", "expansion", "seed", "init", "b_dec",
     "dead_tokens",
 )  # fmt: skip
+PER_BASELINE = ("baseline", "n_latents", "k", "passes", "seed")
+PER_MEMBER = tuple(dict.fromkeys((*PER_SAE, *PER_BASELINE)))
 Variant = list[str]  # the overrides of one member
 
 
@@ -31,8 +33,8 @@ def key_of(override: str) -> str:
 
 
 def is_per_sae(override: str) -> bool:
-    """Whether the override sets something of a single SAE."""
-    return key_of(override) in PER_SAE
+    """Whether the override sets something of a single SAE, or of a single baseline."""
+    return key_of(override) in PER_MEMBER
 
 
 def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Variant]:
@@ -76,7 +78,7 @@ def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> lis
     """Jobs for (overrides, composed configuration) pairs, in the order given."""
     jobs: dict[str, Job] = {}
     for overrides, config in combinations:
-        rest = {key: value for key, value in config.items() if key not in (*PER_SAE, "variants", "hydra")}
+        rest = {key: value for key, value in config.items() if key not in (*PER_MEMBER, "variants", "hydra")}
         shared = [override for override in overrides if not is_per_sae(override)]
         # the overrides too: experiments that set a single SAE differently may agree in all the rest
         key = json.dumps([rest, sorted(shared)], sort_keys=True, default=str)

@@ -20,7 +20,7 @@ DEX = 0.25  # width of a bar of the histogram, in powers of ten
 
 def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
     """What makes two SAEs comparable points of one line: architecture and objective, and the settings `by`."""
-    kinds = [str(row[key]) for key in ("sae", "objective") if row.get(key) is not None]
+    kinds = [str(row[key]) for key in ("sae", "baseline", "objective") if row.get(key) is not None]
     values = {key: str(row[key]) for key in by if row.get(key) is not None}
     shown = (f"{key}={text if len(text) <= LONGEST else '…' + text[1 - LONGEST :]}" for key, text in values.items())
     return ", ".join([*kinds, *shown]) or "SAE"
@@ -55,7 +55,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
 
 def knob(row: Mapping[str, Any]) -> str:
     """The setting that places an SAE on the frontier: k where it has one, the sparsity coefficient otherwise."""
-    if "topk" in str(row.get("sae", "")) and row.get("k") is not None:
+    if ("topk" in str(row.get("sae", "")) or row.get("baseline")) and row.get("k") is not None:
         return f"k={row['k']}"
     return f"λ={row['sparsity']:g}" if row.get("sparsity") is not None else str(row.get("member", ""))
 

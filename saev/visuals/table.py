@@ -9,21 +9,22 @@ from rich.text import Text
 from saev.visuals.columns import COLUMNS, failed
 
 
-def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per SAE, in the given order, with NMSE, L0, dead and dense latents (% of the dictionary), coherence and tokens/s.
+def results_table(rows: Sequence[Mapping[str, Any]], what: str = "SAE") -> Table:
+    """A row per dictionary, in the given order: NMSE, L0, dead and dense latents (% of the dictionary), coherence, tokens/s.
 
-    Rows have the keys of results.parquet. An SAE that diverged is marked; numbers that are missing are dashes. The caption
-    says what is measured over what.
+    Columns that no row has are left out. Rows have the keys of results.parquet. An SAE that diverged is marked; numbers that
+    are missing are dashes. The caption says what is measured over what.
     """
     table = Table(caption=caption(rows), caption_justify="left", caption_style="dim")
-    table.add_column("SAE", overflow="fold")
-    for column in COLUMNS:
+    table.add_column(what, overflow="fold")
+    columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+    for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)
     for row in rows:
         name = Text(str(row["member"]))  # Text: a name may hold brackets, which rich would take for markup
         if failed(row):
             name.append(" ✗ diverged", style="bold red")
-        table.add_row(name, *(column.text(row) for column in COLUMNS), style="dim" if failed(row) else None)
+        table.add_row(name, *(column.text(row) for column in columns), style="dim" if failed(row) else None)
     return table
 
 

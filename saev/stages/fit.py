@@ -1,0 +1,123 @@
+"""saev fit: activations -> baselines, in the directories and with the numbers that SAEs have."""
+
+import contextlib
+import logging
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich.console import Console
+
+from saev.stages import checks
+from saev.stages.fitters import PlannedFit, plan_fitters
+from saev.stages.standing import check_same, noting_failure, results_of, take_up
+from saev.stages.values import check_values
+from saev.sweep.ledger import CHECKPOINT, LOCK
+from saev.sweep.memory import Size, member_size
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> dict[str, float]:
+    """Fit the configured baselines; the held-out NMSE of each dictionary."""
+    directory = Path(cfg.paths.run_dir)
+    check_values(cfg)
+    check_same(cfg, directory)
+    if (done := results_of(directory)) is not None:
+        log.info("finished already: %s", directory)
+        return done
+    with noting_failure(directory):
+        planned, recording, _ = prepare(cfg)
+
+        from saev.shards.lock import exclusive
+
+        busy = f"hydra.run.dir={directory}: another process is fitting there."
+        with exclusive(directory / LOCK, busy), terminated_as_interrupted():
+            take_up(cfg, directory)
+            return fit(cfg, planned, recording, directory)
+
+
+def prepare(cfg: DictConfig) -> tuple[list[PlannedFit], Any, checks.Facts]:
+    """Everything that can be refused before anything slow starts; ValueError names the key, the value and the remedy."""
+    from saev.vits.precheck import check_device
+
+    check_values(cfg)
+    check_device(str(cfg.device), "device")
+    planned = plan_fitters(cfg)
+    recording = instantiate(cfg.record) if cfg.dataset is None else None
+    return planned, recording, checks.data_facts(cfg, recording)
+
+
+def examine(cfg: DictConfig) -> list[Size]:
+    """The size of each baseline of a job; ValueError where the job would be refused."""
+    planned, _, facts = prepare(cfg)
+    return [
+        member_size(facts.d_model, int(p.settings.get("n_latents", facts.d_model)), cfg.batch_size) for p in planned
+    ]
+
+
+def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: Path) -> dict[str, float]:
+    """Make all passes, save the dictionaries and measure them on the held-out images."""
+    from saev.checkpoint import save_dictionary
+    from saev.nn.normalise import Normaliser
+    from saev.stages.fitting import provenance
+    from saev.stages.measuring import measure
+    from saev.stages.passes import Passes
+    from saev.stages.splicing import device_of
+    from saev.stages.tables import write_table
+    from saev.visuals.table import results_table
+
+    data = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
+    data.prepare_data()
+    data.setup("fit")
+    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), cfg.normalise)
+    device = device_of(cfg.device)
+    fitters = {plan.name: plan.fitter for plan in planned}
+    passes = Passes(
+        fitters, data, normaliser, device, directory / CHECKPOINT, directory / "metrics.jsonl", cfg.save_every_s
+    )
+    log.info("run directory: %s", directory)
+    log.info("fitting %s on %d tokens of %d images", "; ".join(fitters), passes.plan.n_tokens, len(data.train_examples))
+    passes.start()
+    passes.run()
+    members, settings = {}, {}
+    for plan in planned:
+        for part, made in plan.fitter.dictionaries().items():
+            name = ",".join(text for text in (plan.name, part) if text)
+            members[name], settings[name] = made.to(device).eval(), {**plan.settings, **made.settings()}
+    measured = measure(
+        members, data.store, data.layer, data.val_examples, data.tokens, data.ignore_labels,
+        min(cfg.batch_size, 4096), device, correlation_latents=0, progress=True,
+    )  # fmt: skip
+    rows = []
+    about = {**provenance(cfg, data), "tokens": passes.plan.n_tokens}
+    for name, made in members.items():
+        numbers = {key: value for key, value in measured[name].items() if not isinstance(value, list)}
+        save_dictionary(
+            made, directory / "saes" / name, hyperparameters=settings[name], provenance=about, metrics=numbers
+        )
+        row = {"member": name, **settings[name], "d_sae": made.n_latents, "layer": data.layer, **measured[name]}
+        rows.append({**row, "train_tokens": passes.plan.n_tokens, "failed": False})
+    write_table(directory, "results", rows)
+    console = Console()
+    console.print(results_table(rows, "baseline"))
+    for what, path in {"results": directory / "results.csv", "dictionaries": directory / "saes"}.items():
+        console.print(f"{what + ':':<13} {path}", soft_wrap=True, highlight=False)
+    return {row["member"]: row["nmse"] for row in rows}
+
+
+@contextlib.contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Within it SIGTERM is Ctrl-C: what has been done is saved."""
+    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
