@@ -82,6 +82,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     from hydra.errors import CompactHydraException
 
     from saev.stages import schema
+    from saev.stages.arguments import directories_as_key, flags_apart, launched
     from saev.stages.outputs import check_writable
     from saev.stages.resume import with_run_dir, with_sweep_dir
 
@@ -119,67 +120,6 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         sys.exit(130)
     except BrokenPipeError:  # the reader has seen enough (`| head`); the interpreter must not write to it either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The flags, with -m where a launcher is named: a single run would leave it aside and stay here.
-
-    >>> launched([], ["hydra/launcher=slurm", "k=8"]), launched(["--cfg", "job"], ["hydra/launcher=slurm"])
-    (['-m'], ['--cfg', 'job'])
-    """
-    from saev.stages.outputs import SHOW
-
-    named = any(override.lstrip("+").startswith("hydra/launcher=") for override in overrides)
-    decided = {*flags} & {*SHOW, "-m", "--multirun", "-r", "--run", "-sc", "--shell-completion"}
-    return ["-m", *flags] if named and not decided else list(flags)
-
-
-def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(flags and their values, overrides): Hydra 1.3 wants them in this order, people type them in any.
-
-    >>> flags_apart(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
-    (['-m', '--cfg', 'job'], ['experiment=x', 'k=1,2'])
-    """
-    takes_value = {
-        "--cfg",
-        "-c",
-        "--package",
-        "-p",
-        "--config-path",
-        "-cp",
-        "--config-name",
-        "-cn",
-        "--config-dir",
-        "-cd",
-    }
-    kinds = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # --info works without one too
-    flags, overrides, items = [], [], iter(arguments)
-    for item in items:
-        if flags and flags[-1] in ("--info", "-i") and item in kinds:
-            flags.append(item)
-            continue
-        if not item.startswith("-"):
-            overrides.append(item)
-            continue
-        flags.append(item)
-        if item in takes_value:
-            flags += [value for value in [next(items, None)] if value is not None]
-    return flags, overrides
-
-
-def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
-    """Plain arguments, which are no `key=value` or name something that is there, as one override that lists them.
-
-    >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "runs/b"])
-    ['splice=true', 'dictionaries=["runs/a","runs/b"]']
-    """
-    plain = [item for item in arguments if Path(item).exists() or ("=" not in item and not item.startswith("~"))]
-    if not plain:
-        return list(arguments)
-    from saev.sweep.quoting import quote
-
-    quoted = ",".join(map(quote, plain))
-    return [*(item for item in arguments if item not in plain), f"{key}=[{quoted}]"]
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ import pytest
 from conftest import ROOT, TINY
 from PIL import Image
 
-from saev.cli import STAGES, TOOLS, flags_apart
+from saev.cli import STAGES, TOOLS
+from saev.stages.arguments import flags_apart
 
 
 def runs(tmp_path):

@@ -9,6 +9,7 @@ whatever launcher is configured. `hydra/sweeper=basic` is stock behaviour.
 import contextlib
 import logging
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ class SharedPassSweeper(BasicSweeper):
         if self.memory_gib is not None:
             budget = self.memory_gib * preflight.GIB
         elif self._here:
-            budget = preflight.memory_here(cfg)
+            budget = preflight.memory_here(cfg) / self._at_once
         fixed, passing = zip(*members, strict=True)
         return planning.split(fixed, passing, self.max_members, budget)
 
@@ -196,6 +197,13 @@ class SharedPassSweeper(BasicSweeper):
 
         cfg = self._composed(job.overrides)
         return cfg, preflight.examine(cfg.hydra.job.name, cfg, self._here)
+
+    @property
+    def _at_once(self) -> int:
+        """How many jobs share this machine's memory."""
+        assert self.config is not None
+        n_jobs = OmegaConf.select(self.config, "hydra.launcher.n_jobs") or 1
+        return n_jobs if n_jobs > 0 else os.cpu_count() or 1
 
     @property
     def _here(self) -> bool:

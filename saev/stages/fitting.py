@@ -3,20 +3,15 @@
 import functools
 import hashlib
 import logging
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
 from callbacks.signals import answer_slurm
@@ -25,6 +20,7 @@ from saev.nn.bank import SAEBank
 from saev.nn.normalise import Normaliser
 from saev.shards.lock import exclusive
 from saev.stages.members import Planned
+from saev.stages.processes import leave_processes, processes, relaunchable
 from saev.stages.results import finish, git_commit
 from saev.stages.standing import take_up, token_of
 from saev.sweep.ledger import FILE as SWEEP
@@ -115,10 +111,6 @@ def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataMo
     return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip)
 
 
-ROOT = Path(__file__).resolve().parents[2]
-LEAVING_S = 4  # less than the time between two looks of Lightning's
-
-
 def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:
     """Lightning's Trainer with the configured callbacks, the export of members, and the writer of numbers last."""
     settings = {plan.spec.name: plan.settings for plan in planned}
@@ -132,38 +124,6 @@ def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataM
         check_members(processes(cfg.trainer), len(planned))
     steps = data.n_steps(1 if by_members else processes(cfg.trainer))
     return instantiate(cfg.trainer, callbacks=callbacks, max_steps=steps, plugins=plugins)
-
-
-def processes(trainer: DictConfig) -> int:
-    """How many processes the configured trainer will run."""
-    return int(trainer.devices) * int(trainer.num_nodes)
-
-
-def relaunchable(directory: Path) -> None:
-    """Make sys.argv the command of this very job: Lightning starts further processes of a DDP run with it."""
-    sys.argv[:] = [str(ROOT / "train.py"), *(str(override) for override in HydraConfig.get().overrides.task)]
-    config: Any = HydraConfig.get()
-    with read_write(config), open_dict(config):
-        config.run.dir = str(directory)  # of a sweep's job: its own folder; Lightning passes it on
-
-
-def leave_processes(trainer: L.Trainer) -> None:
-    """End a DDP run's process group and processes, so that a sweep's next job in this process can start its own.
-
-    A thread of Lightning's kills this process some seconds after a further one has failed: it has to find none.
-    """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)
-    procs = getattr(trainer.strategy.launcher, "procs", [])
-    for process in procs:
-        try:
-            process.wait(LEAVING_S)  # it ends as this one does; one that failed or was left behind may hang
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    procs.clear()
 
 
 def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict[str, list]:

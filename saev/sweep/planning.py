@@ -5,6 +5,7 @@ plain strings and mappings; the Hydra plugin around it is hydra_plugins/saev_swe
 """
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
@@ -14,6 +15,7 @@ from typing import Any
 
 from saev.sweep.quoting import quote
 
+LONGEST = 100  # characters of a name: file systems take 255 bytes, W&B 128
 PER_SAE = (
     "sae", "objective", "auxk", "decoder", "sparsity", "l0_target", "k", "lr", "d_sae", "expansion", "seed", "init", "b_dec",
     "dead_tokens",
@@ -127,7 +129,7 @@ def folders(jobs: Sequence[Job]) -> list[str]:
     >>> folders([Job(["layer=13", "lr=1"], []), Job(["layer=23", "lr=1"], [])]), folders([Job(["layer=13"], [])])
     (['0_layer=13', '1_layer=23'], ['0'])
     """
-    return [f"{i}_{safe(label)[:80]}" if label else str(i) for i, label in enumerate(labels(jobs))]
+    return [f"{i}_{safe(label)}" if label else str(i) for i, label in enumerate(labels(jobs))]
 
 
 def describe(jobs: Sequence[Job]) -> str:
@@ -156,8 +158,15 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
 
 
 def safe(name: str) -> str:
-    """The name with what a folder's name had better not hold replaced."""
-    return re.sub(r"[^\w.,=+-]", "_", name)
+    """The name with what a folder's name had better not hold replaced; a long one ends in a hash of what is cut off.
+
+    >>> safe("a/b=1"), len(safe("k=1," * 99))
+    ('a_b=1', 100)
+    """
+    name = re.sub(r"[^\w.,=+-]", "_", name)
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[: LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def short(override: str) -> str:
