@@ -69,13 +69,13 @@ class Stream(IterableDataset):
 
 
 class TimedBank(BankModule):
-    """A bank that keeps each member's seconds (of its losses and gradients, which is nearly all)."""
+    """A bank that keeps each member's seconds (of its losses, gradients and optimiser)."""
 
     seconds: dict[str, float]
 
-    def _member_step(self, member: Member, z: Tensor) -> dict[str, Tensor]:
+    def _member_step(self, member: Member, *args: Any) -> dict[str, Tensor]:
         start = self._now()
-        step = super()._member_step(member, z)
+        step = super()._member_step(member, *args)
         self.seconds[member.name] = self.seconds.get(member.name, 0.0) + self._now() - start
         return step
 

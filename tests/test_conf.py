@@ -136,7 +136,7 @@ def test_names_of_backbones_and_image_sets_can_be_directories(group):
 def test_shared_parts_do_not_depend_on_the_settings_of_one_sae():
     """A callback that reads ${k} would be another one for each member, and the sweeper would not know."""
     per_sae = re.compile(r"\$\{(?:" + "|".join(PER_SAE) + r")[.}]")
-    allowed = re.compile(r"^(sae|objective|auxk)/")
+    allowed = re.compile(r"^(sae|objective|auxk|baseline)/")
     faults = [name for name, path in FILES.items() if per_sae.search(path.read_text()) and not allowed.match(name)]
     assert not faults and per_sae.search("k: ${k}") and per_sae.search("${sae.k}") and not per_sae.search("${kk}")
 
