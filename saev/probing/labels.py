@@ -1,0 +1,201 @@
+"""What a token is: the class of its patch, or the labels of its image, as class numbers 0 to C - 1.
+
+    (example, token) --TokenLabels--> class, -1 for none      labels of patches, as masks give them
+    (example, token) --ImageLabels--> class, or a bool of each class      a table by image, told to all its tokens
+
+Both are `Labels`, so that whoever streams tokens need not know which it has.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Int, Int64, Integer, UInt16
+
+from saev.shards import ActivationStore
+from saev.shards.selection import Runs, per_image, per_label, select
+
+VOID = 65535
+Found = Int64[np.ndarray, " batch"] | Bool[np.ndarray, "batch classes"]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The label ids that are classes, by class number, and their names ("" where nobody gave one)."""
+
+    ids: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __post_init__(self):
+        wrong = sorted({id for id in self.ids if not 0 <= id < VOID or self.ids.count(id) > 1})
+        if wrong or not self.ids:
+            raise ValueError(f"classes={list(self.ids)}: give different ids from 0 to {VOID - 1}, at least one.")
+        assert len(self.names) == len(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def numbers(self, ids: UInt16[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
+        """The class number of each label id; -1 for VOID and for ids that are no class.
+
+        >>> Classes((7, 3), ("sky", "sea")).numbers(np.array([3, 7, 9, 65535], np.uint16))
+        array([ 1,  0, -1, -1])
+        """
+        table = np.full(VOID + 1, -1)
+        table[list(self.ids)] = np.arange(len(self))
+        return table[ids]
+
+    def info(self) -> dict[str, Any]:
+        """The same as JSON-able values."""
+        return {"ids": list(self.ids), "names": list(self.names)}
+
+
+class Labels(Protocol):
+    """Labels of a recording's tokens."""
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        ...
+
+    @property
+    def exclusive(self) -> bool:
+        """Whether a token has one class at most (class numbers), or any number (a bool of each)."""
+        ...
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        """Labels of patches whose tokens have no class, for the stream to leave out."""
+        ...
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " n_examples"]:
+        """Images of which tokens may have labels."""
+        ...
+
+    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Found:
+        """The labels of tokens, given their images and their numbers within the images' stored tokens."""
+        ...
+
+    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+        """Tokens of each class among those selected."""
+        ...
+
+
+class TokenLabels:
+    """The recorded labels of patches: exclusive classes.
+
+    ValueError where the recording has none.
+    """
+
+    exclusive = True
+
+    def __init__(self, store: ActivationStore, layer: int, classes: Classes):
+        self.store, self.classes = store, classes
+        self.labels, self.tokens = patch_labels(store), store.tokens_per_image(layer)
+        self.first = np.cumsum(self.tokens) - self.tokens
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def left_out(self) -> tuple[int, ...]:
+        there = np.flatnonzero(np.bincount(self.labels, minlength=VOID + 1))
+        return tuple(int(id) for id in np.setdiff1d([*there, VOID], self.classes.ids))
+
+    @property
+    def labelled(self) -> Bool[np.ndarray, " n_examples"]:
+        return self.tokens > 0
+
+    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+        return self.classes.numbers(self.labels[self.first[example] + token])
+
+    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+        return per_label(runs, self.tokens, self.labels)[list(self.classes.ids)]
+
+
+class ImageLabels:
+    """A table of one's own: per image a class number (-1: none), or a bool of each class.
+
+    Args:
+        table: a row per image of the recording.
+        n_classes: C, for a table of class numbers.
+        counted: images whose labels are known; None: all, but those with class -1.
+    """
+
+    left_out = ()
+
+    def __init__(
+        self,
+        table: Integer[np.ndarray, " n_examples"] | Bool[np.ndarray, "n_examples classes"],
+        n_classes: int | None = None,
+        counted: Bool[np.ndarray, " n_examples"] | None = None,
+    ):
+        self.exclusive = table.ndim == 1
+        self.table = table.astype(np.int64) if self.exclusive else table
+        self.n_classes = table.shape[1] if not self.exclusive else n_classes or int(table.max()) + 1
+        if self.exclusive and int(table.max()) >= self.n_classes:
+            raise ValueError(f"a table of image labels has class {int(table.max())}, classes are 0 to {self.n_classes - 1}")
+        self.labelled = np.ones(len(table), bool) if counted is None else counted
+        if self.exclusive:
+            self.labelled = self.labelled & (self.table >= 0)
+
+    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Found:
+        return self.table[example]
+
+    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+        tokens = per_image(runs, len(self.table))
+        if not self.exclusive:
+            return tokens @ self.table.astype(np.int64)
+        known = self.table >= 0
+        return np.bincount(self.table[known], tokens[known], self.n_classes).astype(np.int64)
+
+
+def patch_labels(store: ActivationStore) -> UInt16[np.ndarray, " n_tokens"]:
+    """The label of each stored token; ValueError where none were recorded."""
+    if store.token_labels is None:
+        raise ValueError(
+            f"dataset={store.location.root} has no patch labels: record an image set with masks, e.g. images=segmentation."
+        )
+    return store.token_labels
+
+
+def classes_of(
+    store: ActivationStore,
+    layer: int,
+    examples: Int64[np.ndarray, " images"],
+    tokens: str = "patch",
+    ids: Sequence[int] | None = None,
+    ignore: Collection[int] = (),
+) -> Classes:
+    """The classes `ids`, by default those that occur among the selected tokens of these images; without `ignore`."""
+    if ids is None:
+        stored = store.tokens_per_image(layer)
+        counts = per_label(select(stored, examples, store.role_slice(tokens)), stored, patch_labels(store))
+        ids = [int(id) for id in np.flatnonzero(counts[:VOID])]
+    kept = tuple(id for id in ids if id not in ignore)
+    if not kept:
+        raise ValueError(
+            f"dataset={store.location.root}: the {len(examples)} training images have no labelled {tokens} tokens"
+            f"{f' beside ignore_labels={sorted(ignore)}' if ignore else ''}: select others."
+        )
+    names = names_of(store)
+    return Classes(kept, tuple(names.get(id, "") for id in kept))
+
+
+def names_of(store: ActivationStore) -> dict[int, str]:
+    """Names of label ids as far as the recording knows them."""
+    return {int(id): name for id, name in ((store.manifest.labels or {}).get("classes") or {}).items()}
+
+
+def check_same_names(classes: Classes, store: ActivationStore) -> None:
+    """ValueError where another recording calls one of these classes by another name."""
+    names = names_of(store)
+    for id, name in zip(classes.ids, classes.names, strict=True):
+        if name and names.get(id, name) != name:
+            raise ValueError(
+                f"class {id} is {name!r} in the training data and {names[id]!r} in {store.location.root}: record both with the "
+                "same ids."
+            )

@@ -1,0 +1,81 @@
+"""Sorting, runs and sums of long vectors: NumPy where they lie on a CPU (2 to 5 times as fast there), torch elsewhere."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64, Shaped
+from torch import Tensor
+
+
+def on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def ascending(keys: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The same numbers in order."""
+    return torch.from_numpy(np.sort(keys.numpy())) if on_cpu(keys) else keys.sort().values
+
+
+def order(keys: Int64[Tensor, " n"], below: int | None = None) -> Int64[Tensor, " n"]:
+    """The places of the numbers in order, equal ones as they stand. `below` bounds the numbers, which are then >= 0.
+
+    On a CPU: below 65536 by counting digits; else by merging runs, which is what one wants for sorted tables put together.
+    """
+    if not on_cpu(keys):
+        return keys.sort(stable=True).indices
+    narrow = keys.numpy().astype(np.uint16) if below is not None and below <= 1 << 16 else keys.numpy()
+    return torch.from_numpy(np.argsort(narrow, kind="stable"))
+
+
+def run_starts(keys: Int64[Tensor, " n"]) -> Int64[Tensor, " runs"]:
+    """Where a run of equal numbers begins.
+
+    >>> run_starts(torch.tensor([3, 3, 5, 7, 7, 7]))
+    tensor([0, 2, 3])
+    """
+    first = torch.ones(len(keys), dtype=torch.bool, device=keys.device)
+    torch.ne(keys[1:], keys[:-1], out=first[1:])
+    return places(first)
+
+
+def places(chosen: Bool[Tensor, " n"]) -> Int64[Tensor, " places"]:
+    """Where it is true."""
+    return torch.from_numpy(np.flatnonzero(chosen.numpy())) if on_cpu(chosen) else chosen.nonzero().squeeze(1)
+
+
+def run_lengths(starts: Int64[Tensor, " runs"], n: int) -> Int64[Tensor, " runs"]:
+    """How long the runs are that begin there and, together, make n."""
+    return torch.diff(starts, append=starts.new_tensor([n]))
+
+
+def run_of_each(starts: Int64[Tensor, " runs"], n: int) -> Int64[Tensor, " n"]:
+    """The number of the run that each of n places is in."""
+    return torch.repeat_interleave(run_lengths(starts, n), output_size=n)
+
+
+def run_sums(values: Shaped[Tensor, " n"], starts: Int64[Tensor, " runs"]) -> Shaped[Tensor, " runs"]:
+    """The sum of each run.
+
+    >>> run_sums(torch.tensor([1, 2, 3, 4]), torch.tensor([0, 3]))
+    tensor([6, 4])
+    """
+    if on_cpu(values):
+        return torch.from_numpy(np.add.reduceat(values.numpy(), starts.numpy())) if len(starts) else values[:0]
+    return scattered(values, run_of_each(starts, len(values)), len(starts))
+
+
+def scattered(values: Shaped[Tensor, " n"], to: Int64[Tensor, " n"], size: int) -> Shaped[Tensor, " size"]:
+    """The sum of the values that go to each of `size` places."""
+    if on_cpu(values) and values.is_floating_point():
+        return torch.from_numpy(np.bincount(to.numpy(), values.numpy(), minlength=size))
+    return values.new_zeros(size).index_add_(0, to, values)
+
+
+def ranges(starts: Int[Tensor, " n"], lengths: Int[Tensor, " n"]) -> Int64[Tensor, " total"]:
+    """starts[0], starts[0] + 1, ..., lengths[0] of them, then those from starts[1] on, and so forth.
+
+    >>> ranges(torch.tensor([5, 0]), torch.tensor([2, 3]))
+    tensor([5, 6, 0, 1, 2])
+    """
+    ends = lengths.cumsum(0)
+    shift = torch.repeat_interleave(starts - (ends - lengths), lengths)
+    return torch.arange(len(shift), device=starts.device) + shift
