@@ -83,6 +83,12 @@ class Activity(Metric):
         return {"firings": self.firings, "value_sum": self.value_sum, "absolute": self.absolute}
 
 
+def vectors(activity: Activity) -> dict[str, Tensor]:
+    """What `compute` gives, per latent also where there is one latent, of whose vector torchmetrics makes a number."""
+    found = activity.compute()
+    return {**found, **{name: found[name].reshape(-1) for name in ("firings", "value_sum")}}
+
+
 class ValidationMetrics(nn.Module):
     """Reconstruction and sparsity of all members of a bank over one pass of held-out tokens.
 
@@ -117,7 +123,7 @@ class ValidationMetrics(nn.Module):
     def compute(self) -> list[dict[str, Tensor]]:
         """Per member its numbers, as float64 scalars on the device (`n_tokens` int64); a collective under DDP."""
         inputs = self.inputs.compute()
-        return [self._member(inputs, error.compute(), activity.compute()) for error, activity in self._states()]
+        return [self._member(inputs, error.compute(), vectors(activity)) for error, activity in self._states()]
 
     def _states(self) -> Iterable[tuple[Reconstruction, Activity]]:
         return zip(cast(Any, self.reconstruction), cast(Any, self.activity), strict=True)
@@ -141,7 +147,7 @@ class ValidationMetrics(nn.Module):
 
     def latents(self, member: int) -> dict[str, Tensor]:
         """Per latent of a member, `frequency` (share of tokens) and `mean_value` (over its firings; NaN if none)."""
-        n, activity = self.inputs.compute()["n"], cast(Activity, self.activity[member]).compute()
+        n, activity = self.inputs.compute()["n"], vectors(cast(Activity, self.activity[member]))
         return {
             "frequency": F.frequency_compute(activity["firings"], n),
             "mean_value": F.mean_value_compute(activity["value_sum"], activity["firings"]),

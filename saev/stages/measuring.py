@@ -16,7 +16,7 @@ from saev.dictionary import Dictionary
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.functional import coherence, mean_atom_norm
 from saev.metrics.histograms import ValueHistogram, frequency_histogram
-from saev.metrics.stateful import ValidationMetrics
+from saev.metrics.stateful import ValidationMetrics, vectors
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.split import held_out_split
 
@@ -85,7 +85,7 @@ def measure(
     for i, (name, numbers) in enumerate(zip(members, metrics.compute(), strict=True)):
         atoms = dictionaries[i].atoms
         alike = coherence(atoms)
-        firings = metrics.activity[i].compute()["firings"]  # type: ignore[operator]
+        firings = vectors(metrics.activity[i])["firings"]  # type: ignore[arg-type]
         found[name] = {
             **{key: value.item() for key, value in numbers.items()},
             **({"correlation": correlations[i].compute().item()} if correlations else {}),

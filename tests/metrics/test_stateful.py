@@ -51,6 +51,17 @@ def _assert_equal(one, other):
         np.testing.assert_allclose(a["mean_value"], b["mean_value"], rtol=1e-12, atol=1e-15)
 
 
+def test_a_dictionary_of_one_latent_has_numbers_too():
+    metrics = ValidationMetrics(shift=torch.zeros(2), d_sae=[1])
+    metrics.update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), [(torch.tensor([[0.0], [3.0]]), torch.zeros(2, 2))])
+    (row,) = metrics.compute()
+    assert (row["l0"].item(), row["l0_fraction"].item(), row["dead"].item()) == (0.5, 0.5, 0)
+    assert {name: value.tolist() for name, value in metrics.latents(0).items()} == {
+        "frequency": [0.5],
+        "mean_value": [3],
+    }
+
+
 def test_numbers_are_those_of_numpy():
     x, outputs = _data()
     rows, latents = _numbers(_feed(_fresh(), x, outputs, 0, 200))
