@@ -66,7 +66,8 @@ def run_sums(values: Shaped[Tensor, " n"], starts: Int64[Tensor, " runs"]) -> Sh
 def scattered(values: Shaped[Tensor, " n"], to: Int64[Tensor, " n"], size: int) -> Shaped[Tensor, " size"]:
     """The sum of the values that go to each of `size` places."""
     if on_cpu(values) and values.is_floating_point():
-        return torch.from_numpy(np.bincount(to.numpy(), values.numpy(), minlength=size))
+        sums = np.bincount(to.numpy(), values.numpy(), minlength=size)
+        return torch.from_numpy(sums).to(values.dtype)  # of no values it makes integers
     return values.new_zeros(size).index_add_(0, to, values)
 
 
