@@ -8,7 +8,7 @@ Both are `Labels`, so that whoever streams tokens need not know which it has.
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Integer, UInt16
@@ -51,6 +51,7 @@ class Classes:
         return {"ids": list(self.ids), "names": list(self.names)}
 
 
+@runtime_checkable
 class Labels(Protocol):
     """Labels of a recording's tokens."""
 
@@ -103,7 +104,7 @@ class TokenLabels:
     @property
     def left_out(self) -> tuple[int, ...]:
         there = np.flatnonzero(np.bincount(self.labels, minlength=VOID + 1))
-        return tuple(int(id) for id in np.setdiff1d([*there, VOID], self.classes.ids))
+        return tuple(sorted({*map(int, there), VOID} - {*self.classes.ids}))
 
     @property
     def labelled(self) -> Bool[np.ndarray, " n_examples"]:
@@ -137,7 +138,9 @@ class ImageLabels:
         self.table = table.astype(np.int64) if self.exclusive else table
         self.n_classes = table.shape[1] if not self.exclusive else n_classes or int(table.max()) + 1
         if self.exclusive and int(table.max()) >= self.n_classes:
-            raise ValueError(f"a table of image labels has class {int(table.max())}, classes are 0 to {self.n_classes - 1}")
+            raise ValueError(
+                f"a table of image labels has class {int(table.max())}, classes are 0 to {self.n_classes - 1}"
+            )
         self.labelled = np.ones(len(table), bool) if counted is None else counted
         if self.exclusive:
             self.labelled = self.labelled & (self.table >= 0)

@@ -1,0 +1,166 @@
+"""The activation stream with what each token is: training and validation by image, of one recording or of two.
+
+ActivationDataModule's batches --Labels.of(example, token)--> {acts, labels}
+"""
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+
+from datamodules.activations import ActivationDataModule
+from datamodules.transfer import pinned
+from saev.probing.labels import Classes, Labels, TokenLabels, check_same_names, classes_of
+from saev.shards import ActivationStore, TokenStream
+from saev.shards.buffers import pageable
+from saev.shards.selection import select
+from saev.shards.split import held_out_split
+
+Recorded = str | ActivationStore
+
+
+class LabelledDataModule(ActivationDataModule):
+    """Batches {"acts" [batch, d_model], "labels", "step", "tokens"} of tokens that have labels; others are left out.
+
+    Labels are int64 class numbers [batch], or with a table of image labels that says so bool [batch, classes].
+
+    Args:
+        train: what is trained on: a recorded directory, or one that has been opened.
+        layer, batch_size: as for ActivationDataModule.
+        validation: another recording of the same backbone; None: images of `train` that are held out.
+        images: (training, validation) image numbers; None: all images of both recordings, or all of one but those that
+            `val_share` holds out.
+        labels: (training, validation) labels; None: those recorded of patches.
+        classes: ids of patch labels, in the order of class numbers; None: those that occur in training, ascending.
+        ignore_labels: ids that are no class. Patches without a label (65535) never are.
+        stream: further settings of ActivationDataModule.
+    """
+
+    def __init__(
+        self,
+        train: Recorded,
+        layer: int,
+        batch_size: int,
+        validation: Recorded | None = None,
+        images: tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]] | None = None,
+        labels: tuple[Labels, Labels] | None = None,
+        classes: Sequence[int] | None = None,
+        ignore_labels: Sequence[int] = (),
+        **stream: Any,
+    ):
+        super().__init__(location_of(train), layer, batch_size, **stream)
+        self.train, self.validation, self.images, self.labels = train, validation, images, labels
+        self.wanted, self.ignored = classes, tuple(ignore_labels or ())
+        self.classes: Classes | None = None  # of patch labels
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the recordings, split the images, number the classes, and see that a batch can be filled."""
+        if self.store is not None:
+            return
+        store = opened(self.train)
+        self.val_store = store if self.validation is None else opened(self.validation)
+        if self.reader == "auto":
+            self.reader = "streamed" if store.location.remote or self.val_store.location.remote else "mapped"
+        self.layer = store.resolve_layer(self.layer)
+        self._check_validation(store)
+        train, val = self._split(store) if self.images is None else self.images
+        if self.labels is None:
+            self.classes = classes_of(store, self.layer, train, self.tokens, self.wanted, self.ignored)
+            check_same_names(self.classes, self.val_store)
+            one = TokenLabels(store, self.layer, self.classes)
+            other = one if self.val_store is store else TokenLabels(self.val_store, self.layer, self.classes)
+            self.labels = one, other
+        self.train_examples, self.val_examples = (
+            train[self.labels[0].labelled[train]],
+            val[self.labels[1].labelled[val]],
+        )
+        self.ignore_labels = self.labels[0].left_out
+        self.store = store
+        self.n_steps()
+
+    def _check_validation(self, store: ActivationStore) -> None:
+        self.val_store.check_layer(self.layer)
+        if self.val_store.d_model != store.d_model:
+            raise ValueError(
+                f"validation={self.val_store.location.root} has d_model={self.val_store.d_model}, train has {store.d_model}: take "
+                "recordings of one backbone."
+            )
+
+    def _split(self, store: ActivationStore) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
+        if self.val_store is not store:
+            return (np.flatnonzero(store.tokens_per_image(self.layer)),
+                    np.flatnonzero(self.val_store.tokens_per_image(self.layer)))  # fmt: skip
+        by_shard = self.reader == "streamed"
+        return held_out_split(store, self.layer, self.tokens, (), self.val_share, self.val_tokens, by_shard)
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        assert self.labels is not None, "setup() comes first"
+        return self.labels[0].n_classes
+
+    def class_counts(self) -> tuple[int, Int64[np.ndarray, " classes"]]:
+        """Training tokens of an epoch, and those of each class."""
+        assert self.store is not None and self.labels is not None, "setup() comes first"
+        part = self.store.role_slice(self.tokens)
+        stored, labels = self.store.tokens_per_image(self.layer), self.store.labels_for(self.ignore_labels)
+        runs = select(stored, self.train_examples, part, labels, self.ignore_labels, self.subset_tokens)
+        return runs.n_tokens, self.labels[0].counts(runs)
+
+    def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
+        assert self.store is not None and self.labels is not None, "setup() comes first"
+        held_out = examples is self.val_examples
+        return TokenStream(
+            self.val_store if held_out else self.store, self.layer, batch_size, examples, self.tokens, self.seed,
+            stripe=self.sizes["stripe"], ignore_labels=self.labels[held_out].left_out,
+            reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
+            allocate=pinned if self._on_gpu else pageable, **kwargs,
+        )  # fmt: skip
+
+    def train_dataloader(self) -> "Labelled":  # type: ignore[override]
+        """Shuffled batches from the first one not consumed yet, without end."""
+        assert self.labels is not None
+        return Labelled(super().train_dataloader(), self.labels[0])
+
+    def val_dataloader(self) -> "Labelled":  # type: ignore[override]
+        """The validation images' batches in order, once."""
+        assert self.labels is not None
+        return Labelled(super().val_dataloader(), self.labels[1])
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            **super()._identity(),
+            "validation": self.val_store.manifest.fingerprint,
+            "classes": None if self.classes is None else list(self.classes.ids),
+            "images": [len(self.train_examples), len(self.val_examples)],
+        }
+
+
+class Labelled:
+    """Batches with labels in place of the tokens' whereabouts; without a length, as those it is made from."""
+
+    def __init__(self, batches: Iterable[dict[str, Any]], labels: Labels):
+        self.batches, self.labels = batches, labels
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        iterator: Any = iter(self.batches)
+        with contextlib.closing(iterator):
+            for batch in iterator:
+                example, token = batch.pop("example").numpy(), batch.pop("token").numpy()
+                batch.pop("label", None)
+                batch["labels"] = torch.from_numpy(np.ascontiguousarray(self.labels.of(example, token)))
+                yield batch
+                del batch  # a batch that only its consumer holds can be recycled
+
+
+def opened(recorded: Recorded) -> ActivationStore:
+    """The recording itself."""
+    return recorded if isinstance(recorded, ActivationStore) else ActivationStore(recorded)
+
+
+def location_of(recorded: Recorded) -> str:
+    """Where it is."""
+    return recorded if isinstance(recorded, str) else str(recorded.location.root)
