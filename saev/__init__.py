@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from saev.checkpoint import load, read_config, save_dictionary
     from saev.codes import CodeStore
-    from saev.dictionary import Dictionary
+    from saev.dictionary import Dictionary, Scorer
     from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
     from saev.shards import ActivationStore, TokenStream
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _HOME = {
     "saev.codes": ("CodeStore",),
     "saev.checkpoint": ("load", "read_config", "save_dictionary"),
-    "saev.dictionary": ("Dictionary",),
+    "saev.dictionary": ("Dictionary", "Scorer"),
     "saev.nn": ("BatchTopK", "Matryoshka", "MemberSpec", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
     "saev.shards": ("ActivationStore", "TokenStream"),
 }
@@ -34,6 +34,7 @@ __all__ = [
     "Plain",
     "ReLU",
     "SAEBank",
+    "Scorer",
     "SparseAutoencoder",
     "TokenStream",
     "TopK",

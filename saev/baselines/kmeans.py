@@ -13,13 +13,17 @@ from saev.baselines.baseline import Baseline
 from saev.baselines.fitter import Fitter
 from saev.baselines.lloyd import Clusters
 from saev.baselines.nearest import blocks, distances, full_precision, nearest
-from saev.nn.centroids import kmeans
+from saev.nn.centroids import ENOUGH, kmeans
 from saev.nn.initialise import PER_CENTROID
 from saev.nn.normalise import Normaliser
 
 CODES = ("onehot", "inverse")
 EPS = 1e-6
-SMALLEST_SAMPLE = 32768
+FEW = 32768  # tokens of a sample for which faiss alone will do
+SAMPLE_PASSES = 6
+BEYOND = 0.8
+"""Centroids move past their clusters' means by this share of the step. Below 1 no such step can raise the inertia, and half
+as many passes reach the same one (over-relaxation: Salakhutdinov & Roweis, ICML 2003, section 3)."""
 
 
 class KMeans(Baseline):
@@ -54,7 +58,11 @@ class KMeans(Baseline):
 
 @dataclasses.dataclass(eq=False)
 class KMeansFitter(Fitter):
-    """Lloyd's method in passes over the stream, from the centroids of a sample.
+    """Lloyd's method in passes over the stream, from the centroids of a sample; between passes centroids are moved BEYOND the
+    means of their clusters, after the last one onto them.
+
+    The start is faiss's on half of the sample (at least FEW tokens, and ENOUGH for each centroid), then SAMPLE_PASSES over all
+    of it, each of which saves a pass over the stream.
 
     Args:
         n_latents: centroids.
@@ -79,7 +87,7 @@ class KMeansFitter(Fitter):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}={getattr(self, name)} of k-means: give {least} or more.")
         self.n_passes = self.passes
-        self.sample_tokens = max(SMALLEST_SAMPLE, PER_CENTROID * self.n_latents)
+        self.sample_tokens = max(2 * FEW, PER_CENTROID * self.n_latents)
         self.done, self.inertia = 0, math.inf
         self.populations = torch.zeros(self.n_latents, dtype=torch.int64)
 
@@ -93,18 +101,21 @@ class KMeansFitter(Fitter):
             )
         self.normaliser = normaliser
         advice = "record more images, or lower n_latents"
-        self.centroids = kmeans(sample, self.n_latents, self.seed, self.n_init, advice).float()
+        first = sample[: max(len(sample) // 2, FEW, ENOUGH * self.n_latents)]
+        self.centroids = kmeans(first, self.n_latents, self.seed, self.n_init, advice).float()
+        self.means = self.centroids
         self._begin_pass()
+        for _ in range(SAMPLE_PASSES if len(first) < len(sample) else 0):
+            self._add(sample)
+            self._move(self.seed)
 
     def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
         """Add a batch to the clusters of its tokens' nearest centroids."""
         if self.done < self.n_passes:
-            for block in blocks(len(z), z.shape[1], z.device):
-                rows = z[block].float()
-                self.clusters.add(rows, *nearest(rows, self.centroids))
+            self._add(z)
 
     def finish_pass(self) -> Mapping[str, float]:
-        """Move the centroids to their clusters' means.
+        """Move the centroids towards their clusters' means, and beyond.
 
         Numbers of the pass just made, with the centroids it began with: `inertia`, the mean over tokens of the squared
         distance to the nearest centroid; `utilisation`, the share of centroids with tokens; `largest` and `smallest`, the
@@ -120,8 +131,7 @@ class KMeansFitter(Fitter):
             self.done += 1
             if gain < self.tol and self.populations.all():
                 self.n_passes = self.done
-            self.centroids = self.clusters.centroids(self.centroids, self.seed + self.done)
-            self._begin_pass()
+            self._move(self.seed + self.done)
         return {
             "inertia": self.inertia,
             "utilisation": float((self.populations > 0).double().mean()),
@@ -136,12 +146,13 @@ class KMeansFitter(Fitter):
 
     def dictionaries(self) -> Mapping[str, KMeans]:
         """The centroids, each the mean of the tokens nearest to it in the last pass."""
-        return {"": KMeans(self.normaliser, self.centroids, self.code)}
+        return {"": KMeans(self.normaliser, self.means, self.code)}
 
     def state_dict(self) -> dict[str, Any]:
         """Centroids, the clusters of the pass under way, and numbers of the pass before."""
         return {
             "centroids": self.centroids,
+            "means": self.means,
             **{name: getattr(self.clusters, name) for name in ("sums", "counts", "inertia")},
             "populations": self.populations,
             "last_inertia": self.inertia,
@@ -152,10 +163,20 @@ class KMeansFitter(Fitter):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, with the same results."""
         device = self.centroids.device
-        self.centroids = state["centroids"].to(device).clone()
+        self.centroids, self.means = (state[name].to(device).clone() for name in ("centroids", "means"))
         self.clusters = Clusters(*(state[name].to(device).clone() for name in ("sums", "counts", "inertia")))
         self.populations, self.inertia = state["populations"].clone(), state["last_inertia"]
         self.done, self.n_passes = state["done"], state["n_passes"]
+
+    def _add(self, z: Float[Tensor, "batch d_model"]) -> None:
+        for block in blocks(len(z), z.shape[1], z.device):
+            rows = z[block].float()
+            self.clusters.add(rows, *nearest(rows, self.centroids))
+
+    def _move(self, seed: int) -> None:
+        old = self.centroids
+        self.means, self.centroids = (self.clusters.centroids(old, seed, beyond) for beyond in (0.0, BEYOND))
+        self._begin_pass()
 
     def _begin_pass(self) -> None:
         self.clusters = Clusters.zeros(*self.centroids.shape, device=self.centroids.device)

@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-IN_CACHE = 1 << 20  # bytes
 NUDGE = 0.01  # halves of a split cluster lie so far apart, in root mean square radii
 
 
@@ -33,7 +31,7 @@ class Clusters:
         self, z: Float[Tensor, "batch d"], index: Int64[Tensor, " batch"], squared: Float[Tensor, " batch"]
     ) -> None:
         """Take in tokens, the clusters they belong to and their squared distances to these' centroids."""
-        _add_rows(self.sums, index, z)
+        self.sums.index_add_(0, index, z.double())
         self.counts += torch.bincount(index, minlength=len(self.counts))
         self.inertia.index_add_(0, index, squared.double())
 
@@ -43,14 +41,16 @@ class Clusters:
             mine = getattr(self, name)
             mine += getattr(other, name).to(mine.device)
 
-    def centroids(self, old: Float[Tensor, "k d"], seed: int) -> Float[Tensor, "k d"]:
-        """The clusters' means, in float32.
+    def centroids(self, old: Float[Tensor, "k d"], seed: int, beyond: float = 0.0) -> Float[Tensor, "k d"]:
+        """The clusters' means, or points past them by the share `beyond` of the way from the old centroids; in float32.
 
-        A cluster without tokens takes half of the one with the largest inertia: both start at its mean, moved apart by a
+        A cluster without tokens takes half of the one with the largest inertia: both start at its point, moved apart by a
         hundredth of its radius in a direction that `seed` draws, and the next pass divides the tokens. A function of the
-        statistics alone.
+        statistics and the old centroids alone.
         """
-        means = torch.where(self.counts[:, None] > 0, self.sums / self.counts.clamp_min(1)[:, None], old.double())
+        old = old.double()
+        means = torch.where(self.counts[:, None] > 0, self.sums / self.counts.clamp_min(1)[:, None], old)
+        means += beyond * (means - old)
         empty = (self.counts == 0).nonzero()[:, 0].tolist()
         left, counts = self.inertia.clone(), self.counts.double()
         generator = torch.Generator().manual_seed(seed)
@@ -65,15 +65,3 @@ class Clusters:
             left[parent], counts[parent] = left[parent] / 2, counts[parent] / 2
             left[k], counts[k] = left[parent], counts[parent]
         return means.float()
-
-
-def _add_rows(sums: Float64[Tensor, "k d"], index: Int64[Tensor, " batch"], z: Float[Tensor, "batch d"]) -> None:
-    """sums[index[i]] += z[i], added in float64."""
-    if sums.device.type != "cpu" or sums.nbytes <= IN_CACHE:
-        sums.index_add_(0, index, z.double())
-        return
-    from scipy.sparse import csr_matrix  # cluster by cluster: several times faster where sums are not in the cache
-
-    n = len(index)
-    of_token = csr_matrix((np.ones(n), index.numpy(), np.arange(n + 1)), shape=(n, len(sums)))
-    sums += torch.from_numpy(of_token.T.tocsr() @ z.detach().double().numpy())
