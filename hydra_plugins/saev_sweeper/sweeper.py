@@ -112,7 +112,7 @@ class SharedPassSweeper(BasicSweeper):
 
     def _launch(self, directory: Path, sweep: Any, pending: list[str]) -> Any:
         """Launch the jobs in the given folders, and sum up the sweep however that ends."""
-        from saev.stages.resume import quoted
+        from saev.stages.resume import quoted, verb_of
         from saev.stages.sweeping import conclude
 
         where = quoted("hydra.sweep.dir", directory)
@@ -128,7 +128,7 @@ class SharedPassSweeper(BasicSweeper):
         if errors:
             raise CompactHydraException(
                 f"error: {len(errors)} of {len(sweep.jobs)} jobs failed: {', '.join(errors)}. The same command, or "
-                f"saev train resume_sweep={directory}, runs them again."
+                f"saev {verb_of(directory)} resume_sweep={directory}, runs them again."
             )
         return [returns]
 

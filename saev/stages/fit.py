@@ -1,10 +1,6 @@
 """saev fit: activations -> baselines, in the directories and with the numbers that SAEs have."""
 
-import contextlib
 import logging
-import signal
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,41 +16,58 @@ from saev.sweep.ledger import CHECKPOINT, LOCK
 from saev.sweep.memory import Size, member_size
 
 log = logging.getLogger(__name__)
+SPEED = (
+    "device",
+    "save_every_s",
+    "datamodule.readers",
+    "datamodule.depth",
+)  # these may change when a run is gone on with
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Fit the configured baselines; the held-out NMSE of each dictionary."""
     directory = Path(cfg.paths.run_dir)
     check_values(cfg)
-    check_same(cfg, directory)
+    check_same(cfg, directory, SPEED)
     if (done := results_of(directory)) is not None:
         log.info("finished already: %s", directory)
         return done
     with noting_failure(directory):
         planned, recording, _ = prepare(cfg)
 
+        from callbacks.signals import answer_slurm
         from saev.shards.lock import exclusive
 
+        answer_slurm()
         busy = f"hydra.run.dir={directory}: another process is fitting there."
-        with exclusive(directory / LOCK, busy), terminated_as_interrupted():
-            take_up(cfg, directory)
+        with exclusive(directory / LOCK, busy):
+            take_up(cfg, directory, free=SPEED)
             return fit(cfg, planned, recording, directory)
 
 
-def prepare(cfg: DictConfig) -> tuple[list[PlannedFit], Any, checks.Facts]:
-    """Everything that can be refused before anything slow starts; ValueError names the key, the value and the remedy."""
+def prepare(cfg: DictConfig, here: bool = True) -> tuple[list[PlannedFit], Any, checks.Facts]:
+    """Everything that can be refused before anything slow starts; ValueError names the key, the value and the remedy.
+
+    `here`: the job runs on this machine, so its device counts.
+    """
     from saev.vits.precheck import check_device
 
     check_values(cfg)
-    check_device(str(cfg.device), "device")
+    if here:
+        check_device(str(cfg.device), "device")
+    if cfg.datamodule.n_tokens is not None:
+        raise ValueError(
+            f"datamodule.n_tokens={cfg.datamodule.n_tokens} has no effect: baselines take whole passes; drop it, or fit on fewer "
+            "tokens by subset_tokens."
+        )
     planned = plan_fitters(cfg)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     return planned, recording, checks.data_facts(cfg, recording)
 
 
-def examine(cfg: DictConfig) -> list[Size]:
+def examine(cfg: DictConfig, here: bool) -> list[Size]:
     """The size of each baseline of a job; ValueError where the job would be refused."""
-    planned, _, facts = prepare(cfg)
+    planned, _, facts = prepare(cfg, here)
     return [
         member_size(facts.d_model, int(p.settings.get("n_latents", facts.d_model)), cfg.batch_size) for p in planned
     ]
@@ -108,16 +121,3 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
     for what, path in {"results": directory / "results.csv", "dictionaries": directory / "saes"}.items():
         console.print(f"{what + ':':<13} {path}", soft_wrap=True, highlight=False)
     return {row["member"]: row["nmse"] for row in rows}
-
-
-@contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Within it SIGTERM is Ctrl-C: what has been done is saved."""
-    if threading.current_thread() is not threading.main_thread():  # only there may handlers be set
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,8 @@
 """A bank of fitters over the stream: every batch is read once and goes to all that still need it.
 
 stream ──batch──▶ z ──update──▶ each fitter ; at the end of an epoch finish_pass ; again, as long as one has passes left
+
+Signals are answered between batches, as in training (callbacks/signals.py): within a batch some fitters have it and some not.
 """
 
 import json
@@ -14,6 +16,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from callbacks.signals import After, Signals
 from datamodules import ActivationDataModule
 from saev.baselines.fitter import Fitter
 from saev.nn.normalise import Normaliser
@@ -23,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class Passes:
-    """Fitters and how far they are; `checkpoint` is one file, replaced every `save_every_s` seconds and when interrupted."""
+    """Fitters and how far they are; `checkpoint` is one file, replaced every `save_every_s` seconds and at a signal."""
 
     def __init__(
         self,
@@ -42,6 +45,7 @@ class Passes:
         tokens = torch.from_numpy(data.store.tokens_per_image(data.layer))
         self.first = (tokens.cumsum(0) - tokens).to(device)  # the number of an image's first token among all
         self.plan = data.stream(data.train_examples).plan
+        self.signals = Signals()
 
     def start(self) -> None:
         """Give each fitter its sample, and go on from the checkpoint where there is one."""
@@ -54,10 +58,14 @@ class Passes:
             self.data.load_state_dict(state["stream"])
             for name, fitter in self.fitters.items():
                 fitter.load_state_dict(state["fitters"][name])
+            number, at = divmod(self.data.consumed, self.plan.n_batches)
+            log.info("going on at batch %d of %d of pass %d", at + 1, self.plan.n_batches, number + 1)
+        self._forget_after(self.data.consumed)
 
     def run(self) -> None:
-        """All passes, from where they are. On an interruption everything is saved first."""
+        """All passes, from where they are. Exits with 128 + signal when one ended it early; everything is saved first."""
         saved = time.monotonic()
+        self.signals.listen()
         try:
             with self._bar() as bar:
                 task = bar.add_task("", total=None)
@@ -73,12 +81,22 @@ class Passes:
                         self._finish(number)
                     if number >= self._n_passes or step + 1 >= self._n_passes * self.plan.n_batches:
                         return
-                    if time.monotonic() - saved > self.save_every_s:
+                    if self.signals.pending or time.monotonic() - saved > self.save_every_s:
                         self.save()
+                        self._answer(number)
                         saved = time.monotonic()
-        except KeyboardInterrupt:
-            self.save()
-            raise
+        finally:
+            self.signals.release()
+
+    def _answer(self, number: int) -> None:
+        """Do what signals ask for beside the save that was just made."""
+        received, after = self.signals.take()
+        if after == After.REQUEUE:
+            self.signals.leave()
+        if after == After.STOP:
+            run = self.history.parent
+            log.warning("stopped in pass %d; go on with: saev fit ckpt_path=%s", number + 1, run)
+            raise SystemExit(128 + (received or 0))
 
     @property
     def _n_passes(self) -> int:
@@ -100,6 +118,14 @@ class Passes:
                 with open(self.history, "a") as file:
                     step = (number + 1) * self.plan.n_batches
                     file.write(json.dumps({"step": step, "pass": number + 1, "member": name, **known}) + "\n")
+
+    def _forget_after(self, step: int) -> None:
+        """Leave out of the history the passes that will be finished again, as a killed process had not saved them."""
+        if self.history.is_file():
+            lines = self.history.read_text().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+            with replacing(self.history) as file:
+                file.write("".join(kept).encode())
 
     def save(self) -> None:
         """Replace the checkpoint by the present state."""

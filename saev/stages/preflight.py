@@ -19,7 +19,7 @@ def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     if verb == "fit":
         from saev.stages import fit
 
-        return fit.examine(cfg)
+        return fit.examine(cfg, here)
     ready = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)

@@ -12,23 +12,26 @@ from saev.sweep.ledger import CHECKPOINT, LOCK, RESULTS
 from saev.sweep.quoting import quote
 
 SWEEPING = ("train", "fit")  # verbs whose members share a pass over the data
+DOING = {"train": "training", "fit": "fitting"}
 
 
 def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
     """The overrides, completed where they ask to resume: the interrupted run's directory becomes this run's.
 
-    `ckpt_path=last` takes the newest unfinished run that nobody is training, `ckpt_path=<run directory>` that run. Its own
-    overrides are taken over from its .hydra folder; those given now come after them. `ckpt_path=<file>` starts a new run
-    from that checkpoint.
+    `ckpt_path=last` takes the newest unfinished run of the verb that nobody is at work on, `ckpt_path=<run directory>` that
+    run. Its own overrides are taken over from its .hydra folder; those given now come after them. `ckpt_path=<file>` starts
+    a new training run from that checkpoint.
     """
     chosen = [
         override.removeprefix("ckpt_path=").strip("'\"") for override in overrides if override.startswith("ckpt_path=")
     ]
-    if verb != "train" or not chosen or chosen[-1] in ("", "null"):
+    if verb not in SWEEPING or not chosen or chosen[-1] in ("", "null"):
         return list(overrides)
     others = [override for override in overrides if not override.startswith("ckpt_path=")]
-    path = newest_unfinished() if chosen[-1] == "last" else Path(chosen[-1])
+    path = newest_unfinished(verb) if chosen[-1] == "last" else Path(chosen[-1])
     if path.is_file():
+        if verb == "fit":
+            raise ValueError(f"ckpt_path={path}: baselines are gone on with in their directory; give that.")
         return [*others, quoted("ckpt_path", path)]
     if not (path / CHECKPOINT).is_file():
         state = f"{CHECKPOINT} is missing there" if path.is_dir() else "there is no such file or directory"
@@ -36,7 +39,7 @@ def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
             f"ckpt_path={path}: {state}; give a run's directory or a checkpoint, or start without ckpt_path."
         )
     if is_locked(path / LOCK):
-        raise ValueError(f"ckpt_path={path}: another process is training there; wait for it, or end it first.")
+        raise ValueError(f"ckpt_path={path}: another process is {DOING[verb]} there; wait for it, or end it first.")
     return [*saved_overrides(path), *others, quoted("ckpt_path", path / CHECKPOINT), quoted("hydra.run.dir", path)]
 
 
@@ -45,9 +48,9 @@ def quoted(key: str, path: Path) -> str:
     return f"{key}={quote(str(path))}"
 
 
-def newest_unfinished() -> Path:
-    """The run directory whose last checkpoint is the newest among those without results that nobody is training."""
-    root = runs_root()
+def newest_unfinished(verb: str) -> Path:
+    """The run directory whose last checkpoint is the newest among those without results that nobody is at work on."""
+    root = runs_root(verb)
     runs = [path.parents[1] for path in root.glob(f"**/{CHECKPOINT}")]
     candidates = [run for run in runs if not (run / RESULTS).is_file() and not is_locked(run / LOCK)]
     if not candidates:
@@ -77,6 +80,8 @@ def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) ->
         return list(flags), list(overrides)
     path = newest_pending(verb) if chosen[-1] == "last" else Path(chosen[-1])
     ledger.Sweep.load(path)
+    if (own := verb_of(path)) != verb:
+        raise ValueError(f"resume_sweep={path}: it is a sweep of `saev {own}`: saev {own} resume_sweep={path}.")
     others = [override for override in overrides if not is_resume(override)]
     if refused := [override for override in others if not override.lstrip("+~").startswith("hydra")]:
         raise ValueError(
@@ -93,6 +98,12 @@ def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) ->
     own = [override for override in (*saved.task, *saved.hydra) if not override.lstrip("+").startswith(stale)]
     multirun = [] if {"-m", "--multirun"} & {*flags} else ["-m"]
     return [*multirun, *flags], [*own, *others, "hydra.sweeper.resume=true", quoted("hydra.sweep.dir", path.absolute())]
+
+
+def verb_of(sweep: Path) -> str:
+    """The verb that a sweep was started by."""
+    path = sweep / "multirun.yaml"
+    return str(OmegaConf.load(path).hydra.job.name) if path.is_file() else "train"
 
 
 def is_resume(override: str) -> bool:

@@ -6,7 +6,7 @@ A job that a cluster has put back in the queue, and a sweep that is started agai
 import contextlib
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +31,15 @@ def results_of(directory: Path) -> dict[str, float] | None:
     return dict(zip(table["member"], table["nmse"], strict=True))
 
 
-def take_up(cfg: DictConfig, directory: Path, write: bool = True) -> None:
+def take_up(cfg: DictConfig, directory: Path, write: bool = True, free: Collection[str] = ()) -> None:
     """Where the directory holds the run's checkpoint, make that where to go on from; `write` down what is run there.
 
     The directory's own checkpoint comes before one that `ckpt_path` names elsewhere: a requeued job has gone on from that.
-    ValueError where the directory holds a run with other settings.
+    ValueError where the directory holds a run with other settings, but for those in `free`.
     """
     own = directory / CHECKPOINT
     if cfg.ckpt_path is None or Path(cfg.ckpt_path).absolute() != own.absolute():
-        check_same(cfg, directory)
+        check_same(cfg, directory, free)
         if own.is_file():
             cfg.ckpt_path = str(own)
             log.info("going on from %s", own)
@@ -71,13 +71,16 @@ def noting_failure(directory: Path) -> Iterator[None]:
         raise
 
 
-def check_same(cfg: DictConfig, directory: Path) -> None:
-    """ValueError where the directory holds a run, finished or to be gone on with, of another configuration."""
+def check_same(cfg: DictConfig, directory: Path, free: Collection[str] = ()) -> None:
+    """ValueError where the directory holds a run, finished or to be gone on with, of another configuration.
+
+    `free`: dotted keys that may differ.
+    """
     used = any((directory / name).is_file() for name in (RESULTS, CHECKPOINT))
     if not used or not (directory / CONFIG).is_file():
         return
     theirs, ours = settings(OmegaConf.load(directory / CONFIG)), settings(cfg)
-    if differing := sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)):
+    if differing := sorted(key for key in {*theirs, *ours} - {*free} if theirs.get(key) != ours.get(key)):
         shown = ", ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
         raise ValueError(
             f"hydra.run.dir={directory}: a run with other settings is there ({shown}); choose another directory, or go on "

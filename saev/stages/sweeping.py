@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from rich.console import Console
 from rich.markup import escape
 
+from saev.stages.resume import verb_of
 from saev.stages.tables import write_table
 from saev.sweep import planning
 from saev.sweep.ledger import RESULTS, Standing, Sweep, standings
@@ -53,7 +54,7 @@ def conclude(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bo
     for name, path in files.items():
         console.print(f"{name + ':':<8} {path}", soft_wrap=True, highlight=False)
     if any(of.state in ("failed", "interrupted", "not started") for of in standing.values()):
-        console.print(f"go on:   saev train resume_sweep={directory}", soft_wrap=True, highlight=False)
+        console.print(f"go on:   saev {verb_of(directory)} resume_sweep={directory}", soft_wrap=True, highlight=False)
     return standing
 
 

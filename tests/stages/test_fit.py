@@ -1,13 +1,15 @@
 """Baselines from the command line: many in the same passes, saved and measured as SAEs are, gone on with exactly."""
 
 import json
+import os
+import signal
 
 import polars as pl
 import pytest
 import torch
 
 import saev
-from saev.stages.passes import Passes
+from saev.baselines.semi_nmf import SemiNMFFitter
 
 BANK = (
     'variants=[["baseline=kmeans"],["baseline=pca","baseline.k=[1,4]"],["baseline=random_vectors"],'
@@ -63,32 +65,54 @@ def held_out(tiny):
     return data.val_examples.tolist()
 
 
-def test_interrupted_and_gone_on_with_is_undisturbed(cli, command, tmp_path, monkeypatch):
+@pytest.fixture
+def interrupted(cli, command, tmp_path, monkeypatch):
+    """A run that a signal reached in the second pass, when some of the fitters had a batch and the others had not."""
+
+    def interrupt(number):
+        update, seen = SemiNMFFitter.update, []
+
+        def signalled(self, z, token):
+            seen.append(len(z))
+            if len(seen) == 16:
+                os.kill(os.getpid(), number)
+            update(self, z, token)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(SemiNMFFitter, "update", signalled)
+            stopped = cli(*command, f"hydra.run.dir={tmp_path}/run")
+        assert stopped.code == 128 + number and not (tmp_path / "run" / "results.parquet").exists(), stopped.text
+        assert f"go on with: saev fit ckpt_path={tmp_path}/run" in stopped.text
+        return tmp_path / "run"
+
+    return interrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_gone_on_with_is_undisturbed(cli, command, tmp_path, interrupted, number):
     undisturbed = cli(*command)
     assert undisturbed.code == 0, undisturbed.text
     (reference,) = runs(tmp_path)
-
-    update, seen = Passes._update, []
-
-    def interrupted(self, batch, number):
-        seen.append(number)
-        if len(seen) == 16:  # in the middle of the second pass
-            raise KeyboardInterrupt
-        update(self, batch, number)
-
-    monkeypatch.setattr(Passes, "_update", interrupted)
-    stopped = cli(*command, f"hydra.run.dir={tmp_path}/run")
-    assert stopped.code == 130 and not (tmp_path / "run" / "results.parquet").exists(), stopped.text
-    monkeypatch.setattr(Passes, "_update", update)
-    done = cli(*command, f"hydra.run.dir={tmp_path}/run")
-    assert done.code == 0 and "going on from" in done.text, done.text
-    one, other = (pl.read_parquet(path / "results.parquet") for path in (reference, tmp_path / "run"))
+    run = interrupted(number)
+    with open(run / "metrics.jsonl", "a") as file:  # as a process that was killed before it saved would leave it
+        file.write(json.dumps({"step": 1000, "pass": 2, "member": "semi_nmf"}) + "\n{")
+    done = cli("fit", f"ckpt_path={run}", "save_every_s=0")
+    assert done.code == 0 and "of pass 2" in done.text, done.text
+    one, other = (pl.read_parquet(path / "results.parquet") for path in (reference, run))
     assert one.equals(other)
     for name in NAMES:
-        a, b = (saev.load(path / "saes" / name).state_dict() for path in (reference, tmp_path / "run"))
+        a, b = (saev.load(path / "saes" / name).state_dict() for path in (reference, run))
         assert all(torch.equal(a[key], b[key]) for key in a)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["pass"] for line in lines if line["member"] == "semi_nmf"] == [1, 2, 3]
+
+
+def test_the_same_command_goes_on_and_another_is_refused(cli, command, interrupted):
+    run = interrupted(signal.SIGINT)
+    other = cli("fit", f"ckpt_path={run}", "seed=1")
+    assert other.code == 1 and "seed: 0 there, 1 here" in other.err
+    done = cli(*command, f"hydra.run.dir={run}")
+    assert done.code == 0 and "going on from" in done.text, done.text
 
 
 def test_a_sweep_shares_the_passes(cli, tiny, tmp_path):
@@ -109,6 +133,8 @@ def test_a_sweep_shares_the_passes(cli, tiny, tmp_path):
         (["baseline=random_vectors", "n_latents=8", "k=9"], "k=9"),
         (["passes=0"], "passes=0"),
         (["device=tpu"], "device=tpu"),
+        (["datamodule.n_tokens=100"], "datamodule.n_tokens=100 has no effect"),
+        (["ckpt_path=last"], "no interrupted run"),
     ],
 )
 def test_what_does_not_fit_is_named(overrides, message, cli, tiny, tmp_path):

@@ -57,6 +57,15 @@ def test_what_is_not_there_is_named(runs, tmp_path):
         with_run_dir("train", [f"ckpt_path={tmp_path / 'empty'}"])
 
 
+def test_baselines_are_gone_on_with_in_their_own_folder(runs, tmp_path):
+    """Guards against `saev fit ckpt_path=last`, which started anew."""
+    with pytest.raises(ValueError, match=f"no interrupted run with a checkpoint under {tmp_path}/fit"):
+        with_run_dir("fit", ["ckpt_path=last"])
+    assert with_run_dir("fit", [f"ckpt_path={runs[0]}"])[:2] == ["sae=topk", "k=0"]
+    with pytest.raises(ValueError, match="in their directory"):
+        with_run_dir("fit", [f"ckpt_path={runs[0] / 'checkpoints' / 'last.ckpt'}"])
+
+
 def test_other_commands_are_left_as_they_are(runs):
     assert with_run_dir("record", ["ckpt_path=last"]) == ["ckpt_path=last"]
     assert with_run_dir("train", ["k=1"]) == ["k=1"] and with_run_dir("train", ["ckpt_path=null"]) == ["ckpt_path=null"]

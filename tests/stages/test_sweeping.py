@@ -75,6 +75,15 @@ def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path)
     assert cli("status").out == shown.out  # the newest
 
 
+def test_a_sweep_of_baselines_is_gone_on_with_by_its_own_verb(cli, tiny, tmp_path):
+    few = (f"dataset={tiny}", "layer=1", "batch_size=50", "hydra.sweeper.check=false")
+    done = cli("fit", *few, "-m", "n_latents=100000")
+    (sweep,) = (path.parent for path in (tmp_path / "outputs" / "fit").glob("*/*/sweep.json"))
+    assert done.code == 1 and done.text.count(f"saev fit resume_sweep={sweep}") == 2, done.text
+    wrong = cli("train", f"resume_sweep={sweep}")
+    assert wrong.code == 1 and f"it is a sweep of `saev fit`: saev fit resume_sweep={sweep}" in wrong.err
+
+
 @pytest.fixture
 def interrupted(cli, tiny, tmp_path, monkeypatch):
     """A sweep that Ctrl-C ended during its first job, after a checkpoint."""
