@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from recordings import labels_of, record
 
-from saev.probing.labels import Classes, ImageLabels, TokenLabels, check_same_names, classes_of
+from saev.probing.classes import Classes, check_same_names, classes_of
+from saev.probing.labels import ImageLabels, TokenLabels
 from saev.shards import ActivationStore
 from saev.shards.selection import select
 
