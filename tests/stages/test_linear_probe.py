@@ -1,0 +1,127 @@
+"""The supervised bound as the stage calls it: rows, maps, files, and going on with what was interrupted."""
+
+import json
+import signal
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+from sklearn.metrics import jaccard_score
+from training.probes import N_IMAGES, dictionary, image, record_classes
+
+from saev.shards import ActivationStore
+from saev.stages import linear_probe
+from saev.stages.linear_probe import fit_linear
+
+DEFAULT = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "linear_probe" / "default.yaml"))
+OWN = {"batch_size": 48, "max_epochs": 4, "lrs": [1e-2, 0.1], "weight_decays": [1e-2]}
+OWN |= {"inputs": ["all"], "trainer": {"accelerator": "cpu", "devices": 1}}
+IMAGES = np.arange(10, N_IMAGES), np.arange(10)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ActivationStore(record_classes(tmp_path_factory.mktemp("linear") / "data"))
+
+
+def fit(store, directory, masks=None, **own):
+    return fit_linear({**DEFAULT, **OWN, **own}, store, 1, IMAGES, {"codes": dictionary()}, directory, masks=masks)
+
+
+@pytest.fixture(scope="module")
+def rows(store, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("linear") / "fit"
+    return fit(store, directory), directory
+
+
+def test_there_is_a_row_for_each_probe_and_one_is_chosen_for_each_input(rows):
+    found, directory = rows
+    assert [(row["input"], row["lr"]) for row in found] == [
+        ("raw", 0.01),
+        ("raw", 0.1),
+        ("codes", 0.01),
+        ("codes", 0.1),
+    ]
+    for name in ("raw", "codes"):
+        own = [row for row in found if row["input"] == name]
+        assert [row["chosen"] for row in own] == [row["loss"] == min(r["loss"] for r in own) for row in own]
+    assert all(len(row["ap"]) == 3 and row["epochs"] <= 4 and not row["failed"] for row in found)
+    assert json.loads((directory / "linear.json").read_text())["rows"] == found
+
+
+def test_a_kept_probe_gives_the_numbers_of_its_row(rows):
+    """From the files alone: parameters, the scale of activations, and which label is which class."""
+    found, directory = rows
+    tensors = load_file(directory / "linear" / "raw" / "probe.safetensors")
+    classes = json.loads((directory / "linear" / "raw" / "classes.json").read_text())
+    assert classes == {"ids": [0, 1, 2], "names": ["sky", "sea", "sun"]}
+    row = next(row for row in found if row["chosen"] and row["input"] == "raw")
+    acts, labels = (np.concatenate(p) for p in zip(*(image(e) for e in IMAGES[1]), strict=True))
+    logits = (torch.from_numpy(acts) - tensors["mean"]) / tensors["scale"] @ tensors["weight"] + tensors["bias"]
+    kept = labels < 65535
+    assert row["accuracy"] == pytest.approx((logits.argmax(1).numpy()[kept] == labels[kept]).mean(), abs=1e-12)
+    # maps: 12 x 8 pixels, patches of 3 x 2
+    predicted, true = [], []
+    for e, own in zip(IMAGES[1], logits.split(16), strict=True):
+        grid = own.T.reshape(1, 3, 4, 4)
+        predicted.append(torch.nn.functional.interpolate(grid, (12, 8), mode="bilinear")[0].argmax(0).numpy())
+        true.append(image(e)[1].reshape(4, 4).repeat(3, 0).repeat(2, 1))
+    predicted, true = np.stack(predicted), np.stack(true)
+    seen = true < 65535
+    assert row["map_target"] == "patch labels" and row["map_pixels"] == seen.sum()
+    assert row["map_miou"] == pytest.approx(jaccard_score(true[seen], predicted[seen], average="macro"), rel=1e-9)
+
+
+def test_masks_are_what_maps_are_compared_with_where_there_are_any(store, tmp_path):
+    def masks(example):
+        return None if example == 3 else np.full((20, 30), 2 if example else 77)  # 77 is no class
+
+    found = fit(store, tmp_path / "fit", masks, inputs=["raw"], lrs=[1e-2])
+    assert found[0]["map_target"] == "masks" and found[0]["map_size"] is None
+    assert found[0]["map_pixels"] == 8 * 20 * 30
+    sized = fit(store, tmp_path / "sized", masks, inputs=["raw"], lrs=[1e-2], map_size=[6, 6])
+    assert sized[0]["map_pixels"] == 8 * 36 and sized[0]["map_size"] == [6, 6]
+
+
+def test_what_has_finished_is_read_and_other_settings_are_refused(rows, store, monkeypatch):
+    found, directory = rows
+    with pytest.raises(ValueError, match=r"linear\.json has the results of other settings \(patience\)"):
+        fit(store, directory, patience=1)
+    monkeypatch.setattr(linear_probe, "build_trainer", None)  # nothing is fitted
+    assert fit(store, directory) == found
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_rows(rows, store, tmp_path, monkeypatch):
+    class Press(L.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            if trainer.global_step == 14:
+                signal.raise_signal(signal.SIGTERM)
+
+    make = linear_probe.build_trainer
+
+    def pressed(*args):
+        trainer = make(*args)
+        trainer.callbacks.insert(0, Press())
+        return trainer
+
+    monkeypatch.setattr(linear_probe, "build_trainer", pressed)
+    with pytest.raises(SystemExit) as left:
+        fit(store, tmp_path / "fit")
+    assert left.value.code == 128 + signal.SIGTERM
+    monkeypatch.setattr(linear_probe, "build_trainer", make)
+    assert not (tmp_path / "fit" / "linear.json").exists()
+    assert fit(store, tmp_path / "fit") == rows[0]
+
+
+def test_wrong_settings_are_named(store, tmp_path):
+    for own, message in (
+        ({"max_epochs": 0}, r"linear_probe\.max_epochs=0: give at least 1"),
+        ({"inputs": ["pca"]}, r"linear_probe\.inputs=\['pca'\]: there is no pca: choose of \['raw', 'all', 'codes'\]"),
+        ({"weights": "even"}, r"linear_probe\.weights=even: choose one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(store, tmp_path / "wrong", **own)
