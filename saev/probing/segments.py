@@ -49,7 +49,9 @@ def run_lengths(starts: Int64[Tensor, " runs"], n: int) -> Int64[Tensor, " runs"
 
 def run_of_each(starts: Int64[Tensor, " runs"], n: int) -> Int64[Tensor, " n"]:
     """The number of the run that each of n places is in."""
-    return torch.repeat_interleave(run_lengths(starts, n), output_size=n)
+    first = torch.zeros(n, dtype=torch.int8, device=starts.device)
+    first[starts[1:]] = 1
+    return torch.from_numpy(first.numpy().cumsum(dtype=np.int64)) if on_cpu(first) else first.cumsum(0)
 
 
 def run_sums(values: Shaped[Tensor, " n"], starts: Int64[Tensor, " runs"]) -> Shaped[Tensor, " runs"]:

@@ -27,7 +27,9 @@ from saev.probing.table import LabelTable
 log = logging.getLogger(__name__)
 
 FEWEST = 1 << 22  # pairs that are worth a sort
-BYTES = 144  # of memory per entry at the worst moment, measured: old and new lists and what merging them takes
+BYTES = (
+    224  # of memory per entry at the worst moment, measured: old and new lists, their merging, the table made of them
+)
 
 
 class _Box:
@@ -99,7 +101,7 @@ class LatentLabelStats(Metric):
         assert isinstance(self.pairs, list)
         self.pairs.append(self.packing.pack(latents, values, slots))
         self._waiting += len(slots)
-        if self._waiting >= max(FEWEST, sum(map(len, self.keys)) // 2):
+        if self._waiting >= max(FEWEST, sum(map(len, self.keys))):
             self._count()
 
     def compute(self) -> LabelTable:
