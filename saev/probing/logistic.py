@@ -1,0 +1,173 @@
+"""y ~ sigmoid(b + w x) for all pairs of a latent's code x and a class y, from what a `LabelTable` keeps.
+
+    N loss(b, w) = sum over tokens softplus(b + w x) - b positives - w P1 + N ridge / 2 Var(w x)
+
+Labels enter through (positives, P1) alone, and the first sum is over one distribution per latent that all classes share.
+The ridge is on the standardised code: neither scaling nor shifting x changes a fit. It is there to keep separable pairs
+finite.
+"""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float64, Int8, Int64
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from saev.probing.newton import minimise
+from saev.probing.nodes import Nodes, sketched
+
+RIDGE = 1e-8
+BLOCK = 1 << 19  # latents * classes * nodes at a time
+
+
+class Status(enum.IntEnum):
+    """How the fit of a pair ended."""
+
+    CONVERGED = 0
+    SEPARABLE = 1  # a threshold on the code tells the class from the rest, ties apart, or may do so inside a bin
+    CONSTANT = 2  # the code has one value, or the class all tokens or none: w = 0, b = logit of the prevalence
+    STOPPED = 3  # out of steps: not a minimum
+
+
+@dataclass(frozen=True)
+class LogisticFit:
+    """`loss` is the mean cross-entropy in nats per token, without the ridge; `steps` counts evaluations on the nodes."""
+
+    b: Float64[Tensor, "latents classes"]
+    w: Float64[Tensor, "latents classes"]
+    loss: Float64[Tensor, "latents classes"]
+    steps: Int64[Tensor, "latents classes"]
+    status: Int8[Tensor, "latents classes"]
+
+
+def solve(
+    nodes: Nodes,
+    positives: Int64[Tensor, "#latents classes"] | Int64[Tensor, " classes"],
+    p1: Float64[Tensor, "latents classes"],
+    ridge: float = RIDGE,
+    start: tuple[Float64[Tensor, "latents classes"], Float64[Tensor, "latents classes"]] | None = None,
+    tolerance: float = 1e-12,
+    max_steps: int = 100,
+) -> LogisticFit:
+    """Fit all pairs; for one class per latent (the exact polish of winners) `positives` and `p1` have one column.
+
+    `start` is a (b, w) from elsewhere; without it the pairs are first fitted to a sketch of a few nodes. A pair is
+    CONVERGED when the Newton decrement bounds what is left to gain by `tolerance` of its loss. ValueError for a count of
+    positives beyond the tokens.
+    """
+    n = nodes.n_tokens
+    if positives.numel() and not 0 <= int(positives.min()) <= int(positives.max()) <= n:
+        raise ValueError(f"positives up to {int(positives.max())} of n_tokens={n}: count both over the same tokens.")
+    mean, std = (x[:, None] for x in nodes.moments())
+    share = (positives.double() / n).expand_as(p1)
+    scale = torch.where(std > 0, std, 1)
+    constant = (std == 0) | (share == 0) | (share == 1)
+    covariance = (p1 / n - mean * share) / scale
+    prior = prevalence_entropy(positives, n).expand_as(p1)
+    level, slope = torch.logit(share), torch.zeros_like(p1)
+    if start is not None:
+        level, slope = (
+            torch.where(constant, level, start[0] + start[1] * mean),
+            torch.where(constant, 0, start[1] * scale),
+        )
+    loss, steps = prior.clone(), torch.zeros_like(p1, dtype=torch.int64)
+    remaining, separable = torch.zeros_like(p1), torch.zeros_like(p1, dtype=torch.bool)
+    sketch = [(sketched(nodes), 1e-9)] if start is None else []
+    for points, enough in [*sketch, (nodes, tolerance / 100)]:
+        for some, values, weights, hidden in _blocks(points, p1.shape[1]):
+            u, weights = (values - mean[some]) / scale[some], weights / n
+            facts, begun = (share[some], covariance[some]), (level[some], slope[some])
+            wanted, goal = ~constant[some], enough * prior[some]
+            level[some], slope[some], remaining[some], steps[some] = minimise(
+                u, weights, *facts, begun, goal, wanted, ridge, max_steps
+            )
+            if points is nodes:
+                found = _cross_entropy(u, weights, *facts, level[some], slope[some])
+                loss[some] = torch.where(wanted, found, loss[some])
+                doubt = 1e-12 * (1 + mean[some].abs() / scale[some]) * share[some].sqrt()
+                separable[some] = _separable(u, weights, hidden / scale[some] / n, *facts, doubt)
+    status = torch.where(remaining <= tolerance * loss, Status.CONVERGED, Status.STOPPED).to(torch.int8)
+    status[separable & loss.isfinite()] = Status.SEPARABLE
+    status[constant] = Status.CONSTANT
+    w = slope / scale
+    return LogisticFit(level - w * mean, w, loss, steps, status)
+
+
+def cross_entropy(
+    nodes: Nodes,
+    positives: Int64[Tensor, "#latents classes"] | Int64[Tensor, " classes"],
+    p1: Float64[Tensor, "latents classes"],
+    b: Float64[Tensor, "latents classes"],
+    w: Float64[Tensor, "latents classes"],
+) -> Float64[Tensor, "latents classes"]:
+    """Mean cross-entropy (nats per token) of given fits on the tokens of `nodes`, another split's as a rule.
+
+    An infinite b (a class without positives, or of all tokens, where it was fitted) costs nothing if it is right, else inf.
+    """
+    share = (positives.double() / nodes.n_tokens).expand_as(p1)
+    finite = torch.where(b.isfinite(), b, 0)
+    loss = torch.empty_like(p1)
+    for some, values, weights, _ in _blocks(nodes, p1.shape[1]):
+        mean = p1[some] / nodes.n_tokens
+        loss[some] = _cross_entropy(values, weights / nodes.n_tokens, share[some], mean, finite[some], w[some])
+    right = torch.where(b > 0, share == 1, share == 0)
+    return torch.where(b.isfinite(), loss, torch.where(right, 0.0, torch.inf))
+
+
+def prevalence_entropy(positives: Int64[Tensor, "*classes"], n_tokens: int) -> Float64[Tensor, "*classes"]:
+    """Cross-entropy (nats per token) of predicting the prevalence everywhere.
+
+    >>> prevalence_entropy(torch.tensor([0, 2]), 4)
+    tensor([0.0000, 0.6931], dtype=torch.float64)
+    """
+    share = positives.double() / n_tokens
+    return -(torch.xlogy(share, share) + torch.special.xlog1py(1 - share, -share))
+
+
+def _blocks(nodes: Nodes, classes: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Latents of like numbers of nodes, with their `padded` nodes."""
+    lengths, order = nodes.lengths.sort()
+    first = 0
+    while first < len(order):
+        size = max(1, BLOCK // (classes * int(lengths[first])))
+        size = max(1, BLOCK // (classes * int(lengths[min(first + size, len(order)) - 1])))
+        some = order[first : first + size]
+        yield some, *nodes.padded(some)
+        first += size
+
+
+def _cross_entropy(
+    u: Float64[Tensor, "l nodes"],
+    weights: Float64[Tensor, "l nodes"],
+    share: Float64[Tensor, "l classes"],
+    mean: Float64[Tensor, "l classes"],
+    level: Float64[Tensor, "l classes"],
+    slope: Float64[Tensor, "l classes"],
+) -> Float64[Tensor, "l classes"]:
+    # Beyond 40, softplus(t) is t to the last digit.
+    each = softplus(torch.addcmul(level[:, :, None], slope[:, :, None], u[:, None]), threshold=40)
+    return torch.bmm(each, weights[:, :, None]).squeeze(2) - level * share - slope * mean
+
+
+def _separable(
+    u: Float64[Tensor, "l nodes"],
+    weights: Float64[Tensor, "l nodes"],
+    hidden: Float64[Tensor, "l nodes"],
+    share: Float64[Tensor, "l classes"],
+    covariance: Float64[Tensor, "l classes"],
+    doubt: Float64[Tensor, "l classes"],
+) -> Bool[Tensor, "l classes"]:
+    """Whether the positives have the smallest or the largest codes: then mean y u is as small or large as it can be."""
+    held = torch.nn.functional.pad(weights.cumsum(1), (1, 0))
+    summed = torch.nn.functional.pad((weights * u).cumsum(1), (1, 0))
+
+    def least(part: Tensor) -> Tensor:
+        """At most what the smallest sum of u over such a share of the tokens may be."""
+        at = (torch.searchsorted(held, part.contiguous(), right=True) - 1).clamp(max=u.shape[1] - 1)
+        rest = part - held.gather(1, at)
+        return summed.gather(1, at) + rest * u.gather(1, at) + hidden.gather(1, at) * (rest > 1e-12)
+
+    return (covariance <= least(share) + doubt) | (covariance >= -least(1 - share) - doubt)

@@ -1,0 +1,206 @@
+"""The distribution of each latent's codes over all tokens, as few weighted points as a logistic loss can tell from it.
+
+    table ──▶ its bins in cells, narrow where there are many tokens ──▶ two Gauss nodes per cell, one for the zeros
+
+The two nodes of a cell have its count, mean, variance and third moment, so that the sum of any smooth function over the
+cell's tokens is wrong by a fourth derivative times the fourth power of the cell's width. Where a cell holds one or two
+distinct values the nodes are these values.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float64, Int, Int64
+from torch import Tensor
+
+from saev.probing import segments
+from saev.probing.table import LabelTable
+
+SHARE = 64  # a cell with more than one in so many of a latent's firings is halved, as long as the table has finer bins
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Weighted points of each latent, ascending: latent l has `values[offsets[l]:offsets[l + 1]]`.
+
+    Every token counts, those without a code as value 0: the weights of each latent sum to `n_tokens`.
+    """
+
+    offsets: Int64[Tensor, " latents_and_1"]
+    values: Float64[Tensor, " nodes"]
+    weights: Float64[Tensor, " nodes"]
+    hidden: Float64[Tensor, " nodes"]
+    """By how much a sum over part of the node's cell may differ from the nodes' own; 0 where these are the codes."""
+    n_tokens: int
+
+    @property
+    def n_latents(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int64[Tensor, " latents"]:
+        return self.offsets.diff()
+
+    def latent(self) -> Int64[Tensor, " nodes"]:
+        """The latent of each node."""
+        return torch.repeat_interleave(torch.arange(self.n_latents, device=self.offsets.device), self.lengths)
+
+    def padded(
+        self, latents: Int64[Tensor, " l"]
+    ) -> tuple[Float64[Tensor, "l widest"], Float64[Tensor, "l widest"], Float64[Tensor, "l widest"]]:
+        """Values, weights and what is hidden of some latents side by side; what is missing repeats the last value with
+        weight 0."""
+        lengths = self.lengths[latents]
+        column = torch.arange(int(lengths.max()), device=latents.device)
+        place = self.offsets[latents, None] + torch.minimum(column, lengths[:, None] - 1)
+        return self.values[place], self.weights[place] * (column < lengths[:, None]), self.hidden[place]
+
+    def moments(self) -> tuple[Float64[Tensor, " latents"], Float64[Tensor, " latents"]]:
+        """Mean and standard deviation over all tokens; 0 where rounding cannot tell the codes apart."""
+        latent = self.latent()
+        mean = segments.scattered(self.weights * self.values, latent, self.n_latents) / self.n_tokens
+        apart = self.values - mean[latent]
+        std = (segments.scattered(self.weights * apart.square(), latent, self.n_latents) / self.n_tokens).sqrt()
+        return mean, torch.where(std > 1e-13 * mean.abs(), std, 0)
+
+
+def nodes(table: LabelTable, bits: int = 3) -> Nodes:
+    """Two nodes per cell. Cells are the table's bins with `bits` mantissa bits (2 ** bits to a factor of two), halved, as
+    long as the table is finer, where they hold more than 1/64 of the latent's firings or are wide for their distance from
+    the mean of these.
+
+    The halving serves codes far from 0 for their spread (dense ones), where bins relative to 0 are too wide.
+    """
+    if not 0 <= bits <= table.mantissa_bits:
+        raise ValueError(f"bits={bits}: the table has {table.mantissa_bits} mantissa bits; take 0 to that many.")
+    latent, count = table.latent, table.count
+    drop = _narrowed(table, bits)
+    cell, cells = _runs(latent, drop, table.key >> drop)
+    *points, weights, hidden = _gauss(cell, cells, latent, count.double(), table.total, table.squares)
+    silent = (table.n_tokens - table.firings).double()
+    none = torch.zeros_like(silent)
+    every = torch.arange(table.n_latents, device=latent.device)
+    owner, values = torch.cat([points[0], every]), torch.cat([points[1], none])
+    weights, hidden = torch.cat([weights, silent]), torch.cat([hidden, none])
+    return _sorted(owner, values, weights, hidden, table.n_tokens, table.n_latents)
+
+
+def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n_latents: int, n_tokens: int) -> Nodes:
+    """The codes themselves, in any order: one node per distinct value of a latent, and one for its zeros."""
+    fired = torch.bincount(latents, minlength=n_latents)
+    every = torch.arange(n_latents, device=latents.device)
+    owner = torch.cat([latents.long(), every])
+    points = torch.cat([values, values.new_zeros(n_latents)])
+    weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
+    points, order = points.sort(stable=True)
+    owner, again = owner[order].sort(stable=True)
+    points, weights = points[again], weights[order][again]
+    run, runs = _runs(owner, points)
+    first = torch.searchsorted(run, torch.arange(runs, device=run.device))
+    weights = segments.scattered(weights, run, runs)
+    return _sorted(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
+
+
+def sketched(given: Nodes) -> Nodes:
+    """Nodes with the same mean and variance, about four times the logarithm of as many.
+
+    Cells take in twice as many nodes with each step from either end, so that the outermost stay what they are: these
+    decide how steep a separable pair becomes.
+    """
+    latent = given.latent()
+    rank = torch.arange(len(latent), device=latent.device) - given.offsets[latent]
+    below, above = rank + 1, given.lengths[latent] - rank
+    cell, n = _runs(latent, torch.where(below <= above, below, -above).double().frexp().exponent, below <= above)
+    total = given.weights * given.values
+    sketch = _gauss(cell, n, latent, given.weights, total, total * given.values)
+    return _sorted(*sketch, given.n_tokens, given.n_latents)
+
+
+def _narrowed(table: LabelTable, bits: int) -> Int64[Tensor, " groups"]:
+    """How many of its bits each group's key may lose: groups that agree in what is left are a cell."""
+    latent, fired = table.latent, table.firings.clamp(min=1)
+    middle = table.total / table.count
+    mean = segments.scattered(table.total, latent, table.n_latents) / fired
+    std = (segments.scattered(table.squares, latent, table.n_latents) / fired - mean.square()).clamp(min=0).sqrt()
+    fitting = torch.maximum(std[latent], (middle - mean[latent]).abs()) * 2.0 ** (-bits - 1)
+    drop = torch.full_like(table.key, table.mantissa_bits - bits)
+    wide = torch.arange(len(latent), device=latent.device)  # groups whose cells may have to be halved
+    for _ in range(table.mantissa_bits - bits):
+        cell, cells = _runs(latent[wide], drop[wide], table.key[wide] >> drop[wide])
+        ends = torch.searchsorted(cell, torch.arange(cells + 1, device=cell.device))
+        low, high = wide[ends[:-1]], wide[ends[1:] - 1]
+        much = segments.scattered(table.count[wide], cell, cells) * SHARE > fired[latent[low]]
+        much |= middle[high] - middle[low] > torch.minimum(fitting[low], fitting[high])
+        wide = wide[much[cell]]
+        drop[wide] -= 1
+    return drop
+
+
+def _runs(*columns: Tensor) -> tuple[Int64[Tensor, " n"], int]:
+    """The number of each row's run of equal rows, and how many runs there are."""
+    changes = torch.zeros(len(columns[0]), dtype=torch.int64, device=columns[0].device)
+    for column in columns:
+        changes[1:] |= column[1:] != column[:-1]
+    run = changes.cumsum(0)
+    return run, int(run[-1]) + 1 if len(run) else 0
+
+
+def _gauss(
+    cell: Int64[Tensor, " n"],
+    cells: int,
+    latent: Int64[Tensor, " n"],
+    count: Float64[Tensor, " n"],
+    total: Float64[Tensor, " n"],
+    squares: Float64[Tensor, " n"],
+) -> tuple[Int64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
+    """Latent, value, weight and `hidden` of the two points with each cell's count, mean, variance and third central moment.
+
+    Of the bins that make a cell, what is within one enters by its variance alone.
+    """
+
+    def summed(x: Tensor) -> Float64[Tensor, " cells"]:
+        return segments.scattered(x, cell, cells)
+
+    middle = torch.where(count > 0, total / count, 0)
+    within = torch.where(count > 1, squares / count - middle.square(), 0)
+    within = torch.where(within > 1e-15 * middle.square(), within, 0)  # less is rounding
+    weight = summed(count)
+    safe = weight.clamp(min=torch.finfo(weight.dtype).tiny)
+    mean = summed(total) / safe
+    apart = middle - mean[cell]
+    std = (summed(count * (within + apart.square())) / safe).sqrt()
+    scale = torch.where(std > 0, std, 1)
+    apart = apart / scale[cell]
+    skew = summed(count * apart * (apart.square() + 3 * within / scale[cell].square())) / safe
+    far = (
+        skew.abs() / 2 + (1 + skew.square() / 4).sqrt()
+    )  # the two points, in std from the mean, have product -1 and sum skew
+    up = torch.where(skew >= 0, far, 1 / far)
+    share = 1 / (1 + up.square())
+    one = std == 0
+    upper = torch.where(one, 0, weight * share)
+    owner = torch.zeros(cells, dtype=torch.int64, device=cell.device).index_copy(0, cell, latent)
+    owner = torch.stack([owner, owner], 1).flatten()
+    values = torch.stack([mean - std / up, mean + std * up], 1).flatten()
+    weights = torch.stack([torch.where(one, weight, weight - upper), upper], 1).flatten()
+    # Given mean and std, the sum over a share q of the cell is at most weight std sqrt(q (1 - q)) from its mean's.
+    hidden = torch.where(weight > 2, weight * std / 2, 0).repeat_interleave(2)
+    return owner, values, weights, hidden
+
+
+def _sorted(
+    latent: Int64[Tensor, " n"],
+    values: Float64[Tensor, " n"],
+    weights: Float64[Tensor, " n"],
+    hidden: Float64[Tensor, " n"],
+    n_tokens: int,
+    n_latents: int,
+) -> Nodes:
+    """The nodes that weigh anything, in order of latent and value."""
+    kept = weights > 0
+    latent, values, weights, hidden = latent[kept], values[kept], weights[kept], hidden[kept]
+    values, order = values.sort(stable=True)
+    latent, again = latent[order].sort(stable=True)
+    offsets = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
+    order = order[again]
+    return Nodes(offsets, values[again], weights[order], hidden[order], n_tokens)
