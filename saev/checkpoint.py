@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from saev.baselines.baseline import Baseline
 from saev.baselines.kmeans import KMeans
@@ -64,7 +66,10 @@ def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionary:
-    """The dictionary saved in `directory`, in evaluation mode, without gradients; ValueError where there is none."""
+    """The dictionary saved in `directory`, in evaluation mode, without gradients.
+
+    ValueError where there is none, or none that is whole.
+    """
     directory = Path(directory)
     config = read_config(directory)
     kinds = ("sae", *BASELINES)
@@ -73,21 +78,30 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionar
             f"{directory / CONFIG} has schema {config['schema']} and kind {config['kind']!r}; this version reads schema {SCHEMA} "
             f"and kinds {', '.join(kinds)}: update saev-lightning."
         )
-    weights = load_file(directory / WEIGHTS, device=str(device))
+    try:
+        weights = load_file(directory / WEIGHTS)
+        made = _empty(config, weights)
+        made.load_state_dict(weights)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"{directory} is damaged ({error}): restore it, or train it again.") from error
+    return made.to(device).eval().requires_grad_(False)
+
+
+def _empty(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SparseAutoencoder | Baseline:
+    """The dictionary that config.json describes, its weights still to be loaded."""
     normaliser = Normaliser(weights["normaliser.mean"], weights["normaliser.scale"])
     shape = config["n_latents"], config["d_model"]
-    made: SparseAutoencoder | Baseline
     if config["kind"] == "sae":
         settings = dict(config["activation"])
-        made = SparseAutoencoder(shape[1], shape[0], ACTIVATIONS[settings.pop("kind")](**settings), normaliser)
-    else:
-        made = BASELINES[config["kind"]](normaliser, torch.zeros(shape), **config["settings"])
-    made.to(device).load_state_dict(weights)
-    return made.eval().requires_grad_(False)
+        return SparseAutoencoder(shape[1], shape[0], ACTIVATIONS[settings.pop("kind")](**settings), normaliser)
+    return BASELINES[config["kind"]](normaliser, torch.zeros(shape), **config["settings"])
 
 
 def read_config(directory: str | Path) -> Mapping[str, Any]:
-    """config.json of a saved dictionary: what it is, how it was trained, and its metrics."""
+    """config.json of a saved dictionary: what it is, how it was trained, and its metrics.
+
+    ValueError where it is missing, cut off, another program's, or without its weights.
+    """
     path = Path(directory) / CONFIG
     if not path.is_file():
         inside = (
@@ -95,4 +109,12 @@ def read_config(directory: str | Path) -> Mapping[str, Any]:
         )
         hint = f" It is a run; its dictionaries are under saes/: {inside}." if inside else ""
         raise ValueError(f"{directory} is not a saved dictionary: {CONFIG} is missing.{hint}")
-    return json.loads(path.read_text())
+    try:
+        config = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read ({error}): restore it, or train the dictionary again.") from error
+    if not (isinstance(config, dict) and {"schema", "kind", "d_model", "n_latents"} <= {*config}):
+        raise ValueError(f"{path} is no dictionary's of ours: `saev convert` takes those of other libraries.")
+    if not path.with_name(WEIGHTS).is_file():
+        raise ValueError(f"{directory} is not a whole dictionary: {WEIGHTS} is missing; restore it, or train it again.")
+    return config

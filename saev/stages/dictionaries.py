@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def find(directories: Sequence[str]) -> list[Found]:
     paths: list[Path] = []
     for given in directories:
         path = Path(given)
+        path = Path(os.path.abspath(path)) if path.name in ("", "..") else path  # codes and rows are called by its name
         if (path / CONFIG).is_file():
             inside = [path]
         else:

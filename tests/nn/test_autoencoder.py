@@ -102,6 +102,24 @@ def test_what_is_no_dictionary_is_refused(tmp_path):
         saev.load(path.parent)
 
 
+DAMAGES = {
+    "config.json": {
+        "cannot be read": lambda data: data[:60],
+        "no dictionary's of ours": lambda data: b"[]",
+        "is damaged": lambda data: data.replace(b'"topk"', b'"top"'),
+    },
+    "dictionary.safetensors": {"is damaged": lambda data: data[:200]},
+}
+
+
+@pytest.mark.parametrize(("name", "said"), [(name, said) for name, of in DAMAGES.items() for said in of])
+def test_a_damaged_dictionary_is_named(name, said, tmp_path):
+    file = save_dictionary(make(TopK(4)), tmp_path / "d") / name
+    file.write_bytes(DAMAGES[name][said](file.read_bytes()))
+    with pytest.raises(ValueError, match=f"{tmp_path / 'd'}.* {said}"):
+        saev.load(tmp_path / "d")
+
+
 def test_another_width_is_refused():
     with pytest.raises(ValueError, match="d_model=7, this dictionary was trained on d_model=12"):
         make(TopK(4)).encode(torch.zeros(2, 7))
