@@ -98,6 +98,12 @@ class PCAFitter(Fitter):
     sample_tokens = SAMPLE
 
     def __init__(self, k: Sequence[int | None] = KS, rank: int | None = None, whiten: bool = False):
+        whole = not isinstance(k, int | str) and all(n is None or (type(n) is int and n >= 1) for n in k)
+        if not whole or (rank is not None and rank < 1):
+            raise ValueError(
+                f"k={k}, rank={rank} of PCA: k is a list of numbers of at least 1, null for all codes, e.g. baseline.k=[4,16]; "
+                "rank is at least 1, or null."
+            )
         self.k, self.rank, self.whiten = tuple(k), rank, whiten
 
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
@@ -110,7 +116,7 @@ class PCAFitter(Fitter):
                 "lower rank or record more images."
             )
         self._kept = [k for k in self.k if k is None or k <= rank]
-        if not self._kept or any(k is not None and k < 1 for k in self._kept):
+        if not self._kept:
             raise ValueError(f"k={list(self.k)}: at least one between 1 and rank={rank}, or null for all codes.")
         self._normaliser, self._sample = normaliser, sample
         self.moments = SecondMoments(shift_of(sample))

@@ -37,8 +37,7 @@ class SemiNMF(Baseline):
         l1: float = 0.0,
     ):
         super().__init__(normaliser, atoms)
-        if iterations < 1 or l1 < 0:
-            raise ValueError(f"iterations={iterations}, l1={l1}: take at least one iteration and an l1 of 0 or more.")
+        _check(iterations, l1)
         self.iterations, self.l1 = iterations, l1
 
     def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
@@ -62,6 +61,7 @@ class SemiNMFFitter(Fitter):
     def __init__(self, n_latents: int, passes: int = 10, seed: int = 0, iterations: int = 100, l1: float = 0.0):
         if n_latents < 1 or passes < 1:
             raise ValueError(f"n_latents={n_latents}, passes={passes}: take at least one of each.")
+        _check(iterations, l1)
         self.n_latents, self.n_passes, self.seed, self.iterations, self.l1 = n_latents, passes, seed, iterations, l1
         self.sample_tokens = PER_ATOM * n_latents
 
@@ -126,6 +126,11 @@ class SemiNMFFitter(Fitter):
         self._ftf, self._ftz, self._square, self._sum = (
             state[name].to(self._ftf, copy=True) for name in ("ftf", "ftz", "square", "sum")
         )
+
+
+def _check(iterations: int, l1: float) -> None:
+    if iterations < 1 or not 0 <= l1 < torch.inf:
+        raise ValueError(f"iterations={iterations}, l1={l1}: take at least one iteration and an l1 of 0 or more.")
 
 
 def nonnegative_codes(

@@ -22,6 +22,7 @@ SPEED = (
     "datamodule.readers",
     "datamodule.depth",
 )  # these may change when a run is gone on with
+RENAMED = {"l1": "l1_penalty"}  # settings, in tables that have a metric of that name
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
@@ -82,7 +83,7 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
     from saev.stages.passes import Passes
     from saev.stages.splicing import device_of
     from saev.stages.tables import write_table
-    from saev.visuals.table import results_table
+    from saev.visuals.evaluation_table import evaluation_table
 
     data = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()
@@ -101,7 +102,9 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
     for plan in planned:
         for part, made in plan.fitter.dictionaries().items():
             name = ",".join(text for text in (plan.name, part) if text)
-            members[name], settings[name] = made.to(device).eval(), {**plan.settings, **made.settings()}
+            own = {**plan.settings, **plan.arguments, **made.settings()}
+            settings[name] = {RENAMED.get(key, key): value for key, value in own.items()}
+            members[name] = made.to(device).eval()
     measured = measure(
         members, data.store, data.layer, data.val_examples, data.tokens, data.ignore_labels,
         min(cfg.batch_size, 4096), device, correlation_latents=0, progress=True,
@@ -117,7 +120,7 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
         rows.append({**row, "train_tokens": passes.plan.n_tokens, "failed": False})
     write_table(directory, "results", rows)
     console = Console()
-    console.print(results_table(rows, "baseline"))
+    console.print(evaluation_table(rows))
     for what, path in {"results": directory / "results.csv", "dictionaries": directory / "saes"}.items():
         console.print(f"{what + ':':<13} {path}", soft_wrap=True, highlight=False)
     return {row["member"]: row["nmse"] for row in rows}

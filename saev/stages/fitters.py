@@ -25,6 +25,7 @@ class PlannedFit:
     name: str
     fitter: Fitter
     settings: dict[str, Any]  # root keys of planning.PER_BASELINE that it has; `baseline` as chosen
+    arguments: dict[str, Any]  # of the fitter, but for lists
 
 
 def plan_fitters(cfg: DictConfig) -> list[PlannedFit]:
@@ -66,4 +67,7 @@ def _planned(cfg: DictConfig, name: str, base: list[str], variant: list[str]) ->
     check_shared(cfg, composed, variant)
     text = OmegaConf.to_yaml(composed.baseline, resolve=False)
     used = {key: composed[key] for key in planning.PER_BASELINE if f"${{{key}}}" in text}
-    return PlannedFit(name, fitter, {"baseline": composed.hydra.runtime.choices["baseline"], **used})
+    given = OmegaConf.to_container(composed.baseline, resolve=True)
+    assert isinstance(given, dict)
+    arguments = {str(key): value for key, value in given.items() if key != "_target_" and not isinstance(value, list)}
+    return PlannedFit(name, fitter, {"baseline": composed.hydra.runtime.choices["baseline"], **used}, arguments)

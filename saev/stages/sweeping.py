@@ -16,6 +16,7 @@ from saev.stages.tables import write_table
 from saev.sweep import planning
 from saev.sweep.ledger import RESULTS, Standing, Sweep, standings
 from saev.sweep.slurm import NoAnswer
+from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.plots import frontier
 from saev.visuals.style import save
 from saev.visuals.table import results_table
@@ -44,7 +45,7 @@ def conclude(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bo
     files = {"sweep": directory}
     if rows and table:
         named = [{**row, "member": f"{row['job']}/{row['member']}"} for row in rows] if len(sweep.jobs) > 1 else rows
-        console.print(results_table(named))
+        console.print((evaluation_table if verb_of(directory) == "fit" else results_table)(named))
     if rows:
         try:
             files |= written(directory, sweep, rows)

@@ -6,18 +6,18 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from saev.visuals.columns import COLUMNS, failed
+from saev.visuals.columns import COLUMNS, Column, failed
 
 
-def results_table(rows: Sequence[Mapping[str, Any]], what: str = "SAE") -> Table:
-    """A row per dictionary, in the given order: NMSE, L0, dead and dense latents (% of the dictionary), coherence, tokens/s.
+def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """A row per SAE, in the given order: NMSE, L0, dead and dense latents (% of the dictionary), coherence, tokens/s.
 
     Columns that no row has are left out. Rows have the keys of results.parquet. An SAE that diverged is marked; numbers that
     are missing are dashes. The caption says what is measured over what.
     """
-    table = Table(caption=caption(rows), caption_justify="left", caption_style="dim")
-    table.add_column(what, overflow="fold")
     columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
+    table = Table(caption=caption(rows, columns), caption_justify="left", caption_style="dim")
+    table.add_column("SAE", overflow="fold")
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)
     for row in rows:
@@ -28,9 +28,9 @@ def results_table(rows: Sequence[Mapping[str, Any]], what: str = "SAE") -> Table
     return table
 
 
-def caption(rows: Sequence[Mapping[str, Any]]) -> Text:
+def caption(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -> Text:
     """What the columns mean, a line each."""
     counts = sorted({int(row["n_tokens"]) for row in rows if row.get("n_tokens")})
     over = f"held-out tokens: {counts[0]:,}, from images not trained on" if len(counts) == 1 else "held-out tokens"
-    lines = [f"{column.label}: {column.meaning.split('. ')[0].rstrip('.')}" for column in COLUMNS]
+    lines = [f"{column.label}: {column.meaning.split('. ')[0].rstrip('.')}" for column in columns]
     return Text("\n".join([over, *lines]))

@@ -201,7 +201,8 @@ def test_a_pass_reports_the_variance_explained():
         ({"rank": D + 1}, N, f"rank={D + 1} must be between 1 and {D}"),
         ({}, D, f"an epoch has {D}: lower rank"),
         ({"k": [64, 256]}, N, "k=.64, 256.: at least one between 1 and rank=24"),
-        ({"k": [0]}, N, "k=.0.: at least one between"),
+        ({"k": [0, 4]}, N, "k=.0, 4., rank=None of PCA: k is a list of numbers of at least 1"),
+        ({"rank": 0}, N, "rank=0 of PCA"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings, n, message):

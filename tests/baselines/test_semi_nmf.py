@@ -159,3 +159,6 @@ def test_settings_that_cannot_be_are_named():
         started(n_latents=601)
     with pytest.raises(ValueError, match="n_latents=6, passes=0"):
         SemiNMFFitter(K, passes=0)
+    for settings, message in (({"iterations": 0}, "iterations=0, l1="), ({"l1": -1.0}, r"l1=-1\.0: take")):
+        with pytest.raises(ValueError, match=message):  # before the first pass
+            SemiNMFFitter(K, **settings)

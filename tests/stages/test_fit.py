@@ -51,6 +51,10 @@ def test_every_baseline_has_what_an_sae_has(cli, command, tiny, tmp_path):
             made.atoms.shape == (row["d_sae"], 16)
             and saev.read_config(run / "saes" / row["member"])["provenance"]["layer"] == 1
         )
+    about = {name: saev.read_config(run / "saes" / name)["hyperparameters"] for name in NAMES}
+    assert about["random_vectors,variant=untrained"]["variant"] == "untrained" and about["kmeans"]["tol"] == 1e-4
+    assert about["pca,k=4"]["k"] == 4 and about["semi_nmf"]["l1_penalty"] == table["l1_penalty"].to_list()[-1] == 0
+    assert "dead %: latents that fire on none of these tokens" in done.out and "tokens/s" not in done.out
     nmse = dict(zip(table["member"], table["nmse"], strict=True))
     assert nmse["pca,k=4"] < nmse["pca,k=1"] < 1 and nmse["kmeans"] < 1 and nmse["random_vectors"] < 1
     again = cli(*command, f"hydra.run.dir={run}")
