@@ -39,7 +39,7 @@ class Layout:
         if self.dtype not in DTYPES:
             raise ValueError(f"codes.dtype={self.dtype}: choose {' or '.join(DTYPES)}.")
         k = self.latent_topk
-        if not (k in (None, "all") or (isinstance(k, int) and k >= 1)):
+        if not (k in (None, "all") or (type(k) is int and k >= 1)):
             raise ValueError(f"latent_topk={k}: give a number of at least 1, e.g. latent_topk=64, or all.")
 
     @property

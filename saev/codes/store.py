@@ -86,11 +86,7 @@ class CodeStore:
 
     def rows(self, start: int = 0, stop: int | None = None) -> CodeRows:
         """Rows start to stop (excluded; None: to the end). ValueError beyond the rows there are."""
-        stop = len(self) if stop is None else stop
-        if not 0 <= start <= stop <= len(self):
-            raise ValueError(
-                f"rows {start} to {stop} are asked for, {self.root} has {len(self)}: ask for some of these."
-            )
+        stop = self._stop(start, stop)
         first = self._first_row.tolist()
         low, high = bisect_right(first, start) - 1, bisect_left(first, stop)
         pieces = [
@@ -127,8 +123,11 @@ class CodeStore:
         return Runs(*np.load(self.root / RUNS, allow_pickle=False).T)
 
     def tokens(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(image, number of the token among the image's stored tokens) of each row from start to stop, int64."""
-        stop = len(self) if stop is None else stop
+        """(image, number of the token among the image's stored tokens) of each row from start to stop, int64.
+
+        ValueError beyond the rows there are.
+        """
+        stop = self._stop(start, stop)
         ends = self._run_ends
         low, high = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1
         runs = Runs(*(field[low:high] for field in self.runs))
@@ -136,6 +135,15 @@ class CodeStore:
         skip = start - (int(ends[low - 1]) if low else 0)
         chosen = slice(skip, skip + stop - start)
         return runs.example[run][chosen], token[chosen]
+
+    def _stop(self, start: int, stop: int | None) -> int:
+        """Where rows end; ValueError where there are no such rows."""
+        stop = len(self) if stop is None else stop
+        if not 0 <= start <= stop <= len(self):
+            raise ValueError(
+                f"rows {start} to {stop} are asked for, {self.root} has {len(self)}: ask for some of these."
+            )
+        return stop
 
     def rows_of(self, example: int) -> tuple[int, int]:
         """(start, stop) of the rows of one image; both equal where it has none."""

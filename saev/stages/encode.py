@@ -19,6 +19,7 @@ from saev.codes.selection import Selection
 from saev.codes.writer import CodeWriter
 from saev.shards.lock import exclusive, part_of
 from saev.shards.manifest import FILE
+from saev.shards.merging import sidecar_path
 from saev.stages.dictionaries import Found, find
 from saev.stages.evaluate import EXAMPLES, plan, together
 from saev.stages.splicing import device_of
@@ -102,7 +103,7 @@ def encode_pending(job: Job, todo: Sequence[Found], manifests: Mapping[str, Code
     if job.layout.latent_topk is None:
         for name, share in shares.items():
             refuse_dense(name, share)
-    check_room(job, {name: share * manifests[name].n_latents for name, share in shares.items()})
+    check_room(job, manifests, shares)
     writers = {name: CodeWriter(job.out, manifests[name], job.selection.runs, job.selection.rows) for name in members}
     total = tokens_to_do(writers, job.selection, job.part)
     if total:
@@ -130,11 +131,16 @@ def is_pending(directory: Path) -> bool:
     return not (directory / FILE).is_file() or not CodesManifest.load(directory).complete
 
 
-def check_room(job: Job, active: Mapping[str, float]) -> None:
-    """ValueError where the disk has not the room for so many codes per token of each dictionary."""
+def check_room(job: Job, manifests: Mapping[str, CodesManifest], shares: Mapping[str, float]) -> None:
+    """ValueError where the disk has not the room for what is left to encode, with this share of codes active."""
     job.out.mkdir(parents=True, exist_ok=True)
     pair = 4 + np.dtype(job.layout.dtype).itemsize
-    needed = sum(job.selection.runs.n_tokens * (8 + pair * n) for n in active.values()) / job.part[1]
+    number, n_parts = job.part
+    needed = 0.0
+    for name, share in shares.items():
+        own = job.out / manifests[name].name
+        left = [i for i in range(number, len(job.selection.rows), n_parts) if not sidecar_path(own, i).is_file()]
+        needed += int(job.selection.rows[left].sum()) * (8 + pair * share * manifests[name].n_latents)
     free = shutil.disk_usage(job.out).free
     if needed > free:
         raise ValueError(

@@ -58,6 +58,8 @@ def test_rows_that_are_not_there_are_refused(codes):
     for start, stop in ((-1, 3), (5, 4), (0, 641)):
         with pytest.raises(ValueError, match=f"rows {start} to {stop} are asked for.*has 640"):
             codes.rows(start, stop)
+        with pytest.raises(ValueError, match=f"rows {start} to {stop} are asked for.*has 640"):
+            codes.tokens(start, stop)
 
 
 @pytest.mark.parametrize(("start", "stop"), SLICES)

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from codes.test_encoding import selection
 from conftest import TINY
 from recordings import record
 
-from saev.codes import CodesManifest, CodeStore
+from saev.codes import CodesManifest, CodeStore, Layout
 from saev.shards import ActivationStore
+from saev.shards.merging import sidecar_path
 from saev.stages.dictionaries import find
+from saev.stages.encode import Job, check_room
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +123,26 @@ def test_an_encoding_that_was_interrupted_goes_on(cli, tiny, run):
     assert not list(root.glob("*.part")) and again.verify() == []
 
 
+def test_what_is_left_to_encode_needs_room_and_nothing_else(cli, tiny, run, monkeypatch):
+    (store,) = encoded(cli, member(run, "topk"), f"dataset={tiny}")
+    dataclasses.replace(store.manifest, complete=False, shards=(), files={}, nnz=0).save(store.root)
+    for i in (0, 1):
+        sidecar_path(store.root, i).write_text("{}")
+    usage = shutil.disk_usage(store.root)
+    chosen = selection(tiny)
+    job = Job([], chosen, Layout(), (0, 1), 64, "cpu", store.root.parent)
+    monkeypatch.setattr("saev.stages.encode.shutil.disk_usage", lambda path: usage._replace(free=160 * (8 + 6 * 4)))
+    check_room(job, {"it": store.manifest}, {"it": 4 / 64})  # the third shard, of 160 tokens
+    sidecar_path(store.root, 1).unlink()
+    with pytest.raises(ValueError, match="the codes need about"):
+        check_room(job, {"it": store.manifest}, {"it": 4 / 64})
+
+
+def test_a_dictionary_is_called_by_its_folder_wherever_one_stands(run, monkeypatch):
+    monkeypatch.chdir(member(run, "topk"))
+    assert [one.name for one in find(["."])] == [Path.cwd().name]
+
+
 def test_dense_dictionaries_are_refused_until_one_says_what_to_keep(cli, tiny, run, tmp_path):
     one = member(run, "relu")
     weights_are_dense(one)
@@ -177,6 +200,9 @@ WRONG = {
     "no batch": (["{run}", "batch_size=0"], ["batch_size=0"]),
     "no such dtype": (["{run}", "codes.dtype=int8"], ["codes.dtype=int8", "float16"]),
     "no such number of codes": (["{run}", "latent_topk=0"], ["latent_topk=0", "at least 1"]),
+    "yes for a number of codes": (["{run}", "latent_topk=true"], ["latent_topk=True", "at least 1"]),
+    "another program's folder": (["{theirs}"], ["config.json is no dictionary's of ours", "saev convert"]),
+    "a folder without weights": (["{half}"], ["dictionary.safetensors is missing"]),
     "a word for a number of codes": (["{run}", "latent_topk=some"], ["latent_topk=some", "all"]),
     "no such part": (["{run}", "part=4/4"], ["part=4/4 is not a part", "e.g. part=0/8"]),
     "an incomplete recording": (["{run}", "dataset={cut}"], ["is incomplete"]),
@@ -186,6 +212,10 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_input_is_a_message_with_the_remedy(case, cli, tiny, tmp_path, run):
     places = {"tiny": tiny, "run": run, "wide": tmp_path / "wide", "cut": tmp_path / "cut"}
+    for name, text in (("theirs", '{"trainer": {}}'), ("half", (member(run, "topk") / "config.json").read_text())):
+        places[name] = tmp_path / name
+        places[name].mkdir()
+        (places[name] / "config.json").write_text(text)
     arguments, said = WRONG[case]
     if case == "another width":
         record(tmp_path / "wide", n_examples=20, d_model=24)
