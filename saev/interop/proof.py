@@ -6,6 +6,7 @@ share of ALLOWED of the codes may differ; everything else has to agree.
 
 import copy
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -43,7 +44,7 @@ class Proof:
             self.active > 0
             and self.different <= ALLOWED * self.active
             and self.apart <= self.different  # one code explains one token
-            and all(abs(ours - theirs) <= ALLOWED * abs(theirs) + 1e-12 for theirs, ours in (self.nmse, self.l0))
+            and all(alike(theirs, ours) for theirs, ours in (self.nmse, self.l0))
         )
 
     def require(self, what: str) -> None:
@@ -61,6 +62,13 @@ class Proof:
             f"and {self.nmse[1]:.6g}, L0 {self.l0[0]:.6g} and {self.l0[1]:.6g}; {self.different} of {self.active} codes and "
             f"{self.apart} reconstructions differ{negative}. Nothing was written: check the options that say what the files leave open."
         )
+
+
+def alike(theirs: float, ours: float) -> bool:
+    """Whether the numbers are equal but for rounding; NMSE has none where all tokens are equal."""
+    if not (math.isfinite(theirs) and math.isfinite(ours)):
+        return math.isnan(theirs) == math.isnan(ours) and not (math.isfinite(theirs) or math.isfinite(ours))
+    return abs(ours - theirs) <= ALLOWED * abs(theirs) + 1e-12
 
 
 @torch.inference_mode()

@@ -177,7 +177,10 @@ def staged(out: Path) -> Iterator[Path]:
         raise ValueError(f"{out} is there already: it is never overwritten; choose another directory, or delete it.")
     folder = out.with_name(f"{out.name}.part")
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ValueError(f"{out} cannot be made ({error.strerror}): choose another directory.") from error
     try:
         yield folder
         folder.rename(out)

@@ -74,6 +74,15 @@ def test_nothing_is_shown_where_nothing_fires_or_there_are_no_tokens():
         compare(relu, built.code_scale, built.sae, [], "these")
 
 
+@pytest.mark.parametrize("x", [X[:1], X[:1].expand(5, -1)])
+def test_the_same_function_is_proven_on_equal_tokens_too(x):
+    """They have no NMSE."""
+    proof = compare(relu, make().code_scale, make().sae, [x], "these")
+    proof.require("it")
+    wrong = make(W_enc=W["W_enc"] * 1.001)
+    assert not compare(relu, make().code_scale, wrong.sae, [x], "these").holds
+
+
 RULES = {
     "relu": Rectified(),
     "topk": Largest(3),
