@@ -9,13 +9,15 @@ where a goal is missed.
 """
 
 import argparse
+import dataclasses
 import importlib.util
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -170,19 +172,28 @@ def beside_reference(n_tokens: int, n_latents: int, sample: int) -> list[Row]:
     ]
 
 
-def full_size(n_tokens: int, n_latents: int) -> tuple[float, float]:
-    """Seconds, and by how many GiB the peak of memory rose, of solving all pairs from their statistics."""
-    codes, labels = world(n_tokens, n_latents)
-    table = gathered(codes, labels, n_latents)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak() -> float:
+    """GiB this process has held at most. (`getrusage` would start from what its parent held.)"""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
+
+def full_size(saved: str) -> tuple[float, float]:
+    """CPU seconds, and by how many GiB the peak of memory rose, of solving all pairs of a saved table."""
+    table = LabelTable(**torch.load(saved))
+    before = peak()
     seconds, _ = timed(lambda: solve(nodes(table), table.positives, table.p1))
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return seconds, peak() - before
 
 
 def alone(n_tokens: int, n_latents: int) -> list[Row]:
-    """`full_size` in a process of its own, whose memory is nobody else's."""
-    command = [sys.executable, __file__, "--full-size-only", "--tokens", str(n_tokens), "--latents", str(n_latents)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    """`full_size` in a process that did nothing else, so that no earlier peak hides the solve's."""
+    codes, labels = world(n_tokens, n_latents)
+    table = gathered(codes, labels, n_latents)
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        torch.save({field.name: getattr(table, field.name) for field in dataclasses.fields(table)}, file.name)
+        command = [sys.executable, __file__, "--full-size-of", file.name]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds, grown = map(float, done.stdout.split()[-2:])
     what, load = f"{n_latents} x {CLASSES} from statistics", f"load {os.getloadavg()[0]:.1f}"
     return [
@@ -197,11 +208,11 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=60_000)
     parser.add_argument("--quick", action="store_true", help="512 latents, full size an eighth: under a minute")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
-    parser.add_argument("--full-size-only", action="store_true", help="print seconds and GiB of --latents and stop")
+    parser.add_argument("--full-size-of", help="a saved table: print CPU seconds and GiB of its solve and stop")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.full_size_only:
-        print(*full_size(args.tokens, args.latents))
+    if args.full_size_of:
+        print(*full_size(args.full_size_of))
         return 0
     latents = 512 if args.quick else args.latents
     found = beside_reference(args.tokens, latents, 8 if args.quick else 64)
