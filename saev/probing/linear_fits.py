@@ -1,0 +1,152 @@
+"""Logistic regressions of one class on some latents' codes, fitted by scikit-learn and told whether they converged.
+
+Codes come standardised, as sparse matrices by column. Tokens on which none of the latents in question fires differ by
+their label alone: they are told to the solver as two weighted rows.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.linalg import LinAlgWarning
+from scipy.sparse import csc_array, csr_array
+from scipy.special import entr, logit
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score
+
+RIDGE = 1e-8  # of what is called unpenalised: keeps separable classes finite, as in the 1-D probes
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """y ~ sigmoid(bias + x[:, latents] @ weights); `loss` is the mean cross-entropy of the fit in nats, without penalty."""
+
+    latents: Int64[np.ndarray, " latents"]
+    weights: Float64[np.ndarray, " latents"]
+    bias: float
+    loss: float
+    converged: bool
+
+    def logits(self, x: csc_array) -> Float64[np.ndarray, " rows"]:
+        """Log-odds of the class, of each row of codes standardised like those of the fit."""
+        spread = np.zeros(len(x.indptr) - 1)
+        spread[self.latents] = self.weights
+        return x @ spread + self.bias
+
+
+def standardised(train: csr_array, val: csr_array) -> tuple[csc_array, csc_array]:
+    """Both with each column divided by its standard deviation in `train`, in float64, by column; columns that are constant
+    there become 0.
+
+    Nothing is subtracted, so zeros stay zeros; fits have a free intercept, to which a shift of a column makes no difference.
+    """
+    x = train.astype(np.float64).tocsc()
+    mean = np.asarray(x.mean(axis=0)).ravel()
+    square = np.asarray(x.multiply(x).mean(axis=0)).ravel()
+    variance = square - mean**2
+    varies = variance > 1e-12 * square
+    factor = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
+    found = [_scaled(x, factor), _scaled(val.astype(np.float64).tocsc(), factor)]
+    return found[0], found[1]
+
+
+def _scaled(x: csc_array, factor: Float64[np.ndarray, " latents"]) -> csc_array:
+    x = csc_array((x.data * np.repeat(factor, np.diff(x.indptr)), x.indices, x.indptr), shape=x.shape)
+    x.eliminate_zeros()
+    return x
+
+
+def refit(x: csc_array, y: Bool[np.ndarray, " rows"], latents: Sequence[int] | Int64[np.ndarray, " latents"]) -> Fitted:
+    """The unpenalised fit (but for RIDGE) on a few latents; on none, the prevalence."""
+    latents = np.asarray(latents, np.int64)
+    if not len(latents):
+        share = float(y.mean())
+        return Fitted(latents, np.zeros(0), float(logit(share)), float(entr(share) + entr(1 - share)), True)
+    rows, labels, weight = condensed(x, y, latents)
+    model = LogisticRegression(C=1 / (len(y) * RIDGE), solver="newton-cholesky", tol=1e-8, max_iter=200)
+    converged = converges(model, rows, labels, weight)
+    w, b = parameters(model)
+    loss = float(losses(rows @ w + b, labels) @ weight) / len(y)
+    return Fitted(latents, w, b, loss, converged)
+
+
+def condensed(
+    x: csc_array, y: Bool[np.ndarray, " rows"], latents: Int64[np.ndarray, " latents"]
+) -> tuple[Float64[np.ndarray, "kept latents"], Bool[np.ndarray, " kept"], Float64[np.ndarray, " kept"]]:
+    """(codes, labels, weights): the rows on which one of these latents fires, and the silent ones, by label, as one each."""
+    columns = x[:, latents].tocsr()
+    fires = np.diff(columns.indptr) > 0
+    silent = np.bincount(y[~fires], minlength=2)
+    there = silent > 0
+    rows = np.concatenate([columns[np.flatnonzero(fires)].toarray(), np.zeros((int(there.sum()), len(latents)))])
+    labels = np.concatenate([y[fires], np.array([False, True])[there]])
+    return rows, labels, np.concatenate([np.ones(int(fires.sum())), silent[there].astype(np.float64)])
+
+
+def ridge_fit(x: csc_array, y: Bool[np.ndarray, " rows"], ridges: Sequence[float], seed: int) -> tuple[Fitted, float]:
+    """The fit on all latents with penalty `ridge / 2 * sum of squared weights` beside the mean loss, and the ridge.
+
+    Of several ridges the one with the least loss on every fifth positive and negative row, drawn by `seed`, fitted to the
+    others; then it is fitted to all. With fewer than five positives or negatives there is nothing to choose by: the largest.
+    """
+    best = max(ridges)
+    held = held_out(y, seed)
+    if len(ridges) > 1 and min(np.bincount(y[held], minlength=2)) > 0:
+        by_row = x.tocsr()
+        rest, judged = by_row[np.flatnonzero(~held)].tocsc(), by_row[np.flatnonzero(held)].tocsc()
+        loss = [losses(_ridge(rest, y[~held], ridge).logits(judged), y[held]).mean() for ridge in ridges]
+        best = ridges[int(np.argmin(loss))]
+    return _ridge(x, y, best), float(best)
+
+
+def held_out(y: Bool[np.ndarray, " rows"], seed: int) -> Bool[np.ndarray, " rows"]:
+    """Every fifth of the positives and of the negatives, in random order."""
+    out, rng = np.zeros(len(y), bool), np.random.default_rng(seed)
+    for label in (False, True):
+        out[rng.permutation(np.flatnonzero(y == label))[4::5]] = True
+    return out
+
+
+def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> Fitted:
+    model = LogisticRegression(C=1 / (len(y) * ridge), solver="lbfgs", tol=1e-6, max_iter=2000)
+    converged = converges(model, x, y)
+    w, b = parameters(model)
+    return Fitted(np.arange(len(w)), w, b, float(losses(x @ w + b, y).mean()), converged)
+
+
+def converges(
+    model: LogisticRegression, x: csc_array | np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
+) -> bool:
+    """Fit the model; False where scikit-learn warns that it did not converge. Its other warnings are passed on."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.filterwarnings("always", category=ConvergenceWarning)
+        warnings.filterwarnings("ignore", category=LinAlgWarning)  # newton-cholesky says it hands over to lbfgs
+        model.fit(x, y, sample_weight=weight)
+    for warning in said:
+        if not issubclass(warning.category, ConvergenceWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return not any(issubclass(warning.category, ConvergenceWarning) for warning in said)
+
+
+def parameters(model: LogisticRegression) -> tuple[Float64[np.ndarray, " latents"], float]:
+    """(weights, intercept) of a fitted model."""
+    return np.ravel(model.coef_).astype(np.float64), float(np.ravel(model.intercept_)[0])
+
+
+def losses(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> Float64[np.ndarray, " rows"]:
+    """Cross-entropy of each row, in nats."""
+    return np.logaddexp(0, np.where(y, -logits, logits))
+
+
+def judged(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> dict[str, float]:
+    """`ap` (scikit-learn's), `ce` and `ce_prevalence` (of predicting the prevalence everywhere; nats per row), `prevalence`."""
+    share = float(y.mean())
+    return {
+        "ap": float(average_precision_score(y, logits)),
+        "ce": float(losses(logits, y).mean()),
+        "ce_prevalence": float(entr(share) + entr(1 - share)),
+        "prevalence": share,
+    }
