@@ -13,6 +13,7 @@ from callbacks.member_cost import MemberCost
 from callbacks.member_export import MemberExport
 from callbacks.metrics_writer import MetricsWriter
 from callbacks.mixing import Mixing
+from callbacks.probe import Probe
 from callbacks.progress import BankProgress
 from callbacks.sparsity_warmup import SparsityWarmup
 from callbacks.throughput import Throughput
@@ -27,6 +28,7 @@ __all__ = [
     "MemberExport",
     "MetricsWriter",
     "Mixing",
+    "Probe",
     "SparsityWarmup",
     "Throughput",
 ]

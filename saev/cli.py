@@ -22,9 +22,10 @@ STAGES = {
     "fit": "activations -> baselines: k-means, PCA, random vectors, semi-NMF",
     "encode": "dictionaries, or runs given as arguments -> their sparse codes, and what each latent does",
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
+    "probe": "dictionaries and labelled activations -> which latent stands for which class",
 }
 # Verbs that take directories as plain arguments -> the key that they become.
-DIRECTORIES = {"encode": "dictionaries", "evaluate": "dictionaries"}
+DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "how the jobs of a sweep stand, and the results there are; the newest where none is named",

@@ -54,14 +54,16 @@ class Labels(Protocol):
 class TokenLabels:
     """The recorded labels of patches: exclusive classes.
 
-    ValueError where the recording has none.
+    `void_is`: the label that tokens without one count as; None: they are left out. ValueError where the recording has none.
     """
 
     exclusive = True
 
-    def __init__(self, store: ActivationStore, layer: int, classes: Classes):
+    def __init__(self, store: ActivationStore, layer: int, classes: Classes, void_is: int | None = None):
         self.store, self.classes = store, classes
         self.labels, self.tokens = patch_labels(store), store.tokens_per_image(layer)
+        if void_is is not None:
+            self.labels = np.where(self.labels == VOID, np.uint16(void_is), self.labels)
         self.first = np.cumsum(self.tokens) - self.tokens
 
     @property

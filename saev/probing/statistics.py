@@ -124,6 +124,11 @@ class LatentLabelStats(Metric):
         self._count()
         return super().state_dict(*args, **kwargs)
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As inherited; what was loaded counts as updated, so that `compute` need not warn."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._update_count = max(1, self._update_count)
+
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """As inherited, after counting what waits: processes send each other entries."""
         self._count()

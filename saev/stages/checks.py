@@ -89,6 +89,30 @@ def check_members(cfg: DictConfig, planned: Sequence[Planned], facts: Facts) -> 
         )
 
 
+def check_probe(cfg: DictConfig, recording: Any, facts: Facts) -> None:
+    """The activations that `probe.dataset` names have labels, and are like those that are trained on."""
+    wanted = cfg.probe.dataset
+    if wanted is None:
+        return
+    from saev.probing.sample import TRAIN, labelled_store  # torch, which most runs need not wait for here
+    from saev.vits.place import differences
+
+    if wanted == TRAIN and cfg.dataset is None:
+        if recording.plan.labelling is None:
+            raise ValueError(
+                f"probe.dataset={wanted}: images of kind {recording.images.kind} have no masks, so their patches no labels; take "
+                "images=segmentation, or name a recording with labels, probe.dataset=/path/to/recording."
+            )
+        return
+    store = labelled_store(cfg.dataset if wanted == TRAIN else wanted, cfg.layer, cfg.tokens, facts.d_model)
+    ours = recording.plan.meaning if cfg.dataset is None else ActivationStore(cfg.dataset).manifest.meaning
+    one, other = ({**meaning.get("vit", {}), "hook": meaning.get("hook")} for meaning in (ours, store.manifest.meaning))
+    if differ := differences(one, other):
+        log.warning(
+            "probe.dataset=%s is of another backbone or hook than what is trained on (%s)", wanted, ", ".join(differ)
+        )
+
+
 def warn_unused(cfg: DictConfig, overrides: Sequence[str], planned: Sequence[Planned]) -> None:
     """Say which settings have no effect in this run."""
     if cfg.dataset is not None:

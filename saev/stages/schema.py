@@ -7,6 +7,15 @@ from hydra.core.config_store import ConfigStore
 
 
 @dataclasses.dataclass
+class ProbeSchema:
+    """`probe` of conf/train.yaml."""
+
+    dataset: str | None = None
+    images: int = 64
+    tokens: int = 16384
+
+
+@dataclasses.dataclass
 class TrainSchema:
     """conf/train.yaml, where each key is explained."""
 
@@ -51,6 +60,8 @@ class TrainSchema:
     sparsity_warmup: float = 0.05
     val_every: int = 1000
     log_every: int = 50
+
+    probe: ProbeSchema = dataclasses.field(default_factory=ProbeSchema)
 
     variants: list[list[str]] | None = None
     ckpt_path: str | None = None

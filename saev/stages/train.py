@@ -57,4 +57,5 @@ def prepare(cfg: DictConfig, here: bool = True) -> Prepared:
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     facts = checks.data_facts(cfg, recording)
     checks.check_members(cfg, planned, facts)
+    checks.check_probe(cfg, recording, facts)
     return Prepared(planned, recording, facts)

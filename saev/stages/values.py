@@ -1,6 +1,6 @@
 """Bounds of numbers and choices of names in a configuration of `saev train` or `saev fit`; types are schema.py's."""
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from saev.nn.initialise import CENTRES, METHODS
 from saev.nn.normalise import MODES
@@ -25,6 +25,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "n_latents": (1, None),
     "passes": (1, None),
     "save_every_s": (0, None),
+    "probe.images": (2, None),
+    "probe.tokens": (2, None),
 }
 CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tuple(ROLES)}
 
@@ -32,7 +34,7 @@ CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tupl
 def check_values(cfg: DictConfig) -> None:
     """Numbers within their bounds, choices among those there are."""
     for key, (low, high) in BOUNDS.items():
-        value = cfg.get(key)  # each verb has some of them
+        value = OmegaConf.select(cfg, key)  # each verb has some of them
         if value is not None and not ((low is None or value >= low) and (high is None or value <= high)):
             bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
             raise ValueError(

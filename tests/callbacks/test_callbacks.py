@@ -24,6 +24,7 @@ from callbacks import (
     MemberExport,
     MetricsWriter,
     Mixing,
+    Probe,
     SparsityWarmup,
     Throughput,
 )
@@ -43,6 +44,7 @@ MAKE = {
     "MemberExport": lambda path: MemberExport(path / "saes", {name: {"lr": 1e-2} for name in NAMES}, {"layer": 1}),
     "MetricsWriter": lambda path: MetricsWriter(path / "metrics.jsonl", {}),
     "Mixing": lambda path: Mixing(),
+    "Probe": lambda path: Probe(str(record(path / "labelled", labels=True)), images=8),
     "SparsityWarmup": lambda path: SparsityWarmup(0.5),
     "Throughput": lambda path: Throughput(),
 }

@@ -1,0 +1,67 @@
+"""What a dictionary's classes come to: means over classes, with intervals over images.
+
+Means are over the classes that have validation tokens and a latent.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from saev.probing.bootstrap import average_precisions, entropies, image_losses, interval
+from saev.probing.evidence import Witnesses
+from saev.probing.winners import Judged
+
+TAUS = (0.3, 0.5, 0.7)
+
+
+def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
+    """`r` = 1 - sum of CE / sum of prevalence entropies; `r_macro` the mean of each class's; `map`, `auroc`, `f1`, `iou`,
+    `precision16` and `purity16` means; `coverage_<tau>` the share of classes with AP >= tau; `n_classes` those counted."""
+    known = judged.ap.isfinite()
+    n = int(known.sum())
+    if n == 0:
+        return {"n_classes": 0}
+    ce, prior = judged.ce[known], judged.ce_prevalence[known]
+    means = {"map": judged.ap, "auroc": judged.auroc, "f1": judged.f1, "iou": judged.iou}
+    means |= {"precision16": judged.precision, "purity16": judged.purity}
+    return {
+        "n_classes": n,
+        "r": float(1 - ce.sum() / prior.sum()),
+        "r_macro": float(judged.r[known].mean()),
+        **{name: float(values[known].nanmean()) for name, values in means.items()},
+        **{f"coverage_{tau}": float((judged.ap[known] >= tau).double().mean()) for tau in taus},
+        "train_r": float(1 - judged.train_ce[known].sum() / judged.train_ce_prevalence[known].sum()),
+    }
+
+
+def intervals(
+    judged: Judged, of_class: Int64[np.ndarray, " classes"], witnesses: Witnesses, drawn: Int64[np.ndarray, "images n"]
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`."""
+    n_classes = len(of_class)
+    aps, losses, priors = (np.full((n_classes, drawn.shape[1]), np.nan) for _ in range(3))
+    for number in np.flatnonzero(np.isfinite(judged.ap.numpy())):
+        evidence = witnesses.of(int(of_class[number]), int(number))
+        aps[number] = average_precisions(evidence, drawn)
+        losses[number] = image_losses(evidence, float(judged.b[number]), float(judged.w[number])) @ drawn
+        priors[number] = entropies(evidence, drawn)
+    rs = 1 - losses / np.where(priors > 0, priors, np.nan)
+    ap, r = judged.ap.numpy(), judged.r.numpy()
+    rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]
+    found = overall(judged)
+    if not found["n_classes"]:
+        return rows, {}
+    total = 1 - np.nansum(losses, 0) / np.nansum(priors, 0)
+    return rows, {**_ends("map", _mean(aps), found["map"]), **_ends("r", total, found["r"])}
+
+
+def _mean(values: Float64[np.ndarray, "classes n"]) -> Float64[np.ndarray, " n"]:
+    """Over the classes that a resample has."""
+    there = np.isfinite(values)
+    return np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1)
+
+
+def _ends(name: str, values: Float64[np.ndarray, " n"], found: float) -> dict[str, float]:
+    low, high = interval(values, float(found))
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -1,0 +1,193 @@
+"""saev probe: dictionaries and labelled activations -> which latent stands for which class.
+
+first pass ──▶ tables of all pairs ──solve──▶ best latents ──second pass──▶ exact tables ──judge──▶ rows
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from callbacks.signals import answer_slurm
+from saev.codes import CodeStore
+from saev.codes.manifest import KIND
+from saev.probing.bootstrap import draws
+from saev.probing.columns import Columns
+from saev.probing.logistic import LogisticFit, solve
+from saev.probing.nodes import nodes
+from saev.probing.statistics import LatentLabelStats
+from saev.probing.summary import intervals, overall
+from saev.probing.winners import ranked
+from saev.shards import ActivationStore
+from saev.shards.manifest import FILE
+from saev.stages.dictionaries import Found, find, layer_of, names, open_store
+from saev.stages.label_passes import EXACT, FirstPass, second_pass
+from saev.stages.label_sources import Live, Source, Stored
+from saev.stages.label_splits import TRUE, Labelled, check, labelled
+from saev.stages.pair_tables import write_pairs
+from saev.stages.probe_rows import class_rows, judged_of, listed, tally
+from saev.stages.sparse_probing import check_sparse, sparse_probing
+from saev.stages.splicing import device_of
+from saev.stages.supervised import supervised
+from saev.stages.tables import write_table
+from saev.visuals.probe_table import probe_table
+from saev.vits.precheck import check_device
+
+log = logging.getLogger(__name__)
+CHECKPOINT = "statistics.pt"
+
+
+def run(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Probe the named dictionaries; a row per dictionary and null. The classes' rows are in classes.parquet."""
+    validate(cfg)
+    answer_slurm()
+    device = device_of(cfg.device)
+    paths = [str(path) for path in cfg.dictionaries]
+    stored = {path: CodeStore(path) for path in paths if is_codes(path)}
+    found = find(plain) if (plain := [path for path in paths if path not in stored]) else []
+    layer = layer_for(cfg, found, list(stored.values()))
+    data = labelled(cfg, layer)
+    sources: list[Source] = []
+    if found:
+        sources.append(Live({one.name: one.load(device) for one in found}, cfg.batch_size, cfg.latent_topk))
+    for name, codes in zip(names([Path(path) for path in stored]), stored.values(), strict=True):
+        source = Stored(name, codes, cfg.batch_size, device)
+        for split in data.splits:
+            source.check(split)
+        sources.append(source)
+    sizes = {one.name: int(one.config["n_latents"]) for one in found}
+    sizes |= {s.names[0]: s.codes.n_latents for s in sources if isinstance(s, Stored)}
+    directory = Path(cfg.paths.run_dir)
+    classes, rows = probe(cfg, data, sources, sizes, directory, device)
+    written = []
+    if cfg.sparse.levels:
+        together, means = sparse_probing(sparse_settings(cfg), data, sources)
+        written += [write_table(directory, "sparse_classes", together), write_table(directory, "sparse", means)]
+    if cfg.linear:
+        rows += supervised(cfg, data, {one.name: one.load(device) for one in found}, directory)
+    written += [write_table(directory, "classes", classes), write_table(directory, "results", rows)]
+    (directory / CHECKPOINT).unlink(missing_ok=True)
+    console = Console()
+    console.print(probe_table(rows))
+    for path in written:
+        console.print(f"{path.stem + ':':<15} {path}", soft_wrap=True, highlight=False)
+    return rows
+
+
+def probe(
+    cfg: DictConfig,
+    data: Labelled,
+    sources: Sequence[Source],
+    sizes: Mapping[str, int],
+    directory: Path,
+    device: str,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(rows of classes, rows of dictionaries), each once per variant of the labels."""
+    variants, n_classes = list(data.splits[0].variants), len(data.names)
+    keys = [(split.name, variant, name) for split in data.splits for variant in variants for name in sizes]
+    budget = cfg.budget_gib / len(keys)
+    stats = {key: LatentLabelStats(sizes[key[2]], n_classes, cfg.mantissa_bits, budget).to(device) for key in keys}
+    first = FirstPass(stats, directory / CHECKPOINT, identity(cfg, data, sizes), cfg.save_every_s)
+    first.resume()
+    first.run(data.splits, sources)
+    first.save()
+    fits: dict[tuple[str, str], LogisticFit] = {}
+    tops: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
+    chosen: dict[tuple[str, str], Columns] = {}
+    for variant in variants:
+        for name in sizes:
+            train, val = (stats[split.name, variant, name].compute() for split in data.splits)
+            fit = solve(nodes(train, min(3, train.mantissa_bits)), train.positives, train.p1, cfg.ridge)
+            log.info("%s (%s labels): %s", name, variant, tally(fit))
+            top = ranked(fit, train, cfg.top)
+            best = top[:, 0]
+            slope = fit.w[best.clamp(min=0), torch.arange(n_classes, device=best.device)]
+            fits[variant, name] = fit
+            tops[variant, name] = listed(top, fit, val)
+            chosen[variant, name] = Columns.choose(best, slope, sizes[name])
+            if cfg.pairs and variant == TRUE:
+                write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names)
+    exact, witnesses = second_pass(
+        data.splits, sources, chosen, lambda n: LatentLabelStats(n, n_classes, EXACT, budget).to(device)
+    )
+    drawn = draws(len(data.splits[1].images), cfg.bootstrap, cfg.seed) if cfg.bootstrap else None
+    rows, totals = [], []
+    for (variant, name), columns in chosen.items():
+        train, val = (exact[split.name, variant, name].compute() for split in data.splits)
+        own = {"member": name, "labels": variant}
+        judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge)
+        each, total = [{} for _ in data.names], {}
+        if drawn is not None:
+            each, total = intervals(judged, columns.of_class.cpu().numpy(), witnesses[variant, name], drawn)
+        rows += class_rows(own, data, columns, judged, (train, val), tops[variant, name], each)
+        totals.append({**own, "n_latents": sizes[name], **overall(judged), **total})
+    return rows, totals
+
+
+def validate(cfg: DictConfig) -> None:
+    """ValueError for values out of bounds, before anything is loaded."""
+    check(cfg)
+    for key in ("batch_size", "top"):
+        if cfg[key] < 1:
+            raise ValueError(f"{key}={cfg[key]}: give at least 1.")
+    if cfg.bootstrap < 0 or cfg.ridge < 0 or cfg.budget_gib <= 0:
+        raise ValueError(
+            f"bootstrap={cfg.bootstrap}, ridge={cfg.ridge}, budget_gib={cfg.budget_gib}: give 0 or more (budget_gib: above 0)."
+        )
+    if cfg.latent_topk is not None and cfg.latent_topk < 1:
+        raise ValueError(f"latent_topk={cfg.latent_topk}: give at least 1, or null for all codes.")
+    check_device(str(cfg.device), "device")
+    if cfg.sparse.levels:
+        check_sparse(sparse_settings(cfg))
+
+
+def sparse_settings(cfg: DictConfig) -> dict[str, Any]:
+    """The block `sparse` as plain values."""
+    settings: Any = OmegaConf.to_container(cfg.sparse, resolve=True)
+    return settings
+
+
+def is_codes(path: str) -> bool:
+    """Whether a directory holds codes of `saev encode`."""
+    manifest = Path(path) / FILE
+    return manifest.is_file() and json.loads(manifest.read_text()).get("kind") == KIND
+
+
+def layer_for(cfg: DictConfig, found: Sequence[Found], stored: Sequence[CodeStore]) -> int:
+    """The one layer that all dictionaries read. ValueError where they differ, and for activations that do not fit."""
+    store = ActivationStore(cfg.dataset)
+    layers = {
+        one.name: layer_of(one, open_store(one, cfg.dataset, Path(cfg.paths.activations)), cfg.layer) for one in found
+    }
+    layers |= {str(codes.root): codes.manifest.layer for codes in stored}
+    if not layers:
+        raise ValueError("no dictionary is named: give directories of runs, sweeps, dictionaries or codes.")
+    if len({*layers.values()}) > 1:
+        raise ValueError(f"the dictionaries read different layers ({layers}): probe those of one layer at a time.")
+    return store.resolve_layer(next(iter(layers.values())))
+
+
+def identity(cfg: DictConfig, data: Labelled, sizes: Mapping[str, int]) -> str:
+    """A hash of what the statistics depend on."""
+    keys = (
+        "dictionaries",
+        "tokens",
+        "labels",
+        "compat",
+        "latent_topk",
+        "mantissa_bits",
+        "nulls",
+        "seed",
+        "batch_size",
+        "val_share",
+    )
+    about = {key: OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in keys}
+    about |= {"sizes": dict(sizes), "ids": list(data.ids), "names": list(data.names)}
+    about["data"] = [[s.store.manifest.fingerprint, s.layer, s.images.tolist()] for s in data.splits]
+    return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

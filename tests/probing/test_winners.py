@@ -1,0 +1,93 @@
+"""The best latent of each class: chosen by training loss, and its numbers against scikit-learn on the same tokens."""
+
+import numpy as np
+import pytest
+import torch
+from probing.labelled import CLASSES, LATENTS, codes, labels, many_labels, table
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import average_precision_score, f1_score, jaccard_score, log_loss, roc_auc_score
+
+from saev.codes.pairs import from_dense
+from saev.probing.bootstrap import draws
+from saev.probing.columns import Columns
+from saev.probing.evidence import Witnesses
+from saev.probing.logistic import solve
+from saev.probing.nodes import nodes
+from saev.probing.summary import intervals, overall
+from saev.probing.winners import judge, ranked
+
+VAL = slice(300, 500)
+TRAIN = slice(0, 300)
+EVERY = [pytest.param(labels(), id="exclusive"), pytest.param(many_labels(), id="many")]
+
+
+def judged(y):
+    """(fit of all pairs, columns, judged, codes of the columns)."""
+    x = codes()
+    train = table(x[TRAIN], y[TRAIN])
+    fit = solve(nodes(train), train.positives, train.p1)
+    top = ranked(fit, train, 3)
+    at = torch.arange(train.n_classes)
+    columns = Columns.choose(top[:, 0], fit.w[top[:, 0].clamp(min=0), at], LATENTS)
+    own = torch.stack([sign * x[:, latent] for latent, sign in zip(columns.latents, columns.signs, strict=True)], 1)
+    known = columns.of_class.clamp(min=0)
+    start = fit.b[top[:, 0], at], fit.w[top[:, 0], at] * columns.signs[known]
+    return fit, top, columns, judge(table(own[TRAIN], y[TRAIN]), table(own[VAL], y[VAL]), columns.of_class, start), own
+
+
+@pytest.mark.parametrize("y", EVERY)
+def test_the_best_latents_are_those_of_least_training_loss(y):
+    fit, top, _, _, _ = judged(y)
+    dead_last = fit.loss.clone()
+    dead_last[5] = torch.inf
+    for c in range(CLASSES - 1):
+        assert top[c].tolist() == dead_last[:, c].argsort(stable=True)[:3].tolist()
+    assert (top[CLASSES - 1] == -1).all()  # no token of class 3
+
+
+@pytest.mark.parametrize("y", EVERY)
+def test_their_numbers_are_scikit_learns(y):
+    _, _, columns, found, own = judged(y)
+    exclusive = y.ndim == 1
+    known = (y >= 0) if exclusive else torch.ones(len(y), dtype=torch.bool)
+    for c in range(CLASSES - 1):
+        x = own[:, columns.of_class[c]].double().numpy()
+        hit = ((y == c) if exclusive else y[:, c]).numpy()
+        train, val = (np.flatnonzero(known.numpy()[part]) + part.start for part in (TRAIN, VAL))
+        model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10000).fit(x[train, None], hit[train])
+        if found.status[c] == 0:
+            probability = model.predict_proba(x[val, None])[:, 1]
+            assert found.ce[c] == pytest.approx(log_loss(hit[val], probability), rel=1e-4)
+        prior = log_loss(hit[val], np.full(len(val), hit[val].mean()))
+        assert found.r[c] == pytest.approx(1 - found.ce[c].item() / prior)
+        assert found.auroc[c] == pytest.approx(roc_auc_score(hit[val], x[val]), rel=1e-9)
+        if len(np.unique(x[val])) == len(val):
+            assert found.ap[c] == pytest.approx(average_precision_score(hit[val], x[val]), rel=1e-9)
+        predicted = x[val] >= found.threshold[c].item()
+        assert found.f1[c] == pytest.approx(f1_score(hit[val], predicted))
+        assert found.iou[c] == pytest.approx(jaccard_score(hit[val], predicted))
+    assert all(bool(values[CLASSES - 1].isnan()) for values in found if values.is_floating_point())
+
+
+@pytest.mark.parametrize("y", EVERY)
+def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
+    _, _, columns, found, own = judged(y)
+    total = overall(found)
+    judgeable = found.ap.isfinite()
+    assert total["n_classes"] == 3 and total["map"] == pytest.approx(found.ap[judgeable].mean().item())
+    assert total["r"] == pytest.approx(1 - (found.ce[judgeable].sum() / found.ce_prevalence[judgeable].sum()).item())
+    assert total["coverage_0.5"] == (found.ap[judgeable] >= 0.5).double().mean()
+    witnesses, image = Witnesses(10), torch.arange(200) // 20
+    for part in (slice(0, 77), slice(77, 200)):
+        witnesses.update(from_dense(own[VAL][part]), y[VAL][part], image[part])
+    witnesses.finish()
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200))
+    for c in range(CLASSES - 1):
+        assert (
+            rows[c]["ap_low"] < found.ap[c] < rows[c]["ap_high"] and rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
+        )
+    assert ends["map_low"] < total["map"] < ends["map_high"] and ends["r_low"] < total["r"] < ends["r_high"]
+    assert np.isnan(rows[CLASSES - 1]["ap_low"])
+    once = draws(10, 200)[:, :1] * 0 + 1  # every image once: what was found
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once)
+    assert rows[1]["ap_low"] == pytest.approx(found.ap[1].item()) and ends["r_high"] == pytest.approx(total["r"])
