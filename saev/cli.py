@@ -55,6 +55,8 @@ def run_tool(verb: str, arguments: Sequence[str]) -> None:
         sys.exit(importlib.import_module(f"saev.stages.{verb}").run(arguments))
     except ValueError as error:  # the user's to mend
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def usage() -> str:

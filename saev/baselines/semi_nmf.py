@@ -25,7 +25,11 @@ SWEEPS = 10  # over the atoms, where l1 bounds their norms
 
 
 class SemiNMF(Baseline):
-    """Codes f = argmin over f >= 0 of 1/2 ||z - f A||^2 + l1 sum f, by `iterations` of ADMM; atoms have unit norm."""
+    """Codes f = argmin over f >= 0 of 1/2 ||z - f A||^2 + l1 sum f, by `iterations` of ADMM; atoms have unit norm.
+
+    With more atoms than d_model 100 iterations end near the minimum, not at it: with 40 random atoms of 16 dimensions the
+    squared error was above that of SciPy's NNLS by 0.7 % of ||z||^2, after 300 by nothing.
+    """
 
     kind = "semi_nmf"
 
