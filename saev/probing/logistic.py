@@ -8,7 +8,6 @@ finite.
 """
 
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +15,13 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from saev.probing.blocks import Block, blocks
 from saev.probing.newton import minimise
 from saev.probing.nodes import Nodes, sketched
+from saev.probing.starts import lowest_only, two_points
 
 RIDGE = 1e-8
-BLOCK = 1 << 19  # latents * classes * nodes at a time
+SKETCHING = 8  # steps on the sketch at first; what takes longer is put together in blocks of its own
 
 
 class Status(enum.IntEnum):
@@ -34,7 +35,7 @@ class Status(enum.IntEnum):
 
 @dataclass(frozen=True)
 class LogisticFit:
-    """`loss` is the mean cross-entropy in nats per token, without the ridge; `steps` counts evaluations on the nodes."""
+    """`loss` is the mean cross-entropy in nats per token, without the ridge; `steps` counts evaluations on all nodes."""
 
     b: Float64[Tensor, "latents classes"]
     w: Float64[Tensor, "latents classes"]
@@ -54,9 +55,11 @@ def solve(
 ) -> LogisticFit:
     """Fit all pairs; for one class per latent (the exact polish of winners) `positives` and `p1` have one column.
 
-    `start` is a (b, w) from elsewhere; without it the pairs are first fitted to a sketch of a few nodes. A pair is
-    CONVERGED when the Newton decrement bounds what is left to gain by `tolerance` of its loss. ValueError for a count of
-    positives beyond the tokens.
+    `start` is a (b, w) from elsewhere. Without it the pairs are first fitted to a sketch of a few nodes, from where one
+    step on all nodes is enough for most. Classes that are only where the code is smallest (as a rule: that occur nowhere
+    the latent fires, half of all pairs) stay at the sketch's fit: there is no minimum but the ridge's, and the sketch has
+    the few nodes that it depends on. A pair is CONVERGED when what is left to gain is bounded by `tolerance` of its loss.
+    ValueError for a count of positives beyond the tokens.
     """
     n = nodes.n_tokens
     if positives.numel() and not 0 <= int(positives.min()) <= int(positives.max()) <= n:
@@ -66,29 +69,51 @@ def solve(
     scale = torch.where(std > 0, std, 1)
     constant = (std == 0) | (share == 0) | (share == 1)
     covariance = (p1 / n - mean * share) / scale
+    doubt = 1e-12 * (1 + mean.abs() / scale) * share.sqrt()  # of the covariance: rounding
     prior = prevalence_entropy(positives, n).expand_as(p1)
     level, slope = torch.logit(share), torch.zeros_like(p1)
-    if start is not None:
-        level, slope = (
-            torch.where(constant, level, start[0] + start[1] * mean),
-            torch.where(constant, 0, start[1] * scale),
-        )
     loss, steps = prior.clone(), torch.zeros_like(p1, dtype=torch.int64)
     remaining, separable = torch.zeros_like(p1), torch.zeros_like(p1, dtype=torch.bool)
-    sketch = [(sketched(nodes), 1e-9)] if start is None else []
-    for points, enough in [*sketch, (nodes, tolerance / 100)]:
-        for some, values, weights, hidden in _blocks(points, p1.shape[1]):
-            u, weights = (values - mean[some]) / scale[some], weights / n
-            facts, begun = (share[some], covariance[some]), (level[some], slope[some])
-            wanted, goal = ~constant[some], enough * prior[some]
-            level[some], slope[some], remaining[some], steps[some] = minimise(
-                u, weights, *facts, begun, goal, wanted, ridge, max_steps
+    pending = ~constant
+
+    def standardised(block: Block) -> tuple[Tensor, Tensor, Tensor]:
+        middle, by = mean[block.latents], scale[block.latents]
+        return (block.values - middle) / by, block.weights / n, block.hidden / by / n
+
+    if start is not None:
+        level = torch.where(constant, level, start[0] + start[1] * mean)
+        slope = torch.where(constant, slope, start[1] * scale)
+    sketch, unfinished = sketched(nodes), pending.clone()
+    for most in (SKETCHING, max_steps) if start is None else ():
+        for block in blocks(sketch, unfinished):
+            at, (u, weights, _) = block.at, standardised(block)
+            facts, wanted = (share[at], covariance[at]), unfinished[at]
+            lowest = wanted & (facts[1] <= u[:, :1] * facts[0] + doubt[at])
+            if most == SKETCHING:
+                begun, steep = two_points(u, *facts), lowest_only(u, weights, facts[0], lowest, ridge)
+                begun = [torch.where(lowest, x, y) for x, y in zip(steep, begun, strict=True)]
+                level[at], slope[at] = (
+                    torch.where(wanted, x, y[at]) for x, y in zip(begun, (level, slope), strict=True)
+                )
+            # Where no fit to the sketch can reach the covariance, only the ridge would stop it.
+            wanted = wanted & (lowest | ~_separable(u, weights, torch.zeros_like(u), *facts, doubt[at]))
+            level[at], slope[at], left, _ = minimise(
+                u, weights, *facts, (level[at], slope[at]), prior[at], wanted, ridge, 1e-9, min(most, max_steps)
             )
-            if points is nodes:
-                found = _cross_entropy(u, weights, *facts, level[some], slope[some])
-                loss[some] = torch.where(wanted, found, loss[some])
-                doubt = 1e-12 * (1 + mean[some].abs() / scale[some]) * share[some].sqrt()
-                separable[some] = _separable(u, weights, hidden / scale[some] / n, *facts, doubt)
+            unfinished[at] = wanted & (left > 1e-9 * prior[at])
+            lowest = lowest & ~unfinished[at]
+            loss[at] = torch.where(lowest, _cross_entropy(u, weights, *facts, level[at], slope[at]), loss[at])
+            separable[at] |= lowest
+            pending[at] &= ~lowest
+    for block in blocks(nodes, pending):
+        at, (u, weights, hidden) = block.at, standardised(block)
+        facts, wanted = (share[at], covariance[at]), pending[at]
+        level[at], slope[at], left, taken = minimise(
+            u, weights, *facts, (level[at], slope[at]), prior[at], wanted, ridge, tolerance / 100, max_steps
+        )
+        loss[at] = torch.where(wanted, _cross_entropy(u, weights, *facts, level[at], slope[at]), loss[at])
+        remaining[at], steps[at] = torch.where(wanted, left, remaining[at]), torch.where(wanted, taken, steps[at])
+        separable[at] |= wanted & _separable(u, weights, hidden, *facts, doubt[at])
     status = torch.where(remaining <= tolerance * loss, Status.CONVERGED, Status.STOPPED).to(torch.int8)
     status[separable & loss.isfinite()] = Status.SEPARABLE
     status[constant] = Status.CONSTANT
@@ -110,9 +135,9 @@ def cross_entropy(
     share = (positives.double() / nodes.n_tokens).expand_as(p1)
     finite = torch.where(b.isfinite(), b, 0)
     loss = torch.empty_like(p1)
-    for some, values, weights, _ in _blocks(nodes, p1.shape[1]):
-        mean = p1[some] / nodes.n_tokens
-        loss[some] = _cross_entropy(values, weights / nodes.n_tokens, share[some], mean, finite[some], w[some])
+    for block in blocks(nodes, torch.ones_like(p1, dtype=torch.bool)):
+        at, weights = block.at, block.weights / nodes.n_tokens
+        loss[at] = _cross_entropy(block.values, weights, share[at], p1[at] / nodes.n_tokens, finite[at], w[at])
     right = torch.where(b > 0, share == 1, share == 0)
     return torch.where(b.isfinite(), loss, torch.where(right, 0.0, torch.inf))
 
@@ -127,18 +152,6 @@ def prevalence_entropy(positives: Int64[Tensor, "*classes"], n_tokens: int) -> F
     return -(torch.xlogy(share, share) + torch.special.xlog1py(1 - share, -share))
 
 
-def _blocks(nodes: Nodes, classes: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Latents of like numbers of nodes, with their `padded` nodes."""
-    lengths, order = nodes.lengths.sort()
-    first = 0
-    while first < len(order):
-        size = max(1, BLOCK // (classes * int(lengths[first])))
-        size = max(1, BLOCK // (classes * int(lengths[min(first + size, len(order)) - 1])))
-        some = order[first : first + size]
-        yield some, *nodes.padded(some)
-        first += size
-
-
 def _cross_entropy(
     u: Float64[Tensor, "l nodes"],
     weights: Float64[Tensor, "l nodes"],
@@ -148,8 +161,8 @@ def _cross_entropy(
     slope: Float64[Tensor, "l classes"],
 ) -> Float64[Tensor, "l classes"]:
     # Beyond 40, softplus(t) is t to the last digit.
-    each = softplus(torch.addcmul(level[:, :, None], slope[:, :, None], u[:, None]), threshold=40)
-    return torch.bmm(each, weights[:, :, None]).squeeze(2) - level * share - slope * mean
+    each = softplus(torch.addcmul(level[:, None], slope[:, None], u[:, :, None]), threshold=40)
+    return torch.bmm(weights[:, None], each).squeeze(1) - level * share - slope * mean
 
 
 def _separable(

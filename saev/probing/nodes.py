@@ -14,6 +14,7 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from saev.probing import segments
+from saev.probing.bins import MANTISSA
 from saev.probing.table import LabelTable
 
 SHARE = 64  # a cell with more than one in so many of a latent's firings is halved, as long as the table has finer bins
@@ -73,13 +74,11 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     """
     if not 0 <= bits <= table.mantissa_bits:
         raise ValueError(f"bits={bits}: the table has {table.mantissa_bits} mantissa bits; take 0 to that many.")
-    latent, count = table.latent, table.count
-    drop = _narrowed(table, bits)
-    cell, cells = _runs(latent, drop, table.key >> drop)
-    *points, weights, hidden = _gauss(cell, cells, latent, count.double(), table.total, table.squares)
+    starts = _cells(table, bits)
+    *points, weights, hidden = _gauss(starts, table.latent, table.count.double(), table.total, table.squares)
     silent = (table.n_tokens - table.firings).double()
     none = torch.zeros_like(silent)
-    every = torch.arange(table.n_latents, device=latent.device)
+    every = torch.arange(table.n_latents, device=silent.device)
     owner, values = torch.cat([points[0], every]), torch.cat([points[1], none])
     weights, hidden = torch.cat([weights, silent]), torch.cat([hidden, none])
     return _sorted(owner, values, weights, hidden, table.n_tokens, table.n_latents)
@@ -93,11 +92,10 @@ def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n
     points = torch.cat([values, values.new_zeros(n_latents)])
     weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
     points, order = points.sort(stable=True)
-    owner, again = owner[order].sort(stable=True)
-    points, weights = points[again], weights[order][again]
-    run, runs = _runs(owner, points)
-    first = torch.searchsorted(run, torch.arange(runs, device=run.device))
-    weights = segments.scattered(weights, run, runs)
+    again = segments.order(owner[order], n_latents)
+    owner, points, weights = owner[order][again], points[again], weights[order][again]
+    first = _starts(owner, points)
+    weights = segments.run_sums(weights, first)
     return _sorted(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
 
 
@@ -110,44 +108,53 @@ def sketched(given: Nodes) -> Nodes:
     latent = given.latent()
     rank = torch.arange(len(latent), device=latent.device) - given.offsets[latent]
     below, above = rank + 1, given.lengths[latent] - rank
-    cell, n = _runs(latent, torch.where(below <= above, below, -above).double().frexp().exponent, below <= above)
+    starts = _starts(latent, torch.where(below <= above, below, -above).double().frexp().exponent, below <= above)
     total = given.weights * given.values
-    sketch = _gauss(cell, n, latent, given.weights, total, total * given.values)
+    sketch = _gauss(starts, latent, given.weights, total, total * given.values)
     return _sorted(*sketch, given.n_tokens, given.n_latents)
 
 
-def _narrowed(table: LabelTable, bits: int) -> Int64[Tensor, " groups"]:
-    """How many of its bits each group's key may lose: groups that agree in what is left are a cell."""
+def _cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
+    """Where the cells begin: runs of groups that agree in as much of their keys as is left of them."""
     latent, fired = table.latent, table.firings.clamp(min=1)
-    middle = table.total / table.count
     mean = segments.scattered(table.total, latent, table.n_latents) / fired
     std = (segments.scattered(table.squares, latent, table.n_latents) / fired - mean.square()).clamp(min=0).sqrt()
-    fitting = torch.maximum(std[latent], (middle - mean[latent]).abs()) * 2.0 ** (-bits - 1)
-    drop = torch.full_like(table.key, table.mantissa_bits - bits)
-    wide = torch.arange(len(latent), device=latent.device)  # groups whose cells may have to be halved
-    for _ in range(table.mantissa_bits - bits):
-        cell, cells = _runs(latent[wide], drop[wide], table.key[wide] >> drop[wide])
-        ends = torch.searchsorted(cell, torch.arange(cells + 1, device=cell.device))
-        low, high = wide[ends[:-1]], wide[ends[1:] - 1]
-        much = segments.scattered(table.count[wide], cell, cells) * SHARE > fired[latent[low]]
-        much |= middle[high] - middle[low] > torch.minimum(fitting[low], fitting[high])
-        wide = wide[much[cell]]
-        drop[wide] -= 1
-    return drop
+
+    def placed(groups: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean code of some groups, and how wide cells there may be."""
+        owner, middle = latent[groups], table.total[groups] / table.count[groups]
+        return middle, torch.maximum(std[owner], (middle - mean[owner]).abs()) * 2.0 ** (-bits - 1)
+
+    # Groups whose cells may have to be halved, and their places: one number, as keys have 9 + 23 bits at most.
+    wide = torch.arange(len(latent), device=latent.device)
+    place, count = (latent << (MANTISSA + 10)) + table.key, table.count
+    first = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
+    for drop in range(table.mantissa_bits - bits, -1, -1):
+        starts = segments.run_starts(place >> drop)
+        low = wide[starts]
+        first[low] = True
+        if drop == 0:
+            break
+        lengths = segments.run_lengths(starts, len(wide))
+        (least, fitting), (most, fitting_there) = placed(low), placed(wide[starts + lengths - 1])
+        much = segments.run_sums(count, starts) * SHARE > fired[latent[low]]
+        much |= most - least > torch.minimum(fitting, fitting_there)
+        kept = segments.places((much & (lengths > 1)).repeat_interleave(lengths))
+        wide, place, count = wide[kept], place[kept], count[kept]
+    return segments.places(first)
 
 
-def _runs(*columns: Tensor) -> tuple[Int64[Tensor, " n"], int]:
-    """The number of each row's run of equal rows, and how many runs there are."""
-    changes = torch.zeros(len(columns[0]), dtype=torch.int64, device=columns[0].device)
+def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
+    """Where runs of equal rows begin."""
+    first = torch.ones(len(columns[0]), dtype=torch.bool, device=columns[0].device)
+    first[1:] = False
     for column in columns:
-        changes[1:] |= column[1:] != column[:-1]
-    run = changes.cumsum(0)
-    return run, int(run[-1]) + 1 if len(run) else 0
+        first[1:] |= column[1:] != column[:-1]
+    return segments.places(first)
 
 
 def _gauss(
-    cell: Int64[Tensor, " n"],
-    cells: int,
+    starts: Int64[Tensor, " cells"],
     latent: Int64[Tensor, " n"],
     count: Float64[Tensor, " n"],
     total: Float64[Tensor, " n"],
@@ -157,30 +164,24 @@ def _gauss(
 
     Of the bins that make a cell, what is within one enters by its variance alone.
     """
-
-    def summed(x: Tensor) -> Float64[Tensor, " cells"]:
-        return segments.scattered(x, cell, cells)
-
-    middle = torch.where(count > 0, total / count, 0)
-    within = torch.where(count > 1, squares / count - middle.square(), 0)
-    within = torch.where(within > 1e-15 * middle.square(), within, 0)  # less is rounding
-    weight = summed(count)
-    safe = weight.clamp(min=torch.finfo(weight.dtype).tiny)
-    mean = summed(total) / safe
+    cell = segments.run_of_each(starts, len(latent))
+    middle = total / count
+    within = squares / count - middle.square()
+    within.masked_fill_((count <= 1) | (within <= 1e-15 * middle.square()), 0)  # less is rounding
+    weight = segments.run_sums(count, starts)
+    mean = segments.run_sums(total, starts) / weight
     apart = middle - mean[cell]
-    std = (summed(count * (within + apart.square())) / safe).sqrt()
-    scale = torch.where(std > 0, std, 1)
-    apart = apart / scale[cell]
-    skew = summed(count * apart * (apart.square() + 3 * within / scale[cell].square())) / safe
-    far = (
-        skew.abs() / 2 + (1 + skew.square() / 4).sqrt()
-    )  # the two points, in std from the mean, have product -1 and sum skew
+    spread = within + apart.square()
+    std = (segments.run_sums(count * spread, starts) / weight).sqrt()
+    third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight
+    skew = torch.where(std > 0, third / std**3, 0)
+    # The two points, in std from the mean, have product -1 and sum skew.
+    far = skew.abs() / 2 + (1 + skew.square() / 4).sqrt()
     up = torch.where(skew >= 0, far, 1 / far)
     share = 1 / (1 + up.square())
     one = std == 0
     upper = torch.where(one, 0, weight * share)
-    owner = torch.zeros(cells, dtype=torch.int64, device=cell.device).index_copy(0, cell, latent)
-    owner = torch.stack([owner, owner], 1).flatten()
+    owner = latent[starts].repeat_interleave(2)
     values = torch.stack([mean - std / up, mean + std * up], 1).flatten()
     weights = torch.stack([torch.where(one, weight, weight - upper), upper], 1).flatten()
     # Given mean and std, the sum over a share q of the cell is at most weight std sqrt(q (1 - q)) from its mean's.
@@ -200,7 +201,8 @@ def _sorted(
     kept = weights > 0
     latent, values, weights, hidden = latent[kept], values[kept], weights[kept], hidden[kept]
     values, order = values.sort(stable=True)
-    latent, again = latent[order].sort(stable=True)
+    again = segments.order(latent[order], n_latents)
+    latent = latent[order][again]
     offsets = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
     order = order[again]
     return Nodes(offsets, values[again], weights[order], hidden[order], n_tokens)

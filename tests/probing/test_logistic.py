@@ -158,6 +158,25 @@ def test_separable_pairs_stay_finite_and_reach_the_ridge_solution():
         assert binned.steps[k, c] < 20 and binned.loss[k, c] < prevalence_entropy(POSITIVES[c], N), (latent, label)
 
 
+def test_classes_that_are_nowhere_a_latent_fires_are_fitted_by_the_sketch_alone():
+    silent = (CODES == 0) & (torch.rand(CODES.shape, generator=torch.Generator().manual_seed(0)) < 0.02)
+    for k in (list(X).index(name) for name in ("sparse", "small", "large", "seldom", "one value")):
+        x, y = CODES[:, k], silent[:, k].double()
+        positives, p1 = y.sum().long()[None], (x @ y)[None, None]
+        best = objective(x.numpy(), y.numpy(), *newton(x.numpy(), y.numpy()))
+        for points in (raw(x[:, None]), nodes(table(x[:, None]))):
+            fit = solve(points, positives, p1)
+            assert fit.status.item() == Status.SEPARABLE and fit.steps.item() == 0
+            ours = objective(x.numpy(), y.numpy(), fit.b.item(), fit.w.item())
+            assert ours[0] == pytest.approx(best[0], rel=1e-8)
+            assert fit.loss.item() == pytest.approx(ours[1], rel=1e-7)
+
+
+def test_one_step_on_all_nodes_is_enough_for_most_pairs():
+    easy = FIT.status == Status.CONVERGED
+    assert FIT.steps[easy].double().mean() < 2 and (FIT.steps[easy] >= 1).all()
+
+
 def test_what_cannot_be_told_gets_the_prevalence():
     fit = solve(EXACT, torch.tensor([0, N, 30]), torch.stack([0 * CODES.sum(0), CODES.sum(0), 30 * CODES.mean(0)], 1))
     assert (fit.status[:, :2] == Status.CONSTANT).all() and (fit.w[:, :2] == 0).all() and (fit.loss[:, :2] == 0).all()
@@ -200,7 +219,7 @@ def test_one_class_per_latent_is_a_column_and_polishes_from_a_start():
 
 
 def test_blocks_do_not_change_results(monkeypatch):
-    monkeypatch.setattr("saev.probing.logistic.BLOCK", 1)
+    monkeypatch.setattr("saev.probing.blocks.SIZE", 1)
     fit = solve(EXACT, POSITIVES, P1)
     assert torch.equal(fit.status, FIT.status)
     torch.testing.assert_close(fit.loss, FIT.loss, rtol=1e-12, atol=1e-13)
