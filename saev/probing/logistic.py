@@ -149,7 +149,7 @@ def prevalence_entropy(positives: Int64[Tensor, "*classes"], n_tokens: int) -> F
     tensor([0.0000, 0.6931], dtype=torch.float64)
     """
     share = positives.double() / n_tokens
-    return -(torch.xlogy(share, share) + torch.special.xlog1py(1 - share, -share))
+    return torch.special.entr(share) - torch.special.xlog1py(1 - share, -share)
 
 
 def _cross_entropy(
