@@ -19,8 +19,10 @@ DEX = 0.25  # width of a bar of the histogram, in powers of ten
 
 
 def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
-    """What makes two SAEs comparable points of one line: architecture and objective, and the settings `by`."""
-    kinds = [str(row[key]) for key in ("sae", "baseline", "objective") if row.get(key) is not None]
+    """What makes two SAEs comparable points of one line: architecture and objective, or baseline and its kind, and the
+    settings `by`."""
+    parts = ("sae", "baseline", "objective") if row.get("baseline") is None else ("baseline", "variant", "code")
+    kinds = [str(row[key]) for key in parts if row.get(key) is not None]
     values = {key: str(row[key]) for key in by if row.get(key) is not None}
     shown = (f"{key}={text if len(text) <= LONGEST else '…' + text[1 - LONGEST :]}" for key, text in values.items())
     return ", ".join([*kinds, *shown]) or "SAE"
@@ -37,7 +39,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     figure, axes = panel()
     names = sorted({series_of(row, by) for row in points})
     for at, name in enumerate(names):
-        own = sorted((row for row in points if series_of(row, by) == name), key=lambda row: row["l0"])
+        own = sorted((row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"]))
         x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)
@@ -54,7 +56,9 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
 
 
 def knob(row: Mapping[str, Any]) -> str:
-    """The setting that places an SAE on the frontier: k where it has one, the sparsity coefficient otherwise."""
+    """The setting that places an SAE on the frontier: k where it has one (k-means: centroids), else the penalty."""
+    if row.get("baseline") == "kmeans":
+        return f"{row.get('n_latents')} centroids"
     if ("topk" in str(row.get("sae", "")) or row.get("baseline")) and row.get("k") is not None:
         return f"k={row['k']}"
     return f"λ={row['sparsity']:g}" if row.get("sparsity") is not None else str(row.get("member", ""))

@@ -13,7 +13,7 @@ from saev.shards.manifest import replacing
 
 # Okabe & Ito (2008) without yellow, which is too pale on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "*")  # more than colours: both together tell 70 series apart
 INK, FAINT = "#222222", "#d9d9d9"
 NEVER = "#999999"  # latents without a firing
 SETTINGS: dict[Any, Any] = {
