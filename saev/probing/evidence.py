@@ -13,7 +13,7 @@ from saev.probing.slots import Labels, known_tokens
 class Witnesses:
     """What is known of each validation token, and the columns' codes of one dictionary.
 
-    Memory: 16 bytes per code that is not 0 in a chosen column, and per token its labels and 4 bytes.
+    Memory: 16 bytes per code that is not 0 in a chosen column (twice that while `finish` sorts), and per token its labels and 4 bytes.
     """
 
     def __init__(self, n_images: int):
@@ -44,12 +44,11 @@ class Witnesses:
 
     def finish(self) -> None:
         """Put the batches together, by column."""
-        joined = {name: np.concatenate(parts) for name, parts in self.parts.items()}
+        joined = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
         order = np.argsort(joined["column"], kind="stable")
-        self.row, self.column, self.value = (joined[name][order] for name in ("row", "column", "value"))
+        self.row, self.column, self.value = (joined.pop(name)[order] for name in ("row", "column", "value"))
         self.labels, self.image = joined["labels"], joined["image"]
         self.tokens = np.bincount(self.image, minlength=self.n_images)
-        self.parts = {}
 
     def of_class(self, number: int) -> Bool[np.ndarray, " tokens"]:
         """Which tokens are of a class."""

@@ -39,6 +39,10 @@ def by_table(
     Images without a row, or with an empty field, are left out. ValueError for other fields, and where no image is meant.
     """
     file = Path(file)
+    if not file.is_file():
+        raise ValueError(
+            f"labels={file} is not there: give a csv or tsv file, a column of examples.parquet, or patches."
+        )
     rows = read_table(file)
     columns = tuple(next(iter(rows.values()), {})) if names is None else tuple(names)
     if not columns:

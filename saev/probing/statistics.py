@@ -125,8 +125,9 @@ class LatentLabelStats(Metric):
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """As inherited; what was loaded counts as updated, so that `compute` need not warn."""
+        """As inherited; what was loaded counts as updated, so that `compute` need not warn, and comes to this device."""
         super()._load_from_state_dict(*args, **kwargs)
+        self.to(self.device)
         self._update_count = max(1, self._update_count)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:

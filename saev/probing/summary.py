@@ -3,6 +3,7 @@
 Means are over the classes that have validation tokens and a latent.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,21 +18,22 @@ TAUS = (0.3, 0.5, 0.7)
 
 def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
     """`r` = 1 - sum of CE / sum of prevalence entropies; `r_macro` the mean of each class's; `map`, `auroc`, `f1`, `iou`,
-    `precision16` and `purity16` means; `coverage_<tau>` the share of classes with AP >= tau; `n_classes` those counted."""
+    `precision16` and `purity16` means; `coverage_<tau>` the share of classes with AP >= tau; `n_classes` those counted.
+    NaN where none of them has a number."""
     known = judged.ap.isfinite()
     n = int(known.sum())
     if n == 0:
         return {"n_classes": 0}
-    ce, prior = judged.ce[known], judged.ce_prevalence[known]
+    ce, prior, train_prior = (x[known].sum() for x in (judged.ce, judged.ce_prevalence, judged.train_ce_prevalence))
     means = {"map": judged.ap, "auroc": judged.auroc, "f1": judged.f1, "iou": judged.iou}
     means |= {"precision16": judged.precision, "purity16": judged.purity}
     return {
         "n_classes": n,
-        "r": float(1 - ce.sum() / prior.sum()),
-        "r_macro": float(judged.r[known].mean()),
+        "r": float(1 - ce / prior) if prior > 0 else math.nan,
+        "r_macro": float(judged.r[known].nanmean()),
         **{name: float(values[known].nanmean()) for name, values in means.items()},
         **{f"coverage_{tau}": float((judged.ap[known] >= tau).double().mean()) for tau in taus},
-        "train_r": float(1 - judged.train_ce[known].sum() / judged.train_ce_prevalence[known].sum()),
+        "train_r": float(1 - judged.train_ce[known].sum() / train_prior),
     }
 
 
@@ -52,7 +54,8 @@ def intervals(
     found = overall(judged)
     if not found["n_classes"]:
         return rows, {}
-    total = 1 - np.nansum(losses, 0) / np.nansum(priors, 0)
+    prior = np.nansum(priors, 0)
+    total = 1 - np.nansum(losses, 0) / np.where(prior > 0, prior, np.nan)
     return rows, {**_ends("map", _mean(aps), found["map"]), **_ends("r", total, found["r"])}
 
 

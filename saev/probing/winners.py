@@ -47,6 +47,13 @@ class Judged(NamedTuple):
     precision: Float64[Tensor, " classes"]  # at K
     purity: Float64[Tensor, " classes"]  # at K
 
+    @classmethod
+    def nothing(cls, n_classes: int) -> "Judged":
+        """Of a dictionary that has no latent for any class."""
+        numbers = torch.full((n_classes,), torch.nan, dtype=torch.float64)
+        status = torch.full((n_classes,), -1, dtype=torch.int8)
+        return cls(**{name: status if name == "status" else numbers for name in cls._fields})
+
 
 def judge(
     train: LabelTable,
@@ -81,7 +88,7 @@ def judge(
         "train_ce_prevalence": train_prior,
         "ce": ce,
         "ce_prevalence": prior,
-        "r": 1 - ce / prior,
+        "r": 1 - ce / torch.where(prior > 0, prior, torch.nan),  # of every token, or none, there is nothing to tell
         "ap": average_precision(theirs)[row, known],
         "auroc": auroc(theirs)[row, known],
         "threshold": threshold,

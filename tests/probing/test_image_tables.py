@@ -13,6 +13,11 @@ def store(tmp_path_factory):
     return ActivationStore(record(tmp_path_factory.mktemp("images") / "data", n_examples=6))
 
 
+def test_a_table_that_is_not_there_is_named(store, tmp_path):
+    with pytest.raises(ValueError, match=r"labels=.*traits\.csv is not there"):
+        by_table(store, tmp_path / "traits.csv")
+
+
 def test_the_values_of_a_column_are_classes(store):
     labels, names = by_column(store, "grid_h" if "grid_h" in store.examples.columns else "n_tokens")
     assert labels.exclusive and labels.n_classes == len(names) and (labels.table == 0).all()

@@ -220,3 +220,11 @@ def test_two_processes_give_the_table_of_one(tmp_path):
     expected = table(codes(), labels(), 10)
     for name in ("both0", "both1", "one0", "one1"):
         equal(type(expected)(**torch.load(tmp_path / f"{name}.pt")), expected)
+
+
+def test_a_state_comes_to_the_device_of_who_loads_it():
+    half = fed(codes(), labels(), [N])
+    elsewhere = LatentLabelStats(LATENTS, CLASSES).to("meta")
+    elsewhere.load_state_dict(half.state_dict())
+    states = [elsewhere.positives, elsewhere.n_tokens, *elsewhere.keys, *elsewhere.totals]
+    assert {state.device.type for state in states} == {"meta"}

@@ -14,7 +14,7 @@ from saev.probing.evidence import Witnesses
 from saev.probing.logistic import solve
 from saev.probing.nodes import nodes
 from saev.probing.summary import intervals, overall
-from saev.probing.winners import judge, ranked
+from saev.probing.winners import Judged, judge, ranked
 
 VAL = slice(300, 500)
 TRAIN = slice(0, 300)
@@ -91,3 +91,21 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     once = draws(10, 200)[:, :1] * 0 + 1  # every image once: what was found
     rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once)
     assert rows[1]["ap_low"] == pytest.approx(found.ap[1].item()) and ends["r_high"] == pytest.approx(total["r"])
+
+
+def test_a_class_of_every_validation_token_has_no_share_to_explain_and_spoils_no_mean():
+    y = many_labels()
+    y[VAL, 1] = True
+    _, _, columns, found, _ = judged(y)
+    assert columns.of_class[1] >= 0 and found.r[1].isnan() and found.ap[1] == 1
+    others = found.ap.isfinite() & found.r.isfinite()
+    assert overall(found)["r_macro"] == pytest.approx(found.r[others].mean().item())
+    only = found._replace(**{name: values[1:2] for name, values in found._asdict().items()})
+    assert np.isnan(overall(only)["r"]) and overall(only)["map"] == 1
+
+
+def test_a_dictionary_without_a_latent_for_any_class_has_no_numbers():
+    nothing = Judged.nothing(CLASSES)
+    assert overall(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
+    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10))
+    assert means == {} and len(rows) == CLASSES and np.isnan(rows[0]["r_low"])
