@@ -92,7 +92,13 @@ def second_pass(
     chosen: Mapping[tuple[str, str], Columns],
     new_stats: Callable[[int], LatentLabelStats],
 ) -> tuple[dict[Key, LatentLabelStats], dict[tuple[str, str], Witnesses]]:
-    """Exact statistics of the chosen columns of each (variant, dictionary), and their validation tokens."""
+    """Exact statistics of the chosen columns of each (variant, dictionary), and their validation tokens.
+
+    Those with no columns are left out.
+    """
+    chosen = {key: columns for key, columns in chosen.items() if len(columns)}
+    if not chosen:
+        return {}, {}
     stats = {(split.name, *key): new_stats(len(columns)) for split in splits for key, columns in chosen.items()}
     val = splits[-1]
     seen = {key: Witnesses(len(val.images)) for key in chosen}
@@ -100,6 +106,8 @@ def second_pass(
         for variant in split.variants:
             labels, counted, image = split.facts(variant, batch.example, batch.token)
             for name, codes in batch.codes.items():
+                if (variant, name) not in chosen:
+                    continue
                 columns = chosen[variant, name].of(codes)
                 stats[split.name, variant, name].update(columns, labels, counted)
                 if split is val:

@@ -1,5 +1,6 @@
 """What `saev probe` learns from and is judged on: images, their labels, and the labels of the nulls."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,14 +9,15 @@ import numpy as np
 from jaxtyping import Int, Int64
 from omegaconf import DictConfig
 
-from saev.probing.classes import Classes, check_same_names, classes_of
+from saev.probing.classes import Classes, check_same_names, classes_of, names_of
 from saev.probing.image_tables import by_column, by_table
 from saev.probing.labels import Found, Labels, TokenLabels
 from saev.shards import ActivationStore
-from saev.shards.selection import Runs, positions
+from saev.shards.selection import Runs, positions, select
 from saev.shards.split import split_images
 from saev.stages.label_sources import Split
 
+log = logging.getLogger(__name__)
 COMPAT = ("strict", "saev")
 NULLS = ("permuted",)
 TRUE = "true"  # the variant that is no null
@@ -35,14 +37,22 @@ class Permuted:
     """The labels of other images: each image of a split has those of another one, place by place.
 
     So classes are as frequent, and as patchy, as they are, and say nothing of the image. A token beyond the other image's
-    tokens has the label of the one at its number modulo theirs.
+    tokens has the label of the one at its number modulo theirs, where both count from `start`, each image's first patch
+    or whatever else is looked at. ValueError for a single image: it would keep its own.
     """
 
     def __init__(
-        self, labels: Labels, images: Int64[np.ndarray, " images"], tokens: Int64[np.ndarray, " n"], seed: int
+        self,
+        labels: Labels,
+        images: Int64[np.ndarray, " images"],
+        tokens: Int64[np.ndarray, " n"],
+        seed: int,
+        start: int = 0,
     ):
+        if len(images) < 2:
+            raise ValueError("nulls=[permuted] exchanges the labels of images, and there is only one: give nulls=[].")
         self.labels, self.exclusive, self.n_classes = labels, labels.exclusive, labels.n_classes
-        self.left_out, self.labelled, self.tokens = labels.left_out, labels.labelled, tokens
+        self.left_out, self.labelled, self.tokens, self.start = labels.left_out, labels.labelled, tokens, start
         self.other = np.arange(len(tokens))
         order = np.random.default_rng(seed).permutation(images)
         self.other[order] = np.roll(order, 1)  # a single cycle: nobody keeps its own
@@ -50,7 +60,8 @@ class Permuted:
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Found:
         """The labels of tokens."""
         other = self.other[example]
-        return self.labels.of(other, token % np.maximum(self.tokens[other], 1))
+        theirs = np.maximum(self.tokens[other] - self.start, 1)
+        return self.labels.of(other, self.start + (token - self.start) % theirs)
 
     def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
         """Tokens of each class among those selected."""
@@ -68,6 +79,10 @@ def labelled(cfg: DictConfig, layer: int) -> Labelled:
             f"validation={cfg.validation} has d_model={other.d_model}, dataset={cfg.dataset} {store.d_model}: record both with "
             "one backbone."
         )
+    if other is not store and other.manifest.fingerprint == store.manifest.fingerprint:
+        raise ValueError(
+            f"validation={cfg.validation} is the dataset itself: give another recording, or leave it out (val_share)."
+        )
     stored, layer = store.tokens_per_image(layer), store.resolve_layer(layer)
     if other is store:
         train, val = split_images(stored, cfg.val_share)
@@ -82,9 +97,21 @@ def labelled(cfg: DictConfig, layer: int) -> Labelled:
             raise ValueError(f"labels={cfg.labels}: no {name} image has any; give labels of more images.")
         variants: dict[str, Labels] = {TRUE: own}
         if "permuted" in cfg.nulls:
-            variants["permuted"] = Permuted(own, images, recording.tokens_per_image(layer), cfg.seed)
+            start, _ = recording.role_slice(cfg.tokens)
+            variants["permuted"] = Permuted(own, images, recording.tokens_per_image(layer), cfg.seed, start)
         splits.append(Split(name, recording, layer, images, cfg.tokens, variants))
+        if count(splits[-1]) == 0:
+            raise ValueError(
+                f"no {name} token (tokens={cfg.tokens}) is of one of the {len(ids)} classes (labels={cfg.labels}): select others."
+            )
     return Labelled((splits[0], splits[1]), ids, names, cfg.labels == "patches")
+
+
+def count(split: Split) -> int:
+    """Tokens of a split whose labels are known."""
+    labels = split.variants[TRUE]
+    runs = select(split.store.tokens_per_image(split.layer), split.images, split.store.role_slice(split.tokens))
+    return int(labels.counts(runs).sum()) if labels.exclusive else runs.n_tokens
 
 
 def labels_of(
@@ -93,9 +120,18 @@ def labels_of(
     """Labels of both recordings, and the ids and names of their classes."""
     if cfg.labels == "patches":
         void_is = 0 if cfg.compat == "saev" else None
+        if cfg.compat == "saev" and 0 in cfg.ignore_labels:
+            raise ValueError(
+                "compat=saev counts what has no label as class 0, ignore_labels leaves it out: drop one of them."
+            )
+        named = names_of(stores[0])
+        if void_is in named:
+            log.warning(
+                "class 0 of %s is %r: with compat=saev it has all tokens without a label, too", stores[0].name, named[0]
+            )
         classes = classes_of(stores[0], layer, train, cfg.tokens, cfg.classes, tuple(cfg.ignore_labels))
         if void_is is not None and void_is not in classes.ids:
-            classes = Classes((void_is, *classes.ids), ("unlabelled", *classes.names))
+            classes = Classes((void_is, *classes.ids), (named.get(void_is, "unlabelled"), *classes.names))
         check_same_names(classes, stores[1])
         return [TokenLabels(store, layer, classes, void_is) for store in stores], classes.ids, classes.names
     for key in ("classes", "ignore_labels"):
@@ -118,5 +154,7 @@ def check(cfg: DictConfig) -> None:
         raise ValueError(f"nulls={list(cfg.nulls)}: choose of {list(NULLS)}.")
     if not cfg.dataset:
         raise ValueError("dataset is not given: name activations whose tokens have labels, dataset=/path/to/recording.")
+    if cfg.seed < 0:
+        raise ValueError(f"seed={cfg.seed}: give 0 or more.")
     if not 0 < cfg.val_share < 1:
         raise ValueError(f"val_share={cfg.val_share}: give a share between 0 and 1.")

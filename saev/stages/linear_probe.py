@@ -23,7 +23,7 @@ from callbacks.signals import answer_slurm
 from datamodules import LabelledDataModule
 from saev.dictionary import Dictionary
 from saev.nn.normalise import Normaliser
-from saev.probing.labels import Labels
+from saev.probing.labels import Labels, TokenLabels
 from saev.shards import ActivationStore
 from saev.shards.manifest import write_atomically
 from saev.stages.fitting import quieten_lightning
@@ -82,6 +82,8 @@ def fit_linear(
         pool=max(1 << 20, 4 * settings["batch_size"]),
     )  # fmt: skip
     data.setup()
+    if data.classes is None and labels is not None and isinstance(labels[0], TokenLabels):
+        data.classes = labels[0].classes
     identity = identity_of(settings, data, members)
     if (done := finished(directory, identity)) is not None:
         log.info("finished already: %s", directory)

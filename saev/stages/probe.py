@@ -16,28 +16,28 @@ from rich.console import Console
 
 from callbacks.signals import answer_slurm
 from saev.codes import CodeStore
-from saev.codes.manifest import KIND
 from saev.probing.bootstrap import draws
 from saev.probing.columns import Columns
+from saev.probing.evidence import Witnesses
 from saev.probing.logistic import LogisticFit, solve
 from saev.probing.nodes import nodes
 from saev.probing.statistics import LatentLabelStats
 from saev.probing.summary import intervals, overall
-from saev.probing.winners import ranked
+from saev.probing.table import LabelTable
+from saev.probing.winners import Judged, ranked
 from saev.shards import ActivationStore
-from saev.shards.manifest import FILE
 from saev.stages.dictionaries import Found, find, layer_of, names, open_store
 from saev.stages.label_passes import EXACT, FirstPass, second_pass
 from saev.stages.label_sources import Live, Source, Stored
-from saev.stages.label_splits import TRUE, Labelled, check, labelled
+from saev.stages.label_splits import TRUE, Labelled, count, labelled
 from saev.stages.pair_tables import write_pairs
-from saev.stages.probe_rows import class_rows, judged_of, listed, tally
-from saev.stages.sparse_probing import check_sparse, sparse_probing
+from saev.stages.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
+from saev.stages.probe_rows import blank, class_rows, judged_of, listed, tally
+from saev.stages.sparse_probing import sparse_probing
 from saev.stages.splicing import device_of
-from saev.stages.supervised import supervised
+from saev.stages.supervised import check_linear, supervised
 from saev.stages.tables import write_table
 from saev.visuals.probe_table import probe_table
-from saev.vits.precheck import check_device
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "statistics.pt"
@@ -48,11 +48,14 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     validate(cfg)
     answer_slurm()
     device = device_of(cfg.device)
-    paths = [str(path) for path in cfg.dictionaries]
+    paths = [*dict.fromkeys(str(Path(path)) for path in cfg.dictionaries)]
     stored = {path: CodeStore(path) for path in paths if is_codes(path)}
     found = find(plain) if (plain := [path for path in paths if path not in stored]) else []
+    check_stored(cfg, list(stored.values()))
     layer = layer_for(cfg, found, list(stored.values()))
     data = labelled(cfg, layer)
+    if cfg.linear:
+        check_linear(cfg.linear_probe, [one.name for one in found], count(data.splits[0]))
     sources: list[Source] = []
     if found:
         sources.append(Live({one.name: one.load(device) for one in found}, cfg.batch_size, cfg.latent_topk))
@@ -65,13 +68,14 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     sizes |= {s.names[0]: s.codes.n_latents for s in sources if isinstance(s, Stored)}
     directory = Path(cfg.paths.run_dir)
     classes, rows = probe(cfg, data, sources, sizes, directory, device)
-    written = []
+    # written before what may fail or be stopped
+    written = [write_table(directory, "classes", classes), write_table(directory, "results", rows)]
     if cfg.sparse.levels:
         together, means = sparse_probing(sparse_settings(cfg), data, sources)
         written += [write_table(directory, "sparse_classes", together), write_table(directory, "sparse", means)]
     if cfg.linear:
         rows += supervised(cfg, data, {one.name: one.load(device) for one in found}, directory)
-    written += [write_table(directory, "classes", classes), write_table(directory, "results", rows)]
+        write_table(directory, "results", rows)
     (directory / CHECKPOINT).unlink(missing_ok=True)
     console = Console()
     console.print(probe_table(rows))
@@ -100,6 +104,7 @@ def probe(
     fits: dict[tuple[str, str], LogisticFit] = {}
     tops: dict[tuple[str, str], dict[str, torch.Tensor]] = {}
     chosen: dict[tuple[str, str], Columns] = {}
+    tokens: dict[tuple[str, str], tuple[LabelTable, LabelTable]] = {}  # and their classes; of no latent
     for variant in variants:
         for name in sizes:
             train, val = (stats[split.name, variant, name].compute() for split in data.splits)
@@ -111,52 +116,31 @@ def probe(
             fits[variant, name] = fit
             tops[variant, name] = listed(top, fit, val)
             chosen[variant, name] = Columns.choose(best, slope, sizes[name])
+            tokens[variant, name] = train.of(best[:0]), val.of(best[:0])
+            if not len(chosen[variant, name]):
+                log.warning("%s (%s labels): no class has a latent, as none fires or there is one class", name, variant)
             if cfg.pairs and variant == TRUE:
                 write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names)
+    stats.clear()  # room for the exact ones
     exact, witnesses = second_pass(
         data.splits, sources, chosen, lambda n: LatentLabelStats(n, n_classes, EXACT, budget).to(device)
     )
     drawn = draws(len(data.splits[1].images), cfg.bootstrap, cfg.seed) if cfg.bootstrap else None
     rows, totals = [], []
     for (variant, name), columns in chosen.items():
-        train, val = (exact[split.name, variant, name].compute() for split in data.splits)
         own = {"member": name, "labels": variant}
-        judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge)
+        judged = Judged.nothing(n_classes)
+        if len(columns):
+            train, val = (exact[split.name, variant, name].compute() for split in data.splits)
+            judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge)
         each, total = [{} for _ in data.names], {}
         if drawn is not None:
-            each, total = intervals(judged, columns.of_class.cpu().numpy(), witnesses[variant, name], drawn)
-        rows += class_rows(own, data, columns, judged, (train, val), tops[variant, name], each)
-        totals.append({**own, "n_latents": sizes[name], **overall(judged), **total})
+            seen = witnesses.get((variant, name), Witnesses(len(data.splits[1].images)))
+            each, total = intervals(judged, columns.of_class.cpu().numpy(), seen, drawn)
+        rows += class_rows(own, data, columns, judged, tokens[variant, name], tops[variant, name], each)
+        numbers = {**overall(judged), **total}
+        totals.append({**own, "n_latents": sizes[name], **{key: blank(value) for key, value in numbers.items()}})
     return rows, totals
-
-
-def validate(cfg: DictConfig) -> None:
-    """ValueError for values out of bounds, before anything is loaded."""
-    check(cfg)
-    for key in ("batch_size", "top"):
-        if cfg[key] < 1:
-            raise ValueError(f"{key}={cfg[key]}: give at least 1.")
-    if cfg.bootstrap < 0 or cfg.ridge < 0 or cfg.budget_gib <= 0:
-        raise ValueError(
-            f"bootstrap={cfg.bootstrap}, ridge={cfg.ridge}, budget_gib={cfg.budget_gib}: give 0 or more (budget_gib: above 0)."
-        )
-    if cfg.latent_topk is not None and cfg.latent_topk < 1:
-        raise ValueError(f"latent_topk={cfg.latent_topk}: give at least 1, or null for all codes.")
-    check_device(str(cfg.device), "device")
-    if cfg.sparse.levels:
-        check_sparse(sparse_settings(cfg))
-
-
-def sparse_settings(cfg: DictConfig) -> dict[str, Any]:
-    """The block `sparse` as plain values."""
-    settings: Any = OmegaConf.to_container(cfg.sparse, resolve=True)
-    return settings
-
-
-def is_codes(path: str) -> bool:
-    """Whether a directory holds codes of `saev encode`."""
-    manifest = Path(path) / FILE
-    return manifest.is_file() and json.loads(manifest.read_text()).get("kind") == KIND
 
 
 def layer_for(cfg: DictConfig, found: Sequence[Found], stored: Sequence[CodeStore]) -> int:
@@ -188,6 +172,6 @@ def identity(cfg: DictConfig, data: Labelled, sizes: Mapping[str, int]) -> str:
         "val_share",
     )
     about = {key: OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in keys}
-    about |= {"sizes": dict(sizes), "ids": list(data.ids), "names": list(data.names)}
+    about |= stamps(cfg) | {"sizes": dict(sizes), "ids": list(data.ids), "names": list(data.names)}
     about["data"] = [[s.store.manifest.fingerprint, s.layer, s.images.tolist()] for s in data.splits]
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()

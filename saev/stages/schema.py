@@ -101,7 +101,59 @@ class FitSchema:
     ckpt_path: str | None = None
 
 
+@dataclasses.dataclass
+class SparseSchema:
+    """`sparse` of conf/probe.yaml."""
+
+    levels: list[str] = dataclasses.field(default_factory=list)
+    k: list[int] = dataclasses.field(default_factory=list)
+    selection: str = "l1"
+    candidates: int = 8
+    tokens: int = 50000
+    pooling: list[str] = dataclasses.field(default_factory=list)
+    ridges: list[float] = dataclasses.field(default_factory=list)
+    budget_gib: float = 8
+    seed: int = 0
+
+
+@dataclasses.dataclass
+class ProbeVerbSchema:
+    """conf/probe.yaml, where each key is explained."""
+
+    linear_probe: Any = None
+    paths: Any = None
+
+    dictionaries: list[str] = dataclasses.field(default_factory=list)
+    dataset: str | None = None
+    validation: str | None = None
+    val_share: float = 0.3
+    layer: int | None = None
+    tokens: str = "patch"
+
+    labels: str = "patches"
+    classes: list[int] | None = None
+    ignore_labels: list[int] = dataclasses.field(default_factory=list)
+    compat: str = "strict"
+
+    latent_topk: int | None = None
+    ridge: float = 1e-8
+    mantissa_bits: int = 10
+    budget_gib: float = 8
+    top: int = 5
+    pairs: bool = False
+    nulls: list[str] = dataclasses.field(default_factory=list)
+    bootstrap: int = 1000
+    seed: int = 0
+
+    sparse: SparseSchema = dataclasses.field(default_factory=SparseSchema)
+    linear: bool = False
+    batch_size: int = 4096
+    device: str = "auto"
+    save_every_s: float = 120
+
+
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="fit_schema", node=FitSchema)
+    ConfigStore.instance().store(name="probe_schema", node=ProbeVerbSchema)
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)

@@ -1,6 +1,6 @@
 """The supervised bound in `saev probe`: linear probes on the same tokens, as rows beside the dictionaries'."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ from saev.dictionary import Dictionary
 from saev.probing.summary import TAUS
 from saev.stages.label_splits import TRUE, Labelled
 from saev.stages.linear_probe import fit_linear
+from saev.training.probe import grid
+from saev.training.probe_inputs import names_of
 
 
 def supervised(
@@ -25,6 +27,18 @@ def supervised(
         labels=(train.variants[TRUE], val.variants[TRUE]), tokens=cfg.tokens,
     )  # fmt: skip
     return [summary(row) for row in rows if row["chosen"]]
+
+
+def check_linear(settings: Mapping[str, Any], members: Iterable[str], n_tokens: int) -> None:
+    """ValueError for settings of conf/linear_probe that cannot be fitted to so many tokens, before anything is read."""
+    grid(names_of(settings["inputs"], members), settings["lrs"], settings["weight_decays"])
+    for key in ("max_epochs", "batch_size", "patience"):
+        if settings[key] < 1:
+            raise ValueError(f"linear_probe.{key}={settings[key]}: give at least 1.")
+    if settings["batch_size"] > n_tokens:
+        raise ValueError(
+            f"linear_probe.batch_size={settings['batch_size']} is more than the {n_tokens} training tokens with a label: lower it."
+        )
 
 
 def summary(row: Mapping[str, Any]) -> dict[str, Any]:

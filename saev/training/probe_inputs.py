@@ -1,6 +1,6 @@
 """What linear probes look at: normalised activations, or a dictionary's codes; made once per batch for all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -62,14 +62,22 @@ class CodesInput:
 
 
 def inputs_of(wanted: Sequence[str], normaliser: Normaliser, members: Mapping[str, Dictionary]) -> dict[str, Input]:
-    """The inputs by name: `raw`, a dictionary's name, or `all` for raw and every dictionary; ValueError for another."""
-    found: dict[str, Input] = {}
-    for name in dict.fromkeys(each for want in wanted for each in ([RAW, *members] if want == ALL else [want])):
-        if name != RAW and name not in members:
-            raise ValueError(
-                f"linear_probe.inputs={list(wanted)}: there is no {name}: choose of {[RAW, ALL, *members]}."
-            )
-        found[name] = RawInput(normaliser) if name == RAW else CodesInput(members[name])
-    if not found:
-        raise ValueError(f"linear_probe.inputs=[]: give at least one of {[RAW, ALL, *members]}.")
+    """The inputs by name: those of `names_of`."""
+    return {
+        name: RawInput(normaliser) if name == RAW else CodesInput(members[name]) for name in names_of(wanted, members)
+    }
+
+
+def names_of(wanted: Sequence[str], members: Iterable[str]) -> list[str]:
+    """`raw`, a dictionary's name, or `all` for raw and every dictionary, each once; ValueError for another.
+
+    >>> names_of(["all", "raw"], ["k=8"])
+    ['raw', 'k=8']
+    """
+    there = [RAW, *members]
+    found = list(dict.fromkeys(each for want in wanted for each in (there if want == ALL else [want])))
+    absent = [name for name in found if name not in there]
+    if absent or not found:
+        why = f"there is no {absent[0]}" if absent else "there is nothing to learn from"
+        raise ValueError(f"linear_probe.inputs={list(wanted)}: {why}: choose of {[RAW, ALL, *there[1:]]}.")
     return found

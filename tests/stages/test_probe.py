@@ -1,5 +1,6 @@
 """saev probe: rows of classes and dictionaries from the command line; codes from disk, nulls, labels of images, and refusals."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,13 +8,17 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from omegaconf import OmegaConf
 from training.probes import D_MODEL, N_IMAGES, dictionary, image, record_classes
 
 import saev
 from saev.baselines.kmeans import KMeans
+from saev.codes import CodeStore
 from saev.nn import Normaliser
 from saev.shards.split import split_images
-from saev.stages import label_passes
+from saev.stages import label_passes, probe
+from saev.stages.label_splits import Permuted
+from saev.stages.probe_checks import check_stored, stamps
 
 FAST = ("bootstrap=50", "device=cpu", "batch_size=100")
 
@@ -142,11 +147,21 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
         (["nulls=[random]"], "nulls=['random']: choose of ['permuted']"),
         (["labels=species"], "labels=species: data has no such column"),
         (["labels=key", "classes=[1]"], "classes=[1] is for labels=patches"),
-        (["val_share=1"], "val_share=1: give a share between 0 and 1"),
+        (["val_share=1"], "val_share=1.0: give a share between 0 and 1"),
         (["bootstrap=-1"], "bootstrap=-1"),
         (["top=0"], "top=0: give at least 1"),
         (["latent_topk=0"], "latent_topk=0"),
         (["layer=7"], "layer=7"),
+        (["nulls=permuted"], "str is not a ListConfig"),
+        (["ignore_labels=0"], "int is not a ListConfig"),
+        (["bootstrap=1.5"], "'1.5' of type 'float' could not be converted to Integer"),
+        (["seed=-1"], "seed=-1: give 0 or more"),
+        (["labels=nowhere.csv"], "labels=nowhere.csv is not there"),
+        (["classes=[7]"], "no train token (tokens=patch) is of one of the 1 classes"),
+        (["compat=saev", "ignore_labels=[0]"], "compat=saev counts what has no label as class 0"),
+        (["linear=true", "linear_probe.inputs=[nosuch]"], "there is no nosuch"),
+        (["linear=true"], "linear_probe.batch_size=4096 is more than the 399 training tokens"),
+        (["linear=true", "linear_probe.max_epochs=0"], "linear_probe.max_epochs=0: give at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_remedy(cli, place, arguments, message):
@@ -154,18 +169,111 @@ def test_wrong_settings_are_refused_with_a_remedy(cli, place, arguments, message
     assert shown.code != 0 and message in shown.text, shown.text
 
 
+def test_wrong_settings_are_refused_before_codes_are_read(cli, place):
+    shown = cli("probe", str(place), f"dataset={place / 'data'}", f"validation={place / 'data'}", "layer=1", *FAST)
+    assert shown.code != 0 and "is the dataset itself" in shown.text and "Reading codes" not in shown.text
+
+
+def test_dead_dictionaries_and_single_classes_have_empty_rows_beside_the_others(cli, place, tmp_path):
+    dead = dictionary()
+    with torch.no_grad():
+        dead.b_enc.fill_(-1e6)
+    saev.save_dictionary(dead, tmp_path / "dead")
+    classes, results, _ = probed(cli, place, str(tmp_path / "dead"), "sparse.levels=[image]", "sparse.k=[1]")
+    by = {(row["member"], row["labels"]): row for row in results.iter_rows(named=True)}
+    assert by["dead", "true"]["n_classes"] == 0 and by["dead", "true"]["r"] is None
+    assert by["means", "true"]["map"] > 0.3
+    empty = classes.filter(pl.col("member") == "dead")
+    assert empty["status"].unique().to_list() == ["unselected"] and empty["latent"].null_count() == 6
+    assert empty.filter(pl.col("labels") == "true")["n_val"].sum() > 0 and empty["ap_low"].null_count() == 6
+    single, _, shown = probed(cli, place, "classes=[0]", "nulls=[]")
+    assert single["status"].to_list() == ["unselected"] * 3 and "no class has a latent" in shown.text
+
+
+def test_what_is_found_is_written_before_what_may_fail(cli, place, tmp_path, monkeypatch):
+    def fails(*_):
+        raise ValueError("no room")
+
+    monkeypatch.setattr(probe, "sparse_probing", fails)
+    run = tmp_path / "run"
+    shown = cli("probe", str(place), f"dataset={place / 'data'}", "layer=1", *FAST, "nulls=[]", "sparse.levels=[token]",
+                f"hydra.run.dir={run}")  # fmt: skip
+    assert shown.code != 0 and "no room" in shown.text
+    assert len(pl.read_parquet(run / "classes.parquet")) == 9 and len(pl.read_parquet(run / "results.parquet")) == 3
+
+
+def test_a_checkpoint_is_of_these_weights_and_this_table(place, tmp_path):
+    saev.save_dictionary(dictionary(), tmp_path / "a")
+    table = tmp_path / "traits.csv"
+    table.write_text("image,even\n0.jpg,1\n")
+    cfg = OmegaConf.create({"dictionaries": [str(tmp_path / "a")], "labels": str(table)})
+    before = stamps(cfg)
+    assert stamps(cfg) == before
+    table.write_text("image,even\n0.jpg,0\n")
+    changed = stamps(cfg)
+    assert changed["table"] != before["table"] and changed["files"] == before["files"]
+    saev.save_dictionary(dictionary(), tmp_path / "a")
+    assert stamps(cfg)["files"] != before["files"]
+
+
+def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_path):
+    shown = cli("encode", str(place / "saes" / "nearest"), f"dataset={place / 'data'}", "layer=1", "latent_topk=all",
+                f"out={tmp_path / 'codes'}", "device=cpu")  # fmt: skip
+    assert shown.code == 0, shown.text
+    stored = next(line for line in shown.out.splitlines() if Path(line).is_dir())
+    for own, message in (
+        ("latent_topk=2", "latent_topk=2 is for codes that are made now"),
+        ("validation=/elsewhere", "has codes of one recording: leave validation out"),
+    ):
+        shown = cli("probe", stored, f"dataset={place / 'data'}", *FAST, own)
+        assert shown.code != 0 and message in shown.text, shown.text
+    codes = CodeStore(stored)
+    codes.manifest = dataclasses.replace(codes.manifest, layer=2)
+    cfg = OmegaConf.create({"dataset": str(place / "data"), "validation": None, "latent_topk": None, "layer": 1})
+    with pytest.raises(ValueError, match=r"layer=1: .* has codes of layer 2"):
+        check_stored(cfg, [codes])
+    run = tmp_path / "run"
+    twice = cli("probe", stored, f"{stored}/", f"dataset={place / 'data'}", *FAST, "nulls=[]", f"hydra.run.dir={run}")
+    assert twice.code == 0 and len(pl.read_parquet(run / "results.parquet")) == 1, twice.text
+
+
+class Numbered:
+    """Labels that are the numbers of tokens, of images with 1 + 4 and 1 + 2 of them."""
+
+    exclusive, n_classes, left_out, labelled = True, 5, (), np.ones(2, bool)
+
+    def of(self, example, token):
+        return np.asarray(token)
+
+    def counts(self, runs):
+        raise NotImplementedError
+
+
+def test_permuted_labels_come_from_another_image_and_from_what_is_looked_at():
+    tokens = np.array([5, 3])
+    null = Permuted(Numbered(), np.array([0, 1]), tokens, seed=0, start=1)
+    assert null.other.tolist() == [1, 0]
+    assert null.of(np.zeros(4, int), np.arange(1, 5)).tolist() == [1, 2, 1, 2]  # never 0, the class token
+    with pytest.raises(ValueError, match="there is only one: give nulls="):
+        Permuted(Numbered(), np.array([1]), tokens, seed=0)
+
+
 def test_a_recording_without_labels_is_refused(cli, place, tiny):
     shown = cli("probe", str(place / "saes" / "means"), f"dataset={tiny}", "layer=1", *FAST)
     assert shown.code != 0 and ("has no patch labels" in shown.text or "d_model" in shown.text), shown.text
 
 
-def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place):
+def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_path):
     own = [
         "linear_probe.max_epochs=2",
         "linear_probe.lrs=[0.1]",
         "linear_probe.weight_decays=[0.01]",
         "linear_probe.batch_size=48",
     ]
+    run = tmp_path / "run"
+    own.append(f"hydra.run.dir={run}")
     _, results, _ = probed(cli, place, "linear=true", "nulls=[]", *own, "linear_probe.trainer.accelerator=cpu")
     bound = results.filter(pl.col("member") == "linear probe on raw")
+    (row,) = [row for row in json.loads((run / "linear" / "linear.json").read_text())["rows"] if row["chosen"]]
+    assert 0 < row["map_miou"] <= 1 and row["map_target"] == "patch labels"
     assert len(bound) == 1 and 0 < bound["map"].item() <= 1 and json.loads(json.dumps(bound["n_classes"].item())) == 3
