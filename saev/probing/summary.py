@@ -66,5 +66,8 @@ def _mean(values: Float64[np.ndarray, "classes n"]) -> Float64[np.ndarray, " n"]
 
 
 def _ends(name: str, values: Float64[np.ndarray, " n"], found: float) -> dict[str, float]:
+    """An AP's interval ends at 0 and 1, be it moved beyond."""
     low, high = interval(values, float(found))
+    if name != "r":
+        low, high = float(np.maximum(low, 0)), float(np.minimum(high, 1))
     return {f"{name}_low": low, f"{name}_high": high}

@@ -136,3 +136,9 @@ class Stored:
             last = min(first + self.batch_size, len(self.codes))
             codes = SparseCodes(*(part.to(self.device) for part in self.codes.rows(first, last).torch()))
             yield Batch({self.names[0]: codes}, *self.codes.tokens(first, last))
+
+
+def active(source: Source, split: Split) -> dict[str, float]:
+    """Codes of a token that are not 0, by dictionary, in the first batch; 1 at least."""
+    first = next(iter(source.batches(split, 0)))
+    return {name: max(1.0, len(codes.latents) / max(1, len(codes.offsets) - 1)) for name, codes in first.codes.items()}

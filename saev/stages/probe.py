@@ -28,7 +28,7 @@ from saev.probing.winners import Judged, ranked
 from saev.shards import ActivationStore
 from saev.stages.dictionaries import Found, find, layer_of, names, open_store
 from saev.stages.label_passes import EXACT, FirstPass, second_pass
-from saev.stages.label_sources import Live, Source, Stored
+from saev.stages.label_sources import Live, Source, Stored, active
 from saev.stages.label_splits import TRUE, Labelled, count, labelled
 from saev.stages.pair_tables import write_pairs
 from saev.stages.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
@@ -94,9 +94,14 @@ def probe(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(rows of classes, rows of dictionaries), each once per variant of the labels."""
     variants, n_classes = list(data.splits[0].variants), len(data.names)
+
+    def new_stats(n_latents: int, bits: int, budget_gib: float) -> LatentLabelStats:
+        return LatentLabelStats(n_latents, n_classes, bits, budget_gib).to(device)
+
     keys = [(split.name, variant, name) for split in data.splits for variant in variants for name in sizes]
-    budget = cfg.budget_gib / len(keys)
-    stats = {key: LatentLabelStats(sizes[key[2]], n_classes, cfg.mantissa_bits, budget).to(device) for key in keys}
+    weight = {name: l0 for source in sources for name, l0 in active(source, data.splits[0]).items()}
+    share = {name: cfg.budget_gib * weight[name] / sum(weight.values()) / len(variants) for name in sizes}
+    stats = {key: new_stats(sizes[key[2]], cfg.mantissa_bits, share[key[2]]) for key in keys}
     first = FirstPass(stats, directory / CHECKPOINT, identity(cfg, data, sizes), cfg.save_every_s)
     first.resume()
     first.run(data.splits, sources)
@@ -122,9 +127,7 @@ def probe(
             if cfg.pairs and variant == TRUE:
                 write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names)
     stats.clear()  # room for the exact ones
-    exact, witnesses = second_pass(
-        data.splits, sources, chosen, lambda n: LatentLabelStats(n, n_classes, EXACT, budget).to(device)
-    )
+    exact, witnesses = second_pass(data.splits, sources, chosen, lambda n: new_stats(n, EXACT, cfg.budget_gib))
     drawn = draws(len(data.splits[1].images), cfg.bootstrap, cfg.seed) if cfg.bootstrap else None
     rows, totals = [], []
     for (variant, name), columns in chosen.items():
@@ -166,6 +169,7 @@ def identity(cfg: DictConfig, data: Labelled, sizes: Mapping[str, int]) -> str:
         "compat",
         "latent_topk",
         "mantissa_bits",
+        "budget_gib",
         "nulls",
         "seed",
         "batch_size",
