@@ -29,8 +29,8 @@ class Probe(L.Callback):
         tokens: so many at most, drawn from these images and held in memory as they were recorded.
 
     A member costs one fit of d_sae * classes pairs (memory: `quick.score`). Measured with 3072 latents, 80 classes and 16384
-    tokens on 2 cores of a CPU that had other work too: mostly 12 s for TopK with k=32, 40 to 60 s for ReLU with half of its
-    codes active; 0.5 to 2 % of the 1000 steps of 16384 tokens (d_model 384) between two validations.
+    tokens on 2 cores of a CPU that had other work too: mostly 12 s for TopK with k=32, 40 to 60 s for ReLU after a few
+    steps; 0.5 to 2 % of the 1000 steps of 16384 tokens (d_model 384) between two validations.
     """
 
     def __init__(self, dataset: str | None, images: int = 64, tokens: int = 16384):
