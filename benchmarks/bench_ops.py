@@ -18,8 +18,9 @@ from rich.table import Table
 from torch import Tensor
 
 from saev.ops.coherence import coherence, coherence_reference
-from saev.ops.sparse import batchtopk_select, decode_prefixes, decode_sparse, topk_select, with_encoder_gradient
-from saev.ops.topk import batchtopk_codes, batchtopk_indices, batchtopk_indices_reference, topk_codes
+from saev.ops.prefixes import prefix_errors
+from saev.ops.sparse import batchtopk_select, decode_sparse, topk_select, with_encoder_gradient
+from saev.ops.topk import batchtopk, batchtopk_reference, topk
 
 ENDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 
@@ -36,8 +37,10 @@ class Step:
         self.b_dec = torch.zeros(d_model, requires_grad=True)
         self.ends = [int(share * d_sae) for share in ENDS]
 
-    def dense(self, select: Callable[..., Tensor], k: int, prefixes: bool) -> None:
-        f = select(self._pre_activations(), k)
+    def dense(self, select: Callable[..., Any], k: int, prefixes: bool) -> None:
+        h = self._pre_activations()
+        places = select(h, k).places  # the fast selection in both: what is compared is the rest
+        f = torch.zeros_like(h).flatten().scatter(0, places, h.flatten()[places].relu()).view_as(h)
         residual, losses = self.z - self.b_dec, []
         for start, end in zip([0, *self.ends], self.ends, strict=False) if prefixes else [(0, len(self.w_dec))]:
             residual = residual - f[:, start:end] @ self.w_dec[start:end]
@@ -49,8 +52,7 @@ class Step:
             h = self._pre_activations()
         codes = with_encoder_gradient(select(h, k), self.z, self.w_enc, self.b_enc, self.b_dec)
         if prefixes:
-            z_hat = decode_prefixes(codes, self.w_dec, self.ends)
-            self._backward(((self.z - self.b_dec).unsqueeze(1) - z_hat).square().mean())
+            self._backward(prefix_errors(codes, self.w_dec, self.z - self.b_dec, self.ends)[0])
         else:
             self._backward((self.z - self.b_dec - decode_sparse(codes, self.w_dec)).square().mean())
 
@@ -67,8 +69,8 @@ def rows(batch: int, d_model: int, d_sae: int) -> list[tuple[str, Callable, Call
     found: list[tuple[str, Callable, Callable, float]] = []
     for k in (16, 32):
         for name, dense, sparse in (
-            ("topk", topk_codes, topk_select),
-            ("batchtopk", batchtopk_codes, batchtopk_select),
+            ("topk", topk, topk_select),
+            ("batchtopk", batchtopk, batchtopk_select),
         ):
             for prefixes in (False, True):
                 ours, reference = partial(step.sparse, sparse, k, prefixes), partial(step.dense, dense, k, prefixes)
@@ -77,8 +79,8 @@ def rows(batch: int, d_model: int, d_sae: int) -> list[tuple[str, Callable, Call
                 )
     with torch.no_grad():
         h = step.z @ step.w_enc
-    reference = partial(batchtopk_indices_reference, h, 32)
-    found.append(("batchtopk selection k=32", reference, partial(batchtopk_indices, h, 32), 5.0))
+    found.append(("topk selection k=32", partial(h.topk, 32, sorted=False), partial(topk, h, 32), 2.0))
+    found.append(("batchtopk selection k=32", partial(batchtopk_reference, h, 32), partial(batchtopk, h, 32), 5.0))
     atoms = step.w_dec.detach()
     found.append(("coherence", partial(coherence_reference, atoms), partial(coherence, atoms), 1.2))
     return found

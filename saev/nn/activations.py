@@ -1,7 +1,8 @@
 """How pre-activations become codes: one small final module per architecture, given to the one autoencoder class.
 
 Called, an activation applies its evaluation rule, which never depends on the batch. Those that choose a fixed number of
-latents in training (`Selecting`) say which by `select`; the others train by the rule they are evaluated with.
+latents in training (`Selecting`) say which by `select`; the others train by the rule they are evaluated with, and may
+give what is left of it as pairs where that is little.
 """
 
 import inspect
@@ -40,6 +41,10 @@ class Activation(nn.Module, ABC):
     @abstractmethod
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """Codes by the evaluation rule, with a graph."""
+
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
+        """The codes by the training rule as pairs, without a graph; None where a matrix is as good, made by `forward`."""
+        return None
 
     def penalty(
         self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]

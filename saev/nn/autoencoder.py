@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from saev.nn.activations import Activation, Codes, Selecting
+from saev.nn.activations import Activation, Codes
 from saev.nn.archetypal import Archetypes
 from saev.nn.normalise import Normaliser
 from saev.nn.penalised import ReLU
@@ -29,7 +29,7 @@ class SparseAutoencoder(nn.Module):
         activation.prepare(d_sae)
         self.activation = activation
         self.normaliser = normaliser or Normaliser(torch.zeros(d_model), torch.ones(()))
-        self.w_enc = nn.Parameter(torch.zeros(d_model, d_sae))
+        self.w_enc = nn.Parameter(torch.zeros(d_sae, d_model).T)  # latent by latent in memory, as its gradient comes
         self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=not activation.owns_bias)
         self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
@@ -42,15 +42,13 @@ class SparseAutoencoder(nn.Module):
     def training_codes(self, z: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch d_sae"], Codes]:
         """(h, codes by the training rule) of normalised activations; gradients flow through the codes.
 
-        Where few latents are kept, h is made without a graph: the kept ones alone carry the encoder's gradient.
+        Where few latents are active, these alone carry the encoder's gradient, and h keeps no graph.
         """
-        if not isinstance(self.activation, Selecting):
-            h = self.pre_activations(z)
+        h = self.pre_activations(z)
+        kept = self.activation.select(h.detach())
+        if kept is None:
             return h, self.activation(h)
-        with torch.no_grad():
-            h = self.pre_activations(z)
-        kept = self.activation.select(h)
-        return h, with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec)
+        return h.detach(), with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec)
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""

@@ -5,7 +5,7 @@ MemberSpec --build--> Member (autoencoder, objective, dead-latent counter) ; SAE
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -19,6 +19,7 @@ from saev.nn.initialise import initialise, n_centroids, sample_tokens
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import AuxK, Objective
 from saev.ops import collective
+from saev.ops.paths import Path, using
 
 
 class Losses(NamedTuple):
@@ -92,10 +93,17 @@ class Member(nn.Module):
         self.register_buffer("silent", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
         self.step = 0  # training steps taken; draws random prefixes
+        self.products: Path = "auto"  # sparse or dense: how the maps around its codes are computed
         self.stopped = False  # `failed` on the host: asked at every step, so it must not wait for the device
 
     def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
-        """Losses of a batch of normalised activations; counts the silence of each latent."""
+        """Losses of a batch of normalised activations; counts the silence of each latent. ValueError for an empty batch."""
+        if not len(z):
+            raise ValueError("the batch holds no tokens: give batch_size of at least 1, and data that has some.")
+        with using(self.products):
+            return self._losses(z, sparsity_factor)
+
+    def _losses(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float) -> Losses:
         sae = self.sae
         h, f = sae.training_codes(z)
         reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
@@ -113,12 +121,12 @@ class Member(nn.Module):
             self.sae.activation.follow(l0)
         self.step += 1
 
-    def get_extra_state(self) -> dict[str, int]:
+    def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""
-        return {"step": self.step}
+        return {"step": self.step, "products": self.products}
 
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.step, self.products = state["step"], state["products"]
 
     def stop(self) -> None:
         """Take part in no further step: the parameters are not finite any more."""
@@ -138,7 +146,11 @@ class Member(nn.Module):
         Clipping a bank as a whole would couple its members and spread one member's NaN to all.
         """
         self.sae.remove_parallel_gradient()
-        return nn.utils.clip_grad_norm_(self.sae.parameters(), clip)
+        parameters = [p for p in self.sae.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if norm.device.type != "cpu" or not norm <= clip:  # on a GPU asking would cost more than multiplying by 1
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return norm
 
 
 class SAEBank(nn.Module):

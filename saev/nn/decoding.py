@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from saev.nn.activations import Codes
-from saev.ops import sparse
+from saev.ops import prefixes, sparse
 from saev.ops.sparse import SparseCodes
 
 
@@ -16,14 +15,16 @@ def decode(f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, "ba
     return sparse.decode_sparse(f, w_dec) if isinstance(f, SparseCodes) else f @ w_dec
 
 
-def decode_prefixes(
-    f: Codes, w_dec: Float[Tensor, "d_sae d_model"], ends: Sequence[int]
-) -> Float[Tensor, "batch prefixes d_model"]:
-    """f[:, :end] @ w_dec[:end] for each end, every group of latents being decoded once."""
-    if isinstance(f, SparseCodes):
-        return sparse.decode_prefixes(f, w_dec, ends)
-    starts = [0, *ends[:-1]]
-    return torch.stack([f[:, a:b] @ w_dec[a:b] for a, b in zip(starts, ends, strict=True)], 1).cumsum(1)
+def prefix_errors(
+    f: Codes, w_dec: Float[Tensor, "d_sae d_model"], target: Float[Tensor, "batch d_model"], ends: Sequence[int]
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
+    """(mean over prefixes of the squared error of f[:, :end] @ w_dec[:end], mean over batch and dimensions; residual of the last)."""
+    of_pairs = isinstance(f, SparseCodes)
+    return (
+        prefixes.prefix_errors(f, w_dec, target, ends)
+        if of_pairs
+        else prefixes.dense_prefix_errors(f, w_dec, target, ends)
+    )
 
 
 def firings(f: Codes, d_sae: int) -> Int[Tensor, " d_sae"]:

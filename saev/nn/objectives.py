@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saev.nn.activations import Codes
 from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.decoding import decode, decode_prefixes
+from saev.nn.decoding import decode, prefix_errors
 from saev.ops import collective
 from saev.ops.sparse import decode_sparse, topk_select, with_encoder_gradient
 
@@ -130,8 +130,7 @@ def over_prefixes(
     ends: Sequence[int],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
     """(mean over prefixes of the squared error of z, mean over batch and dimensions; residual of the last prefix)."""
-    residuals = (z - b_dec)[:, None] - decode_prefixes(f, w_dec, ends)
-    return residuals.square().mean(), residuals[:, -1]
+    return prefix_errors(f, w_dec, z - b_dec, ends)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +156,7 @@ class AuxK:
     ) -> Float[Tensor, ""]:
         """The weighted loss for a batch and its pre-activations: 0, without a gradient, when nothing is dead."""
         e = residual.detach()
-        if not self.coefficient or (not e.is_cuda and not dead.any()):  # on a GPU asking would stop the queue
+        if not self.coefficient or (e.device.type == "cpu" and not dead.any()):  # on a GPU asking would stop the queue
             return e.new_zeros(())
         k = min(max(1, e.shape[1] // 2) if self.k is None else self.k, h.shape[1])
         gate, bias = sae.activation.gate(h.detach(), sae.b_enc)

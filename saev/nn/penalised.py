@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.nn.activations import Activation, Codes, firing_threshold
+from saev.ops.sparse import SparseCodes, positive_select
 
 RATE = 0.03  # of the controller: at twice the wanted L0 the coefficient grows by a factor of e in 33 steps
 
@@ -55,10 +56,15 @@ class ReLU(Penalised):
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         return h.relu()
 
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
+        return positive_select(h)
+
     def penalty(
         self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
     ) -> Float[Tensor, ""]:
-        assert isinstance(f, Tensor)
+        if isinstance(f, SparseCodes):
+            weights = f.values * w_dec.norm(dim=1)[f.latents] if self.atom_norm else f.values
+            return self.coefficient * weights.sum() / len(h)
         summed = f @ w_dec.norm(dim=1).to(f.dtype) if self.atom_norm else f.sum(1)
         return self.coefficient * summed.mean()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from saev.codes.pairs import sparse_codes
 from saev.dictionary import Dictionary
 from saev.nn.normalise import Normaliser
-from saev.ops.sparse import SparseCodes, prefer_sparse
+from saev.ops.sparse import SparseCodes
 
 RAW, ALL = "raw", "all"
 Features = Float[Tensor, "batch width"] | SparseCodes
@@ -58,7 +58,7 @@ class CodesInput:
         if isinstance(self.dictionary, torch.nn.Module):
             self.dictionary.eval().to(acts.device)
         codes = sparse_codes(self.dictionary, acts.float())
-        return codes if prefer_sparse(codes, self.width) else codes.dense(self.width)
+        return codes if codes.prefer_sparse(self.width) else codes.dense(self.width)
 
 
 def inputs_of(wanted: Sequence[str], normaliser: Normaliser, members: Mapping[str, Dictionary]) -> dict[str, Input]:

@@ -3,13 +3,11 @@
 import pytest
 import torch
 
+from saev.ops.paths import _log_once, using
 from saev.ops.sparse import (
     SparseCodes,
-    _log_once,
     batchtopk_select,
-    decode_prefixes,
     decode_sparse,
-    prefer_sparse,
     topk_select,
     with_encoder_gradient,
 )
@@ -142,28 +140,6 @@ def test_only_the_gradients_asked_for_are_made():
     assert z.grad is None and w["b_dec"].grad is None
 
 
-@pytest.mark.parametrize("path", ["sparse", "dense"])
-@pytest.mark.parametrize("ends", [[40], [5, 10, 40], [5, 10, 20], [1, 2, 3, 40]])
-@pytest.mark.parametrize("kind", SELECT)
-def test_prefixes_are_decodings_of_the_first_latents(kind, ends, path):
-    h = torch.randn(23, 40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    w_dec = torch.randn(40, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64).requires_grad_()
-    codes = SELECT[kind][0](h, 6)
-    values = codes.values.clone().requires_grad_()
-    codes = codes._replace(values=values)
-    f = codes.dense(40)
-    expected = torch.stack([f[:, :end] @ w_dec[:end] for end in ends], dim=1)
-    found = decode_prefixes(codes, w_dec, ends, path)
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-    weight = torch.randn_like(expected)
-    for a, b in zip(
-        _gradients((found * weight).sum(), [values, w_dec]),
-        _gradients((expected * weight).sum(), [values, w_dec]),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
-
-
 def test_both_paths_take_half_precision_codes():
     codes, w_dec = _ragged(torch.float32), torch.randn(6, 3)
     half = codes._replace(values=codes.values.bfloat16())
@@ -187,16 +163,19 @@ def test_gradients_under_autocast_are_those_of_dense_autocast(path):
 
 def test_the_rule_prefers_sparse_below_an_eighth_on_a_cpu():
     h = torch.randn(10, 64)
-    assert prefer_sparse(topk_select(h, 8), 64) and not prefer_sparse(topk_select(h, 9), 64)
+    assert topk_select(h, 8).prefer_sparse(64) and not topk_select(h, 9).prefer_sparse(64)
     codes = topk_select(h, 4)
     on_meta = SparseCodes(*(tensor.to("meta") for tensor in codes))
-    assert not prefer_sparse(on_meta, 64)
+    assert not on_meta.prefer_sparse(64)
+    with using("dense"):
+        assert not codes.prefer_sparse(64) and codes.prefer_sparse(64, "sparse")
+    assert codes.prefer_sparse(64)
 
 
 def test_the_path_taken_is_logged_once(caplog):
     _log_once.cache_clear()
     codes, w_dec = _ragged(), torch.randn(6, 3, dtype=torch.float64)
-    with caplog.at_level("INFO", logger="saev.ops.sparse"):
+    with caplog.at_level("INFO", logger="saev.ops.paths"):
         for _ in range(3):
             decode_sparse(codes, w_dec)
     assert [record.getMessage() for record in caplog.records] == ["codes on cpu: dense products (path=auto)"]

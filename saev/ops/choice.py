@@ -1,0 +1,70 @@
+"""Which path is the faster one on this machine, for one shape: sparse and dense products timed in turn."""
+
+import functools
+import statistics
+import time
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saev.ops.paths import Path
+from saev.ops.sparse import SparseCodes, decode_sparse, with_encoder_gradient
+
+REPEATS = 5
+
+
+class Timed(NamedTuple):
+    """The faster path, and median seconds of decoding and all gradients by either."""
+
+    path: Path
+    sparse: float
+    dense: float
+
+
+@functools.cache
+def faster_path(
+    rows: int, d_model: int, d_sae: int, k: int, device: torch.device, autocast: torch.dtype | None = None
+) -> Timed:
+    """Time both on random data, once for each shape in a process. Takes the memory of one autoencoder and a batch."""
+    generator = torch.Generator(device).manual_seed(0)
+    z = torch.randn(rows, d_model, generator=generator, device=device)
+    w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_model, generator=generator, device=device), dim=1)
+    # Distinct latents for each row, without the [rows, d_sae] pre-activations that would find them.
+    step = max(1, d_sae // k)
+    first = torch.randint(d_sae, (rows, 1), generator=generator, device=device)
+    latents = (first + step * torch.arange(k, device=device)) % d_sae
+    offsets = torch.arange(0, rows * k + 1, k, device=device)
+    codes = SparseCodes(offsets, latents.sort(1).values.flatten(), torch.rand(rows * k, device=device) + 0.1)
+    times: dict[Path, list[float]] = {"sparse": [], "dense": []}
+    for _ in range(REPEATS + 1):
+        for path, spent in times.items():
+            start = _now(device)
+            _step(codes, z, w_dec, path, autocast)
+            spent.append(_now(device) - start)
+    sparse, dense = (statistics.median(spent[1:]) for spent in times.values())  # the first warms up
+    return Timed("sparse" if sparse < dense else "dense", sparse, dense)
+
+
+def _step(
+    codes: SparseCodes,
+    z: Float[Tensor, "rows d_model"],
+    w_dec: Float[Tensor, "d_sae d_model"],
+    path: Path,
+    autocast: torch.dtype | None,
+) -> None:
+    w_enc, w_dec = w_dec.T.detach().requires_grad_(), w_dec.detach().requires_grad_()
+    b_enc, b_dec = (z.new_zeros(n, requires_grad=True) for n in w_dec.shape)
+    with torch.autocast(z.device.type, autocast or torch.bfloat16, enabled=autocast is not None):
+        if autocast is not None:
+            codes = codes._replace(values=codes.values.to(autocast))
+        active = with_encoder_gradient(codes, z, w_enc, b_enc, b_dec, path)
+        loss = (z - decode_sparse(active, w_dec, path)).square().mean()
+    torch.autograd.grad(loss, [w_enc, b_enc, w_dec, b_dec])
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

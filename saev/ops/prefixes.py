@@ -1,0 +1,100 @@
+"""Nested prefixes of a dictionary decoded from sparse codes: every group of latents between two ends once, then running sums."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from saev.ops.ordering import order
+from saev.ops.paths import Path
+from saev.ops.sparse import SparseCodes
+from saev.ops.sparse_gradients import products, transposed_sum, weighted_sum
+
+
+def prefix_errors(
+    codes: SparseCodes,
+    w_dec: Float[Tensor, "d_sae d_model"],
+    target: Float[Tensor, "rows d_model"],
+    ends: Sequence[int],
+    path: Path = "auto",
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_model"]]:
+    """(mean over rows, prefixes and dimensions of the squared error of f[:, :end] @ w_dec[:end]; the last prefix's residual).
+
+    `ends` ascends; latents at or beyond the last end are left out. Gradients of the mean reach the values, w_dec and the
+    target; the residual carries none. Memory: one residual per prefix, [rows, prefixes, d_model].
+
+    >>> codes = SparseCodes(torch.tensor([0, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 2.0]))
+    >>> prefix_errors(codes, torch.eye(2), torch.tensor([[1.0, 1.0]]), [1, 2])
+    (tensor(0.5000), tensor([[ 0., -1.]]))
+    """
+    if codes.prefer_sparse(len(w_dec), path):
+        bags = _bags(codes, ends, len(w_dec))
+        return _Errors.apply(codes.values, w_dec, target, *bags, len(ends))
+    f = codes.dense(len(w_dec)).to(w_dec.dtype)
+    return dense_prefix_errors(f, w_dec, target, ends)
+
+
+def dense_prefix_errors(
+    f: Float[Tensor, "rows d_sae"],
+    w_dec: Float[Tensor, "d_sae d_model"],
+    target: Float[Tensor, "rows d_model"],
+    ends: Sequence[int],
+) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_model"]]:
+    """The same from a matrix of codes."""
+    residual, total = target, target.new_zeros(())
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        residual = residual - f[:, start:end] @ w_dec[start:end]
+        total = total + residual.square().mean()
+    return total / len(ends), residual.detach()
+
+
+def _bags(codes: SparseCodes, ends: Sequence[int], d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Every (row, group) as a row of its own: its offsets, the latents in this order, and their places among the codes'."""
+    device, prefixes = codes.latents.device, len(ends)
+    group = torch.searchsorted(torch.tensor(ends, device=device), codes.latents, right=True)
+    key = codes.rows() * prefixes + group
+    if ends[-1] < d_sae:
+        kept = (group < prefixes).nonzero().squeeze(1)
+        places = kept[order(key[kept])]
+    else:
+        places = order(key)  # latents mostly ascend within a row, so that there is nothing to do
+    n_bags = (len(codes.offsets) - 1) * prefixes
+    offsets = torch.searchsorted(key[places], torch.arange(n_bags + 1, device=device))
+    return offsets, codes.latents[places], places
+
+
+class _Errors(torch.autograd.Function):
+    """All residuals in one buffer, which the backward pass turns into the sums of those from each prefix on."""
+
+    @staticmethod
+    def forward(ctx, values, w_dec, target, offsets, latents, places, n_prefixes):
+        mine = values.detach()[places]
+        residuals = weighted_sum(w_dec, latents, offsets, mine).neg_().view(len(target), n_prefixes, -1)
+        residuals[:, 0] += target
+        for p in range(1, n_prefixes):
+            residuals[:, p] += residuals[:, p - 1]
+        flat = residuals.view(-1)
+        ctx.save_for_backward(mine, w_dec, offsets, latents, places)
+        ctx.residuals, ctx.n_values = residuals, len(values)
+        ctx.set_materialize_grads(False)
+        last = residuals[:, -1].clone()
+        ctx.mark_non_differentiable(last)
+        return torch.dot(flat, flat) / flat.numel(), last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        mine, w_dec, offsets, latents, places = ctx.saved_tensors
+        if ctx.residuals is None:
+            raise RuntimeError("the residuals are overwritten by their gradient: backward can be run once.")
+        sums, ctx.residuals = ctx.residuals, None
+        for p in range(sums.shape[1] - 2, -1, -1):
+            sums[:, p] += sums[:, p + 1]
+        scale = 2 * grad / sums.numel()
+        bags = sums.view(-1, sums.shape[2])
+        d_values = mine.new_zeros(ctx.n_values)
+        d_values[places] = (products(bags, w_dec, latents, offsets) * -scale).to(mine.dtype)
+        d_w_dec = transposed_sum(bags, latents, offsets, mine * -scale, len(w_dec))
+        return d_values, d_w_dec, sums[:, 0] * scale, None, None, None, None

@@ -1,0 +1,133 @@
+"""Selection on a CPU: the k largest of each row, or the largest of a whole matrix, two to four times as fast as torch.topk.
+
+    rows ──a bound that the wanted ones pass──▶ places beyond it ──▶ the exact threshold among these few ──▶ the places kept
+
+Slabs of rows that stay in the cache go through all of it, one slab per thread: NumPy works on them without the interpreter's lock, and
+finds the true places of a mask and the nth largest value several times as fast as torch does.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+
+SLAB = 1 << 20  # bytes of a slab: within a core's share of the cache
+BLOCKS = 4  # block maxima per wanted value: then about k + k/8 values pass the bound
+MANY = 8  # times k values beyond the bound: more than the short way is worth
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+class Kept(NamedTuple):
+    """Places in ascending order, and what is there."""
+
+    places: Int64[np.ndarray, " kept"]
+    values: Float[np.ndarray, " kept"]
+
+
+def largest_per_row(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
+    """The k largest of each row: `rows * k` flat places. NaN counts as the largest.
+
+    >>> largest_per_row(np.array([[1.0, 3.0, 2.0], [5.0, 4.0, 4.0]]), 2)
+    Kept(places=array([1, 2, 3, 4]), values=array([3., 2., 5., 4.]))
+    """
+    n = h.shape[1]
+    slab = max(1, SLAB // (n * h.itemsize))
+
+    def of(first: int) -> Kept:
+        places, values = _of_slab(h[first : first + slab], k)
+        return Kept(places + first * n, values)
+
+    return _joined(in_threads(of, range(0, len(h), slab)))
+
+
+def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
+    """The flat places of values above the bound; those of NaN too."""
+    flat = h.reshape(-1)
+    slab = SLAB // h.itemsize
+
+    def of(first: int) -> Kept:
+        part = flat[first : first + slab]
+        places = np.flatnonzero(~(part <= bound))
+        return Kept(places + first, part[places])
+
+    return _joined(in_threads(of, range(0, len(flat), slab)))
+
+
+def share_beyond(h: Float[np.ndarray, "rows n"], bound: float, looked_at: int = 1 << 15) -> float:
+    """About the share of values above the bound: that of some evenly apart, of all columns in turn."""
+    return float(np.mean(sample(h, looked_at) > bound))
+
+
+def sample(h: Float[np.ndarray, "rows n"], size: int) -> Float[np.ndarray, " about_size"]:
+    """Values evenly apart."""
+    stride = max(1, h.size // size)
+    while math.gcd(stride, h.shape[1]) > 1:  # else they would be from the same few columns of every row
+        stride += 1
+    return h.reshape(-1)[::stride]
+
+
+def largest(kept: Kept, n: int) -> Kept:
+    """The n largest of these, of equal ones the first."""
+    return kept if len(kept.values) <= n else _cut(kept, float(nth_largest(kept.values, n)), n)
+
+
+def nth_largest(x: Float[np.ndarray, "*rows m"], n: int) -> Any:
+    """Of each row, the value that n - 1 others do not fall below."""
+    at = x.shape[-1] - n
+    return np.partition(x, at, axis=-1)[..., at]
+
+
+def in_threads(work: Callable[[S], T], parts: Iterable[S]) -> list[T]:
+    """The results in order, made by as many threads as torch has."""
+    return list(_pool(torch.get_num_threads()).map(work, parts))
+
+
+@functools.cache
+def _pool(n: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n, "selection")
+
+
+def _joined(parts: list[Kept]) -> Kept:
+    return parts[0] if len(parts) == 1 else Kept(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _cut(kept: Kept, threshold: float, n: int) -> Kept:
+    above = ~(kept.values < threshold)  # NaN is the largest
+    ties = np.count_nonzero(above) - n
+    if ties:
+        equal = np.flatnonzero(kept.values == threshold)
+        above[equal[len(equal) - ties :]] = False
+    return Kept(kept.places[above], kept.values[above])
+
+
+def _of_slab(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
+    rows, n = h.shape
+    # The maxima of blocks are values at different places: the k-th largest of them is at most the k-th largest of all.
+    width = n // (BLOCKS * k)
+    if width < 2:
+        return _long_way(h, k)
+    maxima = h[:, : n // width * width].reshape(rows, width, -1).max(1)
+    places = np.flatnonzero(~(h < nth_largest(maxima, k)[:, None]))  # NaN passes
+    row = places // n
+    counts = np.bincount(row, minlength=rows)
+    if counts.min() < k or counts.max() > MANY * k:  # NaN; a value that is everywhere
+        return _long_way(h, k)
+    values = h.reshape(-1)[places]
+    padded = np.full((rows, counts.max()), -np.inf, h.dtype)
+    shift = np.arange(rows) * padded.shape[1] - (counts.cumsum() - counts)
+    padded.reshape(-1)[np.arange(len(places)) + shift[row]] = values
+    kept = np.flatnonzero(values >= nth_largest(padded, k)[row])
+    return Kept(places[kept], values[kept]) if len(kept) == rows * k else _long_way(h, k)
+
+
+def _long_way(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
+    """What is always right: of equal values at the threshold it keeps as many as fit, of NaN all."""
+    columns = np.sort(np.argpartition(h, h.shape[1] - k, axis=1)[:, h.shape[1] - k :], axis=1)
+    places = (columns + np.arange(len(h))[:, None] * h.shape[1]).reshape(-1)
+    return Kept(places, h.reshape(-1)[places])

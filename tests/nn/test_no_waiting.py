@@ -1,0 +1,60 @@
+"""A step asks nothing of the host: on meta tensors, which have no values, whoever asks for one fails."""
+
+import copy
+
+import pytest
+import torch
+from nn.test_bank import ACTIVATIONS, NORMALISER, OBJECTIVES, Z, spec
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from saev.nn.bank import Member
+
+ASKING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select"}
+
+
+def one_step(member: Member, z: torch.Tensor) -> None:
+    losses = member(z)
+    losses.loss.backward()
+    member.condition_gradients(1.0)
+    torch.optim.Adam(member.sae.parameters(), lr=1e-3, foreach=False).step()
+    member.finish_step(losses.l0)
+
+
+@pytest.mark.parametrize("products", ["auto", "sparse"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sae", ACTIVATIONS)
+def test_a_step_off_the_cpu_never_waits(sae, objective, products):
+    member = spec(sae=sae, objective=objective).build(NORMALISER, Z).to("meta")
+    member.products = products
+    one_step(member, Z.to("meta"))
+
+
+def test_meta_tensors_tell():
+    for asks in (lambda x: x.item(), lambda x: bool(x.any()), lambda x: x.nonzero(), lambda x: x.tolist()):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            asks(torch.zeros(1, device="meta"))
+
+
+class Asked(TorchDispatchMode):
+    """Counts what would wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if (name := func._schema.name) in ASKING:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("sae", ACTIVATIONS)
+def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
+    """Whether anything is dead, and whether the gradient is to be clipped: both save work there, neither costs any."""
+    member = spec(sae=sae).build(NORMALISER, Z)
+    z = copy.deepcopy(Z)
+    with Asked() as asked:
+        one_step(member, z)
+    optimiser = [name for name in asked.names if name == "aten::_local_scalar_dense"]
+    assert set(asked.names) <= {"aten::_local_scalar_dense", "aten::is_nonzero"}, asked.names
+    assert len(optimiser) <= 2 + len(list(member.sae.parameters())), asked.names  # Adam reads its step counts
