@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
@@ -27,6 +28,7 @@ from saev.sweep.ledger import FILE as SWEEP
 from saev.sweep.ledger import LOCK
 from saev.training.bank_module import BankModule
 from saev.training.distributed import check_members
+from saev.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
 
 def train(cfg: DictConfig, planned: list[Planned], recording: Any, directory: Path) -> dict[str, float]:
     """`fit`, once this process has the run's directory to itself."""
+    keep_freed_memory()
+    torch.set_float32_matmul_precision(cfg.matmul_precision)
     data: ActivationDataModule = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()
     data.setup("fit")
@@ -108,7 +112,7 @@ def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataMo
     sample = functools.cache(lambda n_tokens: normaliser(data.sample(n_tokens)))
     width = data.store.d_model
     bank = SAEBank([plan.spec.build(normaliser, sample(plan.spec.sample_tokens(width))) for plan in planned])
-    return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip)
+    return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip, cfg.products)
 
 
 def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:

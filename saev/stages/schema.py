@@ -57,6 +57,8 @@ class TrainSchema:
     warmup: int = 1000
     decay: float = 0.2
     clip: float = 1.0
+    products: str = "auto"
+    matmul_precision: str = "highest"
     sparsity_warmup: float = 0.05
     val_every: int = 1000
     log_every: int = 50

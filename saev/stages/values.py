@@ -28,7 +28,14 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
     "probe.images": (2, None),
     "probe.tokens": (2, None),
 }
-CHOICES = {"normalise": MODES, "init": METHODS, "b_dec": CENTRES, "tokens": tuple(ROLES)}
+CHOICES = {
+    "normalise": MODES,
+    "init": METHODS,
+    "b_dec": CENTRES,
+    "tokens": tuple(ROLES),
+    "products": ("auto", "measured", "sparse", "dense"),
+    "matmul_precision": ("highest", "high", "medium"),
+}
 
 
 def check_values(cfg: DictConfig) -> None:

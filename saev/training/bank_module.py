@@ -25,6 +25,8 @@ from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
 from saev.ops import collective
 from saev.training.division import ALONE, Division
+from saev.training.layout import align_states
+from saev.training.products import choose_products
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +44,25 @@ class BankModule(L.LightningModule):
         warmup: learning-rate warm-up in steps.
         decay: share of the run over which the learning rate falls to 0 at the end.
         clip: largest gradient norm of one member.
+        products: how maps around sparse codes are computed: `sparse`, `dense`, the faster of them here (`measured`, and what
+            checkpoints keep), or `auto`: measured on a GPU, on a CPU by the share of active latents.
     """
 
     tokens_seen: Tensor
 
     def __init__(
-        self, bank: SAEBank, optimiser: OptimiserFactory, warmup: int = 1000, decay: float = 0.2, clip: float = 1.0
+        self,
+        bank: SAEBank,
+        optimiser: OptimiserFactory,
+        warmup: int = 1000,
+        decay: float = 0.2,
+        clip: float = 1.0,
+        products: str = "auto",
     ):
         super().__init__()
         self.automatic_optimization = False
         self.bank, self.optimiser, self.warmup, self.decay, self.clip = bank, optimiser, warmup, decay, clip
+        self.products = products
         self.sparsity_factor = 1.0  # set by callbacks.SparsityWarmup
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.validation = ValidationMetrics(bank.normaliser.mean, [member.sae.n_latents for member in bank])
@@ -114,6 +125,8 @@ class BankModule(L.LightningModule):
                 f"the checkpoint's SAEs are {saved}, this run's are {ours}: resume with the settings of the interrupted run "
                 "(ckpt_path=last or ckpt_path=<run directory> alone takes them over), or start anew without ckpt_path."
             )
+        for states in checkpoint["optimizer_states"]:
+            align_states(states["state"], (p for member in self.bank for p in member.sae.parameters()))
 
     def _members(self) -> dict[str, list[Any]]:
         return {
@@ -133,8 +146,10 @@ class BankModule(L.LightningModule):
                 f"trainer.strategy={type(self.trainer.strategy).__name__} does not divide a bank over {self.trainer.world_size} processes: "
                 "take trainer=ddp."
             )
+        rows = getattr(self.trainer.datamodule, "batch_size", 4096)  # type: ignore[attr-defined]
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says
+            choose_products(member, self.products, rows, self.device, self.trainer.precision)
 
     def on_train_end(self) -> None:
         self.division.synchronise(self.bank)

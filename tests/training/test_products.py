@@ -1,0 +1,94 @@
+"""How products are computed is settled once, and kept by checkpoints; states lie in memory as their parameters do."""
+
+import pytest
+import torch
+from recordings import record
+from training.banks import StopAt, assert_equal, build, specs, state
+
+from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, TopK
+from saev.ops.choice import Timed
+from saev.training import products
+from saev.training.layout import align_states
+from saev.training.products import choose_products
+
+CPU = torch.device("cpu")
+
+
+def _member(activation):
+    spec = MemberSpec("a", activation, Plain(), AuxK(), 1e-3, d_sae=32)
+    return spec.build(Normaliser(torch.zeros(8), torch.ones(())), torch.randn(64, 8))
+
+
+@pytest.fixture
+def timings(monkeypatch):
+    asked = []
+    monkeypatch.setattr(products, "faster_path", lambda *shape: asked.append(shape) or Timed("dense", 2.0, 1.0))
+    return asked
+
+
+def test_auto_measures_off_the_cpu_alone(timings):
+    member = _member(TopK(2))
+    choose_products(member, "auto", 128, CPU, "32-true")
+    assert member.products == "auto" and not timings
+    choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed")
+    assert member.products == "dense" and timings == [(128, 8, 32, 2, torch.device("cuda"), torch.bfloat16)]
+
+
+def test_what_a_checkpoint_settled_stays_unless_asked_by_name(timings):
+    member, again = _member(TopK(2)), _member(TopK(2))
+    choose_products(member, "measured", 128, CPU, "32-true")
+    again.load_state_dict(member.state_dict())
+    assert again.products == "dense"
+    choose_products(again, "measured", 128, CPU, "32-true")
+    assert len(timings) == 1
+    choose_products(again, "sparse", 128, CPU, "32-true")
+    assert again.products == "sparse"
+
+
+def test_codes_of_unknown_number_are_left_to_the_rule(timings):
+    member = _member(ReLU(1e-3))
+    choose_products(member, "measured", 128, CPU, "32-true")
+    assert member.products == "auto" and not timings
+
+
+def test_both_ways_give_the_same_training(tmp_path):
+    dataset = record(tmp_path / "data")
+    found = []
+    for way in ("sparse", "dense"):
+        trainer, module, data = build(dataset, specs()[:3], steps=10)
+        module.products = way
+        trainer.fit(module, data)
+        assert {member.products for member in module.bank} == {way}
+        found.append({name: value.detach() for name, value in module.bank.named_parameters()})
+    for name, value in found[0].items():
+        torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_states_take_the_layout_of_their_parameters():
+    """A fused optimiser goes through both as they lie in memory."""
+    parameter = torch.nn.Parameter(torch.arange(6.0).view(3, 2).T)
+    moments = torch.arange(6.0).view(2, 3)
+    held = {0: {"exp_avg": moments.clone(), "step": torch.tensor(3.0)}}
+    align_states(held, [parameter])
+    assert held[0]["exp_avg"].stride() == parameter.stride() and torch.equal(held[0]["exp_avg"], moments)
+    assert float(held[0]["step"]) == 3
+
+
+def test_a_checkpoint_in_another_layout_resumes_exactly(tmp_path):
+    dataset = record(tmp_path / "data")
+    trainer, through, data = build(dataset, specs()[:1], steps=10)
+    trainer.fit(through, data)
+    trainer, first, data = build(dataset, specs()[:1], steps=10, callbacks=[StopAt(5)])
+    trainer.fit(first, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    changed = 0
+    for entry in checkpoint["optimizer_states"][0]["state"].values():
+        for name, value in entry.items():
+            changed += not value.is_contiguous()
+            entry[name] = value.contiguous()
+    assert changed == 2  # both moments of w_enc
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    trainer, again, data = build(dataset, specs()[:1], steps=10)
+    trainer.fit(again, data, ckpt_path=tmp_path / "b.ckpt")
+    assert_equal(state(again), state(through))
