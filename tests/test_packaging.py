@@ -89,7 +89,7 @@ def test_the_editable_install_exposes_the_packages_at_the_root(tmp_path):
 # --- dependencies
 
 REQUIRED = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
-DEVELOPMENT = [Requirement(text) for text in PROJECT["dependency-groups"]["dev"]]
+DEVELOPMENT = [Requirement(text) for group in PROJECT["dependency-groups"].values() for text in group]
 
 
 @pytest.mark.parametrize("requirement", [*REQUIRED, *DEVELOPMENT], ids=str)
