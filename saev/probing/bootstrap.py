@@ -74,7 +74,7 @@ def average_precisions(evidence: Evidence, drawn: Int64[np.ndarray, "images n"])
 
 
 def cross_entropies(
-    evidence: Evidence, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights = "none"
+    evidence: Evidence, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Of each resample the cross-entropy (nats) of sigmoid(b + w x), and that of predicting the resample's own prevalence.
 

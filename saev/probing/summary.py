@@ -44,7 +44,7 @@ def intervals(
     of_class: Int64[np.ndarray, " classes"],
     witnesses: Witnesses,
     drawn: Int64[np.ndarray, "images n"],
-    weights: Weights = "none",
+    weights: Weights,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`."""
     n_classes = len(of_class)

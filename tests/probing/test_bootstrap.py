@@ -56,7 +56,7 @@ def test_a_resample_without_the_class_has_none():
 
 def test_losses_and_entropies_are_sums_over_the_resample():
     drawn, b, w = draws(12, 5), -1.5, 0.7
-    losses, priors = cross_entropies(evidence(), b, w, drawn)
+    losses, priors = cross_entropies(evidence(), b, w, drawn, "none")
     for i in range(5):
         own = tokens(drawn[:, i])
         score, y = b + w * X[own], Y[own]

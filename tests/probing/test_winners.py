@@ -141,7 +141,7 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     for part in (slice(0, 77), slice(77, 200)):
         witnesses.update(from_dense(own[VAL][part]), y[VAL][part], image[part])
     witnesses.finish()
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200))
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200), "none")
     for c in range(CLASSES - 1):
         assert (
             rows[c]["ap_low"] < found.ap[c] < rows[c]["ap_high"] and rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
@@ -149,7 +149,7 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     assert ends["map_low"] < total["map"] < ends["map_high"] and ends["r_low"] < total["r"] < ends["r_high"]
     assert np.isnan(rows[CLASSES - 1]["ap_low"])
     once = draws(10, 200)[:, :1] * 0 + 1  # every image once: what was found
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once)
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once, "none")
     assert rows[1]["ap_low"] == pytest.approx(found.ap[1].item()) and ends["r_high"] == pytest.approx(total["r"])
 
 
@@ -167,5 +167,5 @@ def test_a_class_of_every_validation_token_has_no_share_to_explain_and_spoils_no
 def test_a_dictionary_without_a_latent_for_any_class_has_no_numbers():
     nothing = Judged.nothing(CLASSES)
     assert overall(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
-    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10))
+    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10), "none")
     assert means == {} and len(rows) == CLASSES and np.isnan(rows[0]["r_low"])
