@@ -13,6 +13,7 @@ from scipy.sparse import csr_matrix
 
 from saev.probing.bins import MANTISSA, ordered
 from saev.probing.ties import rank_sums
+from saev.probing.weighting import Weights
 
 BITS = 6
 
@@ -72,15 +73,38 @@ def average_precisions(evidence: Evidence, drawn: Int64[np.ndarray, "images n"])
     return np.where(n_positive > 0, terms.sum(0) / np.maximum(n_positive, 1), np.nan)
 
 
-def image_losses(evidence: Evidence, b: float, w: float) -> Float64[np.ndarray, " images"]:
-    """The sum over each image's tokens of the cross-entropy (nats) of sigmoid(b + w x)."""
+def cross_entropies(
+    evidence: Evidence, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Of each resample the cross-entropy (nats) of sigmoid(b + w x), and that of predicting the resample's own prevalence.
+
+    Sums over the resample's tokens; balanced, half of the mean over its tokens of the class and half of that over the others,
+    and NaN where it lacks either.
+    """
+    negative, positive = (losses @ drawn for losses in image_losses(evidence, b, w))
+    if weights == "none":
+        return negative + positive, entropies(evidence, drawn)
+    n_positive = evidence.positives @ drawn
+    n_negative = evidence.tokens @ drawn - n_positive
+    both = (n_positive > 0) & (n_negative > 0)
+    loss = (negative / np.maximum(n_negative, 1) + positive / np.maximum(n_positive, 1)) / 2
+    return np.where(both, loss, np.nan), np.where(both, np.log(2), np.nan)
+
+
+def image_losses(
+    evidence: Evidence, b: float, w: float
+) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]:
+    """The sums over each image's tokens that are not of the class, and over those that are, of the cross-entropy (nats) of
+    sigmoid(b + w x)."""
     score = b + w * evidence.values.astype(float)
     n = len(evidence.tokens)
     fired = np.bincount(evidence.image, minlength=n)
     fired_positives = np.bincount(evidence.image[evidence.positive], minlength=n)
-    loss = np.bincount(evidence.image, np.logaddexp(0, score) - evidence.positive * score, minlength=n)
+    negative = np.bincount(evidence.image, np.logaddexp(0, score) * ~evidence.positive, minlength=n)
+    positive = np.bincount(evidence.image, np.logaddexp(0, -score) * evidence.positive, minlength=n)
     silent, silent_positives = evidence.tokens - fired, evidence.positives - fired_positives
-    return loss + silent * np.logaddexp(0, b) - silent_positives * b
+    negative += (silent - silent_positives) * np.logaddexp(0, b)
+    return negative, positive + silent_positives * np.logaddexp(0, -b)
 
 
 def entropies(evidence: Evidence, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:

@@ -11,7 +11,7 @@ import enum
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float64, Int8, Int64
+from jaxtyping import Bool, Float64, Int8, Int64, Real
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -46,7 +46,7 @@ class LogisticFit:
 
 def solve(
     nodes: Nodes,
-    positives: Int64[Tensor, "#latents classes"] | Int64[Tensor, " classes"],
+    positives: Real[Tensor, "#latents classes"] | Real[Tensor, " classes"],
     p1: Float64[Tensor, "latents classes"],
     ridge: float = RIDGE,
     start: tuple[Float64[Tensor, "latents classes"], Float64[Tensor, "latents classes"]] | None = None,
@@ -123,7 +123,7 @@ def solve(
 
 def cross_entropy(
     nodes: Nodes,
-    positives: Int64[Tensor, "#latents classes"] | Int64[Tensor, " classes"],
+    positives: Real[Tensor, "#latents classes"] | Real[Tensor, " classes"],
     p1: Float64[Tensor, "latents classes"],
     b: Float64[Tensor, "latents classes"],
     w: Float64[Tensor, "latents classes"],
@@ -142,7 +142,7 @@ def cross_entropy(
     return torch.where(b.isfinite(), loss, torch.where(right, 0.0, torch.inf))
 
 
-def prevalence_entropy(positives: Int64[Tensor, "*classes"], n_tokens: int) -> Float64[Tensor, "*classes"]:
+def prevalence_entropy(positives: Real[Tensor, "*classes"], n_tokens: int) -> Float64[Tensor, "*classes"]:
     """Cross-entropy (nats per token) of predicting the prevalence everywhere.
 
     >>> prevalence_entropy(torch.tensor([0, 2]), 4)

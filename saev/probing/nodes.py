@@ -14,10 +14,8 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
 from saev.probing import segments
-from saev.probing.bins import MANTISSA
+from saev.probing.cells import cells, gauss_points, inner
 from saev.probing.table import LabelTable
-
-SHARE = 64  # a cell with more than one in so many of a latent's firings is halved, as long as the table has finer bins
 
 
 @dataclass(frozen=True)
@@ -74,14 +72,14 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     """
     if not 0 <= bits <= table.mantissa_bits:
         raise ValueError(f"bits={bits}: the table has {table.mantissa_bits} mantissa bits; take 0 to that many.")
-    starts = _cells(table, bits)
+    starts = cells(table, bits)
     *points, weights, hidden = _gauss(starts, table.latent, table.count.double(), table.total, table.squares)
     silent = (table.n_tokens - table.firings).double()
     none = torch.zeros_like(silent)
     every = torch.arange(table.n_latents, device=silent.device)
     owner, values = torch.cat([points[0], every]), torch.cat([points[1], none])
     weights, hidden = torch.cat([weights, silent]), torch.cat([hidden, none])
-    return _sorted(owner, values, weights, hidden, table.n_tokens, table.n_latents)
+    return in_order(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
 
 def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n_latents: int, n_tokens: int) -> Nodes:
@@ -96,7 +94,7 @@ def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n
     owner, points, weights = owner[order][again], points[again], weights[order][again]
     first = _starts(owner, points)
     weights = segments.run_sums(weights, first)
-    return _sorted(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
+    return in_order(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
 
 
 def sketched(given: Nodes) -> Nodes:
@@ -111,37 +109,7 @@ def sketched(given: Nodes) -> Nodes:
     starts = _starts(latent, torch.where(below <= above, below, -above).double().frexp().exponent, below <= above)
     total = given.weights * given.values
     sketch = _gauss(starts, latent, given.weights, total, total * given.values)
-    return _sorted(*sketch, given.n_tokens, given.n_latents)
-
-
-def _cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
-    """Where the cells begin: runs of groups that agree in as much of their keys as is left of them."""
-    latent, fired = table.latent, table.firings.clamp(min=1)
-    mean = segments.scattered(table.total, latent, table.n_latents) / fired
-    std = (segments.scattered(table.squares, latent, table.n_latents) / fired - mean.square()).clamp(min=0).sqrt()
-
-    def placed(groups: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean code of some groups, and how wide cells there may be."""
-        owner, middle = latent[groups], table.total[groups] / table.count[groups]
-        return middle, torch.maximum(std[owner], (middle - mean[owner]).abs()) * 2.0 ** (-bits - 1)
-
-    # Groups whose cells may have to be halved, and their places: one number, as keys have 9 + 23 bits at most.
-    wide = torch.arange(len(latent), device=latent.device)
-    place, count = (latent << (MANTISSA + 10)) + table.key, table.count
-    first = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
-    for drop in range(table.mantissa_bits - bits, -1, -1):
-        starts = segments.run_starts(place >> drop)
-        low = wide[starts]
-        first[low] = True
-        if drop == 0:
-            break
-        lengths = segments.run_lengths(starts, len(wide))
-        (least, fitting), (most, fitting_there) = placed(low), placed(wide[starts + lengths - 1])
-        much = segments.run_sums(count, starts) * SHARE > fired[latent[low]]
-        much |= most - least > torch.minimum(fitting, fitting_there)
-        kept = segments.places((much & (lengths > 1)).repeat_interleave(lengths))
-        wide, place, count = wide[kept], place[kept], count[kept]
-    return segments.places(first)
+    return in_order(*sketch, given.n_tokens, given.n_latents)
 
 
 def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
@@ -165,9 +133,7 @@ def _gauss(
     Of the bins that make a cell, what is within one enters by its variance alone.
     """
     cell = segments.run_of_each(starts, len(latent))
-    middle = total / count
-    within = squares / count - middle.square()
-    within.masked_fill_((count <= 1) | (within <= 1e-15 * middle.square()), 0)  # less is rounding
+    middle, within = inner(count, total, squares)
     weight = segments.run_sums(count, starts)
     mean = segments.run_sums(total, starts) / weight
     apart = middle - mean[cell]
@@ -175,21 +141,14 @@ def _gauss(
     std = (segments.run_sums(count * spread, starts) / weight).sqrt()
     third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight
     skew = torch.where(std > 0, third / std**3, 0)
-    # The two points, in std from the mean, have product -1 and sum skew.
-    far = skew.abs() / 2 + (1 + skew.square() / 4).sqrt()
-    up = torch.where(skew >= 0, far, 1 / far)
-    share = 1 / (1 + up.square())
-    one = std == 0
-    upper = torch.where(one, 0, weight * share)
+    points, weights = gauss_points(weight, mean, std, skew)
     owner = latent[starts].repeat_interleave(2)
-    values = torch.stack([mean - std / up, mean + std * up], 1).flatten()
-    weights = torch.stack([torch.where(one, weight, weight - upper), upper], 1).flatten()
     # Given mean and std, the sum over a share q of the cell is at most weight std sqrt(q (1 - q)) from its mean's.
     hidden = torch.where(weight > 2, weight * std / 2, 0).repeat_interleave(2)
-    return owner, values, weights, hidden
+    return owner, points.flatten(), weights.flatten(), hidden
 
 
-def _sorted(
+def in_order(
     latent: Int64[Tensor, " n"],
     values: Float64[Tensor, " n"],
     weights: Float64[Tensor, " n"],

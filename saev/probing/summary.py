@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from saev.probing.bootstrap import average_precisions, entropies, image_losses, interval
+from saev.probing.bootstrap import average_precisions, cross_entropies, interval
 from saev.probing.evidence import Witnesses
+from saev.probing.weighting import Weights
 from saev.probing.winners import Judged
 
 TAUS = (0.3, 0.5, 0.7)
@@ -24,7 +25,8 @@ def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
     n = int(known.sum())
     if n == 0:
         return {"n_classes": 0}
-    ce, prior, train_prior = (x[known].sum() for x in (judged.ce, judged.ce_prevalence, judged.train_ce_prevalence))
+    # A class of every validation token has no balanced cross-entropy, and a prior of 0: it adds nothing.
+    ce, prior, train_prior = (x[known].nansum() for x in (judged.ce, judged.ce_prevalence, judged.train_ce_prevalence))
     means = {"map": judged.ap, "auroc": judged.auroc, "f1": judged.f1, "iou": judged.iou}
     means |= {"precision16": judged.precision, "purity16": judged.purity}
     return {
@@ -38,7 +40,11 @@ def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
 
 
 def intervals(
-    judged: Judged, of_class: Int64[np.ndarray, " classes"], witnesses: Witnesses, drawn: Int64[np.ndarray, "images n"]
+    judged: Judged,
+    of_class: Int64[np.ndarray, " classes"],
+    witnesses: Witnesses,
+    drawn: Int64[np.ndarray, "images n"],
+    weights: Weights,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`."""
     n_classes = len(of_class)
@@ -46,8 +52,8 @@ def intervals(
     for number in np.flatnonzero(np.isfinite(judged.ap.numpy())):
         evidence = witnesses.of(int(of_class[number]), int(number))
         aps[number] = average_precisions(evidence, drawn)
-        losses[number] = image_losses(evidence, float(judged.b[number]), float(judged.w[number])) @ drawn
-        priors[number] = entropies(evidence, drawn)
+        b, w = float(judged.b[number]), float(judged.w[number])
+        losses[number], priors[number] = cross_entropies(evidence, b, w, drawn, weights)
     rs = 1 - losses / np.where(priors > 0, priors, np.nan)
     ap, r = judged.ap.numpy(), judged.r.numpy()
     rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]

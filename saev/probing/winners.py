@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from saev.probing import segments
-from saev.probing.logistic import RIDGE, LogisticFit, Status, cross_entropy, prevalence_entropy, solve
-from saev.probing.nodes import nodes
+from saev.probing.logistic import RIDGE, LogisticFit, Status, prevalence_entropy, solve
 from saev.probing.ranking import auroc, average_precision, best_f1
 from saev.probing.table import LabelTable
 from saev.probing.top_tokens import K, precision_at, purity_at
+from saev.probing.weighting import Weights, losses_of_own, own
 
 
 def ranked(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:
@@ -61,21 +61,23 @@ def judge(
     of_class: Int64[Tensor, " classes"],
     start: tuple[Float64[Tensor, " classes"], Float64[Tensor, " classes"]],
     ridge: float = RIDGE,
+    weights: Weights = "none",
 ) -> Judged:
     """Fit each class's column to the training tokens and judge it on the validation tokens.
 
     Exact where the tables' bins hold a value each (mantissa_bits=23). `start` is each class's (b, w) from all pairs' fit.
+    Cross-entropies alone depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
     """
     known = (of_class >= 0).nonzero()[:, 0]
     mine, theirs = train.of(of_class[known]), val.of(of_class[known])
     row = torch.arange(len(known), device=known.device)
-    positives, p1 = train.positives[known, None], mine.p1[row, known][:, None]
     begin = (start[0][known, None], start[1][known, None])
-    fit = solve(nodes(mine, mine.mantissa_bits), positives, p1, ridge, start=begin)
-    val_positives, val_p1 = val.positives[known, None], theirs.p1[row, known][:, None]
-    ce = cross_entropy(nodes(theirs, theirs.mantissa_bits), val_positives, val_p1, fit.b, fit.w)[:, 0]
-    prior = prevalence_entropy(val.positives[known], val.n_tokens)
-    train_prior = prevalence_entropy(train.positives[known], train.n_tokens)
+    fitted, judging = own(mine, known, weights), own(theirs, known, weights)
+    fit = solve(*fitted, ridge, start=begin)
+    ce = losses_of_own(judging, weights, fit.b, fit.w)[:, 0]
+    train_prior, prior = (
+        prevalence_entropy(pairs.positives[:, 0], pairs.nodes.n_tokens) for pairs in (fitted, judging)
+    )
     threshold = best_f1(mine).threshold[row, known]
     predicted, hits = beyond(theirs, known, threshold)
     n_positive = val.positives[known]

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from saev.probing.logistic import LogisticFit, Status, cross_entropy
-from saev.probing.nodes import nodes
+from saev.probing.logistic import LogisticFit, Status
 from saev.probing.ranking import auroc, average_precision, best_f1
 from saev.probing.table import LabelTable
+from saev.probing.weighting import Weights, losses_of_all
 from saev.shards.manifest import replacing
 
 
@@ -21,6 +21,7 @@ def write_pairs(
     val: LabelTable,
     ids: Sequence[int],
     names: Sequence[str],
+    weights: Weights,
 ) -> Path:
     """pairs/<dictionary>.parquet: latent, class_id, class, status, b, w, train_ce, val_ce, ap, auroc, best_f1 (of validation tokens).
 
@@ -33,7 +34,7 @@ def write_pairs(
         "b": fit.b,
         "w": fit.w,
         "train_ce": fit.loss,
-        "val_ce": cross_entropy(nodes(val, bits), val.positives, val.p1, fit.b, fit.w),
+        "val_ce": losses_of_all(val, bits, weights, fit.b, fit.w),
         "ap": average_precision(val),
         "auroc": auroc(val),
         "best_f1": f1.value,

@@ -19,11 +19,11 @@ from saev.codes import CodeStore
 from saev.probing.bootstrap import draws
 from saev.probing.columns import Columns
 from saev.probing.evidence import Witnesses
-from saev.probing.logistic import LogisticFit, solve
-from saev.probing.nodes import nodes
+from saev.probing.logistic import LogisticFit
 from saev.probing.statistics import LatentLabelStats
 from saev.probing.summary import intervals, overall
 from saev.probing.table import LabelTable
+from saev.probing.weighting import fit_all
 from saev.probing.winners import Judged, ranked
 from saev.shards import ActivationStore
 from saev.stages.dictionaries import Found, find, layer_of, names, open_store
@@ -113,7 +113,7 @@ def probe(
     for variant in variants:
         for name in sizes:
             train, val = (stats[split.name, variant, name].compute() for split in data.splits)
-            fit = solve(nodes(train, min(3, train.mantissa_bits)), train.positives, train.p1, cfg.ridge)
+            fit = fit_all(train, min(3, train.mantissa_bits), cfg.weights, cfg.ridge)
             log.info("%s (%s labels): %s", name, variant, tally(fit))
             top = ranked(fit, train, cfg.top)
             best = top[:, 0]
@@ -125,7 +125,7 @@ def probe(
             if not len(chosen[variant, name]):
                 log.warning("%s (%s labels): no class has a latent, as none fires or there is one class", name, variant)
             if cfg.pairs and variant == TRUE:
-                write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names)
+                write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names, cfg.weights)
     stats.clear()  # room for the exact ones
     exact, witnesses = second_pass(data.splits, sources, chosen, lambda n: new_stats(n, EXACT, cfg.budget_gib))
     drawn = draws(len(data.splits[1].images), cfg.bootstrap, cfg.seed) if cfg.bootstrap else None
@@ -135,14 +135,21 @@ def probe(
         judged = Judged.nothing(n_classes)
         if len(columns):
             train, val = (exact[split.name, variant, name].compute() for split in data.splits)
-            judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge)
+            judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge, cfg.weights)
         each, total = [{} for _ in data.names], {}
         if drawn is not None:
             seen = witnesses.get((variant, name), Witnesses(len(data.splits[1].images)))
-            each, total = intervals(judged, columns.of_class.cpu().numpy(), seen, drawn)
+            each, total = intervals(judged, columns.of_class.cpu().numpy(), seen, drawn, cfg.weights)
         rows += class_rows(own, data, columns, judged, tokens[variant, name], tops[variant, name], each)
         numbers = {**overall(judged), **total}
-        totals.append({**own, "n_latents": sizes[name], **{key: blank(value) for key, value in numbers.items()}})
+        totals.append(
+            {
+                **own,
+                "weights": cfg.weights,
+                "n_latents": sizes[name],
+                **{key: blank(value) for key, value in numbers.items()},
+            }
+        )
     return rows, totals
 
 

@@ -4,19 +4,22 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from saev.checkpoint import WEIGHTS
 from saev.codes import CodeStore
 from saev.codes.manifest import KIND
+from saev.probing.weighting import Weights
 from saev.shards import ActivationStore
 from saev.shards.manifest import FILE
 from saev.stages.dictionaries import find
 from saev.stages.label_splits import check
 from saev.stages.sparse_probing import check_sparse
 from saev.vits.precheck import check_device
+
+WEIGHINGS = get_args(Weights)
 
 
 def validate(cfg: DictConfig) -> None:
@@ -31,6 +34,8 @@ def validate(cfg: DictConfig) -> None:
         )
     if cfg.latent_topk is not None and cfg.latent_topk < 1:
         raise ValueError(f"latent_topk={cfg.latent_topk}: give at least 1, or null for all codes.")
+    if cfg.weights not in WEIGHINGS:
+        raise ValueError(f"weights={cfg.weights}: choose {' or '.join(WEIGHINGS)}.")
     check_device(str(cfg.device), "device")
     if cfg.sparse.levels:
         check_sparse(sparse_settings(cfg))

@@ -9,18 +9,21 @@ from saev.probing.columns import Columns
 from saev.probing.logistic import LogisticFit, Status
 from saev.probing.ranking import average_precision
 from saev.probing.table import LabelTable
+from saev.probing.weighting import Weights
 from saev.probing.winners import Judged, judge
 from saev.stages.label_splits import Labelled
 
 
-def judged_of(train: LabelTable, val: LabelTable, columns: Columns, fit: LogisticFit, ridge: float) -> Judged:
+def judged_of(
+    train: LabelTable, val: LabelTable, columns: Columns, fit: LogisticFit, ridge: float, weights: Weights
+) -> Judged:
     """The winners' numbers, on the CPU."""
     of_class = columns.of_class
     known = of_class.clamp(min=0)
     latent, sign = columns.latents[known], columns.signs[known]
     at = torch.arange(len(of_class), device=latent.device)
     start = fit.b[latent, at], fit.w[latent, at] * sign
-    return Judged(*(values.cpu() for values in judge(train, val, of_class, start, ridge)))
+    return Judged(*(values.cpu() for values in judge(train, val, of_class, start, ridge, weights)))
 
 
 def listed(top: torch.Tensor, fit: LogisticFit, val: LabelTable) -> dict[str, torch.Tensor]:

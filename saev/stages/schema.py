@@ -138,6 +138,7 @@ class ProbeVerbSchema:
     compat: str = "strict"
 
     latent_topk: int | None = None
+    weights: str = "none"
     ridge: float = 1e-8
     mantissa_bits: int = 10
     budget_gib: float = 8

@@ -8,9 +8,8 @@ from probing.labelled import table
 from saev.probing.bootstrap import (
     Evidence,
     average_precisions,
+    cross_entropies,
     draws,
-    entropies,
-    image_losses,
     interval,
 )
 from saev.probing.ranking import average_precision
@@ -57,13 +56,25 @@ def test_a_resample_without_the_class_has_none():
 
 def test_losses_and_entropies_are_sums_over_the_resample():
     drawn, b, w = draws(12, 5), -1.5, 0.7
-    losses, priors = image_losses(evidence(), b, w) @ drawn, entropies(evidence(), drawn)
+    losses, priors = cross_entropies(evidence(), b, w, drawn, "none")
     for i in range(5):
         own = tokens(drawn[:, i])
         score, y = b + w * X[own], Y[own]
         assert losses[i] == pytest.approx((np.logaddexp(0, score) - y * score).sum(), rel=1e-10)
         share = y.mean()
         assert priors[i] == pytest.approx(-len(own) * (share * np.log(share) + (1 - share) * np.log(1 - share)))
+
+
+def test_balanced_ones_are_half_of_either_sides_mean():
+    drawn, b, w = np.column_stack([draws(12, 5), np.eye(12, dtype=int)[3] * 12]), -0.5, 0.7
+    losses, priors = cross_entropies(evidence(), b, w, drawn, "balanced")
+    for i in range(5):
+        own = tokens(drawn[:, i])
+        score, y = b + w * X[own], Y[own]
+        each = np.logaddexp(0, score) - y * score
+        assert losses[i] == pytest.approx((each[y].mean() + each[~y].mean()) / 2, rel=1e-10)
+        assert priors[i] == pytest.approx(np.log(2), rel=1e-15)
+    assert np.isnan(losses[5]) and np.isnan(priors[5])  # no token of the class
 
 
 def test_an_interval_holds_the_middle_and_lies_around_what_was_found():

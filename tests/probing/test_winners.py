@@ -6,14 +6,16 @@ import torch
 from probing.labelled import CLASSES, LATENTS, codes, labels, many_labels, table
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, log_loss, roc_auc_score
+from sklearn.utils.class_weight import compute_sample_weight
 
 from saev.codes.pairs import from_dense
-from saev.probing.bootstrap import draws
+from saev.probing.bootstrap import cross_entropies, draws
 from saev.probing.columns import Columns
 from saev.probing.evidence import Witnesses
-from saev.probing.logistic import solve
-from saev.probing.nodes import nodes
+from saev.probing.logistic import RIDGE
+from saev.probing.ranking import average_precision
 from saev.probing.summary import intervals, overall
+from saev.probing.weighting import fit_all
 from saev.probing.winners import Judged, judge, ranked
 
 VAL = slice(300, 500)
@@ -21,18 +23,19 @@ TRAIN = slice(0, 300)
 EVERY = [pytest.param(labels(), id="exclusive"), pytest.param(many_labels(), id="many")]
 
 
-def judged(y):
+def judged(y, weights="none"):
     """(fit of all pairs, columns, judged, codes of the columns)."""
     x = codes()
     train = table(x[TRAIN], y[TRAIN])
-    fit = solve(nodes(train), train.positives, train.p1)
+    fit = fit_all(train, 3, weights)
     top = ranked(fit, train, 3)
     at = torch.arange(train.n_classes)
     columns = Columns.choose(top[:, 0], fit.w[top[:, 0].clamp(min=0), at], LATENTS)
     own = torch.stack([sign * x[:, latent] for latent, sign in zip(columns.latents, columns.signs, strict=True)], 1)
     known = columns.of_class.clamp(min=0)
     start = fit.b[top[:, 0], at], fit.w[top[:, 0], at] * columns.signs[known]
-    return fit, top, columns, judge(table(own[TRAIN], y[TRAIN]), table(own[VAL], y[VAL]), columns.of_class, start), own
+    tables = table(own[TRAIN], y[TRAIN]), table(own[VAL], y[VAL])
+    return fit, top, columns, judge(*tables, columns.of_class, start, RIDGE, weights), own
 
 
 @pytest.mark.parametrize("y", EVERY)
@@ -70,6 +73,63 @@ def test_their_numbers_are_scikit_learns(y):
 
 
 @pytest.mark.parametrize("y", EVERY)
+def test_balanced_ones_are_scikit_learns_with_its_balanced_weights(y):
+    _, top, columns, found, own = judged(y, "balanced")
+    exclusive = y.ndim == 1
+    known = (y >= 0).numpy() if exclusive else np.ones(len(y), bool)
+    for c in range(CLASSES - 1):
+        x = own[:, columns.of_class[c]].double().numpy()
+        hit = ((y == c) if exclusive else y[:, c]).numpy()
+        train, val = (np.flatnonzero(known[part]) + part.start for part in (TRAIN, VAL))
+        model = LogisticRegression(C=np.inf, tol=1e-10, max_iter=10000, class_weight="balanced")
+        model.fit(x[train, None], hit[train])
+        for tokens, ce in ((train, found.train_ce[c]), (val, found.ce[c])):
+            probability = model.predict_proba(x[tokens, None])[:, 1]
+            weight = compute_sample_weight("balanced", hit[tokens])
+            if found.status[c] == 0:
+                assert ce == pytest.approx(log_loss(hit[tokens], probability, sample_weight=weight), rel=1e-5)
+        assert found.r[c] == pytest.approx(1 - found.ce[c].item() / np.log(2))
+        assert found.ap[c] == pytest.approx(average_precision(table(own[VAL], y[VAL]))[columns.of_class[c], c].item())
+    assert (found.status == 0).sum() >= 2
+    torch.testing.assert_close(found.ce_prevalence[:3], torch.full((3,), np.log(2), dtype=torch.float64))
+    torch.testing.assert_close(found.train_ce_prevalence[:3], found.ce_prevalence[:3])
+    assert (top[CLASSES - 1] == -1).all() and bool(found.ce[CLASSES - 1].isnan())  # no token of class 3
+    total = overall(found)
+    assert total["r"] == pytest.approx(found.r[:3].mean().item()) == pytest.approx(total["r_macro"])
+
+
+def test_balanced_intervals_lie_around_what_was_found():
+    y = labels()
+    _, _, columns, found, own = judged(y, "balanced")
+    witnesses, image = Witnesses(10), torch.arange(200) // 20
+    witnesses.update(from_dense(own[VAL]), y[VAL], image)
+    witnesses.finish()
+    once = np.ones((10, 1), np.int64)  # every image once: what was found
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once, "balanced")
+    evidence = [witnesses.of(int(columns.of_class[c]), c) for c in range(3)]
+    losses = [cross_entropies(evidence[c], found.b[c].item(), found.w[c].item(), once, "balanced")[0] for c in range(3)]
+    assert [loss.item() for loss in losses] == pytest.approx(found.ce[:3].tolist(), rel=1e-9)
+    assert rows[1]["r_low"] == pytest.approx(found.r[1].item()) and ends["r_high"] == pytest.approx(overall(found)["r"])
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200), "balanced")
+    for c in range(3):  # the rare class is in part of the resamples
+        assert rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
+    assert ends["r_low"] < overall(found)["r"] < ends["r_high"]
+
+
+def test_a_class_of_every_validation_token_has_no_balanced_loss_and_spoils_no_sum():
+    y = many_labels()
+    y[VAL, 1] = True
+    _, _, columns, found, own = judged(y, "balanced")
+    assert columns.of_class[1] >= 0 and found.ce[1].isnan() and found.r[1].isnan() and found.ap[1] == 1
+    assert overall(found)["r"] == pytest.approx(found.r[[0, 2]].mean().item())
+    witnesses = Witnesses(10)
+    witnesses.update(from_dense(own[VAL]), y[VAL], torch.arange(200) // 20)
+    witnesses.finish()
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 50), "balanced")
+    assert np.isnan(rows[1]["r_low"]) and ends["r_low"] < overall(found)["r"] < ends["r_high"]
+
+
+@pytest.mark.parametrize("y", EVERY)
 def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     _, _, columns, found, own = judged(y)
     total = overall(found)
@@ -81,7 +141,7 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     for part in (slice(0, 77), slice(77, 200)):
         witnesses.update(from_dense(own[VAL][part]), y[VAL][part], image[part])
     witnesses.finish()
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200))
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200), "none")
     for c in range(CLASSES - 1):
         assert (
             rows[c]["ap_low"] < found.ap[c] < rows[c]["ap_high"] and rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
@@ -89,7 +149,7 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     assert ends["map_low"] < total["map"] < ends["map_high"] and ends["r_low"] < total["r"] < ends["r_high"]
     assert np.isnan(rows[CLASSES - 1]["ap_low"])
     once = draws(10, 200)[:, :1] * 0 + 1  # every image once: what was found
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once)
+    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once, "none")
     assert rows[1]["ap_low"] == pytest.approx(found.ap[1].item()) and ends["r_high"] == pytest.approx(total["r"])
 
 
@@ -107,5 +167,5 @@ def test_a_class_of_every_validation_token_has_no_share_to_explain_and_spoils_no
 def test_a_dictionary_without_a_latent_for_any_class_has_no_numbers():
     nothing = Judged.nothing(CLASSES)
     assert overall(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
-    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10))
+    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10), "none")
     assert means == {} and len(rows) == CLASSES and np.isnan(rows[0]["r_low"])

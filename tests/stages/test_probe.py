@@ -108,6 +108,20 @@ def test_what_was_stopped_goes_on_and_ends_alike(cli, place, tmp_path, monkeypat
     assert not (tmp_path / "run" / "statistics.pt").exists()
 
 
+def test_weights_may_change_where_a_stopped_run_goes_on(cli, place, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    arguments = (str(place), f"dataset={place / 'data'}", "layer=1", *FAST, f"hydra.run.dir={tmp_path / 'run'}")
+    with monkeypatch.context() as patch:
+        patch.setattr(probe, "fit_all", stopped)
+        assert cli("probe", *arguments).code == 130
+    shown = cli("probe", *arguments, "weights=balanced")
+    assert shown.code == 0 and "going on after" in shown.text, shown.text
+    whole, _, _ = probed(cli, place, "weights=balanced")
+    assert pl.read_parquet(tmp_path / "run" / "classes.parquet").equals(whole)
+
+
 def test_all_pairs_are_written_when_asked_for(cli, place, tmp_path):
     run = tmp_path / "run"
     classes, _, _ = probed(cli, place, "pairs=true", "nulls=[]", f"hydra.run.dir={run}")
@@ -118,6 +132,28 @@ def test_all_pairs_are_written_when_asked_for(cli, place, tmp_path):
     )
     np.testing.assert_allclose(best["train_ce"], best["train_ce_pair"], rtol=1e-6)
     np.testing.assert_allclose(best["ap"], best["ap_pair"], atol=5e-3)
+
+
+def test_balanced_weights_change_cross_entropies_and_nothing_of_the_rankings(cli, place, tmp_path):
+    run = tmp_path / "run"
+    plain, results, _ = probed(cli, place, "nulls=[]", "bootstrap=0")
+    classes, weighted, _ = probed(
+        cli, place, "weights=balanced", "pairs=true", "nulls=[permuted]", f"hydra.run.dir={run}"
+    )
+    assert results["weights"].unique().to_list() == ["none"] and weighted["weights"].unique().to_list() == ["balanced"]
+    assert classes["ce_prevalence"].to_numpy() == pytest.approx(np.log(2))
+    np.testing.assert_allclose(classes["r"], 1 - classes["ce"].to_numpy() / np.log(2), rtol=1e-9)
+    assert (classes["r_low"] < classes["r"]).all() and (classes["r"] < classes["r_high"]).all()
+    means = classes.filter((pl.col("member") == "means") & (pl.col("labels") == "true"))
+    assert (means["r"] > 0.02).all() and means["latent"].to_list()[:2] == [0, 1]
+    both = plain.join(classes.filter(pl.col("labels") == "true"), on=["member", "class", "latent"], suffix="_balanced")
+    assert len(both) >= 6
+    for name in ("ap", "auroc", "f1", "precision"):
+        np.testing.assert_allclose(both[name], both[f"{name}_balanced"], rtol=1e-9)
+    pairs = pl.read_parquet(run / "pairs" / "means.parquet")
+    best = means.filter(pl.col("sign") == 1).join(pairs, on=["latent", "class"], suffix="_pair")
+    np.testing.assert_allclose(best["train_ce"], best["train_ce_pair"], rtol=1e-4)
+    np.testing.assert_allclose(best["ce"], best["val_ce"], rtol=1e-3)
 
 
 def test_unlabelled_tokens_count_as_class_0_as_saev_has_it(cli, place):
@@ -144,6 +180,7 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
     [
         (["dataset=null"], "dataset is not given"),
         (["compat=old"], "compat=old: choose strict or saev"),
+        (["weights=half"], "weights=half: choose none or balanced"),
         (["nulls=[random]"], "nulls=['random']: choose of ['permuted']"),
         (["labels=species"], "labels=species: data has no such column"),
         (["labels=key", "classes=[1]"], "classes=[1] is for labels=patches"),
