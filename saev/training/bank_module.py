@@ -25,7 +25,6 @@ from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
 from saev.ops import collective
 from saev.training.division import ALONE, Division
-from saev.training.layout import align_states
 from saev.training.products import choose_products
 
 log = logging.getLogger(__name__)
@@ -125,8 +124,6 @@ class BankModule(L.LightningModule):
                 f"the checkpoint's SAEs are {saved}, this run's are {ours}: resume with the settings of the interrupted run "
                 "(ckpt_path=last or ckpt_path=<run directory> alone takes them over), or start anew without ckpt_path."
             )
-        for states in checkpoint["optimizer_states"]:
-            align_states(states["state"], (p for member in self.bank for p in member.sae.parameters()))
 
     def _members(self) -> dict[str, list[Any]]:
         return {

@@ -45,7 +45,7 @@ def make(activation, mode="scalar", seed=0):
 @pytest.mark.parametrize("mode", ["none", "scalar", "standardise"])
 def test_forward_is_the_formula(mode):
     sae = make(ReLU(0.0), mode)
-    p = {name: value.detach().double().numpy() for name, value in sae.named_parameters()}
+    p = {name: value.double().numpy() for name, value in sae.state_dict().items()}
     mean = {"none": 0.0}.get(mode, ROWS.mean(0))
     scale = {"none": 1.0, "scalar": np.sqrt(ROWS.var(0).mean()), "standardise": ROWS.std(0)}[mode]
     z = (ROWS - mean) / scale

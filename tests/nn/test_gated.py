@@ -22,7 +22,7 @@ def make():
 
 def test_codes_penalty_and_auxiliary_reconstruction():
     sae = make()
-    p = {name: value.detach().numpy() for name, value in sae.named_parameters()}
+    p = {name: value.numpy() for name, value in sae.state_dict().items()}
     linear = (Z.numpy() - p["b_dec"]) @ p["w_enc"]
     pi = linear + p["activation.b_gate"]
     f = np.where(pi > 0, np.maximum(np.exp(p["activation.r"]) * linear + p["activation.b_mag"], 0), 0)
@@ -39,7 +39,7 @@ def test_the_auxiliary_path_trains_the_gate_and_not_the_decoder():
     sae = make()
     h, _ = sae.training_codes(Z)
     sae.activation.auxiliary(Z, h, sae.w_dec, sae.b_dec).backward()
-    assert sae.w_dec.grad is None and sae.activation.b_gate.grad.any() and sae.w_enc.grad.any()
+    assert sae.w_dec.grad is None and sae.activation.b_gate.grad.any() and sae.encoder.grad.any()
     assert sae.activation.r.grad is None and sae.activation.b_mag.grad is None
 
 
@@ -65,7 +65,7 @@ def test_auxk_revives_through_the_gate():
     dead = torch.arange(16) < 4
     AuxK(k=2)(sae, Z, h, Z, dead).backward()
     assert sae.activation.b_gate.grad[:4].any() and not sae.activation.b_gate.grad[4:].any()
-    assert sae.w_enc.grad[:, :4].any() and not sae.w_enc.grad[:, 4:].any()
+    assert sae.encoder.grad[:4].any() and not sae.encoder.grad[4:].any()
 
 
 def test_gradients_by_finite_differences():

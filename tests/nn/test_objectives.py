@@ -113,7 +113,7 @@ def test_auxk_reaches_the_dead_latents_encoder_alone():
     h, f = sae.training_codes(Z)
     residual = Plain()(Z, f, sae.w_dec, sae.b_dec)[1]
     AuxK(k=2)(sae, Z, h, residual, dead).backward()
-    assert sae.w_enc.grad[:, :3].any() and not sae.w_enc.grad[:, 3:].any()
+    assert sae.encoder.grad[:3].any() and not sae.encoder.grad[3:].any()
     assert sae.b_enc.grad[:3].any() and not sae.b_enc.grad[3:].any()
     assert sae.w_dec.grad[:3].any() and not sae.w_dec.grad[3:].any()
 
@@ -128,7 +128,8 @@ def test_auxk_gradient_by_finite_differences():
         return AuxK(k=2)(sae, Z, sae.pre_activations(Z).detach(), residual, dead)
 
     w_enc = sae.w_enc.detach().clone()
-    (gradient,) = torch.autograd.grad(loss(w_enc), sae.w_enc)
+    (gradient,) = torch.autograd.grad(loss(w_enc), sae.encoder)
+    gradient = gradient.T
     for index in [(0, 0), (3, 1), (5, 2), (2, 9)]:
         step = torch.zeros_like(w_enc)
         step[index] = 1e-6

@@ -1,14 +1,13 @@
-"""How products are computed is settled once, and kept by checkpoints; states lie in memory as their parameters do."""
+"""How products are computed is settled once, and kept by checkpoints."""
 
 import pytest
 import torch
 from recordings import record
-from training.banks import StopAt, assert_equal, build, specs, state
+from training.banks import build, specs
 
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, TopK
 from saev.ops.choice import Timed
 from saev.training import products
-from saev.training.layout import align_states
 from saev.training.products import choose_products
 
 CPU = torch.device("cpu")
@@ -62,33 +61,3 @@ def test_both_ways_give_the_same_training(tmp_path):
         found.append({name: value.detach() for name, value in module.bank.named_parameters()})
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
-
-
-def test_states_take_the_layout_of_their_parameters():
-    """A fused optimiser goes through both as they lie in memory."""
-    parameter = torch.nn.Parameter(torch.arange(6.0).view(3, 2).T)
-    moments = torch.arange(6.0).view(2, 3)
-    held = {0: {"exp_avg": moments.clone(), "step": torch.tensor(3.0)}}
-    align_states(held, [parameter])
-    assert held[0]["exp_avg"].stride() == parameter.stride() and torch.equal(held[0]["exp_avg"], moments)
-    assert float(held[0]["step"]) == 3
-
-
-def test_a_checkpoint_in_another_layout_resumes_exactly(tmp_path):
-    dataset = record(tmp_path / "data")
-    trainer, through, data = build(dataset, specs()[:1], steps=10)
-    trainer.fit(through, data)
-    trainer, first, data = build(dataset, specs()[:1], steps=10, callbacks=[StopAt(5)])
-    trainer.fit(first, data)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    changed = 0
-    for entry in checkpoint["optimizer_states"][0]["state"].values():
-        for name, value in entry.items():
-            changed += not value.is_contiguous()
-            entry[name] = value.contiguous()
-    assert changed == 2  # both moments of w_enc
-    torch.save(checkpoint, tmp_path / "b.ckpt")
-    trainer, again, data = build(dataset, specs()[:1], steps=10)
-    trainer.fit(again, data, ckpt_path=tmp_path / "b.ckpt")
-    assert_equal(state(again), state(through))
