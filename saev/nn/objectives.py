@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from saev.nn.activations import Codes
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.decoding import decode, prefix_errors
 from saev.ops import collective
-from saev.ops.sparse import decode_sparse, topk_select, with_encoder_gradient
+from saev.ops.sparse import decode_sparse, topk_among, with_encoder_gradient
 
 
 class Objective(ABC):
@@ -160,7 +159,7 @@ class AuxK:
             return e.new_zeros(())
         k = min(max(1, e.shape[1] // 2) if self.k is None else self.k, h.shape[1])
         gate, bias = sae.activation.gate(h.detach(), sae.b_enc)
-        chosen = topk_select(torch.where(dead, gate, 0.0), k)
+        chosen = topk_among(gate, k, dead)
         e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)
         spread = collective.total((e - collective.mean(e.mean(0))).square().sum())
         spread = collective.weigh(spread).clamp_min(

@@ -56,7 +56,7 @@ def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
         places = np.flatnonzero(~(part <= bound))
         return Kept(places + first, part[places])
 
-    return _joined(in_threads(of, range(0, len(flat), slab)))
+    return _joined(in_threads(of, range(0, max(1, len(flat)), slab)))
 
 
 def share_beyond(h: Float[np.ndarray, "rows n"], bound: float, looked_at: int = 1 << 15) -> float:

@@ -8,6 +8,7 @@ from saev.ops.sparse import (
     SparseCodes,
     batchtopk_select,
     decode_sparse,
+    topk_among,
     topk_select,
     with_encoder_gradient,
 )
@@ -112,6 +113,17 @@ def test_encoder_gradient_by_finite_differences(path):
         return codes.dense(12)  # in places, not in pairs: topk does not order them
 
     assert torch.autograd.gradcheck(encode, (z, w["w_enc"], w["b_enc"], w["b_dec"]))
+
+
+@pytest.mark.parametrize("n", [0, 1, 3, 20, 50])
+def test_selection_among_some_latents(monkeypatch, n):
+    h = torch.randn(30, 50, generator=torch.Generator().manual_seed(0))
+    some = torch.randperm(50, generator=torch.Generator().manual_seed(1)) < n
+    expected = topk_codes(torch.where(some, h, 0.0), 4)
+    found = topk_among(h, 4, some)
+    assert torch.equal(found.dense(50), expected) and len(found.latents) <= 30 * min(n, 4)
+    monkeypatch.setattr("saev.ops.sparse.by_numpy", lambda h: False)
+    assert torch.equal(topk_among(h, 4, some).dense(50), expected)
 
 
 def test_encoder_gradient_of_a_masked_selection_stays_among_the_unmasked():

@@ -1,0 +1,152 @@
+"""Every gradient of a training step against autograd through dense matrices, written out here for each architecture."""
+
+import pytest
+import torch
+from torch import nn
+
+from saev.nn import (
+    AuxK,
+    BatchTopK,
+    Gated,
+    Matryoshka,
+    MemberSpec,
+    Normaliser,
+    Plain,
+    RandomMatryoshka,
+    ReLU,
+    TopK,
+)  # fmt: skip
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+OBJECTIVES = {"plain": Plain(), "matryoshka": Matryoshka(), "random": RandomMatryoshka(n_prefixes=4)}
+D_MODEL, D_SAE, BATCH = 11, 53, 37  # nothing divides anything
+
+
+def kept(h, n, dim):
+    """A mask of the n largest, along each row or in all."""
+    flat = h.relu() if dim is not None else h.relu().flatten()
+    indices = flat.topk(n, dim=-1).indices
+    return torch.zeros_like(flat).scatter(-1, indices, 1.0).view_as(h)
+
+
+def relu(h, p):
+    f = h.relu()
+    return f, 0.25 * f.sum(1).mean()
+
+
+def relu_by_norm(h, p):
+    f = h.relu()
+    return f, 0.25 * (f * p["w_dec"].norm(dim=1)).sum(1).mean()
+
+
+def topk(k):
+    return lambda h, p: (h.relu() * kept(h, k, 1).detach(), 0.0)
+
+
+def batchtopk(k):
+    return lambda h, p: (h.relu() * kept(h, k * len(h), None).detach(), 0.0)
+
+
+ARCHITECTURES = {
+    "relu": (lambda: ReLU(0.25), relu),
+    "relu-atom-norm": (lambda: ReLU(0.25, atom_norm=True), relu_by_norm),
+    "topk-1": (lambda: TopK(1), topk(1)),
+    "topk-3": (lambda: TopK(3), topk(3)),
+    "topk-all": (lambda: TopK(D_SAE), topk(D_SAE)),
+    "topk-threshold": (lambda: TopK(3, threshold=True), topk(3)),
+    "batchtopk-1": (lambda: BatchTopK(1), batchtopk(1)),
+    "batchtopk-3": (lambda: BatchTopK(3), batchtopk(3)),
+    "gated": (lambda: Gated(0.25), None),
+}
+
+
+def gated(h, p, z):
+    pi = h + p["activation.b_gate"]
+    f = (pi > 0) * (p["activation.r"].exp() * h + p["activation.b_mag"]).relu()
+    aux = (z - pi.relu() @ p["w_dec"].detach() - p["b_dec"].detach()).square().mean()
+    return f, 0.25 * pi.relu().sum(1).mean() + aux
+
+
+def world(name, objective, dtype, dead_tokens=10**9):
+    g = torch.Generator().manual_seed(0)
+    z = torch.randn(BATCH, D_MODEL, generator=g, dtype=dtype)
+    spec = MemberSpec(
+        "a", ARCHITECTURES[name][0](), OBJECTIVES[objective], AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
+    )
+    member = spec.build(Normaliser(torch.zeros(D_MODEL), torch.ones(())), z.float()).to(dtype)
+    if "theta" in dict(member.sae.activation.named_buffers()):
+        member.sae.activation.theta = member.sae.activation.theta.float()  # as it is kept whatever the weights are
+    with torch.no_grad():
+        member.sae.b_dec.normal_(0, 0.1, generator=g)
+        member.sae.b_enc.normal_(0, 0.1, generator=g)
+        member.sae.b_enc[:7] = -100  # latents that never fire
+        z[3] = member.sae.b_dec  # a token on which only biases count
+        z[5:8] = 0
+    return member, z
+
+
+def expected_loss(member, z, name, objective):
+    """(loss, parameters of its own, by name)."""
+    p = {n: v.detach().clone().requires_grad_() for n, v in member.sae.state_dict().items() if v.is_floating_point()}
+    h = (z - p["b_dec"]) @ p["w_enc"] + p["b_enc"]
+    f, more = gated(h, p, z) if name == "gated" else ARCHITECTURES[name][1](h, p)
+    goal = OBJECTIVES[objective]
+    ends = {"plain": lambda: [D_SAE], "matryoshka": lambda: goal.ends(D_SAE), "random": lambda: goal.ends(D_SAE, 0)}
+    errors = [
+        (z - f[:, :end] @ p["w_dec"][:end] - p["b_dec"]).square().sum(1).mean() / D_MODEL for end in ends[objective]()
+    ]
+    return sum(errors) / len(errors) + more, p
+
+
+@pytest.mark.parametrize("products", ["auto", "sparse", "dense"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradients_are_those_of_dense_autograd(name, objective, dtype, products):
+    member, z = world(name, objective, dtype)
+    member.products = products
+    losses = member(z)
+    losses.loss.backward()
+    loss, p = expected_loss(member, z, name, objective)
+    loss.backward()
+    assert abs(float(losses.loss - loss)) <= TOLERANCE[dtype] * float(loss)
+    compared = 0
+    for parameter_name, parameter in member.sae.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        theirs = p["w_enc"].grad.T if parameter_name == "encoder" else p[parameter_name].grad
+        assert parameter.grad.shape == theirs.shape
+        assert (parameter.grad - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max(), parameter_name
+        compared += bool(theirs.any())
+    assert compared >= 4
+
+
+@pytest.mark.parametrize("products", ["sparse", "dense"])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_dead", [1, 3, 20])
+def test_gradients_of_auxk_are_those_of_dense_autograd(n_dead, dtype, products):
+    """Fewer dead latents than it chooses, and more."""
+    member, z = world("topk-3", "plain", dtype, dead_tokens=5)
+    member.products = products
+    member.silent[7 : 7 + n_dead] = 5
+    dead = member.silent >= 5
+    losses = member(z)
+    losses.loss.backward()
+    loss, p = expected_loss(member, z, "topk-3", "plain")
+    h = (z - p["b_dec"]) @ p["w_enc"] + p["b_enc"]
+    e = (z - topk(3)(h, p)[0] @ p["w_dec"] - p["b_dec"]).detach()
+    masked = torch.where(dead, h, 0.0)
+    e_hat = (masked.relu() * kept(masked, 4, 1).detach()) @ p["w_dec"]
+    aux = (e_hat - e).square().sum() / (e - e.mean(0)).square().sum() / 32
+    (loss + aux).backward()
+    assert float(losses.aux.detach()) == pytest.approx(float(aux.detach()), rel=TOLERANCE[dtype])
+    for name, parameter in member.sae.named_parameters():
+        theirs = p["w_enc"].grad.T if name == "encoder" else p[name].grad
+        assert (parameter.grad - theirs).abs().max() <= TOLERANCE[dtype] * theirs.abs().max(), name
+
+
+def test_an_empty_batch_is_refused():
+    member, z = world("topk-3", "plain", torch.float32)
+    with pytest.raises(ValueError, match="no tokens"):
+        member(z[:0])
+    assert not nn.utils.parameters_to_vector(member.sae.parameters()).isnan().any()
