@@ -20,10 +20,10 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
-from step_peers import PEERS, Size
-from step_references import Step, dense_batchtopk, dense_matryoshka, dense_relu, dense_topk
 from torch import Tensor
 
+from benchmarks.step_peers import PEERS, Size
+from benchmarks.step_references import Step, dense_batchtopk, dense_matryoshka, dense_relu, dense_topk
 from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
 from saev.nn.activations import Activation
 from saev.nn.bank import Member

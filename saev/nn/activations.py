@@ -28,6 +28,7 @@ class Activation(nn.Module, ABC):
 
     owns_bias = False  # its own biases take the place of b_enc, which stays 0
     free_atoms = False  # atoms keep norms of their own, which the penalty weights
+    copies = 5  # at most so many [batch, d_sae] arrays does a step hold at once (docs/sweeps.md has what was measured)
 
     def prepare(self, d_sae: int) -> None:
         """Make the parameters and buffers that there is one of per latent."""

@@ -16,6 +16,7 @@ class Gated(Penalised):
     """
 
     owns_bias = True
+    copies = 8
     r: nn.Parameter
     b_gate: nn.Parameter
     b_mag: nn.Parameter

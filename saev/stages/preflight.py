@@ -23,10 +23,9 @@ def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     ready = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
-    return [
-        member_size(ready.facts.d_model, plan.spec.width(ready.facts.d_model), batch, prefixes(plan.spec.objective))
-        for plan in ready.planned
-    ]
+    width = ready.facts.d_model
+    specs = [plan.spec for plan in ready.planned]
+    return [member_size(width, s.width(width), batch, prefixes(s.objective), s.activation.copies) for s in specs]
 
 
 def prefixes(objective: object) -> int:

@@ -58,3 +58,23 @@ def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
     optimiser = [name for name in asked.names if name == "aten::_local_scalar_dense"]
     assert set(asked.names) <= {"aten::_local_scalar_dense", "aten::is_nonzero"}, asked.names
     assert len(optimiser) <= 2 + len(list(member.sae.parameters())), asked.names  # Adam reads its step counts
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("products", ["auto", "sparse", "dense"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("sae", ACTIVATIONS)
+def test_a_step_on_a_gpu_never_waits_and_is_that_of_the_cpu(sae, objective, products):
+    here, there = (spec(sae=sae, objective=objective).build(NORMALISER, Z) for _ in range(2))
+    there, z = there.cuda(), Z.cuda()
+    here.products = there.products = products
+    one_step(there, z)  # what is set up once may wait
+    one_step(here, Z)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        one_step(there, z)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    one_step(here, Z)
+    for name, value in here.sae.named_parameters():
+        torch.testing.assert_close(there.sae.get_parameter(name).cpu(), value, rtol=1e-2, atol=3e-3, msg=name)

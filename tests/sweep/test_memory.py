@@ -15,3 +15,4 @@ def test_more_tokens_latents_and_prefixes_take_more():
     assert member_size(64, 512, 2048).passing > base.passing and member_size(64, 512, 2048).fixed == base.fixed
     assert member_size(64, 1024, 1024).fixed > base.fixed
     assert member_size(64, 512, 1024, prefixes=5).passing - base.passing == 4 * 3 * 4 * 1024 * 64
+    assert member_size(64, 512, 1024, copies=8).passing - base.passing == 4 * 3 * 1024 * 512

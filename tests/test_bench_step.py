@@ -1,0 +1,46 @@
+"""What bench_step.py sets beside each other is the same step: equal weights after it; and the floor is a time."""
+
+import pytest
+import torch
+
+from benchmarks import bench_step
+from benchmarks.bench_step import L1, PREFIXES, K, Options, contenders, data, floor, measured, ours, stepped
+from benchmarks.step_references import DenseSAE, dense_batchtopk, dense_matryoshka, dense_relu, dense_topk
+from saev.nn import BatchTopK, ReLU, TopK
+
+SIZE = (16, 320, 96)
+OPTIONS = Options(torch.device("cpu"), None, cpu_seconds=False, rounds=1)
+PAIRS = {
+    "topk": (lambda: ours(SIZE, TopK(K), OPTIONS), lambda m: dense_topk(m, K, None)),
+    "batchtopk": (lambda: ours(SIZE, BatchTopK(K), OPTIONS), lambda m: dense_batchtopk(m, K, None)),
+    "matryoshka": (lambda: ours(SIZE, TopK(K), OPTIONS, PREFIXES), lambda m: dense_matryoshka(m, K, None)),
+    "relu": (lambda: ours(SIZE, ReLU(L1), OPTIONS), lambda m: dense_relu(m, L1, None)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_dense_step_is_the_same_step(monkeypatch, name):
+    made: list[DenseSAE] = []
+    monkeypatch.setattr("benchmarks.step_references.DenseSAE", lambda member: made.append(DenseSAE(member)) or made[-1])
+    member = PAIRS[name][0]()
+    dense = PAIRS[name][1](member)
+    z = data(SIZE, OPTIONS.device)
+    before = member.sae.w_enc.detach().clone()
+    stepped([member], OPTIONS)(z)
+    dense(z)
+    moved = (member.sae.w_enc - before).abs().max()
+    assert moved > 1e-4
+    for parameter in ("w_enc", "b_enc", "w_dec", "b_dec"):
+        mine, theirs = getattr(member.sae, parameter), getattr(made[0], parameter)
+        # Adam's first step is the gradient's sign: where that is all but 0 rounding decides it
+        assert ((mine - theirs).abs() < 1e-6).float().mean() > 0.99, parameter
+
+
+def test_all_contenders_step_and_are_timed():
+    z = data(SIZE, OPTIONS.device)
+    groups = contenders(SIZE, OPTIONS, peers=False)
+    assert {group for group, _ in bench_step.GOALS} <= set(groups)
+    for group, steps in groups.items():
+        times = measured(steps, z, OPTIONS)
+        assert next(iter(times)) == "ours" and all(len(t) == 1 and t[0] > 0 for t in times.values()), group
+    assert floor(SIZE, z, OPTIONS) > 0
