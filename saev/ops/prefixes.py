@@ -32,8 +32,7 @@ def prefix_errors(
     if codes.prefer_sparse(len(w_dec), path):
         bags = _bags(codes, ends, len(w_dec))
         return _Errors.apply(codes.values, w_dec, target, *bags, len(ends))
-    f = codes.dense(len(w_dec)).to(w_dec.dtype)
-    return dense_prefix_errors(f, w_dec, target, ends)
+    return dense_prefix_errors(codes.matrix_for(w_dec), w_dec, target, ends)
 
 
 def dense_prefix_errors(

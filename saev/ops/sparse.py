@@ -37,6 +37,12 @@ class SparseCodes(NamedTuple):
         out = self.values.new_zeros(len(self.offsets) - 1, d_sae)
         return out.index_put((self.rows(), self.latents), self.values)
 
+    def matrix_for(self, weights: Float[Tensor, "d_sae width"]) -> Float[Tensor, "rows d_sae"]:
+        """`dense`, in a precision in which it can be multiplied with the weights; autocast sees to that by itself."""
+        f, device = self.dense(len(weights)), weights.device.type
+        casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+        return f if casts else f.to(weights.dtype)
+
     def firings(self, d_sae: int) -> Int[Tensor, " d_sae"]:
         """Per latent, the number of rows on which its code is not 0."""
         counts = torch.zeros(d_sae, dtype=torch.int64, device=self.latents.device)
@@ -105,7 +111,7 @@ def decode_sparse(
             [0.0000, 0.0000, 0.5000]])
     """
     if not codes.prefer_sparse(len(w_dec), path):
-        return codes.dense(len(w_dec)).to(w_dec.dtype) @ w_dec
+        return codes.matrix_for(w_dec) @ w_dec
     return sparse_gradients.Decode.apply(codes.values, w_dec, codes.offsets, codes.latents)
 
 
