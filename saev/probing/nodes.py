@@ -74,13 +74,13 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     """
     if not 0 <= bits <= table.mantissa_bits:
         raise ValueError(f"bits={bits}: the table has {table.mantissa_bits} mantissa bits; take 0 to that many.")
-    starts = _cells(table, bits)
-    *points, weights, hidden = _gauss(starts, table.latent, table.count.double(), table.total, table.squares)
     silent = (table.n_tokens - table.firings).double()
     none = torch.zeros_like(silent)
-    every = torch.arange(table.n_latents, device=silent.device)
-    owner, values = torch.cat([points[0], every]), torch.cat([points[1], none])
-    weights, hidden = torch.cat([weights, silent]), torch.cat([hidden, none])
+    points = [(torch.arange(table.n_latents, device=silent.device), none, silent, none)]
+    for (block,) in segments.divided([table.latent], 0):  # whole latents
+        part = table.groups(block)
+        points.append(_gauss(_cells(part, bits), part.latent, part.count.double(), part.total, part.squares))
+    owner, values, weights, hidden = map(torch.cat, zip(*points, strict=True))
     return _sorted(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
 
@@ -122,8 +122,10 @@ def _cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
 
     def placed(groups: Tensor) -> tuple[Tensor, Tensor]:
         """The mean code of some groups, and how wide cells there may be."""
-        owner, middle = latent[groups], table.total[groups] / table.count[groups]
-        return middle, torch.maximum(std[owner], (middle - mean[owner]).abs()) * 2.0 ** (-bits - 1)
+        owner, total, count = (segments.picked(column, groups) for column in (latent, table.total, table.count))
+        middle = total / count
+        apart = (middle - segments.picked(mean, owner)).abs()
+        return middle, torch.maximum(segments.picked(std, owner), apart) * 2.0 ** (-bits - 1)
 
     # Groups whose cells may have to be halved, and their places: one number, as keys have 9 + 23 bits at most.
     wide = torch.arange(len(latent), device=latent.device)
@@ -140,7 +142,7 @@ def _cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
         much = segments.run_sums(count, starts) * SHARE > fired[latent[low]]
         much |= most - least > torch.minimum(fitting, fitting_there)
         kept = segments.places((much & (lengths > 1)).repeat_interleave(lengths))
-        wide, place, count = wide[kept], place[kept], count[kept]
+        wide, place, count = (segments.picked(column, kept) for column in (wide, place, count))
     return segments.places(first)
 
 
@@ -170,7 +172,7 @@ def _gauss(
     within.masked_fill_((count <= 1) | (within <= 1e-15 * middle.square()), 0)  # less is rounding
     weight = segments.run_sums(count, starts)
     mean = segments.run_sums(total, starts) / weight
-    apart = middle - mean[cell]
+    apart = middle - segments.picked(mean, cell)
     spread = within + apart.square()
     std = (segments.run_sums(count * spread, starts) / weight).sqrt()
     third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels, many_labels, table
 
 from saev.probing import segments
+from saev.probing.nodes import nodes
 from saev.probing.stack import Stack
 from saev.probing.statistics import LatentLabelStats
 
@@ -67,3 +68,11 @@ def test_statistics_are_those_of_one_stretch(y, bits, block, path, monkeypatch):
         if stats is not parts[0]:
             parts[0].merge_state(stats)
     equal(parts[0].compute(), whole)
+
+
+def test_nodes_are_those_of_one_stretch(monkeypatch):
+    found = table(codes(), labels(), 10)
+    whole = nodes(found)
+    monkeypatch.setattr(segments, "BLOCK", 5)
+    for column in ("offsets", "values", "weights", "hidden"):
+        assert torch.equal(getattr(nodes(found), column), getattr(whole, column))
