@@ -19,8 +19,10 @@ def cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
 
     def placed(groups: Tensor) -> tuple[Tensor, Tensor]:
         """The mean code of some groups, and how wide cells there may be."""
-        owner, middle = latent[groups], table.total[groups] / table.count[groups]
-        return middle, torch.maximum(std[owner], (middle - mean[owner]).abs()) * 2.0 ** (-bits - 1)
+        owner, total, count = (segments.picked(column, groups) for column in (latent, table.total, table.count))
+        middle = total / count
+        apart = (middle - segments.picked(mean, owner)).abs()
+        return middle, torch.maximum(segments.picked(std, owner), apart) * 2.0 ** (-bits - 1)
 
     # Groups whose cells may have to be halved, and their places: one number, as keys have 9 + 23 bits at most.
     wide = torch.arange(len(latent), device=latent.device)
@@ -37,7 +39,7 @@ def cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
         much = segments.run_sums(count, starts) * SHARE > fired[latent[low]]
         much |= most - least > torch.minimum(fitting, fitting_there)
         kept = segments.places((much & (lengths > 1)).repeat_interleave(lengths))
-        wide, place, count = wide[kept], place[kept], count[kept]
+        wide, place, count = (segments.picked(column, kept) for column in (wide, place, count))
     return segments.places(first)
 
 

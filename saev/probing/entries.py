@@ -19,6 +19,7 @@ from torch import Tensor
 
 from saev.probing import segments
 from saev.probing.bins import MANTISSA, floats, ordered
+from saev.probing.stack import Stack
 from saev.probing.table import LabelTable
 
 _HALF = 1 << 31  # makes ordered values unsigned
@@ -31,6 +32,10 @@ class Entries(NamedTuple):
     counts: Int64[Tensor, " n"]
     totals: Float64[Tensor, " n"]
     squares: Float64[Tensor, " n"]
+
+    def at(self, block: slice) -> "Entries":
+        """A stretch of them."""
+        return Entries(*(column[block] for column in self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,16 +64,36 @@ class Packing:
         high = (latents.long() << 32) + (ordered(values) + _HALF)
         return (high << self.slot_bits) | slots
 
-    def counted(self, pairs: Int64[Tensor, " n"], mantissa_bits: int) -> Entries:
-        """Entries of single pairs in any order."""
-        spare, slot = MANTISSA - mantissa_bits, self.slot_bits
+    def sorted(self, pairs: Sequence[Int64[Tensor, " _"]], mantissa_bits: int) -> Int64[Tensor, " n"]:
+        """Single pairs in the order of their entries, the bits beyond their bins moved to the very end."""
+        sortable = Stack(sum(map(len, pairs)))
+        for part in pairs:
+            for block in part.split(segments.block(part)):
+                sortable.add(self._sortable(block, MANTISSA - mantissa_bits))
+        return segments.ascending(*sortable.columns())
+
+    def merged(self, pairs: Int64[Tensor, " n"], parts: Sequence[Entries], mantissa_bits: int) -> Entries:
+        """Sorted pairs and lists of entries as one list, in bins of that width or wider ones."""
+        spare = MANTISSA - mantissa_bits
+        merged = Stack(len(pairs) + sum(len(part.keys) for part in parts))
+        for of_pairs, *of_parts in segments.divided([pairs, *(part.keys for part in parts)], self.slot_bits + spare):
+            new = self._runs(pairs[of_pairs], spare)
+            old = [part.at(block) for part, block in zip(parts, of_parts, strict=True) if block.start < block.stop]
+            merged.add(*(self._merged([new, *old], spare) if old else new))
+        return Entries(*merged.columns())
+
+    def _sortable(self, pairs: Int64[Tensor, " n"], spare: int) -> Int64[Tensor, " n"]:
+        slot = self.slot_bits
         high, rest = pairs >> (slot + spare), (pairs >> slot) & ((1 << spare) - 1)
-        sortable = segments.ascending((((high << slot) | (pairs & ((1 << slot) - 1))) << spare) | rest)
+        return (((high << slot) | (pairs & ((1 << slot) - 1))) << spare) | rest
+
+    def _runs(self, sortable: Int64[Tensor, " n"], spare: int) -> Entries:
+        """Entries of sorted pairs."""
+        slot = self.slot_bits
         keys, rest = sortable >> spare, sortable & ((1 << spare) - 1)
-        high = keys >> slot
-        values = floats((((high & ((1 << (32 - spare)) - 1)) << spare) | rest) - _HALF).double()
+        values = floats(((((keys >> slot) << spare) | rest) & 0xFFFFFFFF) - _HALF).double()
         starts = segments.run_starts(keys)
-        first = keys[starts]
+        first = segments.picked(keys, starts)
         return Entries(
             keys=((first >> slot) << (slot + spare)) | (first & ((1 << slot) - 1)),
             counts=segments.run_lengths(starts, len(keys)),
@@ -76,43 +101,51 @@ class Packing:
             squares=segments.run_sums(values.square(), starts),
         )
 
-    def merged(self, parts: Sequence[Entries], mantissa_bits: int) -> Entries:
-        """Several lists of entries as one, in bins of that width or wider ones."""
-        beyond = (1 << (MANTISSA - mantissa_bits)) - 1
-        keys = torch.cat([part.keys for part in parts]) & ~(beyond << self.slot_bits)
+    def _merged(self, parts: Sequence[Entries], spare: int) -> Entries:
+        """One list of several short ones."""
+        keys, *columns = Entries(*map(torch.cat, zip(*parts, strict=True)))
+        keys = keys & ~(((1 << spare) - 1) << self.slot_bits)
         by_key = segments.order(keys)
-        keys = keys[by_key]
+        keys = segments.picked(keys, by_key)
         starts = segments.run_starts(keys)
-        sums = (segments.run_sums(torch.cat(column)[by_key], starts) for column in list(zip(*parts, strict=True))[1:])
-        return Entries(keys[starts], *sums)
+        run = torch.empty_like(by_key).scatter_(0, by_key, segments.run_of_each(starts, len(keys)))
+        sums = (segments.scattered(column, run, len(starts)) for column in columns)
+        return Entries(segments.picked(keys, starts), *sums)
 
     def table(self, entries: Entries, mantissa_bits: int, n_tokens: int, positives: Int64[Tensor, " c"]) -> LabelTable:
         """Groups and joint counts of merged entries."""
-        spare = MANTISSA - mantissa_bits
-        slots = entries.keys & ((1 << self.slot_bits) - 1)
-        bins = entries.keys >> self.slot_bits
-        starts = segments.run_starts(bins)
-        of_tokens = (slots & 1) == 0
-        first = bins[starts]
+        groups, joint = Stack(len(entries.keys)), Stack(len(entries.keys))
+        p1 = entries.totals.new_zeros(self.n_latents, self.n_classes)
+        for (block,) in segments.divided([entries.keys], self.slot_bits):
+            keys, counts, totals, squares = entries.at(block)
+            bins, slots = keys >> self.slot_bits, keys & ((1 << self.slot_bits) - 1)
+            starts = segments.run_starts(bins)
+            first, of_tokens = segments.picked(bins, starts), 1 - (slots & 1)
+            sums = [segments.run_sums(column * of_tokens, starts) for column in (counts, totals, squares)]
+            before = groups.length
+            groups.add(first >> 32, ((first & 0xFFFFFFFF) - _HALF) >> (MANTISSA - mantissa_bits), *sums)
 
-        labelled = segments.places(slots < 2 * self.n_classes)
-        group = segments.run_of_each(starts, len(bins))[labelled]
-        label = slots[labelled] >> 1
-        pairs = segments.run_starts(group * self.n_classes + label)  # a first and a further class are neighbours
-        cell = (bins[labelled] >> 32) * self.n_classes + label
-        p1 = segments.scattered(entries.totals[labelled], cell, self.n_latents * self.n_classes)
+            labelled = segments.places(slots < 2 * self.n_classes)
+            columns = bins >> 32, segments.run_of_each(starts, len(bins)) + before, slots >> 1, counts, totals
+            latent, group, label, counts, totals = (segments.picked(column, labelled) for column in columns)
+            p1.view(-1).index_add_(0, latent * self.n_classes + label, totals)
+            pairs = segments.run_starts(group * self.n_classes + label)  # a first and a further class are neighbours
+            sums = segments.run_sums(counts, pairs)
+            joint.add(segments.picked(group, pairs), segments.picked(label, pairs), sums)
+        latent, key, count, total, squares = groups.columns()
+        group, label, joint = joint.columns()
         return LabelTable(
             n_tokens=n_tokens,
             positives=positives,
             n_latents=self.n_latents,
-            latent=first >> 32,
-            key=((first & 0xFFFFFFFF) - _HALF) >> spare,
-            count=segments.run_sums(entries.counts * of_tokens, starts),
-            total=segments.run_sums(entries.totals * of_tokens, starts),
-            squares=segments.run_sums(entries.squares * of_tokens, starts),
+            latent=latent,
+            key=key,
+            count=count,
+            total=total,
+            squares=squares,
             mantissa_bits=mantissa_bits,
-            group=group[pairs],
-            label=label[pairs],
-            joint=segments.run_sums(entries.counts[labelled], pairs),
-            p1=p1.view(self.n_latents, self.n_classes),
+            group=group,
+            label=label,
+            joint=joint,
+            p1=p1,
         )

@@ -72,13 +72,13 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     """
     if not 0 <= bits <= table.mantissa_bits:
         raise ValueError(f"bits={bits}: the table has {table.mantissa_bits} mantissa bits; take 0 to that many.")
-    starts = cells(table, bits)
-    *points, weights, hidden = _gauss(starts, table.latent, table.count.double(), table.total, table.squares)
     silent = (table.n_tokens - table.firings).double()
     none = torch.zeros_like(silent)
-    every = torch.arange(table.n_latents, device=silent.device)
-    owner, values = torch.cat([points[0], every]), torch.cat([points[1], none])
-    weights, hidden = torch.cat([weights, silent]), torch.cat([hidden, none])
+    points = [(torch.arange(table.n_latents, device=silent.device), none, silent, none)]
+    for (block,) in segments.divided([table.latent], 0):  # whole latents
+        part = table.groups(block)
+        points.append(_gauss(cells(part, bits), part.latent, part.count.double(), part.total, part.squares))
+    owner, values, weights, hidden = map(torch.cat, zip(*points, strict=True))
     return in_order(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
 
@@ -136,7 +136,7 @@ def _gauss(
     middle, within = inner(count, total, squares)
     weight = segments.run_sums(count, starts)
     mean = segments.run_sums(total, starts) / weight
-    apart = middle - mean[cell]
+    apart = middle - segments.picked(mean, cell)
     spread = within + apart.square()
     std = (segments.run_sums(count * spread, starts) / weight).sqrt()
     third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight

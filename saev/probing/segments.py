@@ -1,29 +1,54 @@
 """Sorting, runs and sums of long vectors: NumPy where they lie on a CPU (2 to 5 times as fast there), torch elsewhere."""
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Int, Int64, Shaped
 from torch import Tensor
+
+from saev.ops.ordering import order as order
+
+BLOCK = 1 << 16
 
 
 def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-def ascending(keys: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """The same numbers in order."""
-    return torch.from_numpy(np.sort(keys.numpy())) if on_cpu(keys) else keys.sort().values
+def block(x: Tensor) -> int:
+    """Numbers of a long vector to work on at a time, so that what is made of them is small.
 
-
-def order(keys: Int64[Tensor, " n"], below: int | None = None) -> Int64[Tensor, " n"]:
-    """The places of the numbers in order, equal ones as they stand. `below` bounds the numbers, which are then >= 0.
-
-    On a CPU: below 65536 by counting digits; else by merging runs, which is what one wants for sorted tables put together.
+    On a CPU it stays in the cache, in memory that is used again: with 2^15 to 2^18 statistics take a third of the time that
+    they take with whole vectors, half of which goes to fresh pages. Elsewhere shorter ones would leave a device idle.
     """
+    return BLOCK if on_cpu(x) else 16 * BLOCK
+
+
+def ascending(keys: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """The same numbers in order; on a CPU they are sorted where they lie."""
     if not on_cpu(keys):
-        return keys.sort(stable=True).indices
-    narrow = keys.numpy().astype(np.uint16) if below is not None and below <= 1 << 16 else keys.numpy()
-    return torch.from_numpy(np.argsort(narrow, kind="stable"))
+        return keys.sort().values
+    keys.numpy().sort()
+    return keys
+
+
+def divided(lists: Sequence[Int64[Tensor, " _"]], bits: int) -> list[list[slice]]:
+    """Stretches of some `block` numbers of ascending lists: what is equal but for its lowest `bits` is in the same one.
+
+    >>> divided([torch.tensor([2, 3, 5]), torch.tensor([2])], 0)
+    [[slice(0, 3, None), slice(0, 1, None)]]
+    """
+    longest = max(lists, key=len)
+    limits = (longest[block(longest) :: block(longest)] >> bits).unique() << bits
+    ends = [[0, *torch.searchsorted(keys, limits).tolist(), len(keys)] for keys in lists]
+    return [[slice(*pair) for pair in stretch] for stretch in zip(*map(pairwise, ends), strict=True)]
+
+
+def picked(values: Shaped[Tensor, " n"], places: Int64[Tensor, " places"]) -> Shaped[Tensor, " places"]:
+    """values[places], seven times as fast on a CPU."""
+    return values.index_select(0, places)
 
 
 def run_starts(keys: Int64[Tensor, " n"]) -> Int64[Tensor, " runs"]:

@@ -2,13 +2,13 @@
 
     codes, labels --pack--> pairs --sort, count--> entries --merge--> entries so far ... --> LabelTable
 
-A pair is 8 bytes until as many have come as there are entries; then they are sorted, counted and merged. So time is
-linear in pairs and memory in what is distinct.
+A pair is 8 bytes until twice as many have come as there are entries, of 32 bytes; then they are sorted, counted and merged.
+So time is linear in pairs and memory in what is distinct.
 """
 
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -27,9 +27,7 @@ from saev.probing.table import LabelTable
 log = logging.getLogger(__name__)
 
 FEWEST = 1 << 22  # pairs that are worth a sort
-BYTES = (
-    224  # of memory per entry at the worst moment, measured: old and new lists, their merging, the table made of them
-)
+BYTES = 224  # of memory per entry at the worst moment, with some to spare: 100 were measured on a CPU, 170 with torch's sorts
 
 
 class _Box:
@@ -101,7 +99,7 @@ class LatentLabelStats(Metric):
         assert isinstance(self.pairs, list)
         self.pairs.append(self.packing.pack(latents, values, slots))
         self._waiting += len(slots)
-        if self._waiting >= max(FEWEST, sum(map(len, self.keys))):
+        if self._waiting >= max(FEWEST, 2 * sum(map(len, self.keys))):
             self._count()
 
     def compute(self) -> LabelTable:
@@ -143,22 +141,20 @@ class LatentLabelStats(Metric):
     def _clear(self) -> None:
         """Empty vectors of the right types: what is gathered from several processes must agree in them."""
         empty = torch.empty(0, dtype=torch.int64, device=self.n_tokens.device)
-        self.pairs, self.keys, self.counts = [], [empty], [empty]
+        self.pairs, self.keys, self.counts = [empty], [empty], [empty]
         self.totals, self.squares = [empty.double()], [empty.double()]
         self._waiting = 0
 
     def _count(self) -> None:
         """Turn the pairs that wait, and the lists that other metrics and processes gave, into one list of entries."""
-        parts, sorted_already = [Entries(*columns) for columns in zip(*self._lists(), strict=True)], False
-        if len(pairs := _joined(self.pairs)):
-            parts.append(self.packing.counted(pairs, int(self.bits)))
-            sorted_already = not any(len(part.keys) for part in parts[:-1])
-        elif isinstance(self.keys, list) and len(parts) == 1:
+        pairs = [self.pairs] if isinstance(self.pairs, Tensor) else self.pairs
+        parts = [Entries(*columns) for columns in zip(*self._lists(), strict=True)]
+        if isinstance(self.keys, list) and len(parts) == 1 and not any(map(len, pairs)):
             return
-        del pairs
-        self._clear()  # before the new lists are made: they may be gigabytes
-        entries = parts[-1] if sorted_already else self.packing.merged(parts, int(self.bits))
-        del parts
+        pairs = self.packing.sorted(pairs, int(self.bits))
+        self._clear()  # before the new list is made: it may be gigabytes
+        entries = self.packing.merged(pairs, parts, int(self.bits))
+        del pairs, parts
         while len(entries.keys) > self.most and int(self.bits) > 0:
             log.warning(
                 "%d entries of (latent, value bin, class) are more than the budget has room for (%d): bins are widened from "
@@ -166,14 +162,17 @@ class LatentLabelStats(Metric):
                 len(entries.keys), self.most, int(self.bits), int(self.bits) - 1,
             )  # fmt: skip
             self.bits = self.bits - 1
-            entries = self.packing.merged([entries], int(self.bits))
+            entries = self.packing.merged(entries.keys[:0], [entries], int(self.bits))
         for name, column in zip(Entries._fields, entries, strict=True):
             setattr(self, name, [column])
 
-    def _lists(self) -> list[list[Tensor]]:
-        """Of each column its vectors: one, or those of several metrics; one that several processes' were gathered into."""
+    def _lists(self) -> list[Sequence[Tensor]]:
+        """Of each column its vectors in order of keys: one, or those of several metrics or processes."""
         columns = [getattr(self, name) for name in Entries._fields]
-        return [[column] if isinstance(column, Tensor) else column for column in columns]
+        if not isinstance(self.keys, Tensor):
+            return columns
+        ends = segments.places(self.keys[1:] <= self.keys[:-1]) + 1  # several processes' were gathered end to end
+        return [column.tensor_split(ends.tolist()) for column in columns]
 
     def _pairs_of(self, codes: SparseCodes | Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
         """Row, latent and value of each code of a batch that fits."""
@@ -192,10 +191,3 @@ class LatentLabelStats(Metric):
         if not bool(torch.isfinite(values).all()):
             raise ValueError("codes hold values that are not finite: the dictionary, or its activations, are broken.")
         return torch.repeat_interleave(offsets.diff(), output_size=len(latents)), latents, values
-
-
-def _joined(parts: list[Tensor] | Tensor) -> Tensor:
-    """Vectors end to end; a tensor is such already."""
-    if isinstance(parts, Tensor):
-        return parts
-    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)

@@ -93,6 +93,11 @@ class LabelTable:
             joint=segments.run_sums(self.joint[by_pair], first),
         )
 
+    def groups(self, block: slice) -> "LabelTable":
+        """A stretch of the groups, without joint counts and p1."""
+        columns = ("latent", "key", "count", "total", "squares")
+        return dataclasses.replace(self, **{name: getattr(self, name)[block] for name in columns})
+
     def of(self, latents: Int64[Tensor, " chosen"]) -> "LabelTable":
         """The table of some latents alone; they are numbered anew, in the order given."""
         groups, sizes = self._places(self.latent, latents)
