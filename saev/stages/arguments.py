@@ -1,7 +1,8 @@
 """What people type, in the order and form that Hydra wants."""
 
+import glob
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from saev.stages.outputs import SHOW
 from saev.sweep.quoting import quote
@@ -52,13 +53,23 @@ def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
-    """Plain arguments, which are no `key=value` or name something that is there, as one override that lists them.
+    """Directories as one override that lists them: plain arguments, which are no `key=value` or name something that is there,
+    patterns of these, and `key=DIRECTORY` or `key=PATTERN`.
 
-    >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "runs/b"])
+    >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "dictionaries=runs/b"])
     ['splice=true', 'dictionaries=["runs/a","runs/b"]']
     """
-    plain = [item for item in arguments if Path(item).exists() or ("=" not in item and not item.startswith("~"))]
+    plain, rest = [], []
+    for item in arguments:
+        named = item.removeprefix(f"{key}=")
+        matching = [named] if os.path.exists(named) else sorted(glob.glob(named))
+        if matching:
+            plain += matching
+        elif ("=" not in item and not item.startswith("~")) or (named != item and not named.startswith("[")):
+            plain.append(named)
+        else:
+            rest.append(item)
     if not plain:
-        return list(arguments)
+        return rest
     quoted = ",".join(map(quote, plain))
-    return [*(item for item in arguments if item not in plain), f"{key}=[{quoted}]"]
+    return [*rest, f"{key}=[{quoted}]"]
