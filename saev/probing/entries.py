@@ -19,7 +19,6 @@ from torch import Tensor
 
 from saev.probing import segments
 from saev.probing.bins import MANTISSA, floats, ordered
-from saev.probing.stack import Stack
 from saev.probing.table import LabelTable
 
 _HALF = 1 << 31  # makes ordered values unsigned
@@ -66,21 +65,18 @@ class Packing:
 
     def sorted(self, pairs: Sequence[Int64[Tensor, " _"]], mantissa_bits: int) -> Int64[Tensor, " n"]:
         """Single pairs in the order of their entries, the bits beyond their bins moved to the very end."""
-        sortable = Stack(sum(map(len, pairs)))
-        for part in pairs:
-            for block in part.split(segments.block(part)):
-                sortable.add(self._sortable(block, MANTISSA - mantissa_bits))
-        return segments.ascending(*sortable.columns())
+        blocks = (block for part in pairs for block in part.split(segments.block(part)))
+        return segments.ascending(torch.cat([self._sortable(block, MANTISSA - mantissa_bits) for block in blocks]))
 
     def merged(self, pairs: Int64[Tensor, " n"], parts: Sequence[Entries], mantissa_bits: int) -> Entries:
         """Sorted pairs and lists of entries as one list, in bins of that width or wider ones."""
         spare = MANTISSA - mantissa_bits
-        merged = Stack(len(pairs) + sum(len(part.keys) for part in parts))
+        merged = []
         for of_pairs, *of_parts in segments.divided([pairs, *(part.keys for part in parts)], self.slot_bits + spare):
             new = self._runs(pairs[of_pairs], spare)
             old = [part.at(block) for part, block in zip(parts, of_parts, strict=True) if block.start < block.stop]
-            merged.add(*(self._merged([new, *old], spare) if old else new))
-        return Entries(*merged.columns())
+            merged.append(self._merged([new, *old], spare) if old else new)
+        return Entries(*map(torch.cat, zip(*merged, strict=True)))
 
     def _sortable(self, pairs: Int64[Tensor, " n"], spare: int) -> Int64[Tensor, " n"]:
         slot = self.slot_bits
@@ -114,7 +110,7 @@ class Packing:
 
     def table(self, entries: Entries, mantissa_bits: int, n_tokens: int, positives: Int64[Tensor, " c"]) -> LabelTable:
         """Groups and joint counts of merged entries."""
-        groups, joint = Stack(len(entries.keys)), Stack(len(entries.keys))
+        groups, joint, before = [], [], 0
         p1 = entries.totals.new_zeros(self.n_latents, self.n_classes)
         for (block,) in segments.divided([entries.keys], self.slot_bits):
             keys, counts, totals, squares = entries.at(block)
@@ -122,8 +118,7 @@ class Packing:
             starts = segments.run_starts(bins)
             first, of_tokens = segments.picked(bins, starts), 1 - (slots & 1)
             sums = [segments.run_sums(column * of_tokens, starts) for column in (counts, totals, squares)]
-            before = groups.length
-            groups.add(first >> 32, ((first & 0xFFFFFFFF) - _HALF) >> (MANTISSA - mantissa_bits), *sums)
+            groups.append((first >> 32, ((first & 0xFFFFFFFF) - _HALF) >> (MANTISSA - mantissa_bits), *sums))
 
             labelled = segments.places(slots < 2 * self.n_classes)
             columns = bins >> 32, segments.run_of_each(starts, len(bins)) + before, slots >> 1, counts, totals
@@ -131,9 +126,10 @@ class Packing:
             p1.view(-1).index_add_(0, latent * self.n_classes + label, totals)
             pairs = segments.run_starts(group * self.n_classes + label)  # a first and a further class are neighbours
             sums = segments.run_sums(counts, pairs)
-            joint.add(segments.picked(group, pairs), segments.picked(label, pairs), sums)
-        latent, key, count, total, squares = groups.columns()
-        group, label, joint = joint.columns()
+            joint.append((segments.picked(group, pairs), segments.picked(label, pairs), sums))
+            before += len(starts)
+        latent, key, count, total, squares = map(torch.cat, zip(*groups, strict=True))
+        group, label, joint = map(torch.cat, zip(*joint, strict=True))
         return LabelTable(
             n_tokens=n_tokens,
             positives=positives,

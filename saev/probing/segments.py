@@ -20,8 +20,8 @@ def on_cpu(x: Tensor) -> bool:
 def block(x: Tensor) -> int:
     """Numbers of a long vector to work on at a time, so that what is made of them is small.
 
-    On a CPU it stays in the cache, in memory that is used again: with 2^15 to 2^18 statistics take a third of the time that
-    they take with whole vectors, half of which goes to fresh pages. Elsewhere shorter ones would leave a device idle.
+    On a CPU it stays in the cache, in memory that is used again: with 2^15 to 2^18 statistics take about half the time that
+    they take with whole vectors, whose fresh pages cost as much as the sums. Elsewhere short ones would leave a device idle.
     """
     return BLOCK if on_cpu(x) else 16 * BLOCK
 

@@ -27,7 +27,7 @@ from saev.probing.table import LabelTable
 log = logging.getLogger(__name__)
 
 FEWEST = 1 << 22  # pairs that are worth a sort
-BYTES = 224  # of memory per entry at the worst moment, with some to spare: 100 were measured on a CPU, 170 with torch's sorts
+BYTES = 224  # of memory per entry at the worst moment, when the table is made: 175 were measured, the rest is to spare
 
 
 class _Box:

@@ -1,4 +1,4 @@
-"""Lists divided at the same numbers, columns that grow, and statistics that are the same however they are divided."""
+"""Lists are divided at the same numbers, and statistics are the same however they are divided."""
 
 from itertools import chain
 
@@ -10,7 +10,6 @@ from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels, many_lab
 
 from saev.probing import segments
 from saev.probing.nodes import nodes
-from saev.probing.stack import Stack
 from saev.probing.statistics import LatentLabelStats
 
 
@@ -31,26 +30,6 @@ def test_stretches_hold_everything_once_and_part_no_equal_numbers(lists, bits):
     assert [list(chain(*parts)) for parts in zip(*stretches, strict=True)] == lists
     held = [{number >> bits for part in parts for number in part} for parts in stretches]
     assert sum(map(len, held)) == len(set().union(*held))
-
-
-@given(st.lists(st.lists(st.integers(-9, 9), max_size=5), min_size=1))
-def test_columns_are_their_vectors_end_to_end(rows):
-    everything = list(chain(*rows))
-    stack = Stack(len(everything) + 3)
-    for row in rows:
-        stack.add(torch.tensor(row, dtype=torch.int64), torch.tensor(row, dtype=torch.float64))
-    whole, real = stack.columns()
-    assert stack.length == len(everything)
-    assert whole.tolist() == everything and whole.dtype == torch.int64
-    assert real.tolist() == everything and real.dtype == torch.float64
-    assert whole.untyped_storage().nbytes() == 8 * len(everything)
-
-
-def test_columns_of_other_devices_are_put_together(path):
-    stack = Stack(9)
-    stack.add(torch.tensor([1, 2]))
-    stack.add(torch.tensor([3]))
-    assert [column.tolist() for column in stack.columns()] == [[1, 2, 3]]
 
 
 @pytest.mark.parametrize("block", [1, 7, 100])
