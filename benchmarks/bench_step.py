@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # before torch allocates, as `saev` does: for all contenders
+
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +31,6 @@ from saev.nn.activations import Activation
 from saev.nn.bank import Member
 from saev.ops.choice import faster_path
 from saev.ops.topk import topk
-from saev.training.memory import keep_freed_memory
 
 K, L1 = 32, 1e-3
 PREFIXES = Matryoshka(groups=[0.1] * 10)
@@ -168,7 +169,6 @@ def main() -> int:
     options = Options(device, torch.bfloat16 if gpu else None, args.cpu_seconds, 5 if args.quick else args.rounds)
     if args.cpu_seconds:
         torch.set_num_threads(1)
-    keep_freed_memory()  # as `saev train` does
     missed = 0
     for size in (GPU_SIZES if gpu else CPU_SIZES)[: 1 if args.quick else None]:
         where = torch.cuda.get_device_name(device) if gpu else f"{torch.get_num_threads()} CPU threads"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import linear, normalize
 
 from saev.nn.activations import Activation, Codes
 from saev.nn.archetypal import Archetypes
@@ -47,14 +47,21 @@ class SparseAutoencoder(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination[prefix + "w_enc"] = destination.pop(prefix + "encoder").T
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *lists: Any
+    ) -> None:
+        missing, _, errors = lists
         if (w_enc := state_dict.pop(prefix + "w_enc", None)) is not None:
+            if w_enc.shape != self.w_enc.shape:
+                errors.append(f"w_enc has shape {[*w_enc.shape]}, this autoencoder's {[*self.w_enc.shape]}.")
+                w_enc = self.w_enc.detach()
             state_dict[prefix + "encoder"] = w_enc.T
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, *lists)
+        missing[:] = [prefix + "w_enc" if name == prefix + "encoder" else name for name in missing]
 
     def pre_activations(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """h, from normalised activations."""
-        return torch.addmm(self.b_enc - self.b_dec @ self.w_enc, z, self.w_enc)
+        return linear(z, self.encoder, self.b_enc - linear(self.b_dec, self.encoder))
 
     def training_codes(self, z: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch d_sae"], Codes]:
         """(h, codes by the training rule) of normalised activations; gradients flow through the codes.

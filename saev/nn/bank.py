@@ -100,13 +100,10 @@ class Member(nn.Module):
         """Losses of a batch of normalised activations; counts the silence of each latent. ValueError for an empty batch."""
         if not len(z):
             raise ValueError("the batch holds no tokens: give batch_size of at least 1, and data that has some.")
-        with using(self.products):
-            return self._losses(z, sparsity_factor)
-
-    def _losses(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float) -> Losses:
         sae = self.sae
-        h, f = sae.training_codes(z)
-        reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
+        with using(self.products):  # AuxK has another number of codes
+            h, f = sae.training_codes(z)
+            reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
         sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
         aux = self.auxk(sae, z, h, residual, self.dead) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
         fired, tokens = collective.total(firings(f, sae.n_latents)), collective.whole(len(z))
@@ -146,10 +143,9 @@ class Member(nn.Module):
         Clipping a bank as a whole would couple its members and spread one member's NaN to all.
         """
         self.sae.remove_parallel_gradient()
-        parameters = [p for p in self.sae.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        norm = nn.utils.get_total_norm([p.grad for p in self.sae.parameters() if p.grad is not None])
         if norm.device.type != "cpu" or not norm <= clip:  # on a GPU asking would cost more than multiplying by 1
-            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+            nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, norm)
         return norm
 
 

@@ -63,8 +63,10 @@ class ReLU(Penalised):
         self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
     ) -> Float[Tensor, ""]:
         if isinstance(f, SparseCodes):
-            weights = f.values * w_dec.norm(dim=1)[f.latents] if self.atom_norm else f.values
-            return self.coefficient * weights.sum() / len(h)
+            if not self.atom_norm:
+                return self.coefficient * f.values.sum() / len(h)
+            summed = f.values.new_zeros(len(w_dec)).index_add(0, f.latents, f.values)
+            return self.coefficient * (summed * w_dec.norm(dim=1)).sum() / len(h)
         summed = f @ w_dec.norm(dim=1).to(f.dtype) if self.atom_norm else f.sum(1)
         return self.coefficient * summed.mean()
 

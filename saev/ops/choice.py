@@ -27,7 +27,7 @@ class Timed(NamedTuple):
 def faster_path(
     rows: int, d_model: int, d_sae: int, k: int, device: torch.device, autocast: torch.dtype | None = None
 ) -> Timed:
-    """Time both on random data, once for each shape in a process. Takes the memory of one autoencoder and a batch."""
+    """Time both on random data, once for each shape in a process, with the memory of a step."""
     generator = torch.Generator(device).manual_seed(0)
     z = torch.randn(rows, d_model, generator=generator, device=device)
     w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_model, generator=generator, device=device), dim=1)
@@ -36,7 +36,9 @@ def faster_path(
     first = torch.randint(d_sae, (rows, 1), generator=generator, device=device)
     latents = (first + step * torch.arange(k, device=device)) % d_sae
     offsets = torch.arange(0, rows * k + 1, k, device=device)
-    codes = SparseCodes(offsets, latents.sort(1).values.flatten(), torch.rand(rows * k, device=device) + 0.1)
+    codes = SparseCodes(
+        offsets, latents.sort(1).values.flatten(), torch.rand(rows * k, generator=generator, device=device) + 0.1
+    )
     times: dict[Path, list[float]] = {"sparse": [], "dense": []}
     for _ in range(REPEATS + 1):
         for path, spent in times.items():

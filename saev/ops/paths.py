@@ -8,7 +8,20 @@ from contextvars import ContextVar
 from typing import Literal
 
 Path = Literal["auto", "sparse", "dense"]
+CHOICES = ("auto", "measured", "sparse", "dense")  # of a run: measured becomes sparse or dense before its first step
 _asked: ContextVar[Path] = ContextVar("path", default="auto")
+
+
+def checked(products: str) -> str:
+    """ValueError unless it is one of CHOICES."""
+    if products not in CHOICES:
+        raise ValueError(f"products={products}: choose one of {', '.join(CHOICES)}.")
+    return products
+
+
+def asked() -> Path:
+    """What path=auto stands for here."""
+    return _asked.get()
 
 
 @contextlib.contextmanager
@@ -24,8 +37,8 @@ def using(path: Path) -> Iterator[None]:
 def prefer_sparse(device: str, n_pairs: int, rows: int, d_sae: int) -> bool:
     """Whether the sparse maps are the faster ones: a fixed rule, so that a run's numbers do not depend on timing.
 
-    On a CPU a training step breaks even at one active latent in eight (and is 4 times faster at one in a hundred). On a
-    GPU the dense products are chosen: `saev.ops.choice` measures.
+    On a CPU a training step breaks even at about one active latent in eight, and takes a quarter of the time at one in a
+    hundred (benchmarks/README.md). Elsewhere this says dense; `saev.ops.choice` can measure.
     """
     return device == "cpu" and n_pairs * 8 <= rows * d_sae
 

@@ -22,15 +22,16 @@ def prefix_errors(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_model"]]:
     """(mean over rows, prefixes and dimensions of the squared error of f[:, :end] @ w_dec[:end]; the last prefix's residual).
 
-    `ends` ascends; latents at or beyond the last end are left out. Gradients of the mean reach the values, w_dec and the
+    `ends` ascends to d_sae. Gradients of the mean reach the values, w_dec and the
     target; the residual carries none. Memory: one residual per prefix, [rows, prefixes, d_model].
 
     >>> codes = SparseCodes(torch.tensor([0, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 2.0]))
     >>> prefix_errors(codes, torch.eye(2), torch.tensor([[1.0, 1.0]]), [1, 2])
     (tensor(0.5000), tensor([[ 0., -1.]]))
     """
+    assert ends[-1] == len(w_dec)
     if codes.prefer_sparse(len(w_dec), path):
-        bags = _bags(codes, ends, len(w_dec))
+        bags = _bags(codes, ends)
         return _Errors.apply(codes.values, w_dec, target, *bags, len(ends))
     return dense_prefix_errors(codes.matrix_for(w_dec), w_dec, target, ends)
 
@@ -49,19 +50,18 @@ def dense_prefix_errors(
     return total / len(ends), residual.detach()
 
 
-def _bags(codes: SparseCodes, ends: Sequence[int], d_sae: int) -> tuple[Tensor, Tensor, Tensor]:
+def _bags(codes: SparseCodes, ends: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
     """Every (row, group) as a row of its own: its offsets, the latents in this order, and their places among the codes'."""
-    device, prefixes = codes.latents.device, len(ends)
-    group = torch.searchsorted(torch.tensor(ends, device=device), codes.latents, right=True)
+    latents, prefixes = codes.latents, len(ends)
+    if latents.device.type == "cpu":
+        group = torch.searchsorted(torch.tensor(ends), latents, right=True)
+    else:  # without copying the ends, for which a GPU would be waited for
+        group = sum(((latents >= end).long() for end in ends), torch.zeros_like(latents))
     key = codes.rows() * prefixes + group
-    if ends[-1] < d_sae:
-        kept = (group < prefixes).nonzero().squeeze(1)
-        places = kept[order(key[kept])]
-    else:
-        places = order(key)  # latents mostly ascend within a row, so that there is nothing to do
+    places = order(key)  # latents mostly ascend within a row, so that there is nothing to do
     n_bags = (len(codes.offsets) - 1) * prefixes
-    offsets = torch.searchsorted(key[places], torch.arange(n_bags + 1, device=device))
-    return offsets, codes.latents[places], places
+    offsets = torch.searchsorted(key[places], torch.arange(n_bags + 1, device=latents.device))
+    return offsets, latents[places], places
 
 
 class _Errors(torch.autograd.Function):
@@ -70,17 +70,16 @@ class _Errors(torch.autograd.Function):
     @staticmethod
     def forward(ctx, values, w_dec, target, offsets, latents, places, n_prefixes):
         mine = values.detach()[places]
-        residuals = weighted_sum(w_dec, latents, offsets, mine).neg_().view(len(target), n_prefixes, -1)
+        residuals = weighted_sum(w_dec, latents, offsets, mine).neg_().view(len(target), n_prefixes, w_dec.shape[1])
         residuals[:, 0] += target
         for p in range(1, n_prefixes):
             residuals[:, p] += residuals[:, p - 1]
-        flat = residuals.view(-1)
         ctx.save_for_backward(mine, w_dec, offsets, latents, places)
-        ctx.residuals, ctx.n_values = residuals, len(values)
+        ctx.residuals = residuals
         ctx.set_materialize_grads(False)
         last = residuals[:, -1].clone()
         ctx.mark_non_differentiable(last)
-        return torch.dot(flat, flat) / flat.numel(), last
+        return torch.linalg.vecdot(residuals, residuals).mean() / w_dec.shape[1], last
 
     @staticmethod
     @once_differentiable
@@ -93,7 +92,10 @@ class _Errors(torch.autograd.Function):
             sums[:, p] += sums[:, p + 1]
         scale = 2 * grad / sums.numel()
         bags = sums.view(-1, sums.shape[2])
-        d_values = mine.new_zeros(ctx.n_values)
-        d_values[places] = (products(bags, w_dec, latents, offsets) * -scale).to(mine.dtype)
-        d_w_dec = transposed_sum(bags, latents, offsets, mine * -scale, len(w_dec))
+        d_values = d_w_dec = None
+        if ctx.needs_input_grad[0]:
+            d_values = torch.empty_like(mine)
+            d_values[places] = (products(bags, w_dec, latents, offsets) * -scale).to(mine.dtype)
+        if ctx.needs_input_grad[1]:
+            d_w_dec = transposed_sum(bags, latents, offsets, mine.to(w_dec.dtype) * -scale, len(w_dec))
         return d_values, d_w_dec, sums[:, 0] * scale, None, None, None, None

@@ -8,6 +8,7 @@ finds the true places of a mask and the nth largest value several times as fast 
 
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 
+LOOKED_AT = 1 << 15  # values of a sample
 SLAB = 1 << 20  # bytes of a slab: within a core's share of the cache
 BLOCKS = 4  # block maxima per wanted value: then about k + k/8 values pass the bound
 MANY = 8  # times k values beyond the bound: more than the short way is worth
@@ -59,9 +61,9 @@ def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
     return _joined(in_threads(of, range(0, max(1, len(flat)), slab)))
 
 
-def share_beyond(h: Float[np.ndarray, "rows n"], bound: float, looked_at: int = 1 << 15) -> float:
-    """About the share of values above the bound: that of some evenly apart, of all columns in turn."""
-    return float(np.mean(sample(h, looked_at) > bound))
+def share_beyond(h: Float[np.ndarray, "rows n"], bound: float) -> float:
+    """About the share of values above the bound, NaN among them: that of some evenly apart, of all columns in turn."""
+    return float(np.mean(~(sample(h, LOOKED_AT) <= bound)))
 
 
 def sample(h: Float[np.ndarray, "rows n"], size: int) -> Float[np.ndarray, " about_size"]:
@@ -85,7 +87,10 @@ def nth_largest(x: Float[np.ndarray, "*rows m"], n: int) -> Any:
 
 def in_threads(work: Callable[[S], T], parts: Iterable[S]) -> list[T]:
     """The results in order, made by as many threads as torch has."""
-    return list(_pool(torch.get_num_threads()).map(work, parts))
+    parts, threads = list(parts), torch.get_num_threads()
+    if min(len(parts), threads) == 1:
+        return [work(part) for part in parts]
+    return list(_pool(threads).map(work, parts))
 
 
 @functools.cache
@@ -93,16 +98,18 @@ def _pool(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, "selection")
 
 
+os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads but its own
+
+
 def _joined(parts: list[Kept]) -> Kept:
     return parts[0] if len(parts) == 1 else Kept(*map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _cut(kept: Kept, threshold: float, n: int) -> Kept:
-    above = ~(kept.values < threshold)  # NaN is the largest
-    ties = np.count_nonzero(above) - n
-    if ties:
-        equal = np.flatnonzero(kept.values == threshold)
-        above[equal[len(equal) - ties :]] = False
+    # NaN is the largest; and where it is the threshold, all that is above
+    above = np.isnan(kept.values) if np.isnan(threshold) else ~(kept.values < threshold)
+    equal = np.flatnonzero(above if np.isnan(threshold) else kept.values == threshold)
+    above[equal[len(equal) - (np.count_nonzero(above) - n) :]] = False
     return Kept(kept.places[above], kept.values[above])
 
 
@@ -122,12 +129,12 @@ def _of_slab(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
     padded = np.full((rows, counts.max()), -np.inf, h.dtype)
     shift = np.arange(rows) * padded.shape[1] - (counts.cumsum() - counts)
     padded.reshape(-1)[np.arange(len(places)) + shift[row]] = values
-    kept = np.flatnonzero(values >= nth_largest(padded, k)[row])
+    kept = np.flatnonzero(~(values < nth_largest(padded, k)[row]))  # at least k of each row
     return Kept(places[kept], values[kept]) if len(kept) == rows * k else _long_way(h, k)
 
 
 def _long_way(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
-    """What is always right: of equal values at the threshold it keeps as many as fit, of NaN all."""
-    columns = np.sort(np.argpartition(h, h.shape[1] - k, axis=1)[:, h.shape[1] - k :], axis=1)
+    """What is always right: of equal values at the threshold it keeps as many as fit, and NaN before all others."""
+    columns = np.sort(torch.from_numpy(h).topk(k, dim=1, sorted=False).indices.numpy(), axis=1)
     places = (columns + np.arange(len(h))[:, None] * h.shape[1]).reshape(-1)
     return Kept(places, h.reshape(-1)[places])

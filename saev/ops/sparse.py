@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saev.ops import selection, sparse_gradients
-from saev.ops.paths import Path, takes_sparse
+from saev.ops.paths import Path, asked, takes_sparse
 from saev.ops.topk import batchtopk, by_numpy, topk
 
 
@@ -59,8 +59,8 @@ def topk_select(h: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
 def topk_among(h: Float[Tensor, "batch d_sae"], k: int, some: Bool[Tensor, " d_sae"]) -> SparseCodes:
     """Per token the k largest of relu(h) among some of the latents, without a graph.
 
-    On a CPU without padding, and in the time that these few take; elsewhere always `batch * k` pairs, as their number would
-    have to be waited for.
+    On a CPU in the time that these few take, and without padding where they are at most k; elsewhere always `batch * k`
+    pairs, as their number would have to be waited for.
     """
     if not by_numpy(h):
         return topk_select(torch.where(some, h.detach(), 0.0), k)
@@ -89,7 +89,7 @@ def positive_select(h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
     On a GPU it is None: how many there are would have to be waited for.
     """
     h = h.detach()
-    if not (by_numpy(h) and selection.share_beyond(h.numpy(), 0) < 1 / 8):
+    if asked() == "dense" or not (by_numpy(h) and selection.share_beyond(h.numpy(), 0) < 1 / 8):
         return None
     places, values = selection.beyond(h.numpy(), 0)
     return _by_place(torch.from_numpy(places), torch.from_numpy(values), *h.shape)

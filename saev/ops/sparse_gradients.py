@@ -48,18 +48,18 @@ class Encoder(torch.autograd.Function):
         # Under autocast the dense products are made in the precision of h, as the encoder's own backward would.
         dtype = w_enc.dtype if ctx.sparse else values.dtype
         d_h = torch.where(values > 0, grad, 0).to(dtype)
-        centred, w_enc = (z - b_dec).to(dtype), w_enc.to(dtype)
+        centred, weights = (z - b_dec).to(dtype), w_enc.to(dtype)
         d_z = d_w = None
         if ctx.sparse:
-            d_b_enc = _per_latent(d_h, latents, w_enc.shape[1])
+            d_b_enc = _per_latent(d_h, latents, offsets, w_enc.shape[1])
             d_w = transposed_sum(centred, latents, offsets, d_h, w_enc.shape[1]).T if need_w else None
-            d_z = weighted_sum(w_enc.T.contiguous(), latents, offsets, d_h) if need_z else None
+            d_z = weighted_sum(weights.T.contiguous(), latents, offsets, d_h) if need_z else None
         else:
             dense = d_h.new_zeros(len(z), w_enc.shape[1])
             dense[rows_of(offsets, len(latents)), latents] = d_h
             d_b_enc = dense.sum(0)
             d_w = (dense.T @ centred).T if need_w else None
-            d_z = dense @ w_enc.T if need_z else None
+            d_z = dense @ weights.T if need_z else None
         # Minus the sum over tokens of d_z: one matrix-vector product, where d_z costs a product of matrices.
         d_b_dec = -(w_enc @ d_b_enc.to(w_enc.dtype)) if need_b_dec else None
         return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None
@@ -111,5 +111,10 @@ def rows_of(offsets: Int[Tensor, " rows_and_1"], n: int) -> Int[Tensor, " nnz"]:
     return torch.repeat_interleave(offsets.diff(), output_size=n)
 
 
-def _per_latent(weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], d_sae: int) -> Float[Tensor, " d_sae"]:
-    return weights.new_zeros(d_sae).index_add_(0, latents, weights)
+def _per_latent(
+    weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], offsets: Int[Tensor, " rows_and_1"], d_sae: int
+) -> Float[Tensor, " d_sae"]:
+    if latents.device.type == "cpu":
+        return weights.new_zeros(d_sae).index_add_(0, latents, weights)
+    # On a GPU that would add in any order, and no run would be the same twice.
+    return transposed_sum(weights.new_ones(len(offsets) - 1, 1), latents, offsets, weights, d_sae).squeeze(1)

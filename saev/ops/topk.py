@@ -18,7 +18,7 @@ _SPARE = 1.25  # how many more than its share of the largest values a part of th
 
 
 class Selected(NamedTuple):
-    """Chosen pre-activations, and their flat places (token * d_sae + latent): on a CPU in ascending order."""
+    """Chosen pre-activations, and their flat places (token * d_sae + latent): those of NumPy in ascending order."""
 
     values: Float[Tensor, " kept"]
     places: Int[Tensor, " kept"]
@@ -128,7 +128,10 @@ def _beyond_a_guess(h: Float[Tensor, "batch d_sae"], budget: int) -> Selected | 
 
 def by_numpy(h: Tensor) -> bool:
     """Whether `saev.ops.selection` can be asked."""
-    return len(h) > 0 and h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64)
+    plain = (
+        type(h) is Tensor and not torch.compiler.is_compiling()
+    )  # not one that stands for others while they are traced
+    return plain and len(h) > 0 and h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64)
 
 
 def _check(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:

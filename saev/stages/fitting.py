@@ -28,7 +28,6 @@ from saev.sweep.ledger import FILE as SWEEP
 from saev.sweep.ledger import LOCK
 from saev.training.bank_module import BankModule
 from saev.training.distributed import check_members
-from saev.training.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +50,6 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
 
 def train(cfg: DictConfig, planned: list[Planned], recording: Any, directory: Path) -> dict[str, float]:
     """`fit`, once this process has the run's directory to itself."""
-    keep_freed_memory()
     torch.set_float32_matmul_precision(cfg.matmul_precision)
     data: ActivationDataModule = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()

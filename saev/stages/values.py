@@ -4,6 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from saev.nn.initialise import CENTRES, METHODS
 from saev.nn.normalise import MODES
+from saev.ops.paths import CHOICES as PRODUCTS
 from saev.shards.reader import ROLES
 
 # key -> (lowest, highest) of the values allowed; None: no bound. A value of null means that the key is not used.
@@ -33,7 +34,7 @@ CHOICES = {
     "init": METHODS,
     "b_dec": CENTRES,
     "tokens": tuple(ROLES),
-    "products": ("auto", "measured", "sparse", "dense"),
+    "products": PRODUCTS,
     "matmul_precision": ("highest", "high", "medium"),
 }
 

@@ -24,6 +24,7 @@ from saev.metrics.stateful import ValidationMetrics
 from saev.nn.bank import Member, SAEBank
 from saev.nn.schedules import learning_rate_factor
 from saev.ops import collective
+from saev.ops.paths import checked
 from saev.training.division import ALONE, Division
 from saev.training.products import choose_products
 
@@ -61,7 +62,7 @@ class BankModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.bank, self.optimiser, self.warmup, self.decay, self.clip = bank, optimiser, warmup, decay, clip
-        self.products = products
+        self.products = checked(products)
         self.sparsity_factor = 1.0  # set by callbacks.SparsityWarmup
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.validation = ValidationMetrics(bank.normaliser.mean, [member.sae.n_latents for member in bank])
@@ -118,6 +119,13 @@ class BankModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """ValueError where the checkpoint's bank is not this one."""
+        if any(
+            "products" not in state for name, state in checkpoint["state_dict"].items() if name.endswith("_extra_state")
+        ):
+            raise ValueError(
+                "the checkpoint was written by an earlier version, which kept encoders otherwise: start anew without ckpt_path, or "
+                "resume with the version that wrote it."
+            )
         saved, ours = checkpoint.get("members"), self._members()
         if saved != ours:
             raise ValueError(
@@ -143,10 +151,15 @@ class BankModule(L.LightningModule):
                 f"trainer.strategy={type(self.trainer.strategy).__name__} does not divide a bank over {self.trainer.world_size} processes: "
                 "take trainer=ddp."
             )
-        rows = getattr(self.trainer.datamodule, "batch_size", 4096)  # type: ignore[attr-defined]
+        rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says
             choose_products(member, self.products, rows, self.device, self.trainer.precision)
+        # by the timings of one process, so that all of them, and whoever resumes, compute alike
+        for member, products in zip(
+            self.bank, self.division.agreed([member.products for member in self.bank]), strict=True
+        ):
+            member.products = products
 
     def on_train_end(self) -> None:
         self.division.synchronise(self.bank)

@@ -29,6 +29,14 @@ class Division:
         """Numbers per member, as the processes that step them have them."""
         return table
 
+    def rows(self, tokens: int) -> int:
+        """How many of a batch's tokens a process has."""
+        return tokens
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        """The first process's values, in all of them; a collective."""
+        return values
+
     def synchronise(self, bank: SAEBank) -> None:
         """Bring the members that are stepped elsewhere up to date."""
 
@@ -50,6 +58,12 @@ class ByBatch(Division):
     def sharing(self, here: int, tokens: int) -> AbstractContextManager[None]:
         return collective.sharing(here, tokens)
 
+    def rows(self, tokens: int) -> int:
+        return max(1, tokens // dist.get_world_size())
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        return _everyones(values)[0]
+
 
 class ByMembers(Division):
     """Process r of W steps the members i with i % W == r, on whole batches.
@@ -64,6 +78,9 @@ class ByMembers(Division):
 
     def owns(self, member: int) -> bool:
         return self.owner(member) == dist.get_rank()
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        return _everyones(values)[0]
 
     def complete(self, table: Float64[Tensor, "names members"]) -> Float64[Tensor, "names members"]:
         own = torch.tensor([self.owns(i) for i in range(table.shape[1])], device=table.device)

@@ -166,3 +166,17 @@ def test_initialisation_depends_on_its_seed_alone():
     torch.manual_seed(2)
     torch.testing.assert_close(make(TopK(4), seed=5).w_dec, one.w_dec, rtol=0, atol=0)
     assert not torch.equal(make(TopK(4), seed=6).w_dec, one.w_dec)
+
+
+def test_the_encoder_is_known_as_w_enc_in_files():
+    """However it lies in memory: [d_model, d_sae], and so in what is said of a wrong one."""
+    sae = make(ReLU(0.0), "none")
+    state = sae.state_dict()
+    assert "encoder" not in state and torch.equal(state["w_enc"], sae.w_enc)
+    twin = SparseAutoencoder(sae.d_model, sae.n_latents, ReLU(0.0))
+    twin.load_state_dict(state)
+    assert torch.equal(twin.encoder, sae.encoder) and twin.encoder.is_contiguous()
+    without = {name: value for name, value in state.items() if name != "w_enc"}
+    assert twin.load_state_dict(without, strict=False).missing_keys == ["w_enc"]
+    with pytest.raises(RuntimeError, match=r"w_enc has shape \[3, 2\]"):
+        twin.load_state_dict(state | {"w_enc": torch.zeros(3, 2)})

@@ -1,5 +1,9 @@
 """The k largest, by sorting; equal values, NaN and infinities among them."""
 
+import os
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from saev.ops import selection
 from saev.ops.selection import beyond, largest, largest_per_row, share_beyond
-from saev.ops.topk import topk, topk_reference
+from saev.ops.sparse import positive_select
+from saev.ops.topk import batchtopk, topk, topk_reference
 
 
 def _rows(rows, n, seed=0):
@@ -41,6 +46,55 @@ def test_ties_infinities_and_nan(h, k):
     kept = largest_per_row(h, k)
     assert np.all(np.diff(kept.places) > 0) and np.array_equal(kept.places // 48, np.repeat(np.arange(6), k))
     np.testing.assert_array_equal(_descending(kept.values.reshape(6, k)), _descending(h)[:, :k])
+
+
+def test_nan_in_one_row_and_a_tie_in_another_leave_every_row_its_own():
+    for seed in range(20):
+        h = _rows(3, 640, seed)
+        h[0, seed] = np.nan
+        at = np.argsort(h[1])[-4:-2]
+        h[1, at] = h[1, at].max()
+        kept = largest_per_row(h, 3)
+        assert np.array_equal(kept.places // 640, np.repeat(np.arange(3), 3))
+        np.testing.assert_array_equal(_descending(kept.values.reshape(3, 3)), _descending(h)[:, :3])
+
+
+def test_a_batch_of_nan_keeps_its_budget():
+    for share in (1.0, 0.5, 0.01):
+        h = torch.from_numpy(_rows(64, 512))
+        h[torch.rand(h.shape, generator=torch.Generator().manual_seed(0)) < share] = torch.nan
+        found = batchtopk(h, 8)
+        assert len(found.places) == 512 and found.values.isnan().sum() == min(512, int(h.isnan().sum()))
+    assert positive_select(torch.full((64, 512), torch.nan)) is None
+
+
+def test_a_fork_selects_with_threads_of_its_own():
+    torch.set_num_threads(2)
+    try:
+        h = _rows(1200, 700)
+        expected = largest_per_row(h, 5)
+        if (child := os.fork()) == 0:
+            os._exit(int(not np.array_equal(largest_per_row(h, 5).places, expected.places)))
+        deadline = time.monotonic() + 60
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if done == (0, 0):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert done == (child, 0)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_tracing_takes_what_torch_has(run_python):
+    """In a process of its own: the checking of shapes cannot be traced."""
+    done = run_python(
+        "-c",
+        "import torch; from saev.ops.topk import topk_codes\n"
+        "codes, h = lambda h: topk_codes(h, 3), torch.randn(8, 100)\n"
+        "assert torch.equal(torch.compile(codes, backend='eager', fullgraph=True)(h), codes(h))",
+    )
+    assert done.code == 0, done.err
 
 
 def test_one_nan_among_many_is_found():

@@ -32,8 +32,8 @@ def test_stretches_hold_everything_once_and_part_no_equal_numbers(lists, bits):
     assert sum(map(len, held)) == len(set().union(*held))
 
 
-@pytest.mark.parametrize("block", [1, 7, 100])
-@pytest.mark.parametrize("bits", [0, 4, 10])
+@pytest.mark.parametrize("block", [7, 100])
+@pytest.mark.parametrize("bits", [0, 10])
 @pytest.mark.parametrize("y", [labels(), many_labels()], ids=["one class", "many"])
 def test_statistics_are_those_of_one_stretch(y, bits, block, path, monkeypatch):
     x = codes()

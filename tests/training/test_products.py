@@ -7,6 +7,7 @@ from training.banks import build, specs
 
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, TopK
 from saev.ops.choice import Timed
+from saev.ops.paths import checked
 from saev.training import products
 from saev.training.products import choose_products
 
@@ -61,3 +62,22 @@ def test_both_ways_give_the_same_training(tmp_path):
         found.append({name: value.detach() for name, value in module.bank.named_parameters()})
     for name, value in found[0].items():
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
+    """Its encoders, and the optimiser's moments of them, lie the other way round."""
+    dataset = record(tmp_path / "data")
+    trainer, first, data = build(dataset, specs()[:1], steps=3)
+    trainer.fit(first, data)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del checkpoint["state_dict"]["bank.members.0._extra_state"]["products"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    trainer, again, data = build(dataset, specs()[:1], steps=5)
+    with pytest.raises(ValueError, match=r"earlier version.*without ckpt_path"):
+        trainer.fit(again, data, ckpt_path=tmp_path / "old.ckpt")
+
+
+def test_unknown_products_are_refused():
+    with pytest.raises(ValueError, match="products=spares: choose one of auto, measured, sparse, dense"):
+        checked("spares")
