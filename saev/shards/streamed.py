@@ -4,6 +4,7 @@ shard URLs ──webdataset──▶ tar members in order ──▶ the rows wan
 """
 
 import io
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,9 @@ from saev.shards.mapped import Closed
 from saev.shards.selection import Runs
 
 SUFFIX = ".npy"
+# NumPy reads a header by `ast`, which Python 3.11 cannot do in two threads at once (SystemError: AST constructor recursion
+# depth mismatch; CPython issue 106905).
+PARSING = threading.Lock()
 
 
 class StreamedRows:
@@ -144,12 +148,19 @@ REMEDY = "restore it, copy it again or record it again."
 
 def parse(data: bytes, shape: tuple[int, int], dtype: np.dtype, where: str) -> Shaped[np.ndarray, "tokens width"]:
     """The array of an .npy file in memory, without a copy; ValueError unless it has the shape and dtype it should have."""
-    head = io.BytesIO(data[:512])
     try:
-        np.lib.format.read_magic(head)
-        found, fortran, kind = np.lib.format.read_array_header_1_0(head)
+        found, fortran, kind, start = _header(data[:512])
     except ValueError as error:
         raise ValueError(f"{where}: not an .npy array ({error}): {REMEDY}") from error
     if found != shape or kind != dtype or fortran:
         raise ValueError(f"{where} holds {kind} {found}, the manifest says {dtype} {shape}: {REMEDY}")
-    return np.frombuffer(data, dtype, offset=head.tell()).reshape(shape)
+    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+
+
+def _header(beginning: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
+    """Shape, whether columns come first, dtype, and where the numbers begin."""
+    head = io.BytesIO(beginning)
+    np.lib.format.read_magic(head)
+    with PARSING:
+        shape, fortran, kind = np.lib.format.read_array_header_1_0(head)
+    return shape, fortran, kind, head.tell()

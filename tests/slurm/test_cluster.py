@@ -65,7 +65,8 @@ def command(*arguments: str) -> str:
 
 @pytest.mark.usefixtures("slurm_cluster")
 def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_path, cli):
-    members = ("layer=1,2", "k=2,4,8", f"dataset={tiny}")
+    # more than a job can do between TERM and KILL
+    members = ("layer=1,2", "k=2,4,8", "n_tokens=38400", f"dataset={tiny}")
     sweep, undisturbed = tmp_path / "preempted", tmp_path / "undisturbed"
     process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (first, one), (second, other) = slurm_jobs(sweep, 2, process).items()
