@@ -1,17 +1,13 @@
-"""Selection on a CPU: the k largest of each row, or the largest of a whole matrix, two to four times as fast as torch.topk.
+"""Selection on a CPU: the k largest of each row, or the largest of a whole matrix, two to four times as fast as torch.topk on one thread.
 
     rows ──a bound that the wanted ones pass──▶ places beyond it ──▶ the exact threshold among these few ──▶ the places kept
 
-Slabs of rows that stay in the cache go through all of it, one slab per thread: NumPy works on them without the interpreter's lock, and
-finds the true places of a mask and the nth largest value several times as fast as torch does.
+Slabs of rows that stay in the cache go through all of it. NumPy finds the true places of a mask and the nth largest value several times
+as fast as torch does. On two threads it is no faster: between products torch's threads spin.
 """
 
-import functools
 import math
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +17,6 @@ LOOKED_AT = 1 << 15  # values of a sample
 SLAB = 1 << 20  # bytes of a slab: within a core's share of the cache
 BLOCKS = 4  # block maxima per wanted value: then about k + k/8 values pass the bound
 MANY = 8  # times k values beyond the bound: more than the short way is worth
-S = TypeVar("S")
-T = TypeVar("T")
 
 
 class Kept(NamedTuple):
@@ -45,7 +39,7 @@ def largest_per_row(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
         places, values = _of_slab(h[first : first + slab], k)
         return Kept(places + first * n, values)
 
-    return _joined(in_threads(of, range(0, len(h), slab)))
+    return _joined([of(first) for first in range(0, len(h), slab)])
 
 
 def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
@@ -58,7 +52,7 @@ def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
         places = np.flatnonzero(~(part <= bound))
         return Kept(places + first, part[places])
 
-    return _joined(in_threads(of, range(0, max(1, len(flat)), slab)))
+    return _joined([of(first) for first in range(0, max(1, len(flat)), slab)])
 
 
 def share_beyond(h: Float[np.ndarray, "rows n"], bound: float) -> float:
@@ -83,22 +77,6 @@ def nth_largest(x: Float[np.ndarray, "*rows m"], n: int) -> Any:
     """Of each row, the value that n - 1 others do not fall below."""
     at = x.shape[-1] - n
     return np.partition(x, at, axis=-1)[..., at]
-
-
-def in_threads(work: Callable[[S], T], parts: Iterable[S]) -> list[T]:
-    """The results in order, made by as many threads as torch has."""
-    parts, threads = list(parts), torch.get_num_threads()
-    if min(len(parts), threads) == 1:
-        return [work(part) for part in parts]
-    return list(_pool(threads).map(work, parts))
-
-
-@functools.cache
-def _pool(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, "selection")
-
-
-os.register_at_fork(after_in_child=_pool.cache_clear)  # a fork has no threads but its own
 
 
 def _joined(parts: list[Kept]) -> Kept:

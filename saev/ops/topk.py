@@ -16,6 +16,10 @@ from saev.ops import collective, selection
 _SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
 _SPARE = 1.25  # how many more than its share of the largest values a part of the batch is asked for
 
+_FEW = (
+    4  # threads up to which NumPy, on one, finds the largest of each row sooner than torch.topk, which divides the rows
+)
+
 
 class Selected(NamedTuple):
     """Chosen pre-activations, and their flat places (token * d_sae + latent): those of NumPy in ascending order."""
@@ -49,7 +53,7 @@ def batchtopk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "b
 def topk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     """Per token its k largest pre-activations, without a graph: `batch * k` of them, token after token."""
     h = _check(h, k).detach()
-    if by_numpy(h):
+    if by_numpy(h) and torch.get_num_threads() <= _FEW:
         places, values = selection.largest_per_row(h.numpy(), k)
         return Selected(torch.from_numpy(values), torch.from_numpy(places))
     values, indices = h.topk(k, dim=1, sorted=False)

@@ -1,9 +1,5 @@
 """The k largest, by sorting; equal values, NaN and infinities among them."""
 
-import os
-import signal
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -66,24 +62,6 @@ def test_a_batch_of_nan_keeps_its_budget():
         found = batchtopk(h, 8)
         assert len(found.places) == 512 and found.values.isnan().sum() == min(512, int(h.isnan().sum()))
     assert positive_select(torch.full((64, 512), torch.nan)) is None
-
-
-def test_a_fork_selects_with_threads_of_its_own():
-    torch.set_num_threads(2)
-    try:
-        h = _rows(1200, 700)
-        expected = largest_per_row(h, 5)
-        if (child := os.fork()) == 0:
-            os._exit(int(not np.array_equal(largest_per_row(h, 5).places, expected.places)))
-        deadline = time.monotonic() + 60
-        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if done == (0, 0):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        assert done == (child, 0)
-    finally:
-        torch.set_num_threads(1)
 
 
 def test_tracing_takes_what_torch_has(run_python):
