@@ -79,7 +79,7 @@ def rows(batch: int, d_model: int, d_sae: int) -> list[tuple[str, Callable, Call
                 )
     with torch.no_grad():
         h = step.z @ step.w_enc
-    found.append(("topk selection k=32", partial(h.topk, 32, sorted=False), partial(topk, h, 32), 2.0))
+    found.append(("topk selection k=32", partial(h.topk, 32, sorted=False), partial(topk, h, 32), 1.2))
     found.append(("batchtopk selection k=32", partial(batchtopk_reference, h, 32), partial(batchtopk, h, 32), 5.0))
     atoms = step.w_dec.detach()
     found.append(("coherence", partial(coherence_reference, atoms), partial(coherence, atoms), 1.2))
