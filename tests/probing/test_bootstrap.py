@@ -10,6 +10,7 @@ from saev.probing.bootstrap import (
     average_precisions,
     cross_entropies,
     draws,
+    image_losses,
     interval,
 )
 from saev.probing.ranking import average_precision
@@ -82,3 +83,11 @@ def test_an_interval_holds_the_middle_and_lies_around_what_was_found():
     low, high = interval(values, 0.38)
     assert low == pytest.approx(0.38 - 0.095) and high == pytest.approx(0.38 + 0.095)
     assert np.isnan(interval(np.full(3, np.nan), 0.3)).all()
+
+
+def test_a_latent_that_is_silent_on_all_images_loses_what_its_bias_does():
+    nothing = np.zeros(0)
+    evidence = Evidence(nothing, nothing.astype(bool), nothing.astype(np.int64), np.array([5, 3]), np.array([2, 0]))
+    negative, positive = image_losses(evidence, -1.0, 2.0)
+    np.testing.assert_allclose(negative, [3 * np.log1p(np.exp(-1)), 3 * np.log1p(np.exp(-1))], rtol=1e-12)
+    np.testing.assert_allclose(positive, [2 * np.log1p(np.exp(1)), 0], rtol=1e-12)
