@@ -35,7 +35,7 @@ TOOLS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exits with 0, or with 1 and a message that names the remedy."""
-    # Read by torch when it first allocates. Pages of 2 MB instead of 4 KB, in Linux: a step of large SAEs on a CPU takes a fifth less time
+    # Read by torch when it first allocates. Pages of 2 MB instead of 4 KB, in Linux: a step of large SAEs on a CPU takes a sixth less time
     # (docs/log/2026-11-25-step.md), most of the rest being pages that are touched for the first time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
