@@ -22,9 +22,10 @@ from rich.table import Table
 from saev.images import FolderImages
 from saev.images.demo import DemoBirds
 from saev.nn.activations import TopK
+from saev.nn.auxk import AuxK
 from saev.nn.bank import Member, MemberSpec
 from saev.nn.normalise import Normaliser
-from saev.nn.objectives import AuxK, Plain
+from saev.nn.objectives import Plain
 from saev.nn.schedules import learning_rate_factor
 from saev.shards import ActivationStore, RecordingWriter, TokenStream
 from saev.shards.split import split_images

@@ -2,11 +2,12 @@
 
 from saev.nn.activations import Activation, BatchTopK, TopK
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.auxk import AuxK
 from saev.nn.bank import Member, MemberSpec, SAEBank
 from saev.nn.gated import Gated
 from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
-from saev.nn.objectives import AuxK, Matryoshka, Objective, Plain, RandomMatryoshka
+from saev.nn.objectives import Matryoshka, Objective, Plain, RandomMatryoshka
 from saev.nn.penalised import ReLU
 
 __all__ = [

@@ -72,9 +72,9 @@ class Activation(nn.Module, ABC):
     def bake(self) -> None:
         """Take the form that is saved."""
 
-    def gate(self, h: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
-        """(pre-activations whose sign decides about firing, the bias in them): where dead latents are revived."""
-        return h, b_enc
+    def gate_bias(self, b_enc: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        """The bias of the pre-activations whose sign decides about firing: with it dead latents are revived."""
+        return b_enc
 
     def settings(self) -> dict[str, Any]:
         """The arguments it was made with."""

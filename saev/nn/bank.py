@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from saev.nn.activations import Activation
 from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.auxk import AuxK, MaybeDead
 from saev.nn.decoding import firings
 from saev.nn.initialise import initialise, n_centroids, sample_tokens
 from saev.nn.normalise import Normaliser
-from saev.nn.objectives import AuxK, Objective
+from saev.nn.objectives import Objective
 from saev.ops import collective
 from saev.ops.paths import Path, using
 
@@ -92,6 +93,7 @@ class Member(nn.Module):
         self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
         self.register_buffer("silent", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
+        self.maybe_dead = MaybeDead(auxk.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
         self.products: Path = "auto"  # sparse or dense: how the maps around its codes are computed
         self.stopped = False  # `failed` on the host: asked at every step, so it must not wait for the device
@@ -105,8 +107,10 @@ class Member(nn.Module):
             h, f = sae.training_codes(z)
             reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
         sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
-        aux = self.auxk(sae, z, h, residual, self.dead) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
-        fired, tokens = collective.total(firings(f, sae.n_latents)), collective.whole(len(z))
+        tokens = collective.whole(len(z))
+        maybe = self.maybe_dead.after(self.silent, tokens)
+        aux = self.auxk(sae, z, h, residual, self.dead, maybe) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
+        fired = collective.total(firings(f, sae.n_latents))
         self.silent.add_(tokens).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
         return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / tokens)
@@ -117,6 +121,10 @@ class Member(nn.Module):
         if sparsity_factor >= 1:  # while the penalty still rises, its L0 says nothing about the coefficient
             self.sae.activation.follow(l0)
         self.step += 1
+
+    def look(self) -> None:
+        """Ask the device for what steps are not to wait for: between them, where it is waited for anyhow."""
+        self.maybe_dead.look(self.silent)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""

@@ -47,5 +47,5 @@ class Gated(Penalised):
     ) -> Float[Tensor, ""]:
         return (z - (h + self.b_gate).relu() @ w_dec.detach() - b_dec.detach()).square().mean()
 
-    def gate(self, h: Float[Tensor, "batch d_sae"], b_enc: Float[Tensor, " d_sae"]) -> tuple[Tensor, Tensor]:
-        return h + self.b_gate, self.b_gate
+    def gate_bias(self, b_enc: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
+        return self.b_gate

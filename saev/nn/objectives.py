@@ -1,4 +1,4 @@
-"""What training minimises: reconstruction (plain or over nested prefixes) and the revival of dead latents.
+"""What training minimises: reconstruction, plain or over nested prefixes.
 
 Every reconstruction term is a mean over the batch of the squared error of z summed over d_model and divided by
 d_model, so that predicting the mean costs 1 whatever the backbone (docs/formats.md gives the factors to other scales).
@@ -10,14 +10,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from saev.nn.activations import Codes
-from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.decoding import decode, prefix_errors
-from saev.ops import collective
-from saev.ops.sparse import decode_sparse, topk_among, with_encoder_gradient
 
 
 class Objective(ABC):
@@ -130,39 +127,3 @@ def over_prefixes(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
     """(mean over prefixes of the squared error of z, mean over batch and dimensions; residual of the last prefix)."""
     return prefix_errors(f, w_dec, z - b_dec, ends)
-
-
-@dataclasses.dataclass(frozen=True)
-class AuxK:
-    """An auxiliary loss that lets dead latents explain the residual (Gao et al. 2024, appendix A.2).
-
-    coefficient * ||e_hat - sg(e)||^2 / ||sg(e) - mean(sg(e))||^2, where e = z - z_hat and e_hat decodes, without bias, the
-    k largest of relu(h) among the dead latents; both norms are sums over the whole batch. Its gradient reaches those latents'
-    encoder and atoms.
-    """
-
-    coefficient: float = 1 / 32
-    k: int | None = None  # d_model / 2
-    dead_tokens: int = 10_000_000  # a latent is dead when it has not fired for so many tokens
-
-    def __call__(
-        self,
-        sae: SparseAutoencoder,
-        z: Float[Tensor, "batch d_model"],
-        h: Float[Tensor, "batch d_sae"],
-        residual: Float[Tensor, "batch d_model"],
-        dead: Bool[Tensor, " d_sae"],
-    ) -> Float[Tensor, ""]:
-        """The weighted loss for a batch and its pre-activations: 0, without a gradient, when nothing is dead."""
-        e = residual.detach()
-        if not self.coefficient or (e.device.type == "cpu" and not dead.any()):  # on a GPU asking would stop the queue
-            return e.new_zeros(())
-        k = min(max(1, e.shape[1] // 2) if self.k is None else self.k, h.shape[1])
-        gate, bias = sae.activation.gate(h.detach(), sae.b_enc)
-        chosen = topk_among(gate, k, dead)
-        e_hat = decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)
-        spread = collective.total((e - collective.mean(e.mean(0))).square().sum())
-        spread = collective.weigh(spread).clamp_min(
-            1e-12
-        )  # what falls to this part, as its own error is compared with it
-        return self.coefficient * dead.any() * (e_hat - e).square().sum() / spread

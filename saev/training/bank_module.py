@@ -154,6 +154,7 @@ class BankModule(L.LightningModule):
         rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says
+            member.look()
             choose_products(member, self.products, rows, self.device, self.trainer.precision)
         # by the timings of one process, so that all of them, and whoever resumes, compute alike
         for member, products in zip(
@@ -167,7 +168,8 @@ class BankModule(L.LightningModule):
     def snapshot(self) -> dict[str, list[float]]:
         """The last step's numbers on the host: metric -> a value per member, in one transfer; a collective.
 
-        This is where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
+        The device is waited for here, so this is also where steps get to know what they never wait for (`Member.look`), and
+        where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
         its NaN stays within its own parameters, as members share no gradient, norm or optimiser state.
         """
         names = list(self.latest)
@@ -176,6 +178,8 @@ class BankModule(L.LightningModule):
         ]
         if not flat:
             return {}
+        for member in self.bank:
+            member.look()
         table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
         values = dict(zip(names, table, strict=True))
         for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):

@@ -63,7 +63,7 @@ def test_auxk_revives_through_the_gate():
     sae = make()
     h, _ = sae.training_codes(Z)
     dead = torch.arange(16) < 4
-    AuxK(k=2)(sae, Z, h, Z, dead).backward()
+    AuxK(k=2)(sae, Z, h, Z, dead, torch.arange(4)).backward()
     assert sae.activation.b_gate.grad[:4].any() and not sae.activation.b_gate.grad[4:].any()
     assert sae.encoder.grad[:4].any() and not sae.encoder.grad[4:].any()
 

@@ -1,11 +1,10 @@
-"""Losses against NumPy, gradients against finite differences, and AuxK against its known faults."""
+"""Losses against NumPy, gradients against finite differences."""
 
 import numpy as np
 import pytest
 import torch
 
-from saev.nn import SparseAutoencoder, TopK
-from saev.nn.objectives import AuxK, Matryoshka, Plain, RandomMatryoshka
+from saev.nn.objectives import Matryoshka, Plain, RandomMatryoshka
 
 G = torch.Generator().manual_seed(0)
 Z = torch.randn(10, 6, generator=G, dtype=torch.float64)
@@ -81,64 +80,3 @@ def test_groups_must_be_shares(groups):
 def test_a_group_without_latents_is_named():
     with pytest.raises(ValueError, match="d_sae=8 empty: raise d_sae"):
         Matryoshka().check(8)
-
-
-def make_sae() -> SparseAutoencoder:
-    sae = SparseAutoencoder(6, 16, TopK(2)).double()
-    with torch.no_grad():
-        sae.w_dec.copy_(W)
-        sae.w_enc.copy_(torch.randn(6, 16, generator=G, dtype=torch.float64))
-        sae.b_enc.normal_(0, 0.1, generator=G)
-        sae.b_dec.copy_(B)
-    return sae
-
-
-def test_auxk_is_its_formula():
-    sae, dead = make_sae(), torch.arange(16) % 3 == 0
-    h = sae.pre_activations(Z).detach()
-    residual = Z - h.relu() @ W
-    loss = AuxK(coefficient=0.5, k=2)(sae, Z, h, residual, dead)
-    e, h = residual.numpy(), np.where(dead.numpy(), np.maximum(h.numpy(), 0), 0)
-    f = np.zeros_like(h)
-    for row, out in zip(h, f, strict=True):
-        best = np.argsort(row)[-2:]
-        out[best] = row[best]
-    expected = 0.5 * ((f @ W.numpy() - e) ** 2).sum() / ((e - e.mean(0)) ** 2).sum()
-    assert float(loss.detach()) == pytest.approx(expected, rel=1e-10)
-
-
-def test_auxk_reaches_the_dead_latents_encoder_alone():
-    """Guards against an auxiliary loss whose gradient stops at the codes (a known fault of a peer)."""
-    sae, dead = make_sae(), torch.arange(16) < 3
-    h, f = sae.training_codes(Z)
-    residual = Plain()(Z, f, sae.w_dec, sae.b_dec)[1]
-    AuxK(k=2)(sae, Z, h, residual, dead).backward()
-    assert sae.encoder.grad[:3].any() and not sae.encoder.grad[3:].any()
-    assert sae.b_enc.grad[:3].any() and not sae.b_enc.grad[3:].any()
-    assert sae.w_dec.grad[:3].any() and not sae.w_dec.grad[3:].any()
-
-
-def test_auxk_gradient_by_finite_differences():
-    sae, dead = make_sae(), torch.arange(16) < 3
-    residual = (Z - sae.pre_activations(Z).relu() @ W).detach()
-
-    def loss(w_enc):
-        with torch.no_grad():
-            sae.w_enc.copy_(w_enc)
-        return AuxK(k=2)(sae, Z, sae.pre_activations(Z).detach(), residual, dead)
-
-    w_enc = sae.w_enc.detach().clone()
-    (gradient,) = torch.autograd.grad(loss(w_enc), sae.encoder)
-    gradient = gradient.T
-    for index in [(0, 0), (3, 1), (5, 2), (2, 9)]:
-        step = torch.zeros_like(w_enc)
-        step[index] = 1e-6
-        slope = (loss(w_enc + step) - loss(w_enc - step)).detach() / 2e-6
-        assert float(gradient[index]) == pytest.approx(float(slope), rel=1e-5, abs=1e-9)
-
-
-def test_auxk_costs_nothing_when_nothing_is_dead_or_it_is_off():
-    sae = make_sae()
-    h = sae.pre_activations(Z).detach()
-    assert float(AuxK()(sae, Z, h, Z, torch.zeros(16, dtype=torch.bool))) == 0
-    assert float(AuxK(coefficient=0.0)(sae, Z, h, Z, torch.ones(16, dtype=torch.bool))) == 0
