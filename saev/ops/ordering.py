@@ -15,8 +15,9 @@ def order(keys: Int[Tensor, " n"], below: int | None = None) -> Int64[Tensor, " 
     >>> order(torch.tensor([3, 1, 3, 2]))
     tensor([1, 3, 0, 2])
     """
-    if keys.device.type != "cpu":
-        return keys.sort(stable=True).indices
+    if keys.device.type != "cpu":  # a GPU counts digits too: of as few bytes as will do
+        narrow = next((t for t in (torch.int16, torch.int32) if below and below <= torch.iinfo(t).max), keys.dtype)
+        return keys.to(narrow).sort(stable=True).indices
     if below is None or below > 1 << 32:
         return torch.from_numpy(np.argsort(keys.numpy(), kind="stable"))
     found = np.argsort(keys.numpy().astype(np.uint16), kind="stable")

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from saev.ops.ordering import order
 from saev.ops.paths import Path
 from saev.ops.sparse import SparseCodes
-from saev.ops.sparse_gradients import products, transposed_sum, weighted_sum
+from saev.ops.sparse_gradients import as_multiplied, products, transposed, transposed_sum, weighted_sum
 
 
 def prefix_errors(
@@ -69,12 +69,13 @@ class _Errors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values, w_dec, target, offsets, latents, places, n_prefixes):
-        mine = values.detach()[places]
-        residuals = weighted_sum(w_dec, latents, offsets, mine).neg_().view(len(target), n_prefixes, w_dec.shape[1])
+        mine, table = values.detach()[places], as_multiplied(w_dec)
+        residuals = weighted_sum(table, latents, offsets, mine).neg_().view(len(target), n_prefixes, w_dec.shape[1])
         residuals[:, 0] += target
         for p in range(1, n_prefixes):
             residuals[:, p] += residuals[:, p - 1]
-        ctx.save_for_backward(mine, w_dec, offsets, latents, places)
+        ctx.save_for_backward(mine, table, offsets, latents, places)
+        ctx.dtype = w_dec.dtype
         ctx.residuals = residuals
         ctx.set_materialize_grads(False)
         last = residuals[:, -1].clone()
@@ -84,7 +85,7 @@ class _Errors(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        mine, w_dec, offsets, latents, places = ctx.saved_tensors
+        mine, table, offsets, latents, places = ctx.saved_tensors
         if ctx.residuals is None:
             raise RuntimeError("the residuals are overwritten by their gradient: backward can be run once.")
         sums, ctx.residuals = ctx.residuals, None
@@ -95,7 +96,8 @@ class _Errors(torch.autograd.Function):
         d_values = d_w_dec = None
         if ctx.needs_input_grad[0]:
             d_values = torch.empty_like(mine)
-            d_values[places] = (products(bags, w_dec, latents, offsets) * -scale).to(mine.dtype)
+            d_values[places] = (products(bags, table, latents, offsets) * -scale).to(mine.dtype)
         if ctx.needs_input_grad[1]:
-            d_w_dec = transposed_sum(bags, latents, offsets, mine.to(w_dec.dtype) * -scale, len(w_dec))
+            by_latent = transposed(latents, offsets, len(table))
+            d_w_dec = transposed_sum(bags, by_latent, mine.to(bags.dtype) * -scale).to(ctx.dtype)
         return d_values, d_w_dec, sums[:, 0] * scale, None, None, None, None

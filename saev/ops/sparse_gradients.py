@@ -3,6 +3,8 @@
 Both weights' gradients are sums over the rows in which a latent is active: products with the transposed pairs (CSC).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding_bag
 
+from saev.ops import gpu
 from saev.ops.ordering import order
 
 
@@ -18,16 +21,20 @@ class Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values, w_dec, offsets, latents):
-        ctx.save_for_backward(values, w_dec, offsets, latents)
-        return weighted_sum(w_dec, latents, offsets, values)
+        table = as_multiplied(w_dec)
+        ctx.save_for_backward(values, table, offsets, latents)
+        ctx.dtype = w_dec.dtype
+        return weighted_sum(table, latents, offsets, values)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        values, w_dec, offsets, latents = ctx.saved_tensors
+        values, table, offsets, latents = ctx.saved_tensors
         need_values, need_w_dec = ctx.needs_input_grad[:2]
-        d_values = products(grad, w_dec, latents, offsets).to(values.dtype) if need_values else None
-        d_w_dec = transposed_sum(grad, latents, offsets, values, len(w_dec)) if need_w_dec else None
+        grad, d_w_dec = grad.to(table.dtype), None
+        d_values = products(grad, table, latents, offsets).to(values.dtype) if need_values else None
+        if need_w_dec:
+            d_w_dec = transposed_sum(grad, transposed(latents, offsets, len(table)), values).to(ctx.dtype)
         return d_values, d_w_dec, None, None
 
 
@@ -37,7 +44,8 @@ class Encoder(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse):
         ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values)
-        ctx.sparse = sparse
+        # Under autocast matrices are multiplied in the precision of h, as the encoder's own backward would.
+        ctx.sparse, ctx.dtype = sparse, as_multiplied(w_enc[:0]).dtype if sparse else values.dtype
         return values.clone()
 
     @staticmethod
@@ -45,14 +53,13 @@ class Encoder(torch.autograd.Function):
     def backward(ctx, grad):
         z, w_enc, b_dec, offsets, latents, values = ctx.saved_tensors
         need_z, need_w, _, need_b_dec = ctx.needs_input_grad[:4]
-        # Under autocast the dense products are made in the precision of h, as the encoder's own backward would.
-        dtype = w_enc.dtype if ctx.sparse else values.dtype
-        d_h = torch.where(values > 0, grad, 0).to(dtype)
-        centred, weights = (z - b_dec).to(dtype), w_enc.to(dtype)
+        d_h = torch.where(values > 0, grad, 0).to(ctx.dtype)
+        centred, weights = (z - b_dec).to(ctx.dtype), w_enc.to(ctx.dtype)
         d_z = d_w = None
         if ctx.sparse:
-            d_b_enc = _per_latent(d_h, latents, offsets, w_enc.shape[1])
-            d_w = transposed_sum(centred, latents, offsets, d_h, w_enc.shape[1]).T if need_w else None
+            by_latent = transposed(latents, offsets, w_enc.shape[1])
+            d_b_enc = _per_latent(d_h, latents, by_latent)
+            d_w = transposed_sum(centred, by_latent, d_h).T if need_w else None
             d_z = weighted_sum(weights.T.contiguous(), latents, offsets, d_h) if need_z else None
         else:
             dense = d_h.new_zeros(len(z), w_enc.shape[1])
@@ -72,24 +79,37 @@ def weighted_sum(
     weights: Float[Tensor, " nnz"],
 ) -> Float[Tensor, "rows width"]:
     """Per row, the weighted sum of the table's rows at its places: a product with a CSR matrix, without a graph."""
+    if gpu.kernels(table.device):
+        from saev.ops import gpu_sums
+
+        return gpu_sums.weighted_sum(table, places, offsets, weights)
     weights = weights.to(table.dtype)
     return embedding_bag(places, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
-def transposed_sum(
-    table: Float[Tensor, "rows width"],
-    latents: Int[Tensor, " nnz"],
-    offsets: Int[Tensor, " rows_and_1"],
-    weights: Float[Tensor, " nnz"],
-    d_sae: int,
-) -> Float[Tensor, "d_sae width"]:
-    """Per latent, the weighted sum of the table's rows in which it is: a product with the transposed CSR matrix."""
+class Transposed(NamedTuple):
+    """Codes latent by latent, as CSR with the latents as rows: latent j is in `rows[ends[j]:ends[j + 1]]`."""
+
+    order: Int[Tensor, " nnz"]  # the pairs' places among the codes
+    rows: Int[Tensor, " nnz"]
+    ends: Int[Tensor, " d_sae_and_1"]
+
+
+def transposed(latents: Int[Tensor, " nnz"], offsets: Int[Tensor, " rows_and_1"], d_sae: int) -> Transposed:
+    """The codes of these rows, latent by latent."""
     by_latent = order(latents, d_sae)
     if latents.device.type == "cpu":
         ends = torch.from_numpy(np.bincount(latents.numpy() + 1, minlength=d_sae + 1).cumsum())
     else:  # without counting, which would wait for the largest
         ends = torch.searchsorted(latents[by_latent], torch.arange(d_sae + 1, device=latents.device))
-    return weighted_sum(table, rows_of(offsets, len(latents))[by_latent], ends, weights[by_latent])
+    return Transposed(by_latent, rows_of(offsets, len(latents))[by_latent], ends)
+
+
+def transposed_sum(
+    table: Float[Tensor, "rows width"], by_latent: Transposed, weights: Float[Tensor, " nnz"]
+) -> Float[Tensor, "d_sae width"]:
+    """Per latent, the weighted sum of the table's rows in which it is: a product with the transposed CSR matrix."""
+    return weighted_sum(table, by_latent.rows, by_latent.ends, weights[by_latent.order])
 
 
 def products(
@@ -99,11 +119,22 @@ def products(
     offsets: Int[Tensor, " rows_and_1"],
 ) -> Float[Tensor, " nnz"]:
     """Of each pair (row, place), the product of left's row and right's: those entries of `left @ right.T`."""
+    if gpu.kernels(right.device):
+        from saev.ops import gpu_sums
+
+        return gpu_sums.products(left, right, places, offsets)
     rows = rows_of(offsets, len(places))
     summed, no_padding = 0, -1
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         left.to(right.dtype), right, places, offsets[:-1], rows, summed, no_padding
     )
+
+
+def as_multiplied(table: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
+    """The table as autocast would have it in a product, where kernels read it so and still add up in float32; else itself."""
+    kind = table.device.type
+    low = gpu.kernels(table.device) and torch.is_autocast_enabled(kind)
+    return table.to(torch.get_autocast_dtype(kind)) if low else table
 
 
 def rows_of(offsets: Int[Tensor, " rows_and_1"], n: int) -> Int[Tensor, " nnz"]:
@@ -112,9 +143,10 @@ def rows_of(offsets: Int[Tensor, " rows_and_1"], n: int) -> Int[Tensor, " nnz"]:
 
 
 def _per_latent(
-    weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], offsets: Int[Tensor, " rows_and_1"], d_sae: int
+    weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], by_latent: Transposed
 ) -> Float[Tensor, " d_sae"]:
     if latents.device.type == "cpu":
-        return weights.new_zeros(d_sae).index_add_(0, latents, weights)
+        return weights.new_zeros(len(by_latent.ends) - 1).index_add_(0, latents, weights)
     # On a GPU that would add in any order, and no run would be the same twice.
-    return transposed_sum(weights.new_ones(len(offsets) - 1, 1), latents, offsets, weights, d_sae).squeeze(1)
+    one, always = weights.new_ones(1, 1), torch.zeros_like(by_latent.order)
+    return weighted_sum(one, always, by_latent.ends, weights[by_latent.order]).squeeze(1)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saev.ops import collective, selection
+from saev.ops import collective, gpu, selection
 
 _SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
 _SPARE = 1.25  # how many more than its share of the largest values a part of the batch is asked for
@@ -56,6 +56,11 @@ def topk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     if by_numpy(h) and torch.get_num_threads() <= _FEW:
         places, values = selection.largest_per_row(h.numpy(), k)
         return Selected(torch.from_numpy(values), torch.from_numpy(places))
+    if gpu.kernels(h.device):
+        from saev.ops import gpu_topk
+
+        if gpu_topk.takes(h, k):
+            return Selected(*gpu_topk.topk(h, k))
     values, indices = h.topk(k, dim=1, sorted=False)
     first = torch.arange(0, h.numel(), h.shape[1], device=h.device)
     return Selected(values.flatten(), (indices + first[:, None]).flatten())
