@@ -66,6 +66,37 @@ def dense_matryoshka(member: Member, k: int, autocast: torch.dtype | None) -> St
     return _stepped(sae, loss, autocast, fused=False)
 
 
+def dense_auxk(member: Member, k: int, n_dead: int, autocast: torch.dtype | None) -> Step:
+    """With the first n_dead latents dead: all others masked, the largest half of d_model among them decoded."""
+    sae, coefficient = DenseSAE(member), member.auxk.coefficient
+    dead = torch.arange(member.sae.n_latents, device=sae.b_enc.device) < n_dead
+
+    def loss(z: Tensor) -> Tensor:
+        e = z - sae.decode(sae.topk(z, k))
+        among = torch.where(dead, sae.pre_activations(z), 0).relu()
+        mask = torch.zeros_like(among).scatter_(1, among.topk(z.shape[1] // 2, dim=1).indices, 1.0)
+        error = ((among * mask) @ sae.w_dec - e.detach()).square().sum()
+        return e.square().mean() + coefficient * error / (e - e.mean(0)).detach().square().sum()
+
+    return _stepped(sae, loss, autocast, fused=False)
+
+
+def dense_stacked(members: list[Member], k: int, autocast: torch.dtype | None) -> Step:
+    """Members of one shape as one: weights stacked, batched products, one optimiser."""
+    every = [DenseSAE(member) for member in members]
+    sae = every[0]
+    for name in ("w_enc", "b_enc", "w_dec", "b_dec"):
+        stacked = torch.stack([getattr(one, name).detach() for one in every])
+        setattr(sae, name, nn.Parameter(stacked if name.startswith("w") else stacked[:, None]))
+
+    def loss(z: Tensor) -> Tensor:
+        f = ((z - sae.b_dec) @ sae.w_enc + sae.b_enc).relu()
+        f = f * torch.zeros_like(f).scatter_(2, f.topk(k, dim=2).indices, 1.0)
+        return (z - f @ sae.w_dec - sae.b_dec).square().mean() * len(every)
+
+    return _stepped(sae, loss, autocast, fused=False)
+
+
 def dense_relu(member: Member, sparsity: float, autocast: torch.dtype | None) -> Step:
     """As one would write it for speed by hand: the bias folded into the product, the fused Adam."""
     sae = DenseSAE(member)
@@ -87,10 +118,10 @@ def _stepped(sae: DenseSAE, loss: Callable[[Tensor], Tensor], autocast: torch.dt
         value.backward()
         with torch.no_grad():
             assert sae.w_dec.grad is not None
-            sae.w_dec.grad -= (sae.w_dec.grad * sae.w_dec).sum(1, keepdim=True) * sae.w_dec
+            sae.w_dec.grad -= (sae.w_dec.grad * sae.w_dec).sum(-1, keepdim=True) * sae.w_dec
             nn.utils.clip_grad_norm_(sae.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            sae.w_dec /= sae.w_dec.norm(dim=1, keepdim=True)
+            sae.w_dec /= sae.w_dec.norm(dim=-1, keepdim=True)
 
     return step

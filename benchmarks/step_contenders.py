@@ -1,0 +1,124 @@
+"""Whose steps bench_step.py times: ours as BankModule takes them, the plain forms, and other libraries'."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from benchmarks.step_peers import PEERS, Size
+from benchmarks.step_references import (
+    Step,
+    dense_auxk,
+    dense_batchtopk,
+    dense_matryoshka,
+    dense_relu,
+    dense_stacked,
+    dense_topk,
+)
+from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
+from saev.nn.activations import Activation
+from saev.nn.bank import Member
+from saev.ops.choice import faster_path
+
+K, L1 = 32, 1e-3
+PREFIXES = Matryoshka(groups=[0.1] * 10)
+
+
+class Options(NamedTuple):
+    device: torch.device
+    autocast: torch.dtype | None
+    cpu_seconds: bool
+    rounds: int
+
+
+def ours(size: tuple[int, int, int], activation: Activation, options: Options, objective: object = None) -> Member:
+    """A member from a sample of what is trained on; on a GPU with the faster products, as BankModule chooses them."""
+    d_model, d_sae, batch = size
+    spec = MemberSpec("ours", activation, objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
+    normaliser = Normaliser(torch.zeros(d_model), torch.ones(()))
+    member = spec.build(normaliser, data(size, torch.device("cpu"))[:4096]).to(options.device)
+    if options.device.type != "cpu" and hasattr(activation, "k"):
+        member.products = faster_path(batch, d_model, d_sae, K, options.device, options.autocast).path
+    return member
+
+
+def stepped(members: list[Member], options: Options) -> Step:
+    """As BankModule steps a bank."""
+    optimisers = [torch.optim.Adam(member.sae.parameters(), lr=member.lr, fused=True) for member in members]
+
+    def step(z: Tensor) -> None:
+        for member, optimiser in zip(members, optimisers, strict=True):
+            dtype = options.autocast or torch.bfloat16
+            with torch.autocast(z.device.type, dtype, enabled=options.autocast is not None):
+                losses = member(z)
+            losses.loss.backward()
+            member.condition_gradients(1.0)
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            member.finish_step(losses.l0)
+
+    return step
+
+
+def with_dead(member: Member, n_dead: int, step: Step) -> Step:
+    """The step of a member whose first n_dead latents stay dead: a bias keeps them from firing."""
+    with torch.no_grad():
+        member.sae.b_enc[:n_dead] -= 2
+
+    def stepping(z: Tensor) -> None:
+        member.silent[:n_dead] = member.auxk.dead_tokens
+        step(z)
+
+    member.silent[:n_dead] = member.auxk.dead_tokens
+    member.look()  # as BankModule does between steps
+    return stepping
+
+
+def data(size: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Sparse mixtures of more directions than dimensions, with noise: about as hard as activations are."""
+    d_model, _, batch = size
+    generator = torch.Generator().manual_seed(0)
+    atoms = torch.randn(2 * d_model, d_model, generator=generator)
+    codes = torch.rand(batch, 2 * d_model, generator=generator) * (
+        torch.rand(batch, 2 * d_model, generator=generator) < 0.02
+    )
+    z = codes @ atoms + 0.1 * torch.randn(batch, d_model, generator=generator)
+    return (z / z.std()).to(device)
+
+
+def contenders(size: tuple[int, int, int], options: Options, peers: bool) -> dict[str, dict[str, Step]]:
+    """Group -> name -> step; the first of a group is ours."""
+    d_model, d_sae, _ = size
+    top, batchtop = ours(size, TopK(K), options), ours(size, BatchTopK(K), options)
+    nested, relu = ours(size, TopK(K), options, PREFIXES), ours(size, ReLU(L1), options)
+    four, reviving = [ours(size, TopK(K), options) for _ in range(4)], ours(size, TopK(K), options)
+    n_dead = d_sae // 50
+    found: dict[str, dict[str, Step]] = {
+        "topk": {"ours": stepped([top], options), "dense": dense_topk(top, K, options.autocast)},
+        "batchtopk": {
+            "ours": stepped([batchtop], options),
+            "our topk": stepped([ours(size, TopK(K), options)], options),
+            "dense": dense_batchtopk(batchtop, K, options.autocast),
+        },
+        "matryoshka": {"ours": stepped([nested], options), "dense": dense_matryoshka(nested, K, options.autocast)},
+        "relu": {"ours": stepped([relu], options), "dense": dense_relu(relu, L1, options.autocast)},
+        "auxk": {
+            "ours": with_dead(reviving, n_dead, stepped([reviving], options)),
+            "our topk": stepped([ours(size, TopK(K), options)], options),
+            "dense": dense_auxk(reviving, K, n_dead, options.autocast),
+        },
+        "4 members": {
+            "ours": stepped(four, options),
+            "4 x one": stepped([ours(size, TopK(K), options)], options),
+            "4 x dense": dense_topk(four[0], K, options.autocast),
+            "dense, stacked": dense_stacked(four, K, options.autocast),
+        },
+    }
+    for group, named in PEERS.items() if peers else ():
+        for name, make in named.items():
+            try:
+                step = make(Size(d_model, d_sae, K, device=str(options.device))).step
+            except ImportError:
+                continue
+            found["relu" if group == "relu_l1" else group][name] = step
+    return found
