@@ -56,6 +56,7 @@ def environment() -> Iterator[Finding]:
     yield Finding("Python", version, "" if known else "use Python 3.11 to 3.13: uv sync --python 3.11", fault=not known)
     yield from packages()
     yield device()
+    yield from kernels()
     yield Finding(
         "CPU cores", str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
     )
@@ -105,6 +106,17 @@ def device() -> Finding:
         remedy = "update the driver to one for CUDA " + (torch.version.cuda or "(this torch has none: `uv sync`)")
         return Finding("GPU", "the machine has one, torch cannot use it", remedy, fault=True)
     return Finding("GPU", "none: training runs on the CPU")
+
+
+def kernels() -> Iterator[Finding]:
+    """Whether training on the GPU goes through our own kernels."""
+    import torch
+
+    from saev.ops import gpu
+
+    if torch.cuda.is_available():
+        work = gpu.kernels(torch.device("cuda", 0))
+        yield Finding("GPU kernels", "compiled and checked" if work else "not used, for the reason above: torch's are")
 
 
 def disk(folder: Path) -> Finding:

@@ -163,3 +163,11 @@ def test_codes_are_verified(tiny, tmp_path):
     assert not finding.fault and "640 tokens" in finding.found
     next(directory.rglob("*values*.npy")).write_bytes(b"")
     assert [finding.fault for finding in examine(directory)] == [True]
+
+
+@pytest.mark.parametrize(("work", "said"), [(True, "compiled and checked"), (False, "not used")])
+def test_it_says_whether_the_kernels_work_where_there_is_a_gpu(monkeypatch, work, said):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("saev.ops.gpu.kernels", lambda device: work)
+    (finding,) = doctor.kernels()
+    assert said in finding.found and not finding.fault
