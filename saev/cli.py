@@ -89,6 +89,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
 
     from saev.stages import schema
     from saev.stages.arguments import directories_as_key, flags_apart, launched
+    from saev.stages.keeping import kept_on_error
     from saev.stages.outputs import check_writable
     from saev.stages.resume import with_run_dir, with_sweep_dir
 
@@ -120,7 +121,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        with suggestions():
+        with suggestions(), kept_on_error(sys.argv[1:]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     except KeyboardInterrupt:  # the stage has said what is left to do
         sys.exit(130)

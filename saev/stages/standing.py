@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from saev.shards.lock import Busy
 from saev.shards.manifest import write_atomically
-from saev.sweep.ledger import CHECKPOINT, ERROR, RESULTS
+from saev.sweep.ledger import CHECKPOINT, CONFIG, ERROR, RESULTS
 
 log = logging.getLogger(__name__)
 
-CONFIG, TOKEN = "config.yaml", ".run_id"
+TOKEN = ".run_id"
 FREE = ("ckpt_path", "member")  # keys that are no setting of the run
 
 

@@ -19,7 +19,7 @@ from saev.sweep.planning import Job
 
 FILE = "sweep.json"
 ERROR = "error.txt"  # in a run's directory: what ended it
-RESULTS, CHECKPOINT, LOCK = "results.parquet", "checkpoints/last.ckpt", ".lock"
+CONFIG, RESULTS, CHECKPOINT, LOCK = "config.yaml", "results.parquet", "checkpoints/last.ckpt", ".lock"
 UNASKED = ("paths", "logger", "report", "tags", "member")  # keys that no result depends on
 State = Literal["finished", "running", "queued", "failed", "interrupted", "not started"]
 

@@ -25,3 +25,22 @@ def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_
     assert resumed.code == 0 and f"going on from {run / 'checkpoints' / 'last.ckpt'}" in resumed.text
     same = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
     assert pl.read_parquet(run / "results.parquet").select(same).equals(first.select(same))
+
+
+def test_a_refused_setting_is_not_asked_for_again(cli, tiny, tmp_path):
+    """Guards against a run, or its results, that one mistyped resume spoils for good."""
+    run = tmp_path / "run"
+    assert cli(*RUN, f"dataset={tiny}", f"hydra.run.dir={run}").code == 0
+    kept = ("results.parquet", "config.yaml", ".hydra/overrides.yaml", "checkpoints/last.ckpt")
+    before = [(run / name).read_bytes() for name in kept]
+
+    refused = cli("train", f"ckpt_path={run}", "batch_size=32")
+    assert refused.code == 1 and "had batch_size=64, this run has batch_size=32" in refused.err
+    elsewhere = cli("train", f"hydra.run.dir={run}", "layer=2")
+    assert elsewhere.code == 1 and "a run with other settings" in elsewhere.err
+    assert [(run / name).read_bytes() for name in kept] == before
+
+    (run / "results.parquet").unlink()
+    resumed = cli("train", f"ckpt_path={run}", "log_every=2")
+    assert resumed.code == 0, resumed.text
+    assert "log_every=2" in (run / ".hydra" / "overrides.yaml").read_text()
