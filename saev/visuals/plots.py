@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from saev.visuals.columns import digits
@@ -16,6 +17,7 @@ LABELLED = 12  # points; beyond it only the ends of each series are named
 NAMED = 8  # curves; beyond it a curve is known by its series alone
 LONGEST = 24  # characters of a setting in a legend; of a path the end tells most
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
+HALO = [withStroke(linewidth=2.5, foreground="white")]  # keeps a label legible that lies on a line
 
 
 def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
@@ -43,8 +45,10 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
         x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
         colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)
-        for row in own if len(points) <= LABELLED else {id(row): row for row in (own[0], own[-1])}.values():
-            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5}
+        axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=6, zorder=4)  # above the labels
+        named = own if len(points) <= LABELLED else (own[0], own[-1])
+        for row in apart(named):
+            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
             axes.annotate(knob(row), (row["l0"], row["nmse"]), **place)
     axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
     axes.set_ylim(0, max(row["nmse"] for row in points) * 1.15 or 1)
@@ -53,6 +57,17 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     readable_log(axes.xaxis)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=9)
     return figure
+
+
+def apart(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows but those within a tenth of one before that has their label: seeds of a setting, whose labels would overprint."""
+    kept: list[Mapping[str, Any]] = []
+    for row in rows:
+        near = (math.isclose(row["l0"], o["l0"], rel_tol=0.1) and math.isclose(row["nmse"], o["nmse"], rel_tol=0.1) for o in kept
+                if knob(o) == knob(row))  # fmt: skip
+        if not any(near):
+            kept.append(row)
+    return kept
 
 
 def knob(row: Mapping[str, Any]) -> str:
@@ -109,14 +124,16 @@ def frequencies(
     shares, edges, never = frequency_shares(frequency, n_tokens)
     figure, axes = panel(3.6, 2.6)
     axes.bar(edges[:-1], 100 * shares, width=DEX, align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.5)
-    silent = edges[0] - 0.6
+    silent = edges[0] - 0.9
     axes.bar(silent, 100 * never, width=0.5, color=NEVER)
     axes.annotate(f"{100 * never:.0f}%" if never >= 0.005 or not never else "<1%", (silent, 100 * never), ha="center",
                   xytext=(0, 2), textcoords="offset points", fontsize=8.5)  # fmt: skip
     axes.axvline(-1, color="#666666", linewidth=1, linestyle=":")
-    powers = range(math.ceil(edges[0]), 1)
-    axes.set_xticks([silent, *powers], ["never", *(share_label(power) for power in powers)])
-    axes.set(xlabel="fires on this share of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.0, 0.1))
+    rarest = math.ceil(edges[0])
+    powers = range(max(rarest, -4), 1)  # longer numbers would run into each other
+    axes.set_xticks([silent, *powers], ["never", *(f"{100 * 10.0**power:g}%" for power in powers)], fontsize=8.5)
+    axes.set_xticks(range(rarest, 1), minor=True)
+    axes.set(xlabel="fires on this share of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
     axes.set_ylim(0, top or None)
     axes.grid(False, axis="x")
     axes.set_title(title, fontsize=10, loc="left")
@@ -136,11 +153,6 @@ def frequency_shares(
     places = np.clip(np.floor((np.log10(frequency[fires]) - lowest) / DEX).astype(int), 0, len(edges) - 2)
     counts = np.bincount(places, minlength=len(edges) - 1)
     return counts / max(len(frequency), 1), edges, float((~fires).mean()) if len(frequency) else 0.0
-
-
-def share_label(power: int) -> str:
-    """A power of ten as a percentage where that is short."""
-    return f"{100 * 10.0**power:g}%" if power >= -4 else f"1e{power - 0}"
 
 
 def finite(row: Mapping[str, Any], key: str) -> bool:
