@@ -69,7 +69,7 @@ COLUMNS = (
         "dead",
         "dead (%)",
         percent,
-        "latents that had not fired for a whole window of training tokens (`dead_tokens`) when training ended.",
+        "latents that had not fired for a whole window of training tokens (dead_tokens) when training ended.",
     ),
     Column(
         "dense_10",

@@ -14,7 +14,7 @@ EVALUATION = (
     Column("l0", "L0", digits, "active latents per token"),
     Column("dead", "dead %", percent, "latents that fire on none of these tokens"),
     Column("dense_10", "dense %", percent, "latents that fire on more than a tenth of them"),
-    Column("coherence", "cos", digits, "largest |cosine| of two atoms"),
+    Column("coherence", "cos", lambda value: f"{value:.3f}", "largest |cosine| of two atoms"),
     Column("correlation", "|corr|", digits, "mean |correlation| of two latents' codes"),
     Column(
         "splice_recovered_cls",

@@ -24,8 +24,3 @@ def read_history(path: str | Path, metrics: Sequence[str] = ("z_mse", "l0"), spl
             for name in own:
                 own[name].append(float(line.get(name, "nan")))
     return curves
-
-
-def tokens_trained(curves: Curves) -> int:
-    """Training tokens at the last line of any member; 0 without one."""
-    return int(max((of["tokens"][-1] for of in curves.values() if of["tokens"]), default=0))

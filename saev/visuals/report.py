@@ -24,7 +24,7 @@ from saev.visuals import plots
 from saev.visuals.choose import Choice
 from saev.visuals.columns import COLUMNS, failed, whole
 from saev.visuals.gallery import gallery, spread, why_none
-from saev.visuals.history import Curves, read_history, tokens_trained
+from saev.visuals.history import Curves, read_history
 from saev.visuals.pictures import Album, Images
 from saev.visuals.style import data_uri
 from saev.visuals.top_images import Survey, survey
@@ -91,7 +91,7 @@ def write_report(
     curves = read_history(history) if history else {}
     page = _environment().get_template(TEMPLATE).render(
         title=title,
-        facts=facts(store, layer, tokens, rows, curves, date),
+        facts=facts(store, layer, tokens, rows, date),
         columns=COLUMNS,
         rows=[{"name": str(row["member"]), "failed": failed(row), "cells": [c.text(row) for c in COLUMNS]} for row in rows],
         held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
@@ -120,12 +120,12 @@ def write_report(
 
 
 def facts(
-    store: ActivationStore, layer: int, tokens: str, rows: Sequence[Mapping[str, Any]], curves: Curves, date: str | None
+    store: ActivationStore, layer: int, tokens: str, rows: Sequence[Mapping[str, Any]], date: str | None
 ) -> list[tuple[str, str]]:
     """What was trained on what, as (name, value) pairs."""
     meaning, roles = store.manifest.meaning, store.manifest.roles
     images, vit = meaning.get("images", {}), meaning.get("vit", {})
-    trained = tokens_trained(curves)
+    trained = max((row.get("train_tokens") or 0 for row in rows), default=0)
     size = " × ".join(map(str, reversed(vit["image_size"]))) + " px" if vit.get("image_size") else ""
     backbone = ", ".join(str(part) for part in (vit.get("name"), vit.get("arch"), size) if part)
     stored = ", ".join(f"{count} {role}" for role, count in roles.items() if count > 0)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -16,7 +17,9 @@ def results_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     are missing are dashes. The caption says what is measured over what.
     """
     columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
-    table = Table(caption=caption(rows, columns), caption_justify="left", caption_style="dim")
+    # without lines between the columns, names like `sae=relu,sparsity=4e-3` fit into 80 characters
+    look = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False}
+    table = Table(caption=caption(rows, columns), caption_justify="left", caption_style="dim", **look)
     table.add_column("SAE", overflow="fold")
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)

@@ -17,7 +17,7 @@ from saev.visuals.table import results_table
 
 ROW = {
     "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead": 0.1234,
-    "dense_10": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "failed": False,
+    "dense_10": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "train_tokens": 640, "failed": False,
 }  # fmt: skip
 BROKEN = {**ROW, "member": "broken", "nmse": math.nan, "l0": math.nan, "coherence": math.nan, "failed": True}
 
@@ -72,7 +72,17 @@ def test_the_page_holds_every_sae_and_stands_alone(tmp_path, store, sae, photos)
     rows = [{**ROW, "member": name} for name in ("one", "two")]
     page, text = write(tmp_path, store, {"one": sae, "two": sae}, rows, images=photos, credits=["by <them>"])
     assert not page.open and "script" not in page.tags
-    for expected in ("one", "two", "0.346", "16.0", "12.3", "12,346", "by <them>", "k: 3"):
+    for expected in (
+        "one",
+        "two",
+        "trained on 640 tokens each",
+        "0.346",
+        "16.0",
+        "12.3",
+        "12,346",
+        "by <them>",
+        "k: 3",
+    ):
         assert expected in page.text, expected
     assert all(address.startswith(("data:", "#")) or "://" not in address for address in page.addresses)
     assert not re.search(r"url\(\s*['\"]?https?:", text)
@@ -94,6 +104,12 @@ def test_failed_and_dead_dictionaries_do_not_end_it(tmp_path, store, sae, photos
     rows = [{**ROW, "member": "one"}, {**ROW, "member": "dead", "l0": 0.0, "dead": 1.0}, BROKEN]
     page, _ = write(tmp_path, store, {"one": sae, "dead": dead, "broken": nan}, rows, images=photos)
     assert all(name in page.text for name in ("one", "dead", "broken", "diverged"))
+
+
+def test_names_of_a_bank_fit_into_a_terminal():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(results_table([{**ROW, "member": "sae=relu,sparsity=4e-3"}]))
+    assert "sae=relu,sparsity=4e-3 " in console.export_text()
 
 
 def test_the_table_says_what_it_measures():
