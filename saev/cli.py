@@ -168,6 +168,6 @@ class Tee(io.TextIOBase):
 def suggestion(key: str) -> str:
     """A line that names the keys closest to an unknown one, or nothing."""
     text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
-    known = {*re.findall(r"^\s*(\w+):", text, re.M)}
+    known = {*re.findall(r"^[\s-]*(\w+):", text, re.M)}  # groups stand in lists of defaults
     close = difflib.get_close_matches(key.split(".")[-1], sorted(known), 3, 0.6)
     return f"Did you mean {' or '.join(close)}?\n" if close else ""

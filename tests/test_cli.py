@@ -102,7 +102,10 @@ def test_unknown_verb(cli):
     assert shown.code == 1 and "'trian'" in shown.err and "Did you mean `train`?" in shown.err
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("spasity=1e-4", "sparsity"), ("datamodule.val_shares=0.2", "val_share")])
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [("spasity=1e-4", "sparsity"), ("datamodule.val_shares=0.2", "val_share"), ("experimnt=none", "experiment")],
+)
 def test_unknown_override(cli, typed, meant):
     shown = cli("train", typed)
     assert shown.code == 1 and "Did you mean" in shown.err and meant in shown.err.split("Did you mean")[1]

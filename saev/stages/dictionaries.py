@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def find(directories: Sequence[str]) -> list[Found]:
         if (path / CONFIG).is_file():
             inside = [path]
         else:
-            inside = sorted(file.parent for at in ("saes/*", "*/saes/*") for file in path.glob(f"{at}/{CONFIG}"))
+            found = (file.parent for at in ("saes/*", "*/saes/*") for file in path.glob(f"{at}/{CONFIG}"))
+            inside = sorted(found, key=by_number)
         if not inside:
             state = "has no dictionaries" if path.is_dir() else "is not there"
             raise ValueError(
@@ -60,6 +62,16 @@ def find(directories: Sequence[str]) -> list[Found]:
             )
         paths += [one for one in inside if one not in paths]
     return [Found(name, path, read_config(path)) for name, path in zip(names(paths), paths, strict=True)]
+
+
+def by_number(path: Path) -> list[tuple[bool, float, str]]:
+    """A key by which paths sort as people count.
+
+    >>> [path.name for path in sorted(map(Path, ("k=16", "k=8", "sparsity=4e-3")), key=by_number)]
+    ['k=8', 'k=16', 'sparsity=4e-3']
+    """
+    pieces = re.split(r"(\d+)", str(path))
+    return [(piece.isdigit(), int(piece) if piece.isdigit() else 0, piece) for piece in pieces]
 
 
 def names(paths: Sequence[Path]) -> list[str]:

@@ -29,7 +29,10 @@ def newest() -> Path:
     found = [path for verb in SWEEPING if (path := next(ledger.sweeps(runs_root(verb)), None)) is not None]
     if not found:
         root = runs_root().parent
-        raise ValueError(f"no sweep below {root}: name a directory, or set SAEV_OUTPUTS to where your runs are.")
+        raise ValueError(
+            f"no sweep below {root}, as nothing was started with -m there: name a run, saev status <run>, or set "
+            "SAEV_OUTPUTS to where your sweeps are."
+        )
     return max(found, key=lambda path: (path / ledger.FILE).stat().st_mtime)
 
 

@@ -227,5 +227,6 @@ def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
 
 
 def test_status_of_what_is_not_there(cli, tmp_path):
-    assert "no sweep below" in cli("status").err
+    err = cli("status").err
+    assert "no sweep below" in err and "saev status <run>" in err
     assert "there is no such directory" in cli("status", str(tmp_path / "nowhere")).err
