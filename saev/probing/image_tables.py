@@ -5,11 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
-from saev.images.tables import match, read_table
+from saev.images.tables import RESERVED, match, read_table
 from saev.probing.labels import ImageLabels
 from saev.shards import ActivationStore
 
 YES, NO, UNKNOWN = ("1", "true", "yes"), ("0", "false", "no"), ("", "na", "nan", "?")
+
+
+def columns_of(store: ActivationStore) -> list[str]:
+    """The columns of examples.parquet that the image set has given."""
+    return sorted(set(store.examples.columns) - set(RESERVED))
 
 
 def by_column(
@@ -22,7 +27,7 @@ def by_column(
     table = store.examples
     if column not in table.columns:
         raise ValueError(
-            f"labels={column}: {store.name} has no such column; choose patches, one of {sorted(table.columns)}, or a csv file."
+            f"labels={column}: {store.name} has no such column; choose patches, one of {columns_of(store)}, or a csv file."
         )
     values = [None if value is None else str(value) for value in table[column].to_list()]
     found = tuple(sorted({value for value in values if value not in (None, "")})) if names is None else tuple(names)

@@ -10,7 +10,7 @@ from jaxtyping import Int, Int64
 from omegaconf import DictConfig
 
 from saev.probing.classes import Classes, check_same_names, classes_of, names_of
-from saev.probing.image_tables import by_column, by_table
+from saev.probing.image_tables import by_column, by_table, columns_of
 from saev.probing.labels import Found, Labels, TokenLabels
 from saev.shards import ActivationStore
 from saev.shards.selection import Runs, positions, select
@@ -119,6 +119,13 @@ def labels_of(
 ) -> tuple[list[Labels], tuple[int, ...], tuple[str, ...]]:
     """Labels of both recordings, and the ids and names of their classes."""
     if cfg.labels == "patches":
+        for store in stores:
+            if store.token_labels is None:
+                columns = [f"labels={column}" for column in columns_of(store)]
+                raise ValueError(
+                    f"labels=patches: {store.location.root} has no patch labels: take those of whole images, "
+                    f"{', '.join([*columns, 'labels=/path/to/table.csv'])}, or record an image set with masks."
+                )
         void_is = 0 if cfg.compat == "saev" else None
         if cfg.compat == "saev" and 0 in cfg.ignore_labels:
             raise ValueError(

@@ -17,7 +17,7 @@ from saev.codes import CodeStore
 from saev.nn import Normaliser
 from saev.shards.split import split_images
 from saev.stages import label_passes, probe
-from saev.stages.label_splits import Permuted
+from saev.stages.label_splits import Permuted, labels_of
 from saev.stages.probe_checks import check_stored, stamps
 
 FAST = ("bootstrap=50", "device=cpu", "batch_size=100")
@@ -298,6 +298,11 @@ def test_permuted_labels_come_from_another_image_and_from_what_is_looked_at():
 def test_a_recording_without_labels_is_refused(cli, place, tiny):
     shown = cli("probe", str(place / "saes" / "means"), f"dataset={tiny}", "layer=1", *FAST)
     assert shown.code != 0 and ("has no patch labels" in shown.text or "d_model" in shown.text), shown.text
+    store = saev.ActivationStore(tiny)
+    with pytest.raises(
+        ValueError, match=r"has no patch labels: take those of whole images, labels=/path/to/table\.csv"
+    ):
+        labels_of(OmegaConf.create({"labels": "patches"}), (store, store), 1, np.arange(3))
 
 
 def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_path):
