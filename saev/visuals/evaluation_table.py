@@ -15,14 +15,14 @@ EVALUATION = (
     Column("dead", "dead %", percent, "latents that fire on none of these tokens"),
     Column("dense_10", "dense %", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "cos", lambda value: f"{value:.3f}", "largest |cosine| of two atoms"),
-    Column("correlation", "|corr|", digits, "mean |correlation| of two latents' codes"),
+    Column("correlation", "|corr|", lambda value: f"{value:.3f}", "mean |correlation| of two latents' codes"),
     Column(
         "splice_recovered_cls",
         "cls",
         digits,
         "of the final cls token, share kept: 1 - error / error under mean ablation",
     ),
-    Column("splice_recovered_patches", "patches", digits, "the same for the final patches"),
+    Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
     Column("splice_agreement", "class %", percent, "images that the head gives the class it gave before"),
 )
 
@@ -33,8 +33,9 @@ def evaluation_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     lines = [f"{column.label}: {column.meaning}" for column in columns]
     caption = Text("\n".join(lines))
     # without lines between the columns it fits into 80 characters
-    table = Table(caption=caption, caption_justify="left", caption_style="dim", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("dictionary", overflow="fold", min_width=12)
+    look = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False}
+    table = Table(caption=caption, caption_justify="left", caption_style="dim", **look)
+    table.add_column("dictionary", overflow="fold", min_width=10)
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)
     for row in rows:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from saev.nn import ReLU, SparseAutoencoder
 from saev.visuals.choose import Choice
+from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.report import write_report
 from saev.visuals.table import results_table
 
@@ -110,6 +111,14 @@ def test_names_of_a_bank_fit_into_a_terminal():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(results_table([{**ROW, "member": "sae=relu,sparsity=4e-3"}]))
     assert "sae=relu,sparsity=4e-3 " in console.export_text()
+
+
+def test_every_column_of_an_evaluation_fits_into_a_terminal():
+    numbers = {"correlation": 0.00597, "splice_recovered_cls": 0.8434, "splice_recovered_patches": 0.7654}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(evaluation_table([{**ROW, **numbers, "coherence": 6e-9, "splice_agreement": 1.0, "member": "k=16"}]))
+    text = console.export_text()
+    assert all(value in text for value in ("0.000", "0.006", "0.843", "0.765", "100.0")) and "…" not in text
 
 
 def test_the_table_says_what_it_measures():
