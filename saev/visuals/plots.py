@@ -40,6 +40,7 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
         return None
     figure, axes = panel()
     names = sorted({series_of(row, by) for row in points})
+    labelled: list[Mapping[str, Any]] = []
     for at, name in enumerate(names):
         own = sorted((row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"]))
         x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
@@ -47,9 +48,11 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)
         axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=6, zorder=4)  # above the labels
         named = own if len(points) <= LABELLED else (own[0], own[-1])
-        for row in apart(named):
-            place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
-            axes.annotate(knob(row), (row["l0"], row["nmse"]), **place)
+        for row in named:
+            if not said_beside(row, labelled):
+                place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
+                axes.annotate(knob(row), (row["l0"], row["nmse"]), **place)
+                labelled.append(row)
     axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
     axes.set_ylim(0, max(row["nmse"] for row in points) * 1.15 or 1)
     lowest, highest = min(row["l0"] for row in points), max(row["l0"] for row in points)
@@ -59,15 +62,12 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     return figure
 
 
-def apart(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows but those within a tenth of one before that has their label: seeds of a setting, whose labels would overprint."""
-    kept: list[Mapping[str, Any]] = []
-    for row in rows:
-        near = (math.isclose(row["l0"], o["l0"], rel_tol=0.1) and math.isclose(row["nmse"], o["nmse"], rel_tol=0.1) for o in kept
-                if knob(o) == knob(row))  # fmt: skip
-        if not any(near):
-            kept.append(row)
-    return kept
+def said_beside(row: Mapping[str, Any], labelled: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a labelled point within a tenth has the same label: seeds of a setting, or lines that run together."""
+    return any(
+        knob(other) == knob(row) and all(math.isclose(row[key], other[key], rel_tol=0.1) for key in ("l0", "nmse"))
+        for other in labelled
+    )
 
 
 def knob(row: Mapping[str, Any]) -> str:

@@ -24,9 +24,9 @@ def test_the_histograms_ticks_do_not_touch(n_tokens):
     assert not any(one.overlaps(other) for one, other in itertools.combinations(found, 2))
 
 
-def test_seeds_of_one_setting_share_a_label():
+def test_points_on_one_another_share_a_label():
     rows = [
         {"sae": "topk", "k": k, "l0": k + seed / 10, "nmse": 1 / k + seed} for k in (8, 16) for seed in (0, 0.001, 0.5)
     ]
-    figure = frontier(rows)
+    figure = frontier(rows + [{**row, "objective": "matryoshka"} for row in rows])
     assert figure and sorted(text.get_text() for text in figure.axes[0].texts) == ["k=16", "k=16", "k=8", "k=8"]
