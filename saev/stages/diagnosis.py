@@ -12,7 +12,7 @@ from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.verify import index_faults
 from saev.shards.writer import EXAMPLES
-from saev.sweep.ledger import CHECKPOINT, RESULTS, Sweep
+from saev.sweep.ledger import CHECKPOINT, ERROR, RESULTS, Sweep
 from saev.sweep.ledger import FILE as SWEEP
 
 AGAIN = "restore the file, or delete the directory and record again"
@@ -154,6 +154,14 @@ def training(path: Path) -> Iterator[Finding]:
     if not (path / RESULTS).is_file():
         if (path / CHECKPOINT).is_file():
             yield Finding(name, "unfinished, with a checkpoint", f"go on: saev train ckpt_path={path}")
+        elif (path / ERROR).is_file():
+            said = (path / ERROR).read_text().strip()
+            yield Finding(
+                name,
+                f"failed before its first checkpoint: {said}",
+                "mend that and start it again, or delete it",
+                fault=True,
+            )
         else:
             yield Finding(name, "unfinished, without a checkpoint", "delete it and start it again", fault=True)
         return

@@ -176,6 +176,6 @@ class Recording:
         resumed = f"; {len(pending)} of {writer.n_shards} shards are to do" if some else ""
         return (
             f"Recording {plan.n_images:,} images ({self.images.name}) x {most}{plan.n_tokens} tokens x {plan.shape.d_model} "
-            f"of {self.vit.name}, layers {', '.join(map(str, plan.layers))}, on {self._device}: "
+            f"of {self.vit.name}, layer{'s' * (len(plan.layers) > 1)} {', '.join(map(str, plan.layers))}, on {self._device}: "
             f"{plan.n_bytes / 1e9:.2g} GB in {writer.root}{resumed}"
         )

@@ -120,6 +120,8 @@ def test_runs_finished_resumable_lost_and_with_a_failed_member(tmp_path, saved):
     assert found["run 0"].found == "finished: 2 SAEs" and not found["run 0"].fault
     assert found["run 1"].remedy == f"go on: saev train ckpt_path={resumable}" and not found["run 1"].fault
     assert found["run 2"].fault and len(found) == 3
+    (lost / "error.txt").write_text("ValueError: k=5000 is more than d_sae=3072\n")
+    assert any("k=5000 is more" in f.found for f in examine(lost))
 
     table.with_columns(failed=pl.Series([True, False])).write_parquet(finished / "results.parquet")
     (finished / "saes" / "k=4" / "dictionary.safetensors").unlink()
