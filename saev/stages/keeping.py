@@ -5,6 +5,7 @@ without this, a setting that was refused once would be refused ever after, thoug
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ WRITTEN = (CONFIG, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.
 @contextlib.contextmanager
 def kept_on_error(overrides: Sequence[str]) -> Iterator[None]:
     """Put back what the directory in `hydra.run.dir` says of its run, unless the command succeeds or gets as far as a checkpoint."""
-    directory = run_directory(overrides)
+    directory = None if further_process() else run_directory(overrides)
     checkpoint = directory / CHECKPOINT if directory else None
     if directory is None or not any((directory / name).is_file() for name in (CHECKPOINT, RESULTS)):
         yield
@@ -33,6 +34,11 @@ def kept_on_error(overrides: Sequence[str]) -> Iterator[None]:
                 if now.get(name) != data and not (name == RESULTS and name in now):
                     write_atomically(directory / name, data)
         raise
+
+
+def further_process() -> bool:
+    """Whether this is one of several processes, and not the first: by now the first has written what would be kept here."""
+    return any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "SLURM_PROCID"))
 
 
 def run_directory(overrides: Sequence[str]) -> Path | None:
