@@ -38,7 +38,8 @@ def ours(size: tuple[int, int, int], activation: Activation, options: Options, o
     normaliser = Normaliser(torch.zeros(d_model), torch.ones(()))
     member = spec.build(normaliser, data(size, torch.device("cpu"))[:4096]).to(options.device)
     if options.device.type != "cpu" and hasattr(activation, "k"):
-        member.products = faster_path(batch, d_model, d_sae, K, options.device, options.autocast).path
+        shape, prefixes = (batch, d_model, d_sae, K), member.objective.prefixes()
+        member.products = faster_path(*shape, options.device, options.autocast, prefixes).path
     return member
 
 

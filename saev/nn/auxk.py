@@ -84,7 +84,9 @@ class MaybeDead:
     """The latents that may be dead: on a CPU the dead ones, on a GPU a few more, so that a step need not wait to know them.
 
     A latent that was silent for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
-    when the device is asked can be left alone until that many tokens were seen, or somebody has asked again.
+    when the device is asked can be left alone until that many tokens were seen, or somebody has asked again. (Where steps are
+    of more than a quarter of dead_tokens, each of them asks.) What is known belongs to a checkpoint: whom a step looks at
+    decides how its sums are rounded.
     """
 
     def __init__(self, dead_tokens: int):
@@ -104,6 +106,15 @@ class MaybeDead:
         assert self.latents is not None
         self.left -= tokens
         return self.latents
+
+    def known(self) -> tuple[list[int], int] | None:
+        """What is known for further tokens: the latents, and for how many."""
+        return None if self.latents is None or self.left < 0 else (self.latents.tolist(), self.left)
+
+    def know(self, known: tuple[list[int], int] | None, device: torch.device) -> None:
+        """Take over what was known."""
+        latents, self.left = ([], -1) if known is None else known
+        self.latents = torch.tensor(latents, dtype=torch.int64, device=device)
 
 
 def horizon(device: torch.device, dead_tokens: int) -> int:

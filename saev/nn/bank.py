@@ -108,12 +108,18 @@ class Member(nn.Module):
             reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
         sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
         tokens = collective.whole(len(z))
-        maybe = self.maybe_dead.after(self.silent, tokens)
-        aux = self.auxk(sae, z, h, residual, self.dead, maybe) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
+        aux = self._revival(z, h, residual, tokens) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
         fired = collective.total(firings(f, sae.n_latents))
         self.silent.add_(tokens).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
         return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / tokens)
+
+    def _revival(
+        self, z: Float[Tensor, "batch d_model"], h: Float[Tensor, "batch d_sae"], residual: Tensor, tokens: int
+    ) -> Float[Tensor, ""]:
+        if not self.auxk.coefficient:
+            return z.new_zeros(())
+        return self.auxk(self.sae, z, h, residual, self.dead, self.maybe_dead.after(self.silent, tokens))
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""
@@ -124,14 +130,16 @@ class Member(nn.Module):
 
     def look(self) -> None:
         """Ask the device for what steps are not to wait for: between them, where it is waited for anyhow."""
-        self.maybe_dead.look(self.silent)
+        if self.auxk.coefficient and not self.stopped:
+            self.maybe_dead.look(self.silent)
 
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""
-        return {"step": self.step, "products": self.products}
+        return {"step": self.step, "products": self.products, "maybe_dead": self.maybe_dead.known()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.step, self.products = state["step"], state["products"]
+        self.maybe_dead.know(state.get("maybe_dead"), self.silent.device)
 
     def stop(self) -> None:
         """Take part in no further step: the parameters are not finite any more."""

@@ -31,6 +31,10 @@ class Objective(ABC):
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch d_model"]]:
         """(loss, residual z - z_hat of the whole dictionary); `step` seeds what is drawn anew at each training step."""
 
+    def prefixes(self) -> int:
+        """How many reconstructions of each token it makes."""
+        return 1
+
     def check(self, d_sae: int) -> None:  # noqa: B027 most objectives take any width
         """ValueError where the objective cannot be applied to d_sae latents."""
 
@@ -56,6 +60,9 @@ class Matryoshka(Objective):
     def __post_init__(self):
         if not self.groups or min(self.groups) <= 0 or abs(sum(self.groups) - 1) > 1e-6:
             raise ValueError(f"objective.groups={list(self.groups)}: give positive shares of d_sae that add up to 1.")
+
+    def prefixes(self) -> int:
+        return len(self.groups)
 
     def ends(self, d_sae: int) -> list[int]:
         """The number of latents in each prefix; the last is d_sae.
@@ -97,6 +104,9 @@ class RandomMatryoshka(Objective):
             raise ValueError(
                 f"objective.n_prefixes={self.n_prefixes}, objective.power={self.power}: give at least 2 and above 0."
             )
+
+    def prefixes(self) -> int:
+        return self.n_prefixes
 
     def ends(self, d_sae: int, step: int) -> list[int]:
         """The number of latents in each prefix of a step: the same on every process and after resuming.

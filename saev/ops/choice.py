@@ -3,13 +3,15 @@
 import functools
 import statistics
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from saev.ops.paths import Path
+from saev.ops.prefixes import prefix_errors
 from saev.ops.sparse import SparseCodes, decode_sparse, with_encoder_gradient
 
 REPEATS = 5
@@ -25,34 +27,50 @@ class Timed(NamedTuple):
 
 @functools.cache
 def faster_path(
-    rows: int, d_model: int, d_sae: int, k: int, device: torch.device, autocast: torch.dtype | None = None
+    rows: int,
+    d_model: int,
+    d_sae: int,
+    k: int,
+    device: torch.device,
+    autocast: torch.dtype | None = None,
+    prefixes: int = 1,
 ) -> Timed:
-    """Time both on random data, once for each shape in a process, with the memory of a step."""
+    """Time both on random data, once for each shape in a process, with the memory of a step on as many nested prefixes."""
     generator = torch.Generator(device).manual_seed(0)
     z = torch.randn(rows, d_model, generator=generator, device=device)
     w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_model, generator=generator, device=device), dim=1)
-    # Distinct latents for each row, without the [rows, d_sae] pre-activations that would find them.
-    step = max(1, d_sae // k)
-    first = torch.randint(d_sae, (rows, 1), generator=generator, device=device)
-    latents = (first + step * torch.arange(k, device=device)) % d_sae
     offsets = torch.arange(0, rows * k + 1, k, device=device)
-    codes = SparseCodes(
-        offsets, latents.sort(1).values.flatten(), torch.rand(rows * k, generator=generator, device=device) + 0.1
-    )
+    values = torch.rand(rows * k, generator=generator, device=device) + 0.1
+    codes = SparseCodes(offsets, uneven(rows, d_sae, k, generator).flatten(), values)
+    ends = [round(d_sae * (p + 1) / prefixes) for p in range(prefixes)]
     times: dict[Path, list[float]] = {"sparse": [], "dense": []}
     for _ in range(REPEATS + 1):
         for path, spent in times.items():
             start = _now(device)
-            _step(codes, z, w_dec, path, autocast)
+            _step(codes, z, w_dec, ends, path, autocast)
             spent.append(_now(device) - start)
     sparse, dense = (statistics.median(spent[1:]) for spent in times.values())  # the first warms up
     return Timed("sparse" if sparse < dense else "dense", sparse, dense)
+
+
+def uneven(rows: int, d_sae: int, k: int, generator: torch.Generator) -> Int64[Tensor, "rows k"]:
+    """Per row k different latents, ascending: the n-th of them fires on about 1/n of the rows, as few do often and most seldom.
+
+    One of each of k stretches of the dictionary that grow in length alike.
+    """
+    ends = [0]
+    for i in range(k):
+        ends.append(min(d_sae - (k - 1 - i), max(ends[-1] + 1, round(d_sae ** ((i + 1) / k)))))
+    first, length = torch.tensor(ends[:-1]), torch.tensor(ends).diff()
+    drawn = torch.rand(rows, k, generator=generator, device=generator.device)
+    return first.to(drawn.device) + (drawn * length.to(drawn.device)).long()
 
 
 def _step(
     codes: SparseCodes,
     z: Float[Tensor, "rows d_model"],
     w_dec: Float[Tensor, "d_sae d_model"],
+    ends: Sequence[int],
     path: Path,
     autocast: torch.dtype | None,
 ) -> None:
@@ -62,7 +80,10 @@ def _step(
         if autocast is not None:
             codes = codes._replace(values=codes.values.to(autocast))
         active = with_encoder_gradient(codes, z, w_enc, b_enc, b_dec, path)
-        loss = (z - decode_sparse(active, w_dec, path)).square().mean()
+        if len(ends) > 1:
+            loss, _ = prefix_errors(active, w_dec, z, ends, path)
+        else:
+            loss = (z - decode_sparse(active, w_dec, path)).square().mean()
     torch.autograd.grad(loss, [w_enc, b_enc, w_dec, b_dec])
 
 

@@ -6,6 +6,7 @@ time, and adds up in float32 (float64 for float64 tables): no atomics, so that t
 written, unwrapped.)
 """
 
+import contextlib
 from typing import no_type_check
 
 import torch
@@ -15,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 OPTIONS = {"enable_fp_fusion": True}  # a multiplication and an addition are one instruction, rounded once
-_PAIRS, _WIDTH = 16, 128  # gathered at once: 4 KB of bfloat16, in 80 registers a thread at most
+_WIDTH = 128
+_FEW, _MANY = (16, 4), (64, 8)  # pairs gathered at once, by so many warps: 4 or 16 KB of bfloat16
 
 
 def weighted_sum(
@@ -23,25 +25,20 @@ def weighted_sum(
     places: Int[Tensor, " nnz"],
     offsets: Int[Tensor, " rows_and_1"],
     weights: Float[Tensor, " nnz"],
+    many: bool = False,
 ) -> Float[Tensor, "rows width"]:
-    """Per row, the weighted sum of the table's rows at its places, in the precision of the sum."""
+    """Per row, the weighted sum of the table's rows at its places, in the precision of the sum.
+
+    `many`: rows may have thousands of pairs. One that has 16384 keeps its program for 256 rounds, not 1024.
+    """
     table, width, n_rows = table.contiguous(), table.shape[1], len(offsets) - 1
     summed = _summed(table)
     out = torch.empty(n_rows, width, dtype=summed, device=table.device)
     if out.numel():
-        grid = (n_rows, triton.cdiv(width, _WIDTH))
-        _weighted_sum[grid](
-            out,
-            table,
-            places,
-            offsets,
-            weights.contiguous(),
-            width,
-            PAIRS=_PAIRS,
-            WIDTH=_WIDTH,
-            SUM=_NAMES[summed],
-            **OPTIONS,
-        )
+        grid, (pairs, warps) = (n_rows, triton.cdiv(width, _WIDTH)), _MANY if many else _FEW
+        sizes = {"PAIRS": pairs, "WIDTH": _WIDTH, "SUM": _NAMES[summed], "num_warps": warps}
+        with on_its_device(table):
+            _weighted_sum[grid](out, table, places, offsets, weights.contiguous(), width, **sizes, **OPTIONS)
     return out
 
 
@@ -56,10 +53,15 @@ def products(
     summed = _summed(right)
     out = torch.empty(len(places), dtype=summed, device=right.device)
     if out.numel():
-        _products[(n_rows,)](
-            out, left, right, places, offsets, width, PAIRS=_PAIRS, WIDTH=_WIDTH, SUM=_NAMES[summed], **OPTIONS
-        )
+        sizes = {"PAIRS": _FEW[0], "WIDTH": _WIDTH, "SUM": _NAMES[summed], "num_warps": _FEW[1]}
+        with on_its_device(right):
+            _products[(n_rows,)](out, left, right, places, offsets, width, **sizes, **OPTIONS)
     return out
+
+
+def on_its_device(x: Tensor) -> contextlib.AbstractContextManager:
+    """Where kernels on x are launched: Triton takes the current device, whatever it is given."""
+    return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 _NAMES = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -78,7 +80,7 @@ def _weighted_sum(
     columns = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = columns < width
     first, last = tl.load(offsets + row), tl.load(offsets + row + 1)
-    total = tl.zeros([WIDTH], SUM)
+    total = tl.zeros([PAIRS, WIDTH], SUM)  # added up at the end: in the loop nobody waits for anybody
     for start in range(first, last, PAIRS):
         pairs = start + tl.arange(0, PAIRS)
         there = pairs < last
@@ -86,8 +88,8 @@ def _weighted_sum(
         weight = tl.load(weights + pairs, mask=there, other=0).to(SUM)
         mask = there[:, None] & inside[None, :]
         rows = tl.load(table + place[:, None] * width + columns[None, :], mask=mask, other=0).to(SUM)
-        total += tl.sum(weight[:, None] * rows, 0)
-    tl.store(out + row * width + columns, total, mask=inside)
+        total += weight[:, None] * rows
+    tl.store(out + row * width + columns, tl.sum(total, 0), mask=inside)
 
 
 @triton.jit
@@ -99,12 +101,12 @@ def _products(out, left, right, places, offsets, width, PAIRS: tl.constexpr, WID
         pairs = start + tl.arange(0, PAIRS)
         there = pairs < last
         place = tl.load(places + pairs, mask=there, other=0)
-        total = tl.zeros([PAIRS], SUM)
+        total = tl.zeros([PAIRS, WIDTH], SUM)
         for begin in range(0, width, WIDTH):
             columns = begin + tl.arange(0, WIDTH)
             inside = columns < width
             mask = there[:, None] & inside[None, :]
             mine = tl.load(left + row * width + columns, mask=inside, other=0).to(SUM)
             rows = tl.load(right + place[:, None] * width + columns[None, :], mask=mask, other=0).to(SUM)
-            total += tl.sum(mine[None, :] * rows, 1)
-        tl.store(out + pairs, total, mask=there)
+            total += mine[None, :] * rows
+        tl.store(out + pairs, tl.sum(total, 1), mask=there)

@@ -1,8 +1,8 @@
-"""The k largest of each row as a GPU kernel: one program a row, which reads it once and halves the range of its threshold.
+"""The k largest of each row as GPU kernels: a threshold for each row, then what reaches it.
 
 The bits of a float, read as an integer with the negative ones turned round, are in the order of the floats. So the k-th largest
-is the largest integer that at least k of a row's keys reach: found in as many steps as a float has bits, or fewer, on keys that
-stay in registers. What passes is then written in the order of columns; of equal values the first ones.
+is the largest integer that at least k of a row's keys reach: found by halving the range that it can be in, on keys that stay in
+registers. What passes is then written in the order of columns; of equal values the first ones.
 """
 
 from typing import no_type_check
@@ -13,9 +13,10 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saev.ops.gpu_sums import OPTIONS
+from saev.ops.gpu_sums import OPTIONS, on_its_device
 
 WIDEST = 32768  # columns whose keys the registers of one program hold
+_CHUNK = 256  # columns written at once
 _BITS = {torch.bfloat16: 16, torch.float16: 16, torch.float32: 32}
 
 
@@ -46,45 +47,66 @@ def _in_one(h: Float[Tensor, "rows width"], k: int) -> tuple[Float[Tensor, " kep
     n_rows, width = h.shape
     values = torch.empty(n_rows * k, dtype=h.dtype, device=h.device)
     places = torch.empty(n_rows * k, dtype=torch.int64, device=h.device)
+    threshold, ties = torch.empty(2, n_rows, dtype=torch.int32, device=h.device)
     if n_rows:
-        n = triton.next_power_of_2(width)
+        n, bits = triton.next_power_of_2(width), _BITS[h.dtype]
         warps = max(1, min(16, n // 1024))
-        sizes = {"N": n, "CHUNK": min(n, 128 * warps), "BITS": _BITS[h.dtype]}
-        _topk[(n_rows,)](values, places, h, width, k, **sizes, **OPTIONS, **{"num_warps": warps})
+        groups = min(n, max(32 * warps, triton.next_power_of_2(k)))
+        with on_its_device(h):
+            _thresholds[(n_rows,)](
+                threshold, ties, h, width, k, N=n, GROUPS=groups, BITS=bits, **OPTIONS, **{"num_warps": warps}
+            )
+            _write[(n_rows,)](
+                values, places, threshold, ties, h, width, k, CHUNK=_CHUNK, BITS=bits, **OPTIONS, **{"num_warps": 1}
+            )
     return values, places
 
 
 @triton.jit
 @no_type_check
-def _topk(values, places, h, d_sae, k, N: tl.constexpr, CHUNK: tl.constexpr, BITS: tl.constexpr):
+def _thresholds(threshold, ties, h, width, k, N: tl.constexpr, GROUPS: tl.constexpr, BITS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    h, values, places = h + row * d_sae, values + row * k, places + row * k
-    every = tl.arange(0, N)
-    keys = tl.where(every < d_sae, _key(tl.load(h + every, mask=every < d_sae, other=0), BITS), -(1 << (BITS - 1)))
-    # At least k keys reach low, fewer than k reach high, which may be one more than fits the keys' type
-    low, high = tl.min(keys, 0).to(tl.int64), tl.max(keys, 0).to(tl.int64) + 1
+    columns = tl.arange(0, N)
+    inside = columns < width
+    keys = tl.where(inside, _key(tl.load(h + row * width + columns, mask=inside, other=0), BITS), -(1 << (BITS - 1)))
+    # At least k keys reach low: each of k groups or more has one. Fewer than k reach high, for which a key's type may be too small.
+    largest = tl.max(tl.reshape(keys, [GROUPS, N // GROUPS]), 1)
+    low, high = tl.min(largest, 0).to(tl.int64), tl.max(largest, 0).to(tl.int64) + 1
     while high - low > 1:
         middle = low + (high - low) // 2
         n = tl.sum((keys >= middle.to(tl.int32)).to(tl.int32), 0)
         low = tl.where(n >= k, middle, low)
         high = tl.where(n > k, high, tl.where(n == k, middle + 1, middle))
-    threshold = low.to(tl.int32)
-    ties = k - tl.sum((keys > threshold).to(tl.int32), 0)  # how many of those at the threshold are taken
-    n_kept, n_equal = 0, 0
-    for start in range(
-        0, d_sae, CHUNK
-    ):  # read again from the cache: to rank all columns at once takes too many registers
+    found = low.to(tl.int32)
+    tl.store(threshold + row, found)
+    tl.store(ties + row, k - tl.sum((keys > found).to(tl.int32), 0))  # how many of those at the threshold are taken
+
+
+@triton.jit
+@no_type_check
+def _write(values, places, threshold, ties, h, width, k, CHUNK: tl.constexpr, BITS: tl.constexpr):
+    """One warp a row, whose threads need not wait for others to know their places."""
+    row = tl.program_id(0).to(tl.int64)
+    h, values, places = h + row * width, values + row * k, places + row * k
+    least, wanted = tl.load(threshold + row), tl.load(ties + row)
+    n_above, n_equal = 0, 0
+    for start in range(0, width, CHUNK):
         columns = start + tl.arange(0, CHUNK)
-        x = tl.load(h + columns, mask=columns < d_sae, other=0)
+        inside = columns < width
+        x = tl.load(h + columns, mask=inside, other=0)
         key = _key(x, BITS)
-        equal = ((columns < d_sae) & (key == threshold)).to(tl.int32)
-        first = (equal > 0) & (n_equal + tl.cumsum(equal, 0) <= ties)
-        kept = ((columns < d_sae) & (key > threshold)) | first
-        at = n_kept + tl.cumsum(kept.to(tl.int32), 0) - 1
-        tl.store(values + at, x, mask=kept)
-        tl.store(places + at, row * d_sae + columns, mask=kept)
-        n_kept += tl.sum(kept.to(tl.int32), 0)
-        n_equal += tl.sum(equal, 0)
+        above, equal = (inside & (key > least)).to(tl.int32), (inside & (key == least)).to(tl.int32)
+        both = equal + (above << 16)  # two counts at once: a chunk has fewer than 2^16 columns
+        in_chunk = tl.sum(both, 0)
+        if in_chunk > 0:
+            upto = tl.cumsum(both, 0)
+            equals = n_equal + (upto & 0xFFFF)
+            kept = (above > 0) | ((equal > 0) & (equals <= wanted))
+            at = n_above + (upto >> 16) + tl.minimum(equals, wanted) - 1
+            tl.store(values + at, x, mask=kept)
+            tl.store(places + at, row * width + columns, mask=kept)
+        n_above += in_chunk >> 16
+        n_equal += in_chunk & 0xFFFF
 
 
 @triton.jit
@@ -93,4 +115,5 @@ def _key(x, BITS: tl.constexpr):
     """Integers in the order of the floats, every NaN the largest."""
     bits = x.to(tl.int16 if BITS == 16 else tl.int32, bitcast=True).to(tl.int32)
     largest: tl.constexpr = (1 << (BITS - 1)) - 1
-    return tl.where(x == x, bits ^ ((bits >> 31) & largest), largest)
+    wide = x.to(tl.float32)  # the interpreter takes bfloat16 for integers
+    return tl.where(wide == wide, bits ^ ((bits >> 31) & largest), largest)

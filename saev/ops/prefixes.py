@@ -92,12 +92,12 @@ class _Errors(torch.autograd.Function):
         for p in range(sums.shape[1] - 2, -1, -1):
             sums[:, p] += sums[:, p + 1]
         scale = 2 * grad / sums.numel()
-        bags = sums.view(-1, sums.shape[2])
+        bags = sums.view(-1, sums.shape[2]).to(table.dtype)
         d_values = d_w_dec = None
         if ctx.needs_input_grad[0]:
             d_values = torch.empty_like(mine)
             d_values[places] = (products(bags, table, latents, offsets) * -scale).to(mine.dtype)
         if ctx.needs_input_grad[1]:
             by_latent = transposed(latents, offsets, len(table))
-            d_w_dec = transposed_sum(bags, by_latent, mine.to(bags.dtype) * -scale).to(ctx.dtype)
+            d_w_dec = transposed_sum(bags, by_latent, mine.to(ctx.dtype) * -scale).to(ctx.dtype)
         return d_values, d_w_dec, sums[:, 0] * scale, None, None, None, None

@@ -54,19 +54,18 @@ class Encoder(torch.autograd.Function):
         z, w_enc, b_dec, offsets, latents, values = ctx.saved_tensors
         need_z, need_w, _, need_b_dec = ctx.needs_input_grad[:4]
         d_h = torch.where(values > 0, grad, 0).to(ctx.dtype)
-        centred, weights = (z - b_dec).to(ctx.dtype), w_enc.to(ctx.dtype)
-        d_z = d_w = None
+        centred, d_z, d_w = (z - b_dec).to(ctx.dtype), None, None
         if ctx.sparse:
             by_latent = transposed(latents, offsets, w_enc.shape[1])
             d_b_enc = _per_latent(d_h, latents, by_latent)
             d_w = transposed_sum(centred, by_latent, d_h).T if need_w else None
-            d_z = weighted_sum(weights.T.contiguous(), latents, offsets, d_h) if need_z else None
+            d_z = weighted_sum(w_enc.T.to(ctx.dtype).contiguous(), latents, offsets, d_h) if need_z else None
         else:
             dense = d_h.new_zeros(len(z), w_enc.shape[1])
             dense[rows_of(offsets, len(latents)), latents] = d_h
             d_b_enc = dense.sum(0)
             d_w = (dense.T @ centred).T if need_w else None
-            d_z = dense @ weights.T if need_z else None
+            d_z = dense @ w_enc.T.to(ctx.dtype) if need_z else None
         # Minus the sum over tokens of d_z: one matrix-vector product, where d_z costs a product of matrices.
         d_b_dec = -(w_enc @ d_b_enc.to(w_enc.dtype)) if need_b_dec else None
         return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None
@@ -77,12 +76,16 @@ def weighted_sum(
     places: Int[Tensor, " nnz"],
     offsets: Int[Tensor, " rows_and_1"],
     weights: Float[Tensor, " nnz"],
+    many: bool = False,
 ) -> Float[Tensor, "rows width"]:
-    """Per row, the weighted sum of the table's rows at its places: a product with a CSR matrix, without a graph."""
+    """Per row, the weighted sum of the table's rows at its places: a product with a CSR matrix, without a graph.
+
+    `many`: rows may have thousands of places.
+    """
     if gpu.kernels(table.device):
         from saev.ops import gpu_sums
 
-        return gpu_sums.weighted_sum(table, places, offsets, weights)
+        return gpu_sums.weighted_sum(table, places, offsets, weights, many)
     weights = weights.to(table.dtype)
     return embedding_bag(places, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
@@ -109,7 +112,7 @@ def transposed_sum(
     table: Float[Tensor, "rows width"], by_latent: Transposed, weights: Float[Tensor, " nnz"]
 ) -> Float[Tensor, "d_sae width"]:
     """Per latent, the weighted sum of the table's rows in which it is: a product with the transposed CSR matrix."""
-    return weighted_sum(table, by_latent.rows, by_latent.ends, weights[by_latent.order])
+    return weighted_sum(table, by_latent.rows, by_latent.ends, weights[by_latent.order], many=True)
 
 
 def products(
@@ -149,4 +152,4 @@ def _per_latent(
         return weights.new_zeros(len(by_latent.ends) - 1).index_add_(0, latents, weights)
     # On a GPU that would add in any order, and no run would be the same twice.
     one, always = weights.new_ones(1, 1), torch.zeros_like(by_latent.order)
-    return weighted_sum(one, always, by_latent.ends, weights[by_latent.order]).squeeze(1)
+    return weighted_sum(one, always, by_latent.ends, weights[by_latent.order], many=True).squeeze(1)

@@ -25,12 +25,7 @@ def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
     width = ready.facts.d_model
     specs = [plan.spec for plan in ready.planned]
-    return [member_size(width, s.width(width), batch, prefixes(s.objective), s.activation.copies) for s in specs]
-
-
-def prefixes(objective: object) -> int:
-    """How many reconstructions of each token an objective makes."""
-    return getattr(objective, "n_prefixes", len(getattr(objective, "groups", (1,))))
+    return [member_size(width, s.width(width), batch, s.objective.prefixes(), s.activation.copies) for s in specs]
 
 
 def memory_here(cfg: DictConfig) -> int:

@@ -154,7 +154,6 @@ class BankModule(L.LightningModule):
         rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
         for member in self.bank:
             member.stopped = bool(member.failed)  # as the checkpoint says
-            member.look()
             choose_products(member, self.products, rows, self.device, self.trainer.precision)
         # by the timings of one process, so that all of them, and whoever resumes, compute alike
         for member, products in zip(
@@ -178,8 +177,9 @@ class BankModule(L.LightningModule):
         ]
         if not flat:
             return {}
-        for member in self.bank:
-            member.look()
+        for i, member in enumerate(self.bank):
+            if self.division.owns(i):
+                member.look()
         table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
         values = dict(zip(names, table, strict=True))
         for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):

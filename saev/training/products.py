@@ -22,7 +22,8 @@ def choose_products(member: Member, asked: str, rows: int, device: torch.device,
     k = getattr(member.sae.activation, "k", None)
     if member.products != "auto" or k is None or (asked == "auto" and device.type == "cpu"):
         return
-    timed = faster_path(rows, member.sae.d_model, member.sae.n_latents, k, device, AUTOCAST.get(precision))
+    shape = (rows, member.sae.d_model, member.sae.n_latents, k)
+    timed = faster_path(*shape, device, AUTOCAST.get(precision), member.objective.prefixes())
     member.products = timed.path
     log.info(
         "%s: %s products: %.2f ms by pairs, %.2f ms by matrices (%d tokens, d_model %d, d_sae %d, k %d on %s)",

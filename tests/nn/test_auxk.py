@@ -8,7 +8,7 @@ import torch
 from nn.test_bank import ACTIVATIONS, NORMALISER, spec
 from nn.test_bank import Z as ROWS
 
-from saev.nn import SparseAutoencoder, TopK, auxk
+from saev.nn import MemberSpec, SparseAutoencoder, TopK, auxk
 from saev.nn.auxk import AuxK, MaybeDead
 from saev.nn.objectives import Plain
 
@@ -137,3 +137,24 @@ def test_latents_that_come_close_are_known_before_they_are_dead(monkeypatch):
 def test_on_a_cpu_it_is_the_dead_alone():
     silent, known = torch.tensor([0, 99, 100]), MaybeDead(100)
     assert known.after(silent, 1).tolist() == [2] and known.after(silent + 1, 1).tolist() == [1, 2]
+
+
+def test_a_checkpoint_keeps_what_is_known(monkeypatch):
+    """Whom a step looks at decides how its sums are rounded: a resumed run must look at the same."""
+    as_on_a_gpu(monkeypatch)
+    member, again = (spec(dead_tokens=4000).build(NORMALISER, ROWS) for _ in range(2))
+    member.silent[:3] = 3500
+    member(ROWS)
+    again.load_state_dict(member.state_dict())
+    monkeypatch.setattr(MaybeDead, "look", lambda self, silent: pytest.fail("asked again"))
+    assert again.maybe_dead.latents.tolist() == [0, 1, 2] and again.maybe_dead.left == 400
+    again(ROWS[:400])
+
+
+def test_without_revival_nobody_is_asked(monkeypatch):
+    monkeypatch.setattr(MaybeDead, "look", lambda self, silent: pytest.fail("asked"))
+    off = AuxK(coefficient=0.0, dead_tokens=3)
+    member = MemberSpec("a", TopK(3), Plain(), off, 1e-3, d_sae=48).build(NORMALISER, ROWS)
+    member(ROWS)
+    member.look()
+    assert float(member(ROWS).aux.detach()) == 0

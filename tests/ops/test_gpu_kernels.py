@@ -43,32 +43,42 @@ def test_a_cpu_is_not_asked():
 
 
 BITS = {"bf16": 16, "fp16": 16, "fp32": 32}
+KINDS = [("bf16", "bf16"), ("fp16", "fp16"), ("fp32", "fp32"), ("fp64", "fp64"), ("bf16", "fp32"), ("fp32", "bf16")]
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("kind", ["bf16", "fp16", "fp32", "fp64"])
-def test_kernels_compile(kind, capability):
-    """For an A100 and an H100, without either: what can be interpreted need not compile. Numbers that are 1 are compiled in."""
+@pytest.mark.parametrize(("table", "other"), KINDS)
+def test_kernels_compile(table, other, capability):
+    """For an A100 and an H100, without either: what can be interpreted need not compile. `other`: of weights, and left factors."""
     gpu_sums, gpu_topk = (importlib.import_module(f"saev.ops.{name}") for name in ("gpu_sums", "gpu_topk"))
     backend, language = (pytest.importorskip(f"triton.{name}") for name in ("backends.compiler", "language"))
 
     def compiled(kernel, types, constants, n_warps=4):
-        source = triton.compiler.ASTSource(
-            fn=kernel, signature={name: types.get(name, "constexpr") for name in kernel.arg_names}, constexprs=constants
-        )
-        target, options = backend.GPUTarget("cuda", capability, 32), {"num_warps": n_warps, **gpu_sums.OPTIONS}
+        names, target = kernel.arg_names, backend.GPUTarget("cuda", capability, 32)
+        signature = {name: types.get(name, "constexpr") for name in names}
+        # as they are when a run launches them: addresses and sizes that 16 divides, which is what loads are widened by
+        aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in types}
+        source = triton.compiler.ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+        options = {"num_warps": n_warps, **gpu_sums.OPTIONS}
         return triton.compile(source, target=target, options=options).asm["cubin"]
 
-    summed = "fp64" if kind == "fp64" else "fp32"
+    summed = "fp64" if table == "fp64" else "fp32"
     shared = {"out": f"*{summed}", "places": "*i64", "offsets": "*i64", "width": "i32"}
-    pairs = {"PAIRS": gpu_sums._PAIRS, "WIDTH": gpu_sums._WIDTH, "SUM": getattr(language, f"float{summed[2:]}")}
-    sums = shared | {"table": f"*{kind}", "weights": f"*{kind}"}
-    assert compiled(gpu_sums._weighted_sum, sums, pairs)
-    assert compiled(gpu_sums._products, shared | {"left": f"*{kind}", "right": f"*{kind}"}, pairs)
-    del sums["width"]
-    assert compiled(gpu_sums._weighted_sum, sums, pairs | {"width": 1})
-    if kind in BITS:
-        largest = {"values": f"*{kind}", "places": "*i64", "h": f"*{kind}", "d_sae": "i32", "k": "i32"}
-        assert compiled(gpu_topk._topk, largest, {"N": 16384, "CHUNK": 2048, "BITS": BITS[kind]}, n_warps=16)
-        del largest["k"]
-        assert compiled(gpu_topk._topk, largest, {"N": 64, "CHUNK": 64, "BITS": BITS[kind], "k": 1}, n_warps=1)
+    sums = shared | {"table": f"*{table}", "weights": f"*{other}"}
+    for pairs, warps in (gpu_sums._FEW, gpu_sums._MANY):
+        sizes = {"PAIRS": pairs, "WIDTH": gpu_sums._WIDTH, "SUM": getattr(language, f"float{summed[2:]}")}
+        assert compiled(gpu_sums._weighted_sum, sums, sizes, warps)
+        assert compiled(gpu_sums._products, shared | {"left": f"*{other}", "right": f"*{table}"}, sizes, warps)
+        one_column = {name: kind for name, kind in sums.items() if name != "width"}
+        assert compiled(
+            gpu_sums._weighted_sum, one_column, sizes | {"width": 1}, warps
+        )  # a number that is 1 is compiled in
+    if table in BITS and table == other:
+        found = {"threshold": "*i32", "ties": "*i32", "h": f"*{table}", "width": "i32", "k": "i32"}
+        written = found | {"values": f"*{table}", "places": "*i64"}
+        for n, warps in ((16384, 16), (64, 1)):
+            sizes = {"N": n, "GROUPS": 32 * warps, "BITS": BITS[table]}
+            assert compiled(gpu_topk._thresholds, found, sizes, warps)
+        assert compiled(gpu_topk._write, written, {"CHUNK": gpu_topk._CHUNK, "BITS": BITS[table]}, 1)
+        del written["k"]
+        assert compiled(gpu_topk._write, written, {"CHUNK": gpu_topk._CHUNK, "BITS": BITS[table], "k": 1}, 1)

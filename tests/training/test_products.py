@@ -31,7 +31,7 @@ def test_auto_measures_off_the_cpu_alone(timings):
     choose_products(member, "auto", 128, CPU, "32-true")
     assert member.products == "auto" and not timings
     choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed")
-    assert member.products == "dense" and timings == [(128, 8, 32, 2, torch.device("cuda"), torch.bfloat16)]
+    assert member.products == "dense" and timings == [(128, 8, 32, 2, torch.device("cuda"), torch.bfloat16, 1)]
 
 
 def test_what_a_checkpoint_settled_stays_unless_asked_by_name(timings):
