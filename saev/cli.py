@@ -10,8 +10,10 @@ import io
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from saev.stages.streams import Tee, outlasting_readers
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -38,7 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read by torch when it first allocates. Pages of 2 MB instead of 4 KB, in Linux: a step of large SAEs on a CPU takes a sixth less time
     # (docs/log/2026-11-25-step.md), most of the rest being pages that are touched for the first time.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with outlasting_readers():
+        answer(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def answer(arguments: Sequence[str]) -> None:
+    """Print the help, or run the verb that comes first."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -125,8 +132,6 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     except KeyboardInterrupt:  # the stage has said what is left to do
         sys.exit(130)
-    except BrokenPipeError:  # the reader has seen enough (`| head`); the interpreter must not write to it either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager
@@ -142,27 +147,6 @@ def suggestions():
         raise
     finally:
         sys.stderr = stderr
-
-
-class Tee(io.TextIOBase):
-    """A stream that writes to two places and otherwise is the first one."""
-
-    def __init__(self, first: Callable[[str], object], second: Callable[[str], object], stream):
-        self.first, self.second, self.stream = first, second, stream
-
-    def write(self, text: str) -> int:
-        self.first(text)
-        self.second(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        return self.stream.fileno()
 
 
 def suggestion(key: str) -> str:

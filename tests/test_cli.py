@@ -1,6 +1,8 @@
 """The command line: help, flags in any position, and each wrong input as a short message that names the remedy."""
 
 import json
+import os
+import subprocess
 import sys
 import time
 
@@ -62,6 +64,26 @@ def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
         "    print('HEAVY', sorted({'torch', 'lightning', 'timm', 'open_clip', 'polars', 'wandb'} & {*sys.modules}))"
     )
     assert run_python("-c", script, *QUICK[case]).out.splitlines()[-1] == "HEAVY []"
+
+
+SHOWN = (["--help"], *([verb, "--help"] for verb in (*STAGES, *TOOLS)))
+
+
+@pytest.mark.parametrize(
+    ("typed", "unbuffered"), [*((one, "") for one in SHOWN), (["--help"], "1"), (["train", "--cfg", "job"], "1")]
+)
+def test_a_reader_that_has_seen_enough_is_no_error(typed, unbuffered):
+    """As `| head` at its earliest: gone before the first word. Unbuffered the first word meets it, else the last flush."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "from saev.cli import main; main()", *typed], cwd=ROOT,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, stdout=writing, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_named_launcher_launches_a_single_run_too(cli, tiny, tmp_path):
