@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from callbacks.signals import After, Signals, answer_slurm
 
@@ -13,8 +14,8 @@ from callbacks.signals import After, Signals, answer_slurm
 class Checkpoint(L.Callback):
     """Saves `path` every `every_n_steps` steps, and when a signal has come: after the step in flight, in all processes.
 
-    Then the run stops, leaves because its job is requeued, or goes on until it is killed. Before the first step and after
-    the last, where there is nothing to save, signals are answered at once, as if this were not here.
+    Then the run stops without a validation, leaves because its job is requeued, or goes on until it is killed. Before the
+    first step and after the last, where there is nothing to save, signals are answered at once, as if this were not here.
 
     Written under a temporary name in the same folder, then renamed: a kill leaves the last whole checkpoint.
     """
@@ -26,7 +27,7 @@ class Checkpoint(L.Callback):
         self.signals = Signals()
         self.received: int | None = None  # the signal that stops the fit
         self.saved: int | None = None  # the step last saved here
-        self.leaving = False
+        self.leaving = After.NOTHING
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         answer_slurm()
@@ -51,11 +52,11 @@ class Checkpoint(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        """A validation may take long. Several processes cannot save here together: their batches differ in number."""
+        """A validation may take long. Several processes cannot save or stop here together: their batches differ in number."""
         if trainer.world_size == 1:
             self._answer(trainer)
-        else:
-            self.leaving = self.saved == trainer.global_step and self.signals.pending == After.REQUEUE
+        elif self.saved == trainer.global_step and self.signals.pending == After.REQUEUE:
+            self.leaving = After.REQUEUE
         self._leave()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -70,13 +71,21 @@ class Checkpoint(L.Callback):
             after = After(int(trainer.strategy.reduce(strongest, reduce_op="max")))
         if (save or after) and self.saved != trainer.global_step:
             self._save(trainer)
+        self.leaving = after
         if after == After.STOP:
-            self.received, trainer.should_stop = number or signal.SIGTERM, True
-        self.leaving = after == After.REQUEUE
+            self.received = number or signal.SIGTERM
+            if trainer.global_step != trainer.max_steps:
+                trainer.should_stop = True
+            else:  # nothing is left but the validation that the run is for
+                self.leaving = After.NOTHING
 
     def _leave(self) -> None:
-        if self.leaving:
+        if self.leaving == After.REQUEUE:
             self.signals.leave()
+        if self.leaving == After.STOP:
+            self.signals.release()
+            # As Lightning's own callbacks end a fit at once: before it stops by `should_stop` it validates.
+            raise _TunerExitException
 
     def _save(self, trainer: L.Trainer) -> None:
         temporary = self.path.with_name(f"{self.path.name}.tmp")

@@ -31,10 +31,17 @@ class MetricsWriter(L.Callback):
         self.path, self.loggers = Path(path), loggers
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        """Forget what an interrupted run wrote after the checkpoint: the history is that of an undisturbed run."""
+        """Make the history of an interrupted run that of an undisturbed one: forget what it wrote after the checkpoint, and
+        make up for a validation that it was stopped in, or before."""
+        cut_off = False
         if self.path.is_file() and trainer.is_global_zero:
             lines = [line for line in self.path.read_text().splitlines() if _step(line) <= trainer.global_step]
             write_atomically(self.path, "".join(f"{line}\n" for line in lines).encode())
+            every, last = trainer.val_check_batch, json.loads(lines[-1]) if lines else {}
+            owed = isinstance(every, int) and trainer.global_step % every == 0 < trainer.global_step
+            cut_off = owed and (last.get("step"), last.get("split")) != (trainer.global_step, "val")
+        if trainer.strategy.broadcast(cut_off):
+            _validate(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         if due(trainer):
@@ -93,6 +100,15 @@ class MetricsWriter(L.Callback):
             end = getattr(getattr(logger, "experiment", None), "finish", None)
             if end is not None:  # W&B: else its runs stay open until the process ends
                 end()
+
+
+def _validate(trainer: L.Trainer) -> None:
+    """A validation before the first step, as Lightning's loop has it after one."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    loop.restarting = False  # in its middle, that would be
+    trainer.validating = True
+    loop.run()
+    trainer.training = True
 
 
 def _step(line: str) -> int:

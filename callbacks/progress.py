@@ -55,7 +55,7 @@ class BankProgress(L.Callback):
         found = "; ".join(f"{name}: NMSE {row['nmse']:.3f}, L0 {row['l0']:.1f}" for name, row in rows)
         log.info("step %d of %d, held out: %s", trainer.global_step, trainer.max_steps, found)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._stop()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

@@ -113,9 +113,13 @@ def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
 
 
 def lines(folder):
-    """What was written of the training steps."""
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in found if line["split"] == "train"]
+    """What was written of the training steps and validations."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def validations(folder):
+    """The steps after which one was finished."""
+    return sorted({line["step"] for line in lines(folder) if line["split"] == "val"})
 
 
 def step_of(folder):
@@ -127,10 +131,15 @@ def handlers():
 
 
 def assert_resumes_as_undisturbed(dataset, folder, undisturbed):
+    step, (state, written) = step_of(folder), undisturbed
     module = fit(dataset, folder, resume=True)[1]
-    state, written = undisturbed
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items() if torch.is_tensor(value))
-    assert lines(folder) == written
+    found = lines(folder)
+    if step == STEPS:  # nothing was left to fit: whoever does validates now
+        found, written = (
+            [line for line in of if (line["step"], line["split"]) != (STEPS, "val")] for of in (found, written)
+        )
+    assert found == written
 
 
 @pytest.mark.parametrize(
@@ -220,6 +229,35 @@ def test_outside_slurm_the_run_is_saved_and_stopped(number, dataset, tmp_path):
     trainer, _, checkpoint = fit(dataset, tmp_path, Send(number, "on_train_batch_start", 7))
     assert trainer.global_step == step_of(tmp_path) == 8 and checkpoint.received == number
     assert handlers() == before
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "batch", "saved", "batches"),
+    [
+        ("on_train_batch_start", 7, 0, 8, 0),
+        ("on_train_batch_start", 9, 0, 10, 0),  # a validation would follow
+        ("on_validation_batch_start", 10, 1, 10, 2),  # of four batches
+        ("on_validation_end", 10, 0, 11, 4),
+    ],
+)
+def test_a_run_that_is_stopped_does_not_validate(hook, step, batch, saved, batches, dataset, tmp_path, undisturbed):
+    """Guards against a validation between Ctrl-C and the prompt, or Slurm's KILL; resumed, none is missing or there twice."""
+    seen, count = [], L.Callback()
+    count.on_validation_batch_end = lambda trainer, *_: seen.append(trainer.global_step)
+    trainer, _, checkpoint = fit(dataset, tmp_path, Send(signal.SIGINT, hook, step, batch), count)
+    assert trainer.global_step == step_of(tmp_path) == saved and checkpoint.received == signal.SIGINT
+    assert len(seen) == batches and validations(tmp_path) == ([10] if batches == 4 else [])
+    assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)
+    assert validations(tmp_path) == [10, STEPS]
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "batch"), [("on_train_batch_start", STEPS - 1, 0), ("on_validation_batch_end", STEPS, 2)]
+)
+def test_a_signal_at_the_last_step_leaves_the_run_whole(hook, step, batch, dataset, tmp_path, undisturbed):
+    trainer, _, checkpoint = fit(dataset, tmp_path, Send(signal.SIGINT, hook, step, batch))
+    assert trainer.global_step == step_of(tmp_path) == STEPS and checkpoint.received == signal.SIGINT
+    assert lines(tmp_path) == undisturbed[1]
 
 
 def test_a_second_ctrl_c_stops_at_once(dataset, tmp_path):

@@ -116,8 +116,11 @@ def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_p
     for name in one["member"]:
         a, b = (saev.load(path / "saes" / name).state_dict() for path in (reference, run))
         assert all(torch.equal(a[key], b[key]) for key in a)
-    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)
+    what = [
+        [tuple(json.loads(line)[key] for key in ("step", "split", "member")) for line in file.read_text().splitlines()]
+        for file in (reference / "metrics.jsonl", run / "metrics.jsonl")
+    ]
+    assert what[0] == what[1]
 
 
 @pytest.mark.parametrize(("split", "parts"), [("batch", 2), ("members", 1)])
