@@ -234,7 +234,7 @@ def alone(n_tokens: int, n_latents: int) -> list[Row]:
     with tempfile.NamedTemporaryFile(suffix=".pt") as file:
         torch.save({field.name: getattr(table, field.name) for field in dataclasses.fields(table)}, file.name)
         rows: list[Row] = []
-        for weights, goal in (("none", 60), ("balanced", 600)):
+        for weights, goal in (("none", 60), ("balanced", 300)):
             command = [sys.executable, __file__, "--full-size-of", file.name, "--weights", weights]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             seconds, grown = map(float, done.stdout.split()[-2:])

@@ -1,11 +1,13 @@
 """Pairs in the measure where a class and all other tokens weigh the same, each as a latent of its own with one class.
 
-    a latent's cells: moments of all tokens ──┐
-    those of its tokens of each class ────────┴──weights──▶ moments of the pair's cell ──▶ two Gauss nodes
+    a latent's cells: moments of all tokens ──┬──────────────────────────────────────▶ two Gauss nodes for all classes
+    those of its tokens of each class ────────┴──weights──▶ moments of the pair's cell ──▶ two of its own instead
 
 With N tokens, P of them of the class, these weigh N / 2P each and the others N / 2(N - P) (scikit-learn's
 class_weight="balanced"): the mean loss is half the mean over the class plus half the mean over the rest. So the codes'
 distribution is another one for every class, and all that comes of it, from mean and deviation to the starts, is the pair's.
+
+Most of a pair's cells hold no token of its class: their nodes are those of the unweighted tokens, each of another weight.
 
 Of a bin's tokens of a class only the number is known: they count as the bin's tokens do on average. That moves a code by a
 bin's width at most, 2^-10 of it as a rule, and nothing where each value has a bin. At 10 bits a loss moves by 1e-9 to 1e-6 of
@@ -15,12 +17,12 @@ itself, 1e-4 at most; by up to 2e-2 where a rare class is nearly separable by co
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from saev.probing import segments
 from saev.probing.cells import cells, gauss_points, inner
-from saev.probing.nodes import Nodes, in_order
+from saev.probing.nodes import Nodes, in_order, places_in_order
 from saev.probing.table import LabelTable
 
 
@@ -52,17 +54,9 @@ def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int =
     The weights of a pair's nodes sum to the tokens, those of its positives to half of them.
     """
     n, k = table.n_tokens, classes.shape[1]
-    column = torch.full((table.n_latents, table.n_classes), -1, device=classes.device)
-    column.scatter_(1, classes, torch.arange(k, device=classes.device).expand_as(classes))
-    mine = column[table.latent[table.group], table.label]
-    kept = segments.places(mine >= 0)
-    group, mine, joint = table.group[kept], mine[kept], table.joint[kept].double()
     positives = table.positives[classes]
-    of_negatives, of_positives = token_weights(positives, n)
-
-    def by_class(values: Tensor, at: Tensor, size: int) -> Tensor:
-        """Sums over the tokens of each class, of a value per group; `at` says where a group's go."""
-        return segments.scattered(joint * values[group], at[group] * k + mine, size * k).view(-1, k)
+    of_negatives, of_positives = (weights.flatten() for weights in token_weights(positives, n))
+    group, pair, joint = _entries(table, classes)
 
     count = table.count.double()
     middle, within = inner(count, table.total, table.squares)
@@ -72,40 +66,99 @@ def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int =
     apart = middle - centre[cell]
     spread = within + apart.square()
     powers = (torch.ones_like(count), apart, spread, apart * (spread + 2 * within))
-    hits = [by_class(power, cell, len(starts)) for power in powers]
-    every = [segments.run_sums(count * power, starts)[:, None] for power in powers]
-    sums = [of_negatives[owner] * (e - h) + of_positives[owner] * h for e, h in zip(every, hits, strict=True)]
-    values, weights, std = _points(centre[:, None], *sums)
-    # Two tokens are known one by one, but for which of them is of the class.
-    unknown = (every[0] > 2) | ((hits[0] > 0) & (hits[0] < every[0]))
-    hidden = torch.where(unknown, sums[0] * std / 2, 0)
+    every = [segments.run_sums(count * power, starts) for power in powers]
+    shared = _points(centre, every, every[0] > 2)
 
-    pair = torch.arange(table.n_latents * k, device=classes.device).view(-1, k)
-    silent_hits = (positives - table.p0.gather(1, classes)).double()
-    silent = of_negatives * ((n - table.firings)[:, None] - silent_hits) + of_positives * silent_hits
-    none = torch.zeros_like(silent).flatten()
-    nodes = in_order(
-        torch.cat([pair[owner].flatten().repeat_interleave(2), pair.flatten()]),
-        torch.cat([values.flatten(), none]),
-        torch.cat([weights.flatten(), silent.flatten()]),
-        torch.cat([hidden.flatten().repeat_interleave(2), none]),
+    key = cell[group] * k + pair % k  # entries by cell and class
+    by_key = segments.order(key)
+    first = segments.run_starts(key[by_key])
+    at, mine = cell[group[by_key[first]]], pair[by_key[first]]
+    hits = [segments.run_sums((joint * power[group])[by_key], first) for power in powers]
+    sums = [of_negatives[mine] * (e[at] - h) + of_positives[mine] * h for e, h in zip(every, hits, strict=True)]
+    # Two tokens are known one by one, but for which of them is of the class.
+    own = _points(centre[at], sums, (every[0][at] > 2) | (hits[0] < every[0][at]))
+
+    silent = (n - table.firings).double()
+    silent_hits = (positives - table.p0.gather(1, classes)).flatten().double()
+    own_silent = of_negatives * (silent.repeat_interleave(k) - silent_hits) + of_positives * silent_hits
+    latents, pairs = (torch.arange(size, device=classes.device) for size in (table.n_latents, table.n_latents * k))
+    nodes = _for_each_class(
+        shared.and_zeros(silent),
+        torch.cat([owner.repeat_interleave(2), latents]),
+        own.and_zeros(own_silent),
+        torch.cat([torch.stack([2 * at, 2 * at + 1], 1).flatten(), 2 * len(starts) + latents.repeat_interleave(k)]),
+        torch.cat([mine.repeat_interleave(2), pairs]),
+        of_negatives.view(-1, k),
         n,
-        table.n_latents * k,
     )
-    p1 = of_positives * by_class(middle, table.latent, table.n_latents)
-    return Pairs(nodes, (of_positives * positives).view(-1, 1), p1.view(-1, 1))
+    p1 = of_positives * segments.scattered(joint * middle[group], pair, len(pairs))
+    return Pairs(nodes, (of_positives.view(-1, k) * positives).view(-1, 1), p1.view(-1, 1))
+
+
+def _entries(
+    table: LabelTable, classes: Int64[Tensor, "latents k"]
+) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """(group, pair, tokens) of the table's joint counts that are of a pair."""
+    k = classes.shape[1]
+    place = torch.full((table.n_latents, table.n_classes), -1, device=classes.device)
+    place.scatter_(1, classes, torch.arange(classes.numel(), device=classes.device).view(-1, k))
+    pair = place[table.latent[table.group], table.label]
+    kept = segments.places(pair >= 0)
+    return table.group[kept], pair[kept], table.joint[kept].double()
+
+
+class _Points(NamedTuple):
+    """Nodes in any order."""
+
+    values: Float64[Tensor, " n"]
+    weights: Float64[Tensor, " n"]
+    hidden: Float64[Tensor, " n"]
+
+    def and_zeros(self, weights: Float64[Tensor, " m"]) -> "_Points":
+        """These, then nodes of value 0."""
+        none = torch.zeros_like(weights)
+        return _Points(*(torch.cat(both) for both in zip(self, (none, weights, none), strict=True)))
 
 
 def _points(
-    centre: Float64[Tensor, "cells 1"],
-    weight: Float64[Tensor, "cells k"],
-    first: Float64[Tensor, "cells k"],
-    second: Float64[Tensor, "cells k"],
-    third: Float64[Tensor, "cells k"],
-) -> tuple[Float64[Tensor, "cells k 2"], Float64[Tensor, "cells k 2"], Float64[Tensor, "cells k"]]:
-    """(values, weights, standard deviation) of the Gauss nodes of what has these weighted sums of powers 0 to 3 of the
-    distance from a centre."""
-    shift, second, third = first / weight, second / weight, third / weight
+    centre: Float64[Tensor, " cells"], sums: list[Float64[Tensor, " cells"]], unknown: Bool[Tensor, " cells"]
+) -> _Points:
+    """The two Gauss nodes of each cell with these weighted sums of powers 0 to 3 of the distance from a centre; `unknown`
+    where they are not the codes themselves."""
+    weight, *rest = sums
+    shift, second, third = (power / weight for power in rest)
     std = (second - shift.square()).clamp(min=0).sqrt()
     skew = torch.where(std > 0, (third - shift * (3 * second - 2 * shift.square())) / std**3, 0)
-    return *gauss_points(weight, centre + shift, std, skew), std
+    values, weights = gauss_points(weight, centre + shift, std, skew)
+    hidden = torch.where(unknown, weight * std / 2, 0)
+    return _Points(values.flatten(), weights.flatten(), hidden.repeat_interleave(2))
+
+
+def _for_each_class(
+    shared: _Points,
+    latent: Int64[Tensor, " shared"],
+    own: _Points,
+    instead: Int64[Tensor, " own"],
+    pair: Int64[Tensor, " own"],
+    factor: Float64[Tensor, "latents k"],
+    n_tokens: int,
+) -> Nodes:
+    """The shared points of each latent once for each class, by `factor` heavier; in some pairs own ones stand instead."""
+    n_latents, k = factor.shape
+    order = segments.places(shared.weights > 0)  # the second of equal codes weighs nothing for any class
+    order = order[places_in_order(latent[order], shared.values[order], n_latents)]
+    lengths = torch.bincount(latent[order], minlength=n_latents)
+    begin, of_pair = lengths.cumsum(0) - lengths, lengths.repeat_interleave(k)
+    place = segments.ranges(begin.repeat_interleave(k), of_pair)
+    each = torch.repeat_interleave(of_pair)
+    heavier = segments.picked(factor.flatten(), each)
+    values, weights, hidden = (segments.picked(column[order], place) for column in shared)
+    columns = values, weights * heavier, hidden * heavier
+
+    rank = torch.full_like(latent, -1)
+    rank[order] = torch.arange(len(order), device=latent.device) - begin[latent[order]]
+    known = rank[instead] >= 0
+    to = ((of_pair.cumsum(0) - of_pair)[pair] + rank[instead])[known]
+    for column, points in zip(columns, own, strict=True):
+        column[to] = points[known]
+    return in_order(each, *columns, n_tokens, n_latents * k)

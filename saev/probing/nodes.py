@@ -52,13 +52,16 @@ class Nodes:
         lengths = self.lengths[latents]
         column = torch.arange(int(lengths.max()), device=latents.device)
         place = self.offsets[latents, None] + torch.minimum(column, lengths[:, None] - 1)
-        return self.values[place], self.weights[place] * (column < lengths[:, None]), self.hidden[place]
+        values, weights, hidden = (
+            segments.picked(x, place.flatten()).view(place.shape) for x in (self.values, self.weights, self.hidden)
+        )
+        return values, weights * (column < lengths[:, None]), hidden
 
     def moments(self) -> tuple[Float64[Tensor, " latents"], Float64[Tensor, " latents"]]:
         """Mean and standard deviation over all tokens; 0 where rounding cannot tell the codes apart."""
         latent = self.latent()
         mean = segments.scattered(self.weights * self.values, latent, self.n_latents) / self.n_tokens
-        apart = self.values - mean[latent]
+        apart = self.values - segments.picked(mean, latent)
         std = (segments.scattered(self.weights * apart.square(), latent, self.n_latents) / self.n_tokens).sqrt()
         return mean, torch.where(std > 1e-13 * mean.abs(), std, 0)
 
@@ -77,7 +80,9 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     points = [(torch.arange(table.n_latents, device=silent.device), none, silent, none)]
     for (block,) in segments.divided([table.latent], 0):  # whole latents
         part = table.groups(block)
-        points.append(_gauss(cells(part, bits), part.latent, part.count.double(), part.total, part.squares))
+        count, starts = part.count.double(), cells(part, bits)
+        gauss = _gauss(starts, count, part.total, *inner(count, part.total, part.squares))
+        points.append((part.latent[starts].repeat_interleave(2), *gauss))
     owner, values, weights, hidden = map(torch.cat, zip(*points, strict=True))
     return in_order(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
@@ -89,9 +94,8 @@ def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n
     owner = torch.cat([latents.long(), every])
     points = torch.cat([values, values.new_zeros(n_latents)])
     weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
-    points, order = points.sort(stable=True)
-    again = segments.order(owner[order], n_latents)
-    owner, points, weights = owner[order][again], points[again], weights[order][again]
+    order = places_in_order(owner, points, n_latents)
+    owner, points, weights = owner[order], points[order], weights[order]
     first = _starts(owner, points)
     weights = segments.run_sums(weights, first)
     return in_order(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
@@ -103,13 +107,19 @@ def sketched(given: Nodes) -> Nodes:
     Cells take in twice as many nodes with each step from either end, so that the outermost stay what they are: these
     decide how steep a separable pair becomes.
     """
-    latent = given.latent()
-    rank = torch.arange(len(latent), device=latent.device) - given.offsets[latent]
-    below, above = rank + 1, given.lengths[latent] - rank
-    starts = _starts(latent, torch.where(below <= above, below, -above).double().frexp().exponent, below <= above)
+    # Where cells begin depends on the number of nodes alone, and of numbers there are few.
+    sizes, kind = given.lengths.unique(return_inverse=True)
+    of_size = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    below = segments.ranges(torch.ones_like(sizes), sizes)
+    above = (sizes + 1)[of_size] - below
+    first = _starts(of_size, torch.minimum(below, above).double().frexp().exponent, below <= above)
+    n_cells = torch.bincount(of_size[first], minlength=len(sizes))
+    mine = segments.ranges((n_cells.cumsum(0) - n_cells)[kind], n_cells[kind])
+    owner = torch.arange(given.n_latents, device=kind.device).repeat_interleave(n_cells[kind])
+    starts = given.offsets[owner] + below[first][mine] - 1
     total = given.weights * given.values
-    sketch = _gauss(starts, latent, given.weights, total, total * given.values)
-    return in_order(*sketch, given.n_tokens, given.n_latents)
+    points = _gauss(starts, given.weights, total, total / given.weights, torch.zeros_like(total[:1]))
+    return in_order(owner.repeat_interleave(2), *points, given.n_tokens, given.n_latents)
 
 
 def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
@@ -123,17 +133,16 @@ def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
 
 def _gauss(
     starts: Int64[Tensor, " cells"],
-    latent: Int64[Tensor, " n"],
     count: Float64[Tensor, " n"],
     total: Float64[Tensor, " n"],
-    squares: Float64[Tensor, " n"],
-) -> tuple[Int64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
-    """Latent, value, weight and `hidden` of the two points with each cell's count, mean, variance and third central moment.
+    middle: Float64[Tensor, " n"],
+    within: Float64[Tensor, " #n"],
+) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
+    """Value, weight and `hidden` of the two points with each cell's count, mean, variance and third central moment.
 
     Of the bins that make a cell, what is within one enters by its variance alone.
     """
-    cell = segments.run_of_each(starts, len(latent))
-    middle, within = inner(count, total, squares)
+    cell = segments.run_of_each(starts, len(count))
     weight = segments.run_sums(count, starts)
     mean = segments.run_sums(total, starts) / weight
     apart = middle - segments.picked(mean, cell)
@@ -142,10 +151,9 @@ def _gauss(
     third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight
     skew = torch.where(std > 0, third / std**3, 0)
     points, weights = gauss_points(weight, mean, std, skew)
-    owner = latent[starts].repeat_interleave(2)
     # Given mean and std, the sum over a share q of the cell is at most weight std sqrt(q (1 - q)) from its mean's.
     hidden = torch.where(weight > 2, weight * std / 2, 0).repeat_interleave(2)
-    return owner, points.flatten(), weights.flatten(), hidden
+    return points.flatten(), weights.flatten(), hidden
 
 
 def in_order(
@@ -158,10 +166,20 @@ def in_order(
 ) -> Nodes:
     """The nodes that weigh anything, in order of latent and value."""
     kept = weights > 0
-    latent, values, weights, hidden = latent[kept], values[kept], weights[kept], hidden[kept]
-    values, order = values.sort(stable=True)
-    again = segments.order(latent[order], n_latents)
-    latent = latent[order][again]
+    if not bool(kept.all()):
+        latent, values, weights, hidden = (
+            segments.picked(x, segments.places(kept)) for x in (latent, values, weights, hidden)
+        )
+    # Cells come in order, and so do their nodes but for rounding: to look costs a tenth of sorting.
+    following = latent[1:] > latent[:-1]
+    if not bool((following | ((latent[1:] == latent[:-1]) & (values[1:] >= values[:-1]))).all()):
+        order = places_in_order(latent, values, n_latents)
+        latent, values, weights, hidden = (segments.picked(x, order) for x in (latent, values, weights, hidden))
     offsets = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
-    order = order[again]
-    return Nodes(offsets, values[again], weights[order], hidden[order], n_tokens)
+    return Nodes(offsets, values, weights, hidden, n_tokens)
+
+
+def places_in_order(latent: Int64[Tensor, " n"], values: Float64[Tensor, " n"], n_latents: int) -> Int64[Tensor, " n"]:
+    """The places of all nodes in order of latent and value."""
+    order = values.sort(stable=True).indices
+    return segments.picked(order, segments.order(segments.picked(latent, order), n_latents))

@@ -14,7 +14,7 @@ from saev.probing.nodes import nodes
 from saev.probing.table import LabelTable
 
 Weights = Literal["none", "balanced"]
-AT_A_TIME = 1 << 12  # pairs put together while they are balanced: some 0.3 GB
+AT_A_TIME = 1 << 11  # pairs put together while they are balanced: some 0.15 GB
 
 
 def fit_all(table: LabelTable, bits: int, weights: Weights, ridge: float = RIDGE) -> LogisticFit:

@@ -7,8 +7,10 @@ from probing.labelled import table
 from probing.worlds import N, world
 from sklearn.linear_model import LogisticRegression
 
+from saev.probing import balanced as balanced_module
 from saev.probing.balanced import balanced, token_weights
 from saev.probing.logistic import RIDGE, Status, prevalence_entropy, solve
+from saev.probing.nodes import nodes
 
 X, CODES, Y, CLASSES = world()
 EVERY = torch.arange(len(CLASSES)).expand(len(X), -1)
@@ -115,6 +117,32 @@ def test_classes_of_no_token_or_of_all_are_constant():
     fit = solve(*pairs)
     assert (fit.status == Status.CONSTANT).all() and (fit.w == 0).all() and (fit.loss == 0).all()
     assert torch.equal(fit.b.view(-1, 2)[0], torch.tensor([-torch.inf, torch.inf]).double())
+
+
+def test_classes_without_a_code_share_the_nodes_that_all_tokens_have():
+    k = list(X).index("sparse")
+    silent = CODES[:, k] == 0
+    y = torch.stack([silent & (torch.arange(N) % 7 == 0), silent & (torch.arange(N) % 31 == 0), Y[:, 0]], 1)
+    one = table(CODES[:, [k]].float(), y)
+    pairs, plain = balanced(one, torch.tensor([[0, 1, 2]])).nodes, nodes(one)
+    values = [of_pair(pairs, pair)[0] for pair in range(3)]
+    np.testing.assert_array_equal(values[0], values[1])
+    assert (values[0] != values[2]).any()
+    np.testing.assert_allclose(values[0], plain.values, rtol=1e-12)
+    for pair in (0, 1):
+        mass, lighter = of_pair(pairs, pair)[1], float(token_weights(y[:, pair].sum(), N)[0])
+        fired = values[0] != 0
+        np.testing.assert_allclose(mass[fired], plain.weights.numpy()[fired] * lighter, rtol=1e-9)
+
+
+def test_nodes_are_made_anew_only_where_a_class_has_codes(monkeypatch):
+    """Guards against time in proportion to cells * classes: most cells of a rare class hold none of it."""
+    made, gauss = [], balanced_module.gauss_points
+    monkeypatch.setattr(balanced_module, "gauss_points", lambda *of: made.append(of[0].numel()) or gauss(*of))
+    y = torch.nn.functional.one_hot(torch.arange(N) % 100, 100).bool()
+    one = table(CODES[:, [list(X).index("sparse")]].float(), y)
+    balanced(one, torch.arange(100)[None])
+    assert sum(made) <= len(one.count) + len(one.joint)
 
 
 def test_latents_with_some_classes_are_pairs_of_all():
