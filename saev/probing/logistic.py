@@ -8,6 +8,7 @@ finite.
 """
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,7 @@ def solve(
     start: tuple[Float64[Tensor, "latents classes"], Float64[Tensor, "latents classes"]] | None = None,
     tolerance: float = 1e-12,
     max_steps: int = 100,
+    advance: Callable[[int], object] = lambda n: None,
 ) -> LogisticFit:
     """Fit all pairs; for one class per latent (the exact polish of winners) `positives` and `p1` have one column.
 
@@ -59,7 +61,7 @@ def solve(
     step on all nodes is enough for most. Classes that are only where the code is smallest (as a rule: that occur nowhere
     the latent fires, half of all pairs) stay at the sketch's fit: there is no minimum but the ridge's, and the sketch has
     the few nodes that it depends on. A pair is CONVERGED when what is left to gain is bounded by `tolerance` of its loss.
-    ValueError for a count of positives beyond the tokens.
+    `advance` is told of how many more pairs are done. ValueError for a count of positives beyond the tokens.
     """
     n = nodes.n_tokens
     if positives.numel() and not 0 <= int(positives.min()) <= int(positives.max()) <= n:
@@ -75,6 +77,7 @@ def solve(
     loss, steps = prior.clone(), torch.zeros_like(p1, dtype=torch.int64)
     remaining, separable = torch.zeros_like(p1), torch.zeros_like(p1, dtype=torch.bool)
     pending = ~constant
+    advance(int(constant.sum()))
 
     def standardised(block: Block) -> tuple[Tensor, Tensor, Tensor]:
         middle, by = mean[block.latents], scale[block.latents]
@@ -105,6 +108,7 @@ def solve(
             loss[at] = torch.where(lowest, _cross_entropy(u, weights, *facts, level[at], slope[at]), loss[at])
             separable[at] |= lowest
             pending[at] &= ~lowest
+            advance(int(lowest.sum()))
     for block in blocks(nodes, pending):
         at, (u, weights, hidden) = block.at, standardised(block)
         facts, wanted = (share[at], covariance[at]), pending[at]
@@ -114,6 +118,7 @@ def solve(
         loss[at] = torch.where(wanted, _cross_entropy(u, weights, *facts, level[at], slope[at]), loss[at])
         remaining[at], steps[at] = torch.where(wanted, left, remaining[at]), torch.where(wanted, taken, steps[at])
         separable[at] |= wanted & _separable(u, weights, hidden, *facts, doubt[at])
+        advance(int(wanted.sum()))
     status = torch.where(remaining <= tolerance * loss, Status.CONVERGED, Status.STOPPED).to(torch.int8)
     status[separable & loss.isfinite()] = Status.SEPARABLE
     status[constant] = Status.CONSTANT

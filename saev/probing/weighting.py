@@ -1,6 +1,6 @@
 """Probes with every token alike, or with each class and its rest balanced: of all pairs, and of latents with a class each."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Literal
 
@@ -17,11 +17,17 @@ Weights = Literal["none", "balanced"]
 AT_A_TIME = 1 << 11  # pairs put together while they are balanced: some 0.15 GB
 
 
-def fit_all(table: LabelTable, bits: int, weights: Weights, ridge: float = RIDGE) -> LogisticFit:
-    """`solve` of every latent with every class, from cells of `bits` mantissa bits."""
+def fit_all(
+    table: LabelTable,
+    bits: int,
+    weights: Weights,
+    ridge: float = RIDGE,
+    advance: Callable[[int], object] = lambda n: None,
+) -> LogisticFit:
+    """`solve` of every latent with every class, from cells of `bits` mantissa bits; `advance` as there."""
     if weights == "none":
-        return solve(nodes(table, bits), table.positives, table.p1, ridge)
-    fits = [solve(*balanced(part, classes, bits), ridge) for part, classes, _ in _parts(table)]
+        return solve(nodes(table, bits), table.positives, table.p1, ridge, advance=advance)
+    fits = [solve(*balanced(part, classes, bits), ridge, advance=advance) for part, classes, _ in _parts(table)]
     joined = {field.name: torch.cat([getattr(fit, field.name) for fit in fits]) for field in fields(LogisticFit)}
     return LogisticFit(**{name: values.view(-1, table.n_classes) for name, values in joined.items()})
 

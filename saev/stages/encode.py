@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from saev.codes.encoding import density, encode, refuse_dense, tokens_to_do
 from saev.codes.manifest import CodesManifest, Layout
@@ -20,6 +18,7 @@ from saev.codes.writer import CodeWriter
 from saev.shards.lock import exclusive, part_of
 from saev.shards.manifest import FILE
 from saev.shards.merging import sidecar_path
+from saev.stages.bars import bar
 from saev.stages.dictionaries import Found, find
 from saev.stages.evaluate import EXAMPLES, plan, together
 from saev.stages.splicing import device_of
@@ -108,14 +107,9 @@ def encode_pending(job: Job, todo: Sequence[Found], manifests: Mapping[str, Code
     total = tokens_to_do(writers, job.selection, job.part)
     if total:
         log.info("%s layer %d, %d tokens: %s", job.selection.store.name, job.selection.layer, total, "; ".join(members))
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not total) as bar:
-        task = bar.add_task("Encoding", total=total)
+    with bar("Encoding", total) as advance:
         try:
-            encode(
-                members, writers, job.selection, job.layout.most, job.part, job.batch_size,
-                advance=lambda n: bar.advance(task, n),
-            )  # fmt: skip
+            encode(members, writers, job.selection, job.layout.most, job.part, job.batch_size, advance)
         except KeyboardInterrupt:
             log.info("interrupted; the same command goes on at the last whole shard")
             raise

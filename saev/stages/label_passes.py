@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from callbacks.signals import After, Signals
 from saev.probing.columns import Columns
 from saev.probing.evidence import Witnesses
 from saev.probing.statistics import LatentLabelStats
 from saev.shards.manifest import replacing
+from saev.stages.bars import bar
 from saev.stages.label_sources import Batch, Source, Split
 
 log = logging.getLogger(__name__)
@@ -128,12 +127,10 @@ def walk(
     """Every batch but those done, and its number, with a bar."""
     jobs = [(split, source) for split in splits for source in sources]
     total = sum(source.n_batches(split) for split, source in jobs)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total, completed=sum(done.values()))
+    with bar(what, total, sum(done.values())) as advance:
         for split, source in jobs:
             start = done.get(place(split, source), 0)
             if start < source.n_batches(split):
                 for at, batch in enumerate(source.batches(split, start), start):
                     yield split, source, batch, at
-                    bar.advance(task)
+                    advance(1)

@@ -26,6 +26,7 @@ from saev.probing.table import LabelTable
 from saev.probing.weighting import fit_all
 from saev.probing.winners import Judged, ranked
 from saev.shards import ActivationStore
+from saev.stages.bars import bar
 from saev.stages.dictionaries import Found, find, layer_of, names, open_store
 from saev.stages.label_passes import EXACT, FirstPass, second_pass
 from saev.stages.label_sources import Live, Source, Stored, active
@@ -113,7 +114,8 @@ def probe(
     for variant in variants:
         for name in sizes:
             train, val = (stats[split.name, variant, name].compute() for split in data.splits)
-            fit = fit_all(train, min(3, train.mantissa_bits), cfg.weights, cfg.ridge)
+            with bar(f"Probes: {name} ({variant} labels)", train.n_latents * n_classes) as advance:
+                fit = fit_all(train, min(3, train.mantissa_bits), cfg.weights, cfg.ridge, advance)
             log.info("%s (%s labels): %s", name, variant, tally(fit))
             top = ranked(fit, train, cfg.top)
             best = top[:, 0]

@@ -51,6 +51,13 @@ def test_what_bins_cost_is_small(mantissa_bits, moved, excess, far):
     assert torch.equal(ranked(fit, TABLE, 1), ranked(EXACT, TABLE, 1))
 
 
+@pytest.mark.parametrize("weights", ["none", "balanced"])
+def test_every_pair_is_told_of_once(weights):
+    told = []
+    fit = fit_all(TABLE, 3, weights, advance=told.append)
+    assert sum(told) == fit.loss.numel() and len(told) > 1
+
+
 def test_few_pairs_at_a_time_are_the_same(monkeypatch):
     monkeypatch.setattr(weighting, "AT_A_TIME", 8)
     fit = fit_all(TABLE, 23, "balanced")
