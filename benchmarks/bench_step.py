@@ -75,9 +75,8 @@ def main() -> int:
                 continue
             times = measured(steps, z, options)
             for name, spent in list(times.items())[1:]:
-                scale = 4 if name.startswith("4 x") else 1
-                ratio = statistics.median(scale * b / a for a, b in zip(times["ours"], spent, strict=True))
-                missed += add_row(table, group, name, times["ours"], [scale * s for s in spent], ratio)
+                ratio = statistics.median(b / a for a, b in zip(times["ours"], spent, strict=True))
+                missed += add_row(table, group, name, times["ours"], spent, ratio)
             if gpu and group == "topk":
                 missed += add_floor(table, times["ours"], parts_of_floor(size[1], z, K, torch.bfloat16))
             if args.profile and group == "topk":

@@ -61,6 +61,16 @@ def stepped(members: list[Member], options: Options) -> Step:
     return step
 
 
+def repeated(step: Step, times: int) -> Step:
+    """The same step several times in turn, as members of a bank are: what comes before it weighs as little as it does there."""
+
+    def stepping(z: Tensor) -> None:
+        for _ in range(times):
+            step(z)
+
+    return stepping
+
+
 def with_dead(member: Member, n_dead: int, step: Step) -> Step:
     """The step of a member whose first n_dead latents stay dead: a bias keeps them from firing."""
     with torch.no_grad():
@@ -108,10 +118,10 @@ def contenders(size: tuple[int, int, int], options: Options, peers: bool) -> dic
             "our topk": stepped([ours(size, TopK(K), options)], options),
             "dense": dense_auxk(reviving, K, n_dead, options.autocast),
         },
-        "4 members": {
+        "4 members": {"ours": stepped(four, options), "4 x one": repeated(stepped([four[0]], options), 4)},
+        "stacking": {
             "ours": stepped(four, options),
-            "4 x one": stepped([ours(size, TopK(K), options)], options),
-            "4 x dense": dense_topk(four[0], K, options.autocast),
+            "dense": repeated(dense_topk(four[0], K, options.autocast), 4),
             "dense, stacked": dense_stacked(four, K, options.autocast),
         },
     }
