@@ -9,18 +9,19 @@ from saev.shards.lock import is_locked
 from saev.stages.outputs import runs_root
 from saev.sweep import ledger
 from saev.sweep.ledger import CHECKPOINT, LOCK, RESULTS
+from saev.sweep.planning import is_per_sae
 from saev.sweep.quoting import quote
 
 SWEEPING = ("train", "fit")  # verbs whose members share a pass over the data
-DOING = {"train": "training", "fit": "fitting"}
+DOING, WHAT = {"train": "training", "fit": "fitting"}, {"train": "SAEs", "fit": "baselines"}
 
 
 def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
     """The overrides, completed where they ask to resume: the interrupted run's directory becomes this run's.
 
     `ckpt_path=last` takes the newest unfinished run of the verb that nobody is at work on, `ckpt_path=<run directory>` that
-    run. Its own overrides are taken over from its .hydra folder; those given now come after them. `ckpt_path=<file>` starts
-    a new training run from that checkpoint.
+    run. Its own overrides are taken over from its .hydra folder; those given now come after them, and may not change what
+    it trains. `ckpt_path=<file>` starts a new training run from that checkpoint.
     """
     chosen = [
         override.removeprefix("ckpt_path=").strip("'\"") for override in overrides if override.startswith("ckpt_path=")
@@ -40,7 +41,13 @@ def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
         )
     if is_locked(path / LOCK):
         raise ValueError(f"ckpt_path={path}: another process is {DOING[verb]} there; wait for it, or end it first.")
-    return [*saved_overrides(path), *others, quoted("ckpt_path", path / CHECKPOINT), quoted("hydra.run.dir", path)]
+    own = saved_overrides(path)
+    if foreign := [override for override in others if is_per_sae(override) and override not in own]:
+        raise ValueError(
+            f"ckpt_path={path} goes on with that run's own {WHAT[verb]}, not with {', '.join(foreign)}: leave that out, or start "
+            "anew without ckpt_path."
+        )
+    return [*own, *others, quoted("ckpt_path", path / CHECKPOINT), quoted("hydra.run.dir", path)]
 
 
 def quoted(key: str, path: Path) -> str:

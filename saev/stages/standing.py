@@ -84,7 +84,7 @@ def check_same(cfg: DictConfig, directory: Path, free: Collection[str] = ()) -> 
         shown = ", ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
         raise ValueError(
             f"hydra.run.dir={directory}: a run with other settings is there ({shown}); choose another directory, or go on "
-            f"with that run by ckpt_path={directory}."
+            f"with that run, by ckpt_path={directory} without these settings."
         )
 
 

@@ -1,6 +1,7 @@
 """Which run ckpt_path goes on with, and with what settings."""
 
 import os
+import re
 
 import pytest
 from omegaconf import OmegaConf
@@ -34,6 +35,14 @@ def test_last_is_the_newest_unfinished_run_with_its_own_settings(runs):
 def test_further_settings_are_added_to_the_runs_own(runs):
     """Guards against a resume that drops the run's settings as soon as one more is given."""
     assert with_run_dir("train", ["ckpt_path=last", "logger=csv"])[:3] == ["sae=topk", "k=1", "logger=csv"]
+
+
+@pytest.mark.parametrize("override", ["k=64", "sae.k=64", "+sparsity=1e-3", "sae=relu"])
+def test_what_a_run_trains_cannot_be_changed_on_the_way(runs, override):
+    """Found at once, where it was found after the data had been opened and the bank built."""
+    with pytest.raises(ValueError, match=rf"that run's own SAEs, not with {re.escape(override)}: leave that out"):
+        with_run_dir("train", ["ckpt_path=last", override])
+    assert with_run_dir("train", ["k=1", "ckpt_path=last"])[:3] == ["sae=topk", "k=1", "k=1"], "as it is"
 
 
 def test_a_directory_and_a_file_can_be_named(runs):
