@@ -81,7 +81,6 @@ def with_dead(member: Member, n_dead: int, step: Step) -> Step:
         step(z)
 
     member.silent[:n_dead] = member.auxk.dead_tokens
-    member.look()  # as BankModule does between steps
     return stepping
 
 

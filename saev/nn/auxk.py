@@ -84,9 +84,9 @@ class MaybeDead:
     """The latents that may be dead: on a CPU the dead ones, on a GPU a few more, so that a step need not wait to know them.
 
     A latent that was silent for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
-    when the device is asked can be left alone until that many tokens were seen, or somebody has asked again. (Where steps are
-    of more than a quarter of dead_tokens, each of them asks.) What is known belongs to a checkpoint: whom a step looks at
-    decides how its sums are rounded.
+    when the device is asked can be left alone until that many tokens were seen: one step in a quarter of dead_tokens asks, and
+    waits. When depends on tokens alone, and what is known belongs to a checkpoint, because whom a step looks at decides how
+    its sums are rounded.
     """
 
     def __init__(self, dead_tokens: int):
@@ -108,8 +108,10 @@ class MaybeDead:
         return self.latents
 
     def known(self) -> tuple[list[int], int] | None:
-        """What is known for further tokens: the latents, and for how many."""
-        return None if self.latents is None or self.left < 0 else (self.latents.tolist(), self.left)
+        """What is known beyond the next step: the latents, and for how many tokens."""
+        if self.latents is None or self.left < 0 or not horizon(self.latents.device, self.dead_tokens):
+            return None
+        return self.latents.tolist(), self.left
 
     def know(self, known: tuple[list[int], int] | None, device: torch.device) -> None:
         """Take over what was known."""

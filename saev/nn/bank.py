@@ -128,11 +128,6 @@ class Member(nn.Module):
             self.sae.activation.follow(l0)
         self.step += 1
 
-    def look(self) -> None:
-        """Ask the device for what steps are not to wait for: between them, where it is waited for anyhow."""
-        if self.auxk.coefficient and not self.stopped:
-            self.maybe_dead.look(self.silent)
-
     def get_extra_state(self) -> dict[str, Any]:
         """What a checkpoint holds beside tensors."""
         return {"step": self.step, "products": self.products, "maybe_dead": self.maybe_dead.known()}

@@ -5,7 +5,7 @@
 Manual optimisation: a member's graph and gradients are freed before the next one's are made, so that a further member costs
 the memory of its parameters and optimiser state alone. There is one optimiser with a group per member, so `global_step` is
 the number of batches. Numbers stay tensors on the device until a callback writes
-them (`callbacks/metrics_writer.py`); a step never waits for the device.
+them (`callbacks/metrics_writer.py`); a step does not wait for the device, but for one of many that asks which latents are near death.
 """
 
 import contextlib
@@ -167,8 +167,7 @@ class BankModule(L.LightningModule):
     def snapshot(self) -> dict[str, list[float]]:
         """The last step's numbers on the host: metric -> a value per member, in one transfer; a collective.
 
-        The device is waited for here, so this is also where steps get to know what they never wait for (`Member.look`), and
-        where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
+        This is where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
         its NaN stays within its own parameters, as members share no gradient, norm or optimiser state.
         """
         names = list(self.latest)
@@ -177,9 +176,6 @@ class BankModule(L.LightningModule):
         ]
         if not flat:
             return {}
-        for i, member in enumerate(self.bank):
-            if self.division.owns(i):
-                member.look()
         table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
         values = dict(zip(names, table, strict=True))
         for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):

@@ -39,4 +39,7 @@ def test_closing_ends_the_thread_and_the_source():
     start = time.perf_counter()
     got.close()
     assert closed.is_set() and time.perf_counter() - start < 5
-    assert not [t for t in threading.enumerate() if t.name == "prefetch"]
+    for thread in threading.enumerate():
+        if thread.name == "prefetch":
+            thread.join(5)
+            assert not thread.is_alive()

@@ -156,5 +156,4 @@ def test_without_revival_nobody_is_asked(monkeypatch):
     off = AuxK(coefficient=0.0, dead_tokens=3)
     member = MemberSpec("a", TopK(3), Plain(), off, 1e-3, d_sae=48).build(NORMALISER, ROWS)
     member(ROWS)
-    member.look()
     assert float(member(ROWS).aux.detach()) == 0
