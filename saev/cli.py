@@ -25,9 +25,10 @@ STAGES = {
     "encode": "dictionaries, or runs given as arguments -> their sparse codes, and what each latent does",
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
     "probe": "dictionaries and labelled activations -> which latent stands for which class",
+    "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
 # Verbs that take directories as plain arguments -> the key that they become.
-DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe"), "dictionaries")
+DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "show"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "how the jobs of a sweep stand, and the results there are; the newest where none is named",

@@ -7,7 +7,7 @@ import numpy as np
 
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
-from saev.visuals.choose import Choice, choose_latents
+from saev.visuals.choose import Choice
 from saev.visuals.columns import digits, whole
 from saev.visuals.pictures import Album, heat, png
 from saev.visuals.plots import thousands
@@ -35,6 +35,7 @@ class Latent:
     mean: str
     highest: str
     shown: list[Shown]
+    about: str = ""  # what else is known of it
 
 
 def gallery(
@@ -43,11 +44,10 @@ def gallery(
     store: ActivationStore,
     layer: int,
     album: Album,
-    rule: Choice,
+    latents: Mapping[int, str],
     patches: bool,
 ) -> list[Latent]:
-    """The chosen latents of a dictionary, rarest first; heat maps only where it codes patch tokens."""
-    latents = choose_latents(survey, rule).tolist()
+    """These latents of a dictionary, each with what to say of it; heat maps only where it codes patch tokens."""
     upper = {latent: float(survey.value[latent, 0]) for latent in latents}
     wanted: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all latents that show it
     for latent in latents:
@@ -58,10 +58,10 @@ def gallery(
     for example, some in wanted.items() if patches else ():
         for latent, codes in zip(some, heatmaps(dictionary, store, layer, example, some), strict=True):
             maps[latent, example] = png(heat(codes, upper[latent]))
-    return [_latent(latent, survey, album, maps) for latent in latents]
+    return [_latent(latent, survey, album, maps, about) for latent, about in latents.items()]
 
 
-def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, int], str]) -> Latent:
+def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, int], str], about: str) -> Latent:
     pairs = zip(survey.example[latent].tolist(), survey.value[latent].tolist(), strict=True)
     shown = [
         Shown(example, album.path(example), digits(value), album.add(example), maps.get((latent, example)))
@@ -75,6 +75,7 @@ def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, 
         mean=digits(float(survey.mean_value[latent])),
         highest=digits(float(survey.value[latent, 0])),
         shown=shown,
+        about=about,
     )
 
 

@@ -21,7 +21,7 @@ from jaxtyping import Int
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
 from saev.visuals import plots
-from saev.visuals.choose import Choice
+from saev.visuals.choose import Choice, choose_latents
 from saev.visuals.columns import COLUMNS, failed, whole
 from saev.visuals.gallery import gallery, spread, why_none
 from saev.visuals.history import Curves, read_history
@@ -51,6 +51,7 @@ def write_report(
     title: str = "Sparse autoencoders",
     date: str | None = None,
     choice: Choice = Choice(),  # noqa: B008 it is frozen
+    chosen: Mapping[str, Mapping[int, str]] | None = None,
     n_images: int = 8,
     max_members: int = 12,
     progress: bool = False,
@@ -58,7 +59,8 @@ def write_report(
     """Write the page and return its path; it is whole or not there.
 
     Args:
-        rows: a row per SAE as in results.parquet; any number may be NaN, None or missing.
+        rows: a row per SAE as in results.parquet; any number may be NaN, None or missing. Without any, the page is of
+            latents alone.
         members: dictionaries by `row["member"]`, in eval mode; those of failed SAEs are not looked at and may be missing.
         store, layer, tokens: the activations they were trained on.
         examples: images of the store to look at for frequencies and top images; None: up to 4096, evenly spaced.
@@ -66,28 +68,27 @@ def write_report(
         images: the source that was recorded; None or one whose files are gone gives a page without photos.
         history: metrics.jsonl, for the training curves.
         config: YAML text. credits: paragraphs. files: label -> path, shown relative to the page.
-        choice: which latents are shown. n_images: images per latent. max_members: SAEs whose latents are looked at.
+        choice: which latents are shown; or `chosen`: member -> latents, each with what to say of it.
+        n_images: images per latent. max_members: SAEs whose latents are looked at.
         progress: show a progress bar on stderr.
 
     Raises ValueError where `layer` or `tokens` are not in the store.
     """
     path = Path(path)
     looked_at = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
-    sound = [str(row["member"]) for row in rows if not failed(row) and is_sound(members.get(str(row["member"])))]
+    named = [str(row["member"]) for row in rows if not failed(row)] if rows else list(members)
+    sound = [name for name in named if is_sound(members.get(name))]
     shown = spread(sound, max_members)
     surveys = survey(
         {name: members[name] for name in shown}, store, layer, looked_at, tokens, n_images, progress=progress
     )
     album = Album(images, store)
     patches = tokens in ("patch", "all") and bool(store.manifest.roles.get("patches"))
-    galleries = [
-        {
-            "name": name,
-            "latents": (found := gallery(members[name], surveys[name], store, layer, album, choice, patches)),
-            "why_none": "" if found else why_none(surveys[name], choice),
-        }
-        for name in shown
-    ]
+    galleries = []
+    for name in shown:
+        latents = chosen[name] if chosen else dict.fromkeys(choose_latents(surveys[name], choice).tolist(), "")
+        found = gallery(members[name], surveys[name], store, layer, album, latents, patches)
+        galleries.append({"name": name, "latents": found, "why_none": "" if found else why_none(surveys[name], choice)})
     curves = read_history(history) if history else {}
     page = _environment().get_template(TEMPLATE).render(
         title=title,
@@ -104,7 +105,7 @@ def write_report(
         album=album,
         aspect=aspect(store),
         patches=patches,
-        choice=choice,
+        choice=None if chosen else choice,
         n_images=n_images,
         looked_at={"images": whole(len(looked_at)), "are": examples_are,
                    "tokens": whole(max((s.n_tokens for s in surveys.values()), default=0))},
@@ -134,7 +135,7 @@ def facts(
         ("Backbone", backbone),
         ("Activations", f"block {layer} ({meaning.get('hook', 'resid_post')}), {store.d_model} dimensions"),
         ("Tokens", f"{tokens}; stored per image: {stored}" if stored else tokens),
-        ("SAEs", f"{len(rows)}, trained on {whole(trained)} tokens each" if trained else f"{len(rows)}"),
+        ("SAEs", f"{len(rows)}, trained on {whole(trained)} tokens each" if trained else f"{len(rows) or ''}"),
         ("Date", date or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")),
     ]
     return [(name, value) for name, value in found if value]
@@ -164,7 +165,7 @@ def is_sound(dictionary: Dictionary | None) -> bool:
     return dictionary is not None and bool(torch.isfinite(dictionary.atoms).all())
 
 
-def evenly(examples: Sequence[int], most: int) -> Int[np.ndarray, " some"]:
+def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> Int[np.ndarray, " some"]:
     """At most `most` of the given images, evenly spaced in their order.
 
     >>> evenly(range(10), 4).tolist()

@@ -1,0 +1,116 @@
+"""Pages of chosen latents, of a probe's classes, and by rule, with and without photos."""
+
+import re
+
+import polars as pl
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from saev.checkpoint import save_dictionary
+from saev.nn import ReLU, SparseAutoencoder, TopK
+from saev.shards import ActivationStore
+from saev.stages.show import of_classes
+
+
+@pytest.fixture
+def dictionary(tiny, tmp_path):
+    """Of the tiny recording; its latents 0 to 15 are the dimensions, the others never fire."""
+    sae = SparseAutoencoder(16, 24, ReLU(0.0))
+    with torch.no_grad():
+        sae.w_enc[:, :16], sae.w_dec[:16] = torch.eye(16), torch.eye(16)
+        sae.w_dec[16:, 0] = 1
+    about = {"dataset": str(tiny), "layer": 2, "token_roles": "patch"}
+    return save_dictionary(sae, tmp_path / "saes" / "k=2", provenance=about)
+
+
+@pytest.fixture
+def probed(tmp_path):
+    rows = [
+        {"member": "k=2", "labels": "true", "class": "wing", "latent": 3, "sign": 1, "ap": 0.5},
+        {"member": "k=2", "labels": "true", "class": "beak", "latent": 5, "sign": -1, "ap": 0.75},
+        {"member": "k=2", "labels": "true", "class": "tail", "latent": 3, "sign": 1, "ap": 0.25},
+        {"member": "k=2", "labels": "true", "class": "none", "latent": None, "sign": None, "ap": None},
+        {"member": "k=2", "labels": "permuted", "class": "wing", "latent": 9, "sign": 1, "ap": 0.9},
+    ]
+    pl.DataFrame(rows).write_parquet(tmp_path / "classes.parquet")
+    return tmp_path
+
+
+def shown(cli, tmp_path, *arguments):
+    result = cli("show", "device=cpu", f"hydra.run.dir={tmp_path / 'page'}", *map(str, arguments))
+    assert result.code == 0, result.text
+    page = tmp_path / "page" / "latents.html"
+    assert str(page) in result.out
+    return page.read_text(), result
+
+
+def headings(page):
+    return re.findall(r"<b>(Latent .*?)</b>", page)
+
+
+def test_the_latents_that_are_asked_for_are_shown_in_that_order(cli, tiny, tmp_path, dictionary):
+    page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=[7,20,2]", "n_images=3")
+    assert headings(page) == ["Latent 7", "Latent 20", "Latent 2"] and "were asked for" in page
+    assert page.count('<figure class="shown">') == 6 and "None of the images that were looked at excites it" in page
+    assert "data:image/png" in page and "<h2>Results</h2>" not in page, "heat maps, and no table without rows"
+    assert "no photos are shown: give the images that were recorded" in result.text
+
+
+def test_without_any_the_rule_chooses(cli, tiny, tmp_path, dictionary):
+    page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "choice.n=2", "choice.commonest=0", "choice.images=1")
+    assert len(headings(page)) == 2 and "picked by rule" in page
+
+
+def test_photos_are_those_that_were_recorded(cli, tiny, tmp_path, dictionary):
+    for path in ActivationStore(tiny).examples["path"]:
+        photo = tmp_path / "photos" / path
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "red").save(photo)
+    images = ("images=folder", f"images.root={tmp_path / 'photos'}")
+    page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=4", *images)
+    assert headings(page) == ["Latent 4"] and page.count("data:image/jpeg") == 8
+    assert "no photos" not in result.text and 'class="warning"' not in page
+
+
+def test_a_probes_classes_name_their_latents(cli, tiny, tmp_path, dictionary, probed):
+    page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}")
+    assert headings(page) == ["Latent 5: not beak, AP 0.75", "Latent 3: wing, AP 0.50; tail, AP 0.25"]
+    page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}", "classes=tail")
+    assert headings(page) == ["Latent 3: tail, AP 0.25"]
+
+
+def test_only_so_many_classes_without_being_asked(probed):
+    table = pl.DataFrame(
+        {"member": "a", "class": [f"c{i}" for i in range(30)], "latent": range(30), "sign": 1, "ap": 0.5}
+    )
+    assert len(of_classes(table, "a", OmegaConf.create({"classes": None, "probe": "p"}))) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["latents=[24]"], r"latents: 24 is not in k=2, whose latents are 0 to 23"),
+        (["latents=[wing]"], r"give their numbers, e.g. latents=\[12,965\]"),
+        (["latents=[]"], r"give their numbers"),
+        (["latents=[1]", "probe=x"], r"give one of them"),
+        (["classes=[wing]"], r"give the probe that knows them"),
+        (["probe=/nope"], r"classes\.parquet is missing there"),
+        (["probe={probed}", "classes=[none,wing]"], r"has no latent for none; choose among \['beak', 'tail', 'wing'\]"),
+        (["n_images=0"], r"n_images=0: give at least 1"),
+        (["examples=some"], r"choose held_out or all"),
+        (["images=folder", "images.root=/nope"], r"/nope"),
+    ],
+)
+def test_what_cannot_be_shown_is_said_at_once(cli, tiny, dictionary, probed, arguments, said):
+    result = cli(
+        "show", str(dictionary), f"dataset={tiny}", "device=cpu", *(a.format(probed=probed) for a in arguments)
+    )
+    assert result.code == 1 and re.search(said, result.text), result.text
+
+
+def test_a_probe_of_other_dictionaries_is_refused(cli, tiny, tmp_path, probed):
+    other = save_dictionary(SparseAutoencoder(16, 24, TopK(2)), tmp_path / "other", provenance={"layer": 2})
+    result = cli("show", str(other), f"dataset={tiny}", f"probe={probed}", "device=cpu")
+    assert result.code == 1 and "it has no class of other; it has those of k=2" in result.text
