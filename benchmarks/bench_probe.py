@@ -15,22 +15,21 @@ images of 256 tokens and a frequency of 0.4 % make 20,000. (1) to (3) therefore 
 
 import argparse
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar, get_args
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks import probe_ranking
+from benchmarks.probe_reference import CLASSES, SPARSE, USUAL, columns, reference, timed, world
 from saev.ops.sparse import SparseCodes
 from saev.probing.logistic import RIDGE, LogisticFit, Status, cross_entropy, solve
 from saev.probing.nodes import exact_nodes, nodes
@@ -38,44 +37,8 @@ from saev.probing.statistics import LatentLabelStats
 from saev.probing.table import LabelTable
 from saev.probing.weighting import Weights, fit_all
 
-CLASSES = 151
-ITERATIONS = 30  # of the reference
-USUAL, SPARSE = (1e-3, 0.5), (1e-4, 0.1)  # firing frequencies
 T = TypeVar("T")
 Row = tuple[str, str, float, str, float | str, bool]  # what, measured, value, relation, goal, reached
-
-
-def world(
-    n_tokens: int, n_latents: int, frequencies: tuple[float, float] = SPARSE, seed: int = 0
-) -> tuple[SparseCodes, Tensor]:
-    """Codes of latents that fire with frequencies in this range, and the class of each token."""
-    rng = np.random.default_rng(seed)
-    zipf = 1 / np.arange(1, CLASSES + 1)
-    labels = rng.choice(CLASSES, n_tokens, p=zipf / zipf.sum())
-    members = [np.flatnonzero(labels == c) for c in range(CLASSES)]
-    tokens, values = [], []
-    for latent in range(n_latents):
-        token = rng.choice(n_tokens, rng.binomial(n_tokens, 10 ** rng.uniform(*np.log10(frequencies))), replace=False)
-        value = np.exp(rng.normal() + rng.uniform(0.3, 1.2) * rng.normal(size=len(token)))
-        own = members[rng.integers(CLASSES)]
-        if latent % 3 == 0 and len(own):
-            fond = len(token) // 2
-            token[:fond], value[:fond] = rng.choice(own, fond), 2 * value[:fond]
-        token, first = np.unique(token, return_index=True)
-        tokens.append(token)
-        values.append(value[first])
-    latents = np.repeat(np.arange(n_latents, dtype=np.int32), [len(t) for t in tokens])
-    token, value = np.concatenate(tokens), np.concatenate(values).astype(np.float32)
-    by_token = np.argsort(token, kind="stable")
-    offsets = np.searchsorted(token[by_token], np.arange(n_tokens + 1))
-    columns = offsets, latents[by_token], value[by_token]
-    return SparseCodes(*map(torch.from_numpy, columns)), torch.from_numpy(labels)
-
-
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    start = time.process_time()
-    done = work()
-    return time.process_time() - start, done
 
 
 def best_of_three(work: Callable[[], T]) -> tuple[float, T]:
@@ -93,60 +56,6 @@ def gathered(codes: SparseCodes, labels: Tensor, n_latents: int, batch: int = 16
             SparseCodes(offsets - offsets[0], codes.latents[part], codes.values[part]), labels[first : first + batch]
         )
     return stats.compute()
-
-
-def columns(codes: SparseCodes, some: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number within `some`, token and value of the nonzeros of these latents."""
-    at = torch.isin(codes.latents, some.int()).nonzero().squeeze(1)
-    return torch.searchsorted(some, codes.latents[at].long()), codes.rows()[at], codes.values[at]
-
-
-def levenberg_marquardt(
-    latent: Tensor, token: Tensor, x: Tensor, labels: Tensor, n_latents: int
-) -> tuple[Tensor, Tensor]:
-    """b and w [latents, classes], float32: per iteration, nonzero and class a gather, a sigmoid and the sums of gradient
-    and Gauss-Newton matrix; tokens without the code enter by their number. A damping per pair, lowered while the loss falls.
-    """
-    positives = torch.bincount(labels, minlength=CLASSES).float()
-    y = torch.nn.functional.one_hot(labels[token], CLASSES).float()
-    x, n = x[:, None], len(labels)
-    zeros = torch.zeros(n_latents, CLASSES)
-    silent = n - torch.bincount(latent, minlength=n_latents).float()[:, None]
-    silent_positives = positives - zeros.index_add(0, latent, y)
-    b = torch.logit(positives.clamp(0.5, n - 0.5) / n).expand(n_latents, -1).clone()
-    w, damping, best = zeros.clone(), zeros + 1e-3, zeros + torch.inf
-    db, dw = zeros.clone(), zeros.clone()
-    for _ in range(ITERATIONS):
-        t = (b + db)[latent] + (w + dw)[latent] * x
-        s, s0 = t.sigmoid(), (b + db).sigmoid()
-        loss = zeros.index_add(0, latent, torch.nn.functional.softplus(t) - y * t)
-        loss += silent * torch.nn.functional.softplus(b + db) - silent_positives * (b + db)
-        better = loss < best
-        b, w, best = torch.where(better, b + db, b), torch.where(better, w + dw, w), torch.where(better, loss, best)
-        damping = torch.where(better, damping / 10, damping * 10).clamp(1e-8, 1e8)
-        r, q = s - y, s * (1 - s)
-        g0 = zeros.index_add(0, latent, r) + silent * s0 - silent_positives
-        g1 = zeros.index_add(0, latent, r * x) + n * RIDGE * (w + dw)
-        h00 = zeros.index_add(0, latent, q) + silent * s0 * (1 - s0)
-        h01, h11 = zeros.index_add(0, latent, q * x), zeros.index_add(0, latent, q * x * x) + n * RIDGE
-        h00, h11 = h00 * (1 + damping) + 1e-9, h11 * (1 + damping) + 1e-9
-        determinant = (h00 * h11 - h01 * h01).clamp(min=1e-12)
-        db = torch.where(better, -(h11 * g0 - h01 * g1) / determinant, db / 10)
-        dw = torch.where(better, -(h00 * g1 - h01 * g0) / determinant, dw / 10)
-    return b, w
-
-
-def reference(codes: SparseCodes, labels: Tensor, some: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Seconds for all latents from those for some, and the b and w [some, classes] of these."""
-    latent, token, value = columns(codes, some)
-    spent, found = 0.0, []
-    for k in range(len(some)):  # a latent with all classes is a slab
-        mine = latent == k
-        seconds, fit = timed(lambda m=mine: levenberg_marquardt(0 * latent[m], token[m], value[m], labels, 1))
-        spent += seconds
-        found.append(torch.stack(fit))
-    b, w = torch.cat(found, 1).double()
-    return spent * len(codes.values) / len(value), b, w
 
 
 def fitted(table: LabelTable) -> LogisticFit:
@@ -265,10 +174,7 @@ def main() -> int:
         beside_reference_sparse(args.tokens, args.latents, sample),
     ]
     found += alone(args.tokens, 2048 if args.quick else 16384)
-    if importlib.util.find_spec("benchmarks.probe_ranking"):
-        from benchmarks import probe_ranking
-
-        found += probe_ranking.rows(args.quick)
+    found += probe_ranking.rows(args.quick)
     title = f"{args.tokens} tokens, one thread, CPU seconds, load {os.getloadavg()[0]:.1f}"
     table = Table("what", "measured", "value", "", "goal", title=title)
     for what, measured, value, relation, goal, reached in found:

@@ -8,9 +8,6 @@ Times are CPU seconds on one thread, which neighbours disturb least. `--check` e
 import argparse
 import os
 import sys
-import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,20 +17,14 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from benchmarks.probe_reference import CLASSES, timed
 from saev.ops.sparse import SparseCodes
 from saev.probing.ranking import auroc, average_precision
 from saev.probing.statistics import LatentLabelStats
 from saev.probing.table import LabelTable
 
-CLASSES, L0, BATCH = 151, 48, 16384
+L0, BATCH = 48, 16384
 Row = tuple[str, str, float, str, float, bool]  # what, measured, value, relation, goal, reached
-T = TypeVar("T")
-
-
-def timed(work: Callable[[], T]) -> tuple[float, T]:
-    start = time.process_time()
-    out = work()
-    return time.process_time() - start, out
 
 
 def batch(k: int, latents: int, tokens: int = BATCH) -> tuple[SparseCodes, Tensor]:

@@ -40,10 +40,10 @@ class AuxK:
         `maybe` are the latents among which the dead ones are (`MaybeDead`): none are looked for elsewhere.
         """
         e = residual.detach()
-        if not self.coefficient or not len(maybe):
+        if not len(maybe):
             return e.new_zeros(())
         k = max(1, e.shape[1] // 2) if self.k is None else self.k
-        e_hat = (by_pairs if by_numpy(h) else by_matrices)(sae, z, h, k, dead, maybe)
+        e_hat = by_pairs(sae, z, h, k, dead) if by_numpy(h) else by_matrices(sae, z, k, dead, maybe)
         spread = collective.total((e - collective.mean(e.mean(0))).square().sum())
         # what falls to this part, as its own error is compared with it
         spread = collective.weigh(spread).clamp_min(1e-12)
@@ -53,15 +53,15 @@ class AuxK:
 def by_matrices(
     sae: SparseAutoencoder,
     z: Float[Tensor, "batch d_model"],
-    h: Float[Tensor, "batch d_sae"],
     k: int,
     dead: Bool[Tensor, " d_sae"],
     maybe: Int64[Tensor, " n"],
 ) -> Float[Tensor, "batch d_model"]:
     """e_hat by a dictionary of the latents that may be dead, often few: their pre-activations are made anew, with a graph."""
-    own = (x.index_select(0, maybe) for x in (sae.encoder, sae.activation.gate_bias(sae.b_enc), sae.w_dec, dead))
-    encoder, bias, atoms, alive = *[next(own) for _ in range(3)], ~next(own)
-    revived = linear(z - sae.b_dec, encoder, bias).masked_fill(alive, 0)
+    encoder, bias, atoms = (
+        x.index_select(0, maybe) for x in (sae.encoder, sae.activation.gate_bias(sae.b_enc), sae.w_dec)
+    )
+    revived = linear(z - sae.b_dec, encoder, bias).masked_fill(~dead[maybe], 0)
     return (topk_codes(revived, k) if k < len(maybe) else revived.relu()) @ atoms
 
 
@@ -71,7 +71,6 @@ def by_pairs(
     h: Float[Tensor, "batch d_sae"],
     k: int,
     dead: Bool[Tensor, " d_sae"],
-    maybe: Int64[Tensor, " n"],
 ) -> Float[Tensor, "batch d_model"]:
     """The same from what of h is positive, which is little in latents that do not fire: on a CPU in half the time."""
     bias, latents = sae.activation.gate_bias(sae.b_enc), dead.nonzero().squeeze(1)

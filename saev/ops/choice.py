@@ -54,9 +54,10 @@ def faster_path(
 
 
 def uneven(rows: int, d_sae: int, k: int, generator: torch.Generator) -> Int64[Tensor, "rows k"]:
-    """Per row k different latents, ascending: the n-th of them fires on about 1/n of the rows, as few do often and most seldom.
+    """Per row k different latents, ascending: few of them often and most seldom, as in a trained dictionary.
 
-    One of each of k stretches of the dictionary that grow in length alike.
+    One of each of k stretches of the dictionary, each longer than the one before by the same factor: the n-th latent is on
+    some k / (n log d_sae) of the rows, the first on all.
     """
     ends = [0]
     for i in range(k):

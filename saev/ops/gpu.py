@@ -25,6 +25,7 @@ def _tried(device: torch.device) -> bool:
     if importlib.util.find_spec("triton") is None:
         log.warning("no kernels of our own on %s, torch's in their place: Triton is not installed.", device)
         return False
+    log.info("compiling and checking kernels on %s: some seconds, the first time on a machine", device)
     try:
         fault = check(device)
     except Exception:  # a driver, a compiler, an architecture: whatever it is, torch's own operations still work

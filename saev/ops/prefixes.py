@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from saev.ops.ordering import order
 from saev.ops.paths import Path
 from saev.ops.sparse import SparseCodes
-from saev.ops.sparse_gradients import as_multiplied, products, transposed, transposed_sum, weighted_sum
+from saev.ops.sparse_gradients import product_dtype, products, transposed, transposed_sum, weighted_sum
 
 
 def prefix_errors(
@@ -69,7 +69,7 @@ class _Errors(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values, w_dec, target, offsets, latents, places, n_prefixes):
-        mine, table = values.detach()[places], as_multiplied(w_dec)
+        mine, table = values.detach()[places], w_dec.to(product_dtype(w_dec))
         residuals = weighted_sum(table, latents, offsets, mine).neg_().view(len(target), n_prefixes, w_dec.shape[1])
         residuals[:, 0] += target
         for p in range(1, n_prefixes):

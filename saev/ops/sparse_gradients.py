@@ -21,7 +21,7 @@ class Decode(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, values, w_dec, offsets, latents):
-        table = as_multiplied(w_dec)
+        table = w_dec.to(product_dtype(w_dec))
         ctx.save_for_backward(values, table, offsets, latents)
         ctx.dtype = w_dec.dtype
         return weighted_sum(table, latents, offsets, values)
@@ -45,7 +45,7 @@ class Encoder(torch.autograd.Function):
     def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse):
         ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values)
         # Under autocast matrices are multiplied in the precision of h, as the encoder's own backward would.
-        ctx.sparse, ctx.dtype = sparse, as_multiplied(w_enc[:0]).dtype if sparse else values.dtype
+        ctx.sparse, ctx.dtype = sparse, product_dtype(w_enc) if sparse else values.dtype
         return values.clone()
 
     @staticmethod
@@ -133,11 +133,11 @@ def products(
     )
 
 
-def as_multiplied(table: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
-    """The table as autocast would have it in a product, where kernels read it so and still add up in float32; else itself."""
+def product_dtype(table: Float[Tensor, "n width"]) -> torch.dtype:
+    """That of autocast, where kernels read a table in it and still add up in float32; else the table's own."""
     kind = table.device.type
     low = gpu.kernels(table.device) and torch.is_autocast_enabled(kind)
-    return table.to(torch.get_autocast_dtype(kind)) if low else table
+    return torch.get_autocast_dtype(kind) if low else table.dtype
 
 
 def rows_of(offsets: Int[Tensor, " rows_and_1"], n: int) -> Int[Tensor, " nnz"]:

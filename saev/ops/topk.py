@@ -16,9 +16,8 @@ from saev.ops import collective, gpu, selection
 _SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
 _SPARE = 1.25  # how many more than its share of the largest values a part of the batch is asked for
 
-_FEW = (
-    4  # threads up to which NumPy, on one, finds the largest of each row sooner than torch.topk, which divides the rows
-)
+# Threads up to which NumPy, on one, finds the largest of each row sooner than torch.topk, which divides the rows.
+_FEW = 4
 
 
 class Selected(NamedTuple):

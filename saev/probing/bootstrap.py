@@ -103,9 +103,8 @@ def image_losses(
     negative = np.bincount(evidence.image, np.logaddexp(0, score) * ~evidence.positive, minlength=n)
     positive = np.bincount(evidence.image, np.logaddexp(0, -score) * evidence.positive, minlength=n)
     silent, silent_positives = evidence.tokens - fired, evidence.positives - fired_positives
-    negative = negative + (silent - silent_positives) * np.logaddexp(
-        0, b
-    )  # not in place: of no values bincount makes integers
+    # not in place: of no values bincount makes integers
+    negative = negative + (silent - silent_positives) * np.logaddexp(0, b)
     return negative, positive + silent_positives * np.logaddexp(0, -b)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
@@ -13,6 +14,7 @@ from saev.stages.dictionaries import Found, find
 from saev.stages.evaluate import EXAMPLES, plan, together
 from saev.stages.results import credits_of
 from saev.stages.splicing import device_of
+from saev.sweep.planning import key_of
 from saev.visuals.report import evenly, write_report
 from saev.vits.precheck import check_device
 
@@ -24,6 +26,7 @@ Chosen = dict[str, dict[int, str]]  # dictionary -> latent -> what to say of it
 def run(cfg: DictConfig) -> list[Path]:
     """Write a page for each recording and layer that the dictionaries read; the pages."""
     check(cfg)
+    rule = instantiate(cfg.choice)
     found = {one.name: one for one in find([str(path) for path in cfg.dictionaries])}
     chosen = chosen_latents(cfg, list(found.values()))
     images = instantiate(cfg.images) if cfg.get("images") is not None else None
@@ -53,7 +56,7 @@ def run(cfg: DictConfig) -> list[Path]:
                 images=images,
                 credits=[credits_of(images)],
                 title="Latents",
-                choice=instantiate(cfg.choice),
+                choice=rule,
                 chosen=chosen,
                 n_images=cfg.n_images,
                 max_members=len(group),
@@ -76,10 +79,12 @@ def check(cfg: DictConfig) -> None:
     if cfg.latents is not None and cfg.probe is not None:
         raise ValueError("latents= and probe= both say which latents to show: give one of them.")
     if cfg.classes is not None and cfg.probe is None:
-        raise ValueError(
-            f"classes={list(cfg.classes)}: give the probe that knows them, probe=outputs/probe/<date>/<run>."
-        )
+        raise ValueError(f"classes={cfg.classes}: give the probe that knows them, probe=outputs/probe/<date>/<run>.")
     check_device(str(cfg.device), "device")
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    idle = [override for override in overrides if key_of(override) == "choice"]
+    if idle and (cfg.latents is not None or cfg.probe is not None):
+        log.warning("%s: no effect beside latents= or probe=", ", ".join(idle))
 
 
 def chosen_latents(cfg: DictConfig, found: Sequence[Found]) -> Chosen:

@@ -25,6 +25,14 @@ class Choice:
     images: int = 4
     weakest: float = 0.5
 
+    def __post_init__(self):
+        if min(self.n, self.images) < 1 or not 0 <= self.weakest < 1 or not self.rarest <= self.commonest:
+            raise ValueError(
+                f"choice.n={self.n}, choice.images={self.images}, choice.weakest={self.weakest}, choice.rarest={self.rarest}, "
+                f"choice.commonest={self.commonest}: give n and images of at least 1, weakest from 0 to below 1, and rarest not "
+                "above commonest."
+            )
+
 
 def choose_latents(survey: Survey, rule: Choice = Choice()) -> Int64[np.ndarray, " some"]:
     """Up to `rule.n` latents, rarest first: evenly spaced in the order of firing frequency among those the rule admits."""

@@ -76,8 +76,9 @@ def write_report(
     """
     path = Path(path)
     looked_at = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
-    named = [str(row["member"]) for row in rows if not failed(row)] if rows else list(members)
-    sound = [name for name in named if is_sound(members.get(name))]
+    named = [str(row["member"]) for row in rows] or list(members)
+    diverged = {str(row["member"]) for row in rows if failed(row)}
+    sound = [name for name in named if name not in diverged and is_sound(members.get(name))]
     shown = spread(sound, max_members)
     surveys = survey(
         {name: members[name] for name in shown}, store, layer, looked_at, tokens, n_images, progress=progress
@@ -102,6 +103,7 @@ def write_report(
         histograms=histograms(surveys),
         galleries=galleries,
         left_out=[name for name in sound if name not in shown],
+        unsound=[name for name in named if name in diverged or (name in members and name not in sound)],
         album=album,
         aspect=aspect(store),
         patches=patches,

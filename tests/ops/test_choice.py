@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from saev.ops import choice
 from saev.ops.choice import faster_path, uneven
 
 
@@ -18,10 +19,13 @@ def test_autocast_is_timed_too():
     assert timed.sparse > 0 and timed.dense > 0
 
 
-def test_prefixes_are_timed_too():
-    device = torch.device("cpu")
-    one, ten = (faster_path(256, 64, 1024, 8, device, prefixes=n) for n in (1, 10))
-    assert ten.sparse > one.sparse
+def test_prefixes_are_timed_where_a_member_has_them(monkeypatch):
+    asked, real = [], choice.prefix_errors
+    monkeypatch.setattr(choice, "prefix_errors", lambda *a: asked.append((a[3], a[4])) or real(*a))
+    faster_path(33, 16, 60, 4, torch.device("cpu"))
+    assert not asked
+    faster_path(33, 16, 60, 4, torch.device("cpu"), prefixes=3)
+    assert {path for _, path in asked} == {"sparse", "dense"} and all(ends == [20, 40, 60] for ends, _ in asked)
 
 
 @pytest.mark.parametrize(("d_sae", "k"), [(1024, 8), (16384, 32), (9, 9), (10, 7), (5, 1)])

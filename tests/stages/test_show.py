@@ -77,8 +77,9 @@ def test_photos_are_those_that_were_recorded(cli, tiny, tmp_path, dictionary):
 def test_a_probes_classes_name_their_latents(cli, tiny, tmp_path, dictionary, probed):
     page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}")
     assert headings(page) == ["Latent 5: not beak, AP 0.75", "Latent 3: wing, AP 0.50; tail, AP 0.25"]
-    page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}", "classes=tail")
+    page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}", "classes=tail", "choice.n=3")
     assert headings(page) == ["Latent 3: tail, AP 0.25"]
+    assert "choice.n=3: no effect beside latents= or probe=" in result.text
 
 
 def test_only_so_many_classes_without_being_asked(probed):
@@ -96,6 +97,8 @@ def test_only_so_many_classes_without_being_asked(probed):
         (["latents=[]"], r"give their numbers"),
         (["latents=[1]", "probe=x"], r"give one of them"),
         (["classes=[wing]"], r"give the probe that knows them"),
+        (["classes=wing"], r"classes=wing: give the probe"),
+        (["choice.n=0"], r"choice\.n=0.*give n and images of at least 1"),
         (["probe=/nope"], r"classes\.parquet is missing there"),
         (["probe={probed}", "classes=[none,wing]"], r"has no latent for none; choose among \['beak', 'tail', 'wing'\]"),
         (["n_images=0"], r"n_images=0: give at least 1"),
@@ -108,6 +111,15 @@ def test_what_cannot_be_shown_is_said_at_once(cli, tiny, dictionary, probed, arg
         "show", str(dictionary), f"dataset={tiny}", "device=cpu", *(a.format(probed=probed) for a in arguments)
     )
     assert result.code == 1 and re.search(said, result.text), result.text
+
+
+def test_a_diverged_dictionary_is_named(cli, tiny, tmp_path, dictionary):
+    sae = SparseAutoencoder(16, 24, ReLU(0.0))
+    with torch.no_grad():
+        sae.w_dec.fill_(torch.nan)
+    broken = save_dictionary(sae, tmp_path / "saes" / "broken", provenance={"layer": 2})
+    page, _ = shown(cli, tmp_path, dictionary, broken, f"dataset={tiny}", "latents=1")
+    assert headings(page) == ["Latent 1"] and "<h3>broken</h3><p>Diverged" in page
 
 
 def test_a_probe_of_other_dictionaries_is_refused(cli, tiny, tmp_path, probed):
