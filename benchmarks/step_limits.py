@@ -41,11 +41,11 @@ def parts_of_floor(d_sae: int, z: Tensor, k: int, dtype: torch.dtype) -> dict[st
     return median | {"bytes": moved * median["bytes"]}
 
 
-def profiled(step: Step, z: Tensor, n_steps: int = 5) -> str:
-    """The operations of some steps by the time they take themselves: a table."""
+def profiled(step: Step, z: Tensor, n_steps: int = 5, rows: int = 20) -> str:
+    """The operations of some steps by the time they take themselves: a table; all of them where `rows` is -1."""
     step(z)
     gpu = z.device.type == "cuda"
     with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * gpu) as found:
         for _ in range(n_steps):
             step(z)
-    return found.key_averages().table(sort_by=f"self_{z.device.type}_time_total", row_limit=20)
+    return found.key_averages().table(sort_by=f"self_{z.device.type}_time_total", row_limit=rows)

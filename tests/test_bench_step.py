@@ -66,4 +66,6 @@ def test_all_contenders_step_and_are_timed():
 
 
 def test_a_profile_names_operations():
-    assert "aten::addmm" in profiled(stepped([ours(SIZE, TopK(K), OPTIONS)], OPTIONS), data(SIZE, OPTIONS.device))
+    step, z = stepped([ours(SIZE, TopK(K), OPTIONS)], OPTIONS), data(SIZE, OPTIONS.device)
+    assert "aten::addmm" in profiled(step, z, rows=-1)  # among the most expensive it is only where nothing disturbs it
+    assert len(profiled(step, z, rows=3).splitlines()) < 12
