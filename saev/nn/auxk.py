@@ -1,8 +1,7 @@
-"""The revival of dead latents, and how a step knows without waiting which latents may be dead."""
+"""The revival of dead latents."""
 
 import dataclasses
 
-import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import linear
@@ -77,47 +76,3 @@ def by_pairs(
     gate = h.detach()[:, latents] + (bias - sae.b_enc).detach()[latents]
     chosen = topk_among(gate, k, latents)
     return decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)
-
-
-class MaybeDead:
-    """The latents that may be dead: on a CPU the dead ones, on a GPU a few more, so that a step need not wait to know them.
-
-    A latent that was silent for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
-    when the device is asked can be left alone until that many tokens were seen: one step in a quarter of dead_tokens asks, and
-    waits. When depends on tokens alone, and what is known belongs to a checkpoint, because whom a step looks at decides how
-    its sums are rounded.
-    """
-
-    def __init__(self, dead_tokens: int):
-        self.dead_tokens = dead_tokens
-        self.latents: Int64[Tensor, " n"] | None = None
-        self.left = -1  # tokens for which they are known
-
-    def look(self, silent: Int64[Tensor, " d_sae"]) -> None:
-        """Ask the device, waiting for it."""
-        self.left = horizon(silent.device, self.dead_tokens)
-        self.latents = (silent >= self.dead_tokens - self.left).nonzero().squeeze(1)
-
-    def after(self, silent: Int64[Tensor, " d_sae"], tokens: int) -> Int64[Tensor, " n"]:
-        """Those for a step on so many tokens that follows on `silent`."""
-        if self.latents is None or self.left < 0:
-            self.look(silent)
-        assert self.latents is not None
-        self.left -= tokens
-        return self.latents
-
-    def known(self) -> tuple[list[int], int] | None:
-        """What is known beyond the next step: the latents, and for how many tokens."""
-        if self.latents is None or self.left < 0 or not horizon(self.latents.device, self.dead_tokens):
-            return None
-        return self.latents.tolist(), self.left
-
-    def know(self, known: tuple[list[int], int] | None, device: torch.device) -> None:
-        """Take over what was known."""
-        latents, self.left = ([], -1) if known is None else known
-        self.latents = torch.tensor(latents, dtype=torch.int64, device=device)
-
-
-def horizon(device: torch.device, dead_tokens: int) -> int:
-    """For how many tokens to ask in advance: the longer, the more latents there are that only come close."""
-    return 0 if device.type == "cpu" else dead_tokens // 4

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from saev.nn.activations import Activation
 from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.auxk import AuxK, MaybeDead
+from saev.nn.auxk import AuxK
 from saev.nn.decoding import firings
 from saev.nn.initialise import initialise, n_centroids, sample_tokens
+from saev.nn.maybe_dead import MaybeDead
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Objective
 from saev.ops import collective
