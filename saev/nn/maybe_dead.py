@@ -57,10 +57,10 @@ class Question:
 
     def __init__(self, silent: Int64[Tensor, " d_sae"], tokens: int):
         self.device, self.close = silent.device, (silent >= tokens).byte()
-        self.count = self.close.sum().to("cpu", non_blocking=True)  # into page-locked memory
+        self.count = self.close.sum().to("cpu", non_blocking=silent.is_cuda)  # then into page-locked memory
         self.arrived = torch.cuda.Event() if silent.is_cuda else None
         if self.arrived is not None:
-            self.arrived.record()
+            self.arrived.record(torch.cuda.current_stream(silent.device))
 
     def latents(self) -> Int64[Tensor, " n"]:
         """Them, in order. Only the number is waited for; what was queued after the question is not."""

@@ -45,6 +45,7 @@ def test_a_converted_dictionary_loads_and_says_where_it_comes_from(cli, lens, re
         "unit norm",
     ):
         assert text in shown.out
+    assert "--check RECORDING" not in shown.out
     loaded, config = saev.load(out), saev.read_config(out)
     w, x = files.affine(norms=(0.5, 2)), files.inputs()
     f = np.maximum((x - w["b_dec"]) @ w["W_enc"] + w["b_enc"], 0)
@@ -59,7 +60,8 @@ def test_a_converted_dictionary_loads_and_says_where_it_comes_from(cli, lens, re
 
 
 def test_a_converted_dictionary_can_be_evaluated(cli, lens, recording, tmp_path):
-    assert cli("convert", str(lens), str(tmp_path / "theirs")).code == 0
+    converted = cli("convert", str(lens), str(tmp_path / "theirs"))
+    assert converted.code == 0 and "not how good the dictionary is" in converted.out
     shown = cli("evaluate", str(tmp_path / "theirs"), f"dataset={recording}", "layer=1", "device=cpu")
     assert shown.code == 0, shown.text
     assert cli("doctor", str(tmp_path / "theirs")).out.count("20 latents of 6 dimensions") == 1
