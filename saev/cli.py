@@ -98,7 +98,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     from saev.stages import schema
     from saev.stages.arguments import directories_as_key, flags_apart, launched
     from saev.stages.keeping import kept_on_error
-    from saev.stages.outputs import check_writable
+    from saev.stages.outputs import check_writable, follow
     from saev.stages.resume import with_run_dir, with_sweep_dir
 
     if not (CONF / f"{verb}.yaml").is_file():
@@ -116,6 +116,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
         flags, overrides = flags_apart(arguments)
+        follow(overrides)
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
         flags, overrides = with_sweep_dir(verb, flags, overrides)
         flags = launched(flags, overrides)

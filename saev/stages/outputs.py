@@ -1,4 +1,4 @@
-"""Where a run will write: found unusable before Hydra tries to make its folders."""
+"""Where a run will write: one folder for all of it, found unusable before Hydra tries to make folders there."""
 
 import os
 from collections.abc import Sequence
@@ -6,6 +6,14 @@ from pathlib import Path
 
 DIRECTORIES = ("hydra.run.dir", "hydra.sweep.dir", "paths.outputs")
 SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")  # these write nothing
+
+
+def follow(arguments: Sequence[str]) -> None:
+    """Let `paths.outputs=` be what SAEV_OUTPUTS is: runs go there too, and `last` is looked for there, not recordings alone."""
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key == "paths.outputs" and value and "${" not in value:
+            os.environ["SAEV_OUTPUTS"] = str(Path(value.strip("'\"")).absolute())
 
 
 def check_writable(arguments: Sequence[str]) -> None:

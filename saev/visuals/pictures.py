@@ -41,6 +41,7 @@ class Album:
     def __init__(self, images: Images | None, store: ActivationStore, side: int = 144, quality: int = 78):
         self.images, self.store, self.side, self.quality = images, store, side, quality
         self.uris: dict[int, str] = {}
+        self.sizes: dict[int, tuple[int, int]] = {}  # of the thumbnails: width, height
         self.missing: dict[int, str] = {}
 
     @cached_property
@@ -67,9 +68,8 @@ class Album:
         except (OSError, ValueError) as error:  # moved, deleted, unreadable: the page must do without
             self.missing[example] = str(error)
             return False
-        self.uris[example] = jpeg(
-            model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side), self.quality
-        )
+        view = model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side)
+        self.uris[example], self.sizes[example] = jpeg(view, self.quality), view.size
         return True
 
     def path(self, example: int) -> str:

@@ -129,9 +129,9 @@ def facts(
     meaning, roles = store.manifest.meaning, store.manifest.roles
     images, vit = meaning.get("images", {}), meaning.get("vit", {})
     trained = max((row.get("train_tokens") or 0 for row in rows), default=0)
-    size = " × ".join(map(str, reversed(vit["image_size"]))) + " px" if vit.get("image_size") else ""
-    backbone = ", ".join(str(part) for part in (vit.get("name"), vit.get("arch"), size) if part)
-    stored = ", ".join(f"{count} {role}" for role, count in roles.items() if count > 0)
+    known = (vit.get("name"), vit.get("arch"), sight(vit))
+    backbone = ", ".join(dict.fromkeys(str(part) for part in known if part))
+    stored = ", ".join(f"{count if count > 0 else 'its'} {role}" for role, count in roles.items() if count)
     found = [
         ("Images", f"{images.get('name', store.name)}, {whole(store.manifest.n_examples)} photos"),
         ("Backbone", backbone),
@@ -141,6 +141,15 @@ def facts(
         ("Date", date or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def sight(vit: Mapping[str, Any]) -> str:
+    """The size at which a backbone of a manifest sees pictures."""
+    if vit.get("image_size"):
+        return " × ".join(map(str, reversed(vit["image_size"]))) + " px"
+    if vit.get("n_patches"):
+        return f"at most {vit['n_patches']} patches of {vit['patch']} px, in each photo's own shape"
+    return ""
 
 
 def training_curves(curves: Curves, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -177,10 +186,11 @@ def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> I
     return np.asarray(examples, np.int64)[np.arange(n) * len(examples) // max(n, 1)]
 
 
-def aspect(store: ActivationStore) -> str:
-    """Width / height of the model's view, as CSS writes it; images of their own shape are shown in a square."""
-    height, width = store.manifest.meaning.get("vit", {}).get("image_size") or (1, 1)
-    return f"{width} / {height}"
+def aspect(store: ActivationStore) -> str | None:
+    """Width / height of the model's view, as CSS writes it; None where each image has its own shape."""
+    if not (size := store.manifest.meaning.get("vit", {}).get("image_size")):
+        return None
+    return f"{size[1]} / {size[0]}"
 
 
 def _environment() -> jinja2.Environment:

@@ -74,6 +74,13 @@ def test_a_recording_with_more_layers_is_used(cli, photos, tmp_path):
     assert len(list((tmp_path / "outputs" / "activations").glob("*/manifest.json"))) == 1
 
 
+def test_one_folder_holds_recordings_and_runs(cli, photos, tmp_path):
+    shown = cli("record", "vit=micro", "images=folder", photos, "layer=1", f"paths.outputs={tmp_path}/else where")
+    assert shown.code == 0, shown.text
+    assert sorted(path.name for path in (tmp_path / "else where").iterdir()) == ["activations", "record"]
+    assert not (tmp_path / "outputs").exists()
+
+
 def test_settings_without_effect_are_said(cli, tiny):
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
     assert shown.code == 0, shown.text

@@ -42,11 +42,13 @@ def identity_sae(d_model: int = D_MODEL) -> SparseAutoencoder:
     return sae.eval().requires_grad_(False)
 
 
-def make_store(root: Path, values: np.ndarray, order: np.ndarray, roles: dict[str, int]) -> ActivationStore:
+def make_store(
+    root: Path, values: np.ndarray, order: np.ndarray, roles: dict[str, int], **vit: object
+) -> ActivationStore:
     """A complete recording of values[image, token, d_model], image `order[i]` of the source at place i."""
     meaning = {
         "images": {"kind": "test", "name": "colours", "n": len(values)},
-        "vit": {"name": "micro", "arch": "test", "image_size": [30, 40], "resize": "crop"},
+        "vit": {"name": "micro", "arch": "test"} | (vit or {"image_size": [30, 40], "resize": "crop"}),
         "hook": "resid_post",
         "grid": list(GRID),
     }

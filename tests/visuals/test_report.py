@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 
 from saev.nn import ReLU, SparseAutoencoder
@@ -15,6 +16,7 @@ from saev.visuals.choose import Choice
 from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.report import write_report
 from saev.visuals.table import results_table
+from tests.visuals.conftest import make_store
 
 ROW = {
     "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead": 0.1234,
@@ -88,6 +90,16 @@ def test_the_page_holds_every_sae_and_stands_alone(tmp_path, store, sae, photos)
     assert all(address.startswith(("data:", "#")) or "://" not in address for address in page.addresses)
     assert not re.search(r"url\(\s*['\"]?https?:", text)
     assert text.count("data:image/jpeg") == len(set(re.findall(r"data:image/jpeg[^\"')]+", text))) > 0
+
+
+def test_photos_of_their_own_shape_keep_it(tmp_path, values, order, sae, photos, monkeypatch):
+    flex = {"resize": "flex", "n_patches": 12, "patch": 8, "fit": "stretch"}
+    store = make_store(tmp_path / "flex", values, order, {"cls": 1, "patches": 12}, **flex)
+    monkeypatch.setattr(photos, "open", lambda i: Image.new("RGB", (80, 20) if i % 2 else (20, 80)))
+    page, text = write(tmp_path, store, {"one": sae}, [{**ROW, "member": "one"}], images=photos)
+    shapes = dict(re.findall(r"\.p(\d+) \{[^}]+aspect-ratio: ([\d. /]+; width: \d+%);", text))
+    assert set(shapes.values()) == {"27 / 80; width: 33%", "80 / 27; width: 100%"}, "grids of 2 x 6 and 6 x 2 patches"
+    assert "at most 12 patches of 8 px, in each photo's own shape" in page.text
 
 
 def test_photos_that_are_gone_are_said_to_be(tmp_path, store, sae, gone):
