@@ -28,6 +28,7 @@ class Activation(nn.Module, ABC):
 
     owns_bias = False  # its own biases take the place of b_enc, which stays 0
     free_atoms = False  # atoms keep norms of their own, which the penalty weights
+    selects_codes = True  # `select` gives codes; else the pre-activations of which `of_pairs` makes them
     copies = 5  # at most so many [batch, d_sae] arrays does a step hold at once (docs/sweeps.md has what was measured)
 
     def prepare(self, d_sae: int) -> None:
@@ -44,19 +45,27 @@ class Activation(nn.Module, ABC):
         """Codes by the evaluation rule, with a graph."""
 
     def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
-        """The codes by the training rule as pairs, without a graph; None where a matrix is as good, made by `forward`."""
+        """The codes by the training rule as pairs, without a graph; None where a matrix is as good, made by `forward`.
+
+        Or, not `selects_codes`, the pre-activations of all pairs that have a part in the loss or in its gradient.
+        """
         return None
 
-    def penalty(
-        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
-    ) -> Float[Tensor, ""]:
-        """The sparsity term of the loss, with its coefficient: a mean over the batch (0 unless an activation has one)."""
-        return h.new_zeros(())
+    def of_pairs(self, at: SparseCodes) -> SparseCodes:
+        """The codes of such pre-activations, with a graph: what `forward` makes of them."""
+        raise NotImplementedError
+
+    def penalty(self, at: Codes, f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, ""]:
+        """The sparsity term of the loss, with its coefficient: a mean over the batch (0 unless an activation has one).
+
+        `at` are the pre-activations; or those of pairs, where f is what `of_pairs` makes of them.
+        """
+        return w_dec.new_zeros(())
 
     def auxiliary(
         self,
         z: Float[Tensor, "batch d_model"],
-        h: Float[Tensor, "batch d_sae"],
+        at: Codes,
         w_dec: Float[Tensor, "d_sae d_model"],
         b_dec: Float[Tensor, " d_model"],
     ) -> Float[Tensor, ""]:

@@ -4,7 +4,7 @@ z = (x - mu)/c ;  h = (z - b_dec) @ w_enc + b_enc ;  f = act(h) ;  z_hat = f @ w
 """
 
 import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,14 @@ from saev.nn.penalised import ReLU
 from saev.ops.sparse import with_encoder_gradient
 
 SLAB = 256  # atoms
+
+
+class Encoded(NamedTuple):
+    """What an autoencoder in training makes of a batch."""
+
+    h: Float[Tensor, "batch d_sae"]
+    at: Codes  # h with a graph; or of the pairs that have a part in the loss, for an activation that makes codes of these
+    f: Codes
 
 
 class SparseAutoencoder(nn.Module):
@@ -63,16 +71,19 @@ class SparseAutoencoder(nn.Module):
         """h, from normalised activations."""
         return linear(z, self.encoder, self.b_enc - linear(self.b_dec, self.encoder))
 
-    def training_codes(self, z: Float[Tensor, "batch d_model"]) -> tuple[Float[Tensor, "batch d_sae"], Codes]:
-        """(h, codes by the training rule) of normalised activations; gradients flow through the codes.
+    def training_codes(self, z: Float[Tensor, "batch d_model"]) -> Encoded:
+        """Normalised activations by the training rule; gradients flow through `at` and the codes.
 
-        Where few latents are active, these alone carry the encoder's gradient, and h keeps no graph.
+        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph.
         """
         h = self.pre_activations(z)
         kept = self.activation.select(h.detach())
         if kept is None:
-            return h, self.activation(h)
-        return h.detach(), with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec)
+            return Encoded(h, h, self.activation(h))
+        rectified = self.activation.selects_codes
+        pairs = with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec, rectified=rectified)
+        h = h.detach()
+        return Encoded(h, h, pairs) if rectified else Encoded(h, pairs, self.activation.of_pairs(pairs))
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""

@@ -105,11 +105,12 @@ class Member(nn.Module):
             raise ValueError("the batch holds no tokens: give batch_size of at least 1, and data that has some.")
         sae = self.sae
         with using(self.products):  # AuxK has another number of codes
-            h, f = sae.training_codes(z)
+            h, at, f = sae.training_codes(z)
             reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
-        sparsity = sae.activation.penalty(h, f, sae.w_dec) * sparsity_factor
+            sparsity = sae.activation.penalty(at, f, sae.w_dec) * sparsity_factor
+            auxiliary = sae.activation.auxiliary(z, at, sae.w_dec, sae.b_dec)
         tokens = collective.whole(len(z))
-        aux = self._revival(z, h, residual, tokens) + sae.activation.auxiliary(z, h, sae.w_dec, sae.b_dec)
+        aux = self._revival(z, h, residual, tokens) + auxiliary
         fired = collective.total(firings(f, sae.n_latents))
         self.silent.add_(tokens).mul_(fired == 0)
         z_mse = residual.detach().square().mean()

@@ -1,6 +1,6 @@
-"""Decoding of codes, dense or sparse, behind one name each."""
+"""What is made of codes, dense or sparse, behind one name each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -25,6 +25,13 @@ def prefix_errors(
         if of_pairs
         else prefixes.dense_prefix_errors(f, w_dec, target, ends)
     )
+
+
+def per_token(codes: Codes, function: Callable[[Tensor], Tensor] = lambda values: values) -> Float[Tensor, ""]:
+    """The mean over tokens of the sum over latents of a function of the codes, one that is 0 where there is no pair."""
+    if isinstance(codes, SparseCodes):
+        return function(codes.values).sum() / codes.n_rows
+    return function(codes).sum(1).mean()
 
 
 def firings(f: Codes, d_sae: int) -> Int[Tensor, " d_sae"]:

@@ -5,7 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saev.nn.activations import Codes, firing_threshold
+from saev.nn.decoding import decode, per_token
 from saev.nn.penalised import Penalised
+from saev.ops.sparse import SparseCodes, select_beyond
 
 
 class Gated(Penalised):
@@ -16,6 +18,7 @@ class Gated(Penalised):
     """
 
     owns_bias = True
+    selects_codes = False
     copies = 8
     r: nn.Parameter
     b_gate: nn.Parameter
@@ -33,19 +36,30 @@ class Gated(Penalised):
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         return torch.where(h + self.b_gate > 0, torch.addcmul(self.b_mag, self.r.exp(), h).relu(), 0.0)
 
-    def penalty(
-        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
-    ) -> Float[Tensor, ""]:
-        return self.coefficient * (h + self.b_gate).relu().sum(1).mean()
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
+        return select_beyond(h, -self.b_gate)
+
+    def of_pairs(self, at: SparseCodes) -> SparseCodes:
+        r, b_mag = (x.index_select(0, at.latents) for x in (self.r.exp(), self.b_mag))
+        return at._replace(values=torch.addcmul(b_mag, r, at.values).relu())
+
+    def gates(self, at: Codes) -> Codes:
+        """relu(pi), as a matrix or of the pairs where it is not 0."""
+        if isinstance(at, SparseCodes):
+            return at._replace(values=(at.values + self.b_gate.index_select(0, at.latents)).relu())
+        return (at + self.b_gate).relu()
+
+    def penalty(self, at: Codes, f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, ""]:
+        return self.coefficient * per_token(self.gates(at))
 
     def auxiliary(
         self,
         z: Float[Tensor, "batch d_model"],
-        h: Float[Tensor, "batch d_sae"],
+        at: Codes,
         w_dec: Float[Tensor, "d_sae d_model"],
         b_dec: Float[Tensor, " d_model"],
     ) -> Float[Tensor, ""]:
-        return (z - (h + self.b_gate).relu() @ w_dec.detach() - b_dec.detach()).square().mean()
+        return (z - decode(self.gates(at), w_dec.detach()) - b_dec.detach()).square().mean()
 
     def gate_bias(self, b_enc: Float[Tensor, " d_sae"]) -> Float[Tensor, " d_sae"]:
         return self.b_gate

@@ -148,7 +148,7 @@ def _start_encoder(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Non
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
     state = {name: buffer.clone() for name, buffer in sae.activation.named_buffers()}
-    y = decode(sae.training_codes(z)[1], sae.w_dec)
+    y = decode(sae.training_codes(z).f, sae.w_dec)
     for name, buffer in sae.activation.named_buffers():  # looking at the sample is not a training step
         buffer.copy_(state[name])
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)

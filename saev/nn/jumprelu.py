@@ -7,8 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saev.nn.activations import Activation, Codes, firing_threshold
+from saev.nn.decoding import per_token
 from saev.nn.penalised import check_target
 from saev.ops import collective
+from saev.ops.sparse import SparseCodes, select_beyond
 
 
 class JumpReLU(Activation):
@@ -26,6 +28,7 @@ class JumpReLU(Activation):
     `l0_target` instead ((L0 - l0_target)/l0_target)^2, L0 being that of the whole batch.
     """
 
+    selects_codes = False
     theta: nn.Parameter
     scale: Float[Tensor, ""]
     unit: Float[Tensor, ""]
@@ -80,13 +83,20 @@ class JumpReLU(Activation):
     def forward(self, h: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         return _Jump.apply(h, self.threshold, self.epsilon)  # type: ignore[return-value]
 
-    def penalty(
-        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
-    ) -> Float[Tensor, ""]:
-        assert isinstance(f, Tensor)
+    def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
+        # also what lies under the kernel, which the threshold learns from; a little more, as differences are rounded
+        return select_beyond(h, self.threshold - 0.501 * self.epsilon)
+
+    def of_pairs(self, at: SparseCodes) -> SparseCodes:
+        theta = self.threshold.index_select(0, at.latents)
+        return at._replace(values=_Jump.apply(at.values, theta, self.epsilon))
+
+    def penalty(self, at: Codes, f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, ""]:
         if self.tanh is not None:
-            return self.sparsity * (self.tanh * f).tanh().sum(1).mean()
-        l0 = _Active.apply(h, self.threshold, self.epsilon).sum(1).mean()  # type: ignore[union-attr]
+            steepness = self.tanh
+            return self.sparsity * per_token(f, lambda values: (steepness * values).tanh())
+        theta = self.threshold.index_select(0, at.latents) if isinstance(at, SparseCodes) else self.threshold
+        l0 = per_token(at, lambda h: _Active.apply(h, theta, self.epsilon))
         if self.l0_target is None:
             return self.sparsity * l0
         return (collective.mean(l0) / self.l0_target - 1).square()
@@ -108,7 +118,7 @@ class _Jump(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         h, theta, epsilon = ctx.saved_tensors
-        by_theta = torch.where((h - theta).abs() < epsilon / 2, grad, 0).sum(0, dtype=theta.dtype)
+        by_theta = _for_each(theta, torch.where((h - theta).abs() < epsilon / 2, grad, 0))
         return torch.where(h > theta, grad, 0), -theta / epsilon * by_theta, None
 
 
@@ -124,4 +134,10 @@ class _Active(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
         h, theta, epsilon = ctx.saved_tensors
-        return None, -torch.where((h - theta).abs() < epsilon / 2, grad, 0).sum(0, dtype=theta.dtype) / epsilon, None
+        by_theta = _for_each(theta, torch.where((h - theta).abs() < epsilon / 2, grad, 0))
+        return None, -by_theta / epsilon, None
+
+
+def _for_each(theta: Tensor, grad: Tensor) -> Tensor:
+    """What falls to each threshold: of a matrix the sum of its column, of pairs, which have one each, their own."""
+    return grad.to(theta.dtype) if grad.dim() == theta.dim() else grad.sum(0, dtype=theta.dtype)

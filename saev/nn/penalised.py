@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saev.nn.activations import Activation, Codes, firing_threshold
-from saev.ops.sparse import SparseCodes, positive_select
+from saev.nn.decoding import per_token
+from saev.ops.sparse import SparseCodes, select_beyond
 
 RATE = 0.03  # of the controller: at twice the wanted L0 the coefficient grows by a factor of e in 33 steps
 
@@ -57,18 +58,15 @@ class ReLU(Penalised):
         return h.relu()
 
     def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
-        return positive_select(h)
+        return select_beyond(h)
 
-    def penalty(
-        self, h: Float[Tensor, "batch d_sae"], f: Codes, w_dec: Float[Tensor, "d_sae d_model"]
-    ) -> Float[Tensor, ""]:
+    def penalty(self, at: Codes, f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, ""]:
+        if not self.atom_norm:
+            return self.coefficient * per_token(f)
         if isinstance(f, SparseCodes):
-            if not self.atom_norm:
-                return self.coefficient * f.values.sum() / len(h)
             summed = f.values.new_zeros(len(w_dec)).index_add(0, f.latents, f.values)
-            return self.coefficient * (summed * w_dec.norm(dim=1)).sum() / len(h)
-        summed = f @ w_dec.norm(dim=1).to(f.dtype) if self.atom_norm else f.sum(1)
-        return self.coefficient * summed.mean()
+            return self.coefficient * (summed * w_dec.norm(dim=1)).sum() / f.n_rows
+        return self.coefficient * (f @ w_dec.norm(dim=1).to(f.dtype)).mean()
 
 
 def check_target(l0_target: float | None) -> None:

@@ -42,30 +42,36 @@ def largest_per_row(h: Float[np.ndarray, "rows n"], k: int) -> Kept:
     return _joined([of(first) for first in range(0, len(h), slab)])
 
 
-def beyond(h: Float[np.ndarray, "rows n"], bound: float) -> Kept:
-    """The flat places of values above the bound; those of NaN too."""
-    flat = h.reshape(-1)
-    slab = SLAB // h.itemsize
+def beyond(h: Float[np.ndarray, "rows n"], bound: float | Float[np.ndarray, " n"]) -> Kept:
+    """The flat places of values above the bound, or above that of their column; those of NaN too."""
+    n = h.shape[1]
+    slab = max(1, SLAB // max(1, n * h.itemsize))
 
     def of(first: int) -> Kept:
-        part = flat[first : first + slab]
+        part = h[first : first + slab]
         places = np.flatnonzero(~(part <= bound))
-        return Kept(places + first, part[places])
+        return Kept(places + first * n, part.reshape(-1)[places])
 
-    return _joined([of(first) for first in range(0, max(1, len(flat)), slab)])
+    return _joined([of(first) for first in range(0, max(1, len(h)), slab)])
 
 
-def share_beyond(h: Float[np.ndarray, "rows n"], bound: float) -> float:
+def share_beyond(h: Float[np.ndarray, "rows n"], bound: float | Float[np.ndarray, " n"]) -> float:
     """About the share of values above the bound, NaN among them: that of some evenly apart, of all columns in turn."""
-    return float(np.mean(~(sample(h, LOOKED_AT) <= bound)))
+    stride = _stride(h, LOOKED_AT)
+    bound = bound if np.isscalar(bound) else bound[np.arange(0, h.size, stride) % h.shape[1]]  # type: ignore[index]
+    return float(np.mean(~(h.reshape(-1)[::stride] <= bound)))
 
 
 def sample(h: Float[np.ndarray, "rows n"], size: int) -> Float[np.ndarray, " about_size"]:
     """Values evenly apart."""
+    return h.reshape(-1)[:: _stride(h, size)]
+
+
+def _stride(h: Float[np.ndarray, "rows n"], size: int) -> int:
     stride = max(1, h.size // size)
     while math.gcd(stride, h.shape[1]) > 1:  # else they would be from the same few columns of every row
         stride += 1
-    return h.reshape(-1)[::stride]
+    return stride
 
 
 def largest(kept: Kept, n: int) -> Kept:

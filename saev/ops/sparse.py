@@ -24,17 +24,22 @@ class SparseCodes(NamedTuple):
     latents: Int[Tensor, " nnz"]
     values: Float[Tensor, " nnz"]
 
+    @property
+    def n_rows(self) -> int:
+        """The number of rows, empty ones among them."""
+        return len(self.offsets) - 1
+
     def rows(self) -> Int[Tensor, " nnz"]:
         """The row of each pair."""
         return sparse_gradients.rows_of(self.offsets, len(self.latents))
 
     def prefer_sparse(self, d_sae: int, path: Path = "auto") -> bool:
         """Whether maps of these codes take the sparse path (`saev.ops.paths`)."""
-        return takes_sparse(self.latents.device.type, len(self.latents), len(self.offsets) - 1, d_sae, path)
+        return takes_sparse(self.latents.device.type, len(self.latents), self.n_rows, d_sae, path)
 
     def dense(self, d_sae: int) -> Float[Tensor, "rows d_sae"]:
         """The same codes as a matrix."""
-        out = self.values.new_zeros(len(self.offsets) - 1, d_sae)
+        out = self.values.new_zeros(self.n_rows, d_sae)
         return out.index_put((self.rows(), self.latents), self.values)
 
     def matrix_for(self, weights: Float[Tensor, "d_sae width"]) -> Float[Tensor, "rows d_sae"]:
@@ -78,15 +83,19 @@ def batchtopk_select(h: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     return _by_place(places, values.relu(), *h.shape)
 
 
-def positive_select(h: Float[Tensor, "batch d_sae"]) -> SparseCodes | None:
-    """All of relu(h) that is not 0, without a graph; None where that is so much, or is had so slowly, that a matrix is better.
+def select_beyond(h: Float[Tensor, "batch d_sae"], bound: float | Float[Tensor, " d_sae"] = 0.0) -> SparseCodes | None:
+    """All of h above the bound, or above each latent's own, without a graph.
 
-    On a GPU it is None: how many there are would have to be waited for.
+    None where that is so much, or is had so slowly, that a matrix is better. On a GPU it is None: how many there are would
+    have to be waited for.
     """
     h = h.detach()
-    if asked() == "dense" or not (by_numpy(h) and selection.share_beyond(h.numpy(), 0) < 1 / 8):
+    if asked() == "dense" or not by_numpy(h):
         return None
-    places, values = selection.beyond(h.numpy(), 0)
+    beyond = bound.detach().to(h).numpy() if isinstance(bound, Tensor) else bound
+    if not selection.share_beyond(h.numpy(), beyond) < 1 / 8:
+        return None
+    places, values = selection.beyond(h.numpy(), beyond)
     return _by_place(torch.from_numpy(places), torch.from_numpy(values), *h.shape)
 
 
@@ -117,12 +126,14 @@ def with_encoder_gradient(
     b_enc: Float[Tensor, " d_sae"],
     b_dec: Float[Tensor, " d_model"],
     path: Path = "auto",
+    rectified: bool = True,
 ) -> SparseCodes:
     """The same codes, their values now differentiable as `relu((z - b_dec) @ w_enc + b_enc)` at the selected places.
 
     `codes` must have been selected from those pre-activations (or from a masked copy; places of value 0 get no
-    gradient, as under relu). Gradients reach those of the four inputs that require them; h need not be kept. That of
+    gradient, as under relu). Not `rectified`, they are the pre-activations themselves, and all places get their gradient.
+    Gradients reach those of the four inputs that require them; h need not be kept. That of
     w_enc comes column by column: an encoder that is stored so takes it without a copy.
     """
     sparse = codes.prefer_sparse(w_enc.shape[1], path)
-    return codes._replace(values=sparse_gradients.Encoder.apply(z, w_enc, b_enc, b_dec, *codes, sparse))
+    return codes._replace(values=sparse_gradients.Encoder.apply(z, w_enc, b_enc, b_dec, *codes, sparse, rectified))

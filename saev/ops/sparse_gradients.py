@@ -39,11 +39,11 @@ class Decode(torch.autograd.Function):
 
 
 class Encoder(torch.autograd.Function):
-    """Forward: the values as they are. Backward: relu((z - b_dec) @ w_enc + b_enc)'s at their places, dense or sparse."""
+    """Forward: the values as they are. Backward: those of (z - b_dec) @ w_enc + b_enc at their places, rectified or not."""
 
     @staticmethod
-    def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse):
-        ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values)
+    def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse, rectified):
+        ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values if rectified else None)
         # Under autocast matrices are multiplied in the precision of h, as the encoder's own backward would.
         ctx.sparse, ctx.dtype = sparse, product_dtype(w_enc) if sparse else values.dtype
         return values.clone()
@@ -53,7 +53,7 @@ class Encoder(torch.autograd.Function):
     def backward(ctx, grad):
         z, w_enc, b_dec, offsets, latents, values = ctx.saved_tensors
         need_z, need_w, _, need_b_dec = ctx.needs_input_grad[:4]
-        d_h = torch.where(values > 0, grad, 0).to(ctx.dtype)
+        d_h = (grad if values is None else torch.where(values > 0, grad, 0)).to(ctx.dtype)
         centred, d_z, d_w = (z - b_dec).to(ctx.dtype), None, None
         if ctx.sparse:
             by_latent = transposed(latents, offsets, w_enc.shape[1])
@@ -68,7 +68,7 @@ class Encoder(torch.autograd.Function):
             d_z = dense @ w_enc.T.to(ctx.dtype) if need_z else None
         # Minus the sum over tokens of d_z: one matrix-vector product, where d_z costs a product of matrices.
         d_b_dec = -(w_enc @ d_b_enc.to(w_enc.dtype)) if need_b_dec else None
-        return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None
+        return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None, None
 
 
 def weighted_sum(

@@ -150,7 +150,7 @@ def test_initial_encoder_is_the_best_multiple_of_the_decoder(activation, method)
 
     def error(factor):
         with torch.no_grad():
-            y = decode(sae.training_codes(z)[1], sae.w_dec) * factor  # codes are homogeneous in w_enc
+            y = decode(sae.training_codes(z).f, sae.w_dec) * factor  # codes are homogeneous in w_enc
             return float((z - y - sae.b_dec).square().mean())
 
     if isinstance(activation, BatchTopK):

@@ -54,7 +54,7 @@ def test_auxk_is_its_formula(way, k):
 def test_auxk_reaches_the_dead_latents_encoder_alone(way):
     """Guards against an auxiliary loss whose gradient stops at the codes (a known fault of a peer)."""
     sae, dead = make_sae(), torch.arange(16) < 3
-    h, f = sae.training_codes(Z)
+    h, _, f = sae.training_codes(Z)
     residual = Plain()(Z, f, sae.w_dec, sae.b_dec)[1]
     AuxK(k=2)(sae, Z, h, residual, dead, maybe(dead)).backward()
     assert sae.encoder.grad[:3].any() and not sae.encoder.grad[3:].any()

@@ -8,6 +8,7 @@ from saev.nn import (
     AuxK,
     BatchTopK,
     Gated,
+    JumpReLU,
     Matryoshka,
     MemberSpec,
     Normaliser,
@@ -47,7 +48,29 @@ def batchtopk(k):
     return lambda h, p: (h.relu() * kept(h, k * len(h), None).detach(), 0.0)
 
 
+def jumprelu(penalty):
+    """Gradients to the threshold by the paper's estimators: what stands in for the derivative of a jump, times theta's change."""
+
+    def made(h, p):
+        theta, epsilon = p["activation.theta"] * p["activation.unit"].detach(), 0.5 * p["activation.scale"].detach()
+        change = ((h - theta).abs() < epsilon / 2).to(h.dtype).detach() / epsilon * (theta - theta.detach())
+        active = (h > theta).to(h.dtype).detach()
+        f = h * active - theta.detach() * change
+        return f, penalty(f, active - change)
+
+    return made
+
+
 ARCHITECTURES = {
+    "jumprelu": (lambda: JumpReLU(0.25), jumprelu(lambda f, active: 0.25 * active.sum(1).mean())),
+    "jumprelu-target": (
+        lambda: JumpReLU(l0_target=3),
+        jumprelu(lambda f, active: (active.sum(1).mean() / 3 - 1).square()),
+    ),
+    "jumprelu-tanh": (
+        lambda: JumpReLU(0.25, tanh=4.0),
+        jumprelu(lambda f, active: 0.25 * (4 * f).tanh().sum(1).mean()),
+    ),
     "relu": (lambda: ReLU(0.25), relu),
     "relu-atom-norm": (lambda: ReLU(0.25, atom_norm=True), relu_by_norm),
     "topk-1": (lambda: TopK(1), topk(1)),
@@ -110,6 +133,8 @@ def test_gradients_are_those_of_dense_autograd(name, objective, dtype, products)
     loss, p = expected_loss(member, z, name, objective)
     loss.backward()
     assert abs(float(losses.loss - loss)) <= TOLERANCE[dtype] * float(loss)
+    if products == "auto" and ("jumprelu" in name or name == "gated"):
+        assert member.sae.activation.select(member.sae.pre_activations(z).detach()) is not None, "few are active"
     compared = 0
     for parameter_name, parameter in member.sae.named_parameters():
         if not parameter.requires_grad:

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 
 from saev.ops import selection
 from saev.ops.selection import beyond, largest, largest_per_row, share_beyond
-from saev.ops.sparse import positive_select
+from saev.ops.sparse import select_beyond
 from saev.ops.topk import batchtopk, topk, topk_reference
 
 
@@ -61,7 +61,7 @@ def test_a_batch_of_nan_keeps_its_budget():
         h[torch.rand(h.shape, generator=torch.Generator().manual_seed(0)) < share] = torch.nan
         found = batchtopk(h, 8)
         assert len(found.places) == 512 and found.values.isnan().sum() == min(512, int(h.isnan().sum()))
-    assert positive_select(torch.full((64, 512), torch.nan)) is None
+    assert select_beyond(torch.full((64, 512), torch.nan)) is None
 
 
 def test_tracing_takes_what_torch_has(run_python):
