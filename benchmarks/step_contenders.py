@@ -15,7 +15,7 @@ from benchmarks.step_references import (
     dense_stacked,
     dense_topk,
 )
-from saev.nn import AuxK, BatchTopK, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
+from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
 from saev.nn.activations import Activation
 from saev.nn.bank import Member
 from saev.ops.choice import faster_path
@@ -40,6 +40,12 @@ def ours(size: tuple[int, int, int], activation: Activation, options: Options, o
     if options.device.type != "cpu" and hasattr(activation, "k"):
         shape, prefixes = (batch, d_model, d_sae, K), member.objective.prefixes()
         member.products = faster_path(*shape, options.device, options.autocast, prefixes).path
+    return member
+
+
+def by_matrices(member: Member) -> Member:
+    """The same member, but every latent takes part in every product."""
+    member.products = "dense"
     return member
 
 
@@ -112,6 +118,13 @@ def contenders(size: tuple[int, int, int], options: Options, peers: bool) -> dic
         },
         "matryoshka": {"ours": stepped([nested], options), "dense": dense_matryoshka(nested, K, options.autocast)},
         "relu": {"ours": stepped([relu], options), "dense": dense_relu(relu, L1, options.autocast)},
+        **{
+            name: {
+                "ours": stepped([ours(size, make(), options)], options),
+                "our dense": stepped([by_matrices(ours(size, make(), options))], options),
+            }
+            for name, make in (("jumprelu", lambda: JumpReLU(l0_target=K)), ("gated", lambda: Gated(L1, l0_target=K)))
+        },
         "auxk": {
             "ours": with_dead(reviving, n_dead, stepped([reviving], options)),
             "our topk": stepped([ours(size, TopK(K), options)], options),
