@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
     """What an autoencoder in training makes of a batch."""
 
     h: Float[Tensor, "batch d_sae"]
-    at: Codes  # h with a graph; or of the pairs that have a part in the loss, for an activation that makes codes of these
+    at: Codes  # h; or of the pairs that have a part in the loss, for an activation that makes codes of these
     f: Codes
 
 
@@ -72,9 +72,10 @@ class SparseAutoencoder(nn.Module):
         return linear(z, self.encoder, self.b_enc - linear(self.b_dec, self.encoder))
 
     def training_codes(self, z: Float[Tensor, "batch d_model"]) -> Encoded:
-        """Normalised activations by the training rule; gradients flow through `at` and the codes.
+        """Normalised activations by the training rule; gradients flow through the codes.
 
-        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph.
+        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph. That of
+        penalties flows through `at` too, but where the activation selects codes: then all there is to weigh is in these.
         """
         h = self.pre_activations(z)
         kept = self.activation.select(h.detach())

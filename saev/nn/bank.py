@@ -136,7 +136,7 @@ class Member(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         self.step, self.products = state["step"], state["products"]
-        self.maybe_dead.know(state.get("maybe_dead"), self.silent.device)
+        self.maybe_dead.know(state.get("maybe_dead"))
 
     def stop(self) -> None:
         """Take part in no further step: the parameters are not finite any more."""

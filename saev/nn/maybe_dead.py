@@ -10,7 +10,7 @@ class MaybeDead:
 
     A latent that was silent for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
     when the device is asked can be left alone until that many tokens were seen: one step in a quarter of dead_tokens asks, and
-    the next one takes the answer, while the device is still busy with what was queued behind the question. When depends on
+    the next one takes the answer, while the device is still busy with what was queued behind the question. When, depends on
     tokens alone, and what is known belongs to a checkpoint, because whom a step looks at decides how its sums are rounded.
     """
 
@@ -24,12 +24,13 @@ class MaybeDead:
         """Those for a step on so many tokens that follows on `silent`."""
         ahead = horizon(silent.device, self.dead_tokens)
         if not ahead:
-            self.know(None, silent.device)
+            self.know(None)
             return (silent >= self.dead_tokens).nonzero().squeeze(1)
         if self.question is None and self.left < 0:  # the first step: it waits
             self.question = Question(silent, self.dead_tokens - ahead)
         self._settle(ahead)
         assert self.latents is not None
+        self.latents = self.latents.to(silent.device)  # a checkpoint is read before the module goes to its device
         self.left -= tokens
         if self.left < 0:
             self.question = Question(silent, self.dead_tokens - ahead - tokens)
@@ -39,17 +40,17 @@ class MaybeDead:
         if self.question is not None:
             self.latents, self.left, self.question = self.question.latents(), ahead, None
 
-    def known(self) -> tuple[list[int], int] | None:
-        """What is known beyond the last step: the latents, and for how many tokens."""
+    def known(self) -> tuple[list[int], int, int] | None:
+        """What is known beyond the last step: the latents, for how many tokens, and what dead_tokens were."""
         if self.question is not None:
             self._settle(horizon(self.question.device, self.dead_tokens))
-        return None if self.latents is None else (self.latents.tolist(), self.left)
+        return None if self.latents is None else (self.latents.tolist(), self.left, self.dead_tokens)
 
-    def know(self, known: tuple[list[int], int] | None, device: torch.device) -> None:
-        """Take over what was known."""
+    def know(self, known: tuple[list[int], int, int] | None) -> None:
+        """Take over what was known, unless it was about other dead_tokens."""
         self.latents, self.left, self.question = None, -1, None
-        if known is not None:
-            self.latents, self.left = torch.tensor(known[0], dtype=torch.int64, device=device), known[1]
+        if known is not None and known[2] == self.dead_tokens:
+            self.latents, self.left = torch.tensor(known[0], dtype=torch.int64), known[1]
 
 
 class Question:

@@ -18,7 +18,7 @@ from saev.ops.topk import batchtopk, by_numpy, topk
 
 
 class SparseCodes(NamedTuple):
-    """Codes in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, each once, with those `values`; value 0 is padding."""
+    """Codes in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, each once, with those `values`; a code of 0 is padding."""
 
     offsets: Int[Tensor, " rows_and_1"]
     latents: Int[Tensor, " nnz"]

@@ -9,11 +9,18 @@ SHOW = ("--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help")  # these 
 
 
 def follow(arguments: Sequence[str]) -> None:
-    """Let `paths.outputs=` be what SAEV_OUTPUTS is: runs go there too, and `last` is looked for there, not recordings alone."""
+    """Let `paths.outputs=` be what SAEV_OUTPUTS is: runs go there too, and `last` is looked for there, not recordings alone.
+
+    ValueError where it is no plain folder, as runs could not follow it.
+    """
     for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key == "paths.outputs" and value and "${" not in value:
-            os.environ["SAEV_OUTPUTS"] = str(Path(value.strip("'\"")).absolute())
+        key, _, value = argument.lstrip("+").partition("=")
+        if key != "paths.outputs":
+            continue
+        folder = value.strip("'\"")
+        if not folder or "${" in folder or "\\" in folder or ("," in folder and folder == value):
+            raise ValueError(f"{argument}: give one folder, in quotes where its name needs them.")
+        os.environ["SAEV_OUTPUTS"] = str(Path(folder).absolute())
 
 
 def check_writable(arguments: Sequence[str]) -> None:

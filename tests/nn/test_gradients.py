@@ -146,6 +146,23 @@ def test_gradients_are_those_of_dense_autograd(name, objective, dtype, products)
     assert compared >= 4
 
 
+@pytest.mark.parametrize("name", ["relu", "relu-atom-norm", "jumprelu", "jumprelu-target", "jumprelu-tanh", "gated"])
+def test_a_batch_in_which_nothing_fires_is_that_of_matrices(name):
+    found = {}
+    for products in ("auto", "dense"):
+        member, z = world(name, "matryoshka", torch.float64)
+        member.products = products
+        with torch.no_grad():
+            member.sae.b_enc.fill_(-100)
+        losses = member(z)
+        losses.loss.backward()
+        assert float(losses.l0) == 0
+        found[products] = [*losses, *(p.grad for p in member.sae.parameters() if p.grad is not None)]
+    assert len(found["auto"]) == len(found["dense"]) > 7
+    for ours, theirs in zip(found["auto"], found["dense"], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("products", ["sparse", "dense"])
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_dead", [1, 3, 20])

@@ -88,7 +88,7 @@ def test_the_dead_are_always_among_them_and_a_resumed_run_looks_at_the_same(monk
         for step, (silent, tokens) in enumerate(random_run(seed)):
             if step % 7 == seed % 7:
                 resumed, before = MaybeDead(dead_tokens), resumed
-                resumed.know(before.known(), silent.device)
+                resumed.know(before.known())
             latents = known.after(silent, tokens)
             assert set((silent >= dead_tokens).nonzero().squeeze(1).tolist()) <= set(latents.tolist())
             assert latents.tolist() == resumed.after(silent, tokens).tolist() == sorted(latents.tolist())
@@ -103,8 +103,22 @@ def test_on_a_cpu_it_is_the_dead_alone(asked):
 def test_what_a_gpu_knew_is_forgotten_on_a_cpu():
     """A run that goes on without its GPU, and with one again, does not take an old answer for a new one."""
     known = MaybeDead(100)
-    known.know(([0], 80), torch.device("cpu"))
+    known.know(([0], 80, 100))
     assert known.after(torch.tensor([0, 100]), 10).tolist() == [1] and known.known() is None
+
+
+def test_what_a_checkpoint_says_follows_to_the_device(asked):
+    """It is read on the CPU, before the module goes to its GPU; a device without values stands for one."""
+    known = MaybeDead(100)
+    known.know(([0, 2], 20, 100))
+    assert known.after(torch.zeros(4, dtype=torch.int64, device="meta"), 10).device.type == "meta" and not asked
+
+
+def test_an_answer_about_other_dead_tokens_is_none(monkeypatch, as_on_a_gpu, asked):
+    as_on_a_gpu(monkeypatch)
+    known = MaybeDead(100)
+    known.know(([], 2_000, 10_000))
+    assert known.after(torch.tensor([0, 5_000]), 10).tolist() == [1] and asked == ["?", "!"]
 
 
 def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):

@@ -81,6 +81,12 @@ def test_one_folder_holds_recordings_and_runs(cli, photos, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.parametrize("value", ["", "/a,/b", "${oc.env:HOME}/a", r"/a\,b"])
+def test_outputs_are_one_folder(cli, value):
+    shown = cli("record", f"++paths.outputs={value}")
+    assert shown.code == 1 and "give one folder" in shown.err
+
+
 def test_settings_without_effect_are_said(cli, tiny):
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
     assert shown.code == 0, shown.text

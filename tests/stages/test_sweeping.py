@@ -116,7 +116,9 @@ def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
     table = pl.read_parquet(interrupted / "results.parquet")
     assert table["job"].to_list() == ["0_layer=1"] * 2 + ["1_layer=2"] * 2
     assert table["train_tokens"].n_unique() == 1
-    assert cli("train", "resume_sweep=last").code == 1  # nothing is left
+    for more in ((), (f"paths.outputs={tmp_path}/outputs",)):  # which says where to look
+        shown = cli("train", "resume_sweep=last", *more)
+        assert shown.code == 1 and "own settings" not in shown.err, "nothing is left"
 
 
 def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny, tmp_path):
