@@ -28,7 +28,7 @@ class Activation(nn.Module, ABC):
 
     owns_bias = False  # its own biases take the place of b_enc, which stays 0
     free_atoms = False  # atoms keep norms of their own, which the penalty weights
-    selects_codes = True  # `select` gives codes; else the pre-activations of which `of_pairs` makes them
+    selects_codes = True  # `select` gives codes, not the pre-activations of which `of_pairs` makes them
     copies = 5  # at most so many [batch, d_sae] arrays does a step hold at once (docs/sweeps.md has what was measured)
 
     def prepare(self, d_sae: int) -> None:
@@ -52,13 +52,13 @@ class Activation(nn.Module, ABC):
         return None
 
     def of_pairs(self, at: SparseCodes) -> SparseCodes:
-        """The codes of such pre-activations, with a graph: what `forward` makes of them."""
-        raise NotImplementedError
+        """The codes, with a graph, of what `select` gave: that itself, or what `forward` makes of such pre-activations."""
+        return at
 
     def penalty(self, at: Codes, f: Codes, w_dec: Float[Tensor, "d_sae d_model"]) -> Float[Tensor, ""]:
         """The sparsity term of the loss, with its coefficient: a mean over the batch (0 unless an activation has one).
 
-        `at` are the pre-activations; or those of pairs, where f is what `of_pairs` makes of them.
+        `at` are the pre-activations, or the pairs of which f is made.
         """
         return w_dec.new_zeros(())
 

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
     """What an autoencoder in training makes of a batch."""
 
     h: Float[Tensor, "batch d_sae"]
-    at: Codes  # h; or of the pairs that have a part in the loss, for an activation that makes codes of these
+    at: Codes  # h, or what the activation selected of it: carries the gradient to the encoder
     f: Codes
 
 
@@ -72,19 +72,17 @@ class SparseAutoencoder(nn.Module):
         return linear(z, self.encoder, self.b_enc - linear(self.b_dec, self.encoder))
 
     def training_codes(self, z: Float[Tensor, "batch d_model"]) -> Encoded:
-        """Normalised activations by the training rule; gradients flow through the codes.
+        """Normalised activations by the training rule; gradients flow through `at` and the codes.
 
-        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph. That of
-        penalties flows through `at` too, but where the activation selects codes: then all there is to weigh is in these.
+        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph.
         """
         h = self.pre_activations(z)
         kept = self.activation.select(h.detach())
         if kept is None:
             return Encoded(h, h, self.activation(h))
-        rectified = self.activation.selects_codes
-        pairs = with_encoder_gradient(kept, z, self.w_enc, self.b_enc, self.b_dec, rectified=rectified)
-        h = h.detach()
-        return Encoded(h, h, pairs) if rectified else Encoded(h, pairs, self.activation.of_pairs(pairs))
+        weights, rectified = (self.w_enc, self.b_enc, self.b_dec), self.activation.selects_codes
+        at = with_encoder_gradient(kept, z, *weights, rectified=rectified)
+        return Encoded(h.detach(), at, self.activation.of_pairs(at))
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""

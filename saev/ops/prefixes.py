@@ -59,7 +59,7 @@ def _bags(codes: SparseCodes, ends: Sequence[int]) -> tuple[Tensor, Tensor, Tens
         group = sum(((latents >= end).long() for end in ends), torch.zeros_like(latents))
     key = codes.rows() * prefixes + group
     places = order(key)  # latents mostly ascend within a row, so that there is nothing to do
-    n_bags = (len(codes.offsets) - 1) * prefixes
+    n_bags = codes.n_rows * prefixes
     offsets = torch.searchsorted(key[places], torch.arange(n_bags + 1, device=latents.device))
     return offsets, latents[places], places
 

@@ -89,10 +89,8 @@ def with_sweep_dir(verb: str, flags: Sequence[str], overrides: Sequence[str]) ->
     ledger.Sweep.load(path)
     if (own := verb_of(path)) != verb:
         raise ValueError(f"resume_sweep={path}: it is a sweep of `saev {own}`: saev {own} resume_sweep={path}.")
-    looked_in = (
-        "paths.outputs=" if chosen[-1] == "last" else "resume_sweep="
-    )  # that said where, and is the sweep's own too
-    others = [override for override in overrides if not override.startswith(("resume_sweep=", looked_in))]
+    found_by = ("resume_sweep=", "paths.outputs=") if chosen[-1] == "last" else ("resume_sweep=",)  # where `last` is
+    others = [override for override in overrides if not override.lstrip("+").startswith(found_by)]
     if refused := [override for override in others if not override.lstrip("+~").startswith("hydra")]:
         raise ValueError(
             f"resume_sweep goes on with the sweep's own settings, not with {', '.join(refused)}: start another sweep."

@@ -5,7 +5,7 @@
 Manual optimisation: a member's graph and gradients are freed before the next one's are made, so that a further member costs
 the memory of its parameters and optimiser state alone. There is one optimiser with a group per member, so `global_step` is
 the number of batches. Numbers stay tensors on the device until a callback writes
-them (`callbacks/metrics_writer.py`): the device never runs out of work.
+them (`callbacks/metrics_writer.py`): a step reads nothing back that it would have to wait for.
 """
 
 import contextlib
