@@ -65,7 +65,7 @@ def dictionary(kind: str, selection: Selection, expansion: int) -> SparseAutoenc
     sae.w_enc.copy_(sae.w_dec.T)
     x = torch.from_numpy(selection.first_batch(1024)["acts"]).float()
     level = sae.pre_activations(sae.normaliser(x)).topk(K + 1, dim=1).values[:, -1].mean()
-    rule: Any = sae.activation
+    rule: Any = sae.sparsifier
     if kind in ("batchtopk", "jumprelu"):
         rule.theta.fill_(level)
     elif kind == "gated":

@@ -28,7 +28,7 @@ from saev.visuals.style import MARKERS, NEVER, PALETTE, panel
 
 WANTED = (8.0, 16.0, 32.0, 64.0)
 ROOT = zoo.CONF.parent
-# A short run's settings, as the demo's: hot, and dead after a share of the run rather than 10 M tokens
+# A short run's settings, as the demo's: hot, and dead after a fraction of the run rather than 10 M tokens
 SHORT = ["batch_size=512", "lr=2e-3", "warmup=50", "val_every=1000000", "logger=none", "report=false"]
 
 
@@ -48,7 +48,7 @@ def train(names: Sequence[str], wanted: Sequence[float], shared: Sequence[str], 
     labels = [(name, l0) for name in names for l0 in wanted]
     return rows.with_columns(
         architecture=pl.Series([name for name, _ in labels]), wanted=pl.Series([l0 for _, l0 in labels])
-    ).select("architecture", "wanted", "l0", "nmse", "dead", "dead_val", "dense_10", "d_sae", "train_tokens")
+    ).select("architecture", "wanted", "l0", "nmse", "dead", "dead_val", "dense_above_0.1", "d_sae", "train_tokens")
 
 
 def pca(shared: Sequence[str], ranks: Sequence[float]) -> list[dict[str, Any]]:

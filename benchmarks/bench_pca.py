@@ -41,7 +41,7 @@ def synthetic(n: int, d_model: int) -> torch.Tensor:
 def recorded(directory: str, n: int) -> torch.Tensor:
     """Tokens of the last layer recorded, shuffled."""
     store = ActivationStore(directory)
-    stream = TokenStream(store, max(store.layers), n, tokens="patch")
+    stream = TokenStream(store, max(store.layers), n, tokens="patches")
     return torch.from_numpy(np.asarray(next(iter(stream.batches(0)))["acts"])).float()[:n]
 
 

@@ -31,11 +31,11 @@ from torch import Tensor
 from benchmarks import probe_ranking
 from benchmarks.probe_reference import CLASSES, SPARSE, USUAL, columns, reference, timed, world
 from saev.ops.sparse import SparseCodes
-from saev.probing.logistic import RIDGE, LogisticFit, Status, cross_entropy, solve
-from saev.probing.nodes import exact_nodes, nodes
-from saev.probing.statistics import LatentLabelStats
-from saev.probing.table import LabelTable
-from saev.probing.weighting import Weights, fit_all
+from saev.probing.counts.statistics import LatentLabelStats
+from saev.probing.counts.table import LabelTable
+from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, cross_entropy, solve
+from saev.probing.logistic.nodes import exact_nodes, nodes
+from saev.probing.logistic.weighting import Weights, fit_all
 
 T = TypeVar("T")
 Row = tuple[str, str, float, str, float | str, bool]  # what, measured, value, relation, goal, reached

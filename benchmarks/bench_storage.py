@@ -19,17 +19,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from saev.demo import DemoBirds, ImgFocus
 from saev.images import FolderImages
-from saev.images.demo import DemoBirds
-from saev.nn.activations import TopK
 from saev.nn.auxk import AuxK
 from saev.nn.bank import Member, MemberSpec
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Plain
 from saev.nn.schedules import learning_rate_factor
+from saev.nn.sparsifiers import TopK
 from saev.shards import ActivationStore, RecordingWriter, TokenStream
 from saev.shards.split import split_images
-from saev.vits import ImgFocus, Recording, TimmVit
+from saev.vits import Recording, TimmVit
 
 LAYER, D_SAE, K, BATCH, CALIBRATION_IMAGES = 8, 2048, 16, 1024, 64
 GOAL = 0.01  # how much higher than float32's an NMSE may be, relative to it
@@ -66,9 +66,9 @@ def store_again(store: ActivationStore, root: Path, dtype: str) -> ActivationSto
 def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) -> list[Member]:
     """One autoencoder per seed, on the same batches; as callbacks and trainer would, without them."""
     stream = TokenStream(store, LAYER, BATCH, examples=examples)
-    normaliser = Normaliser.fit(store.moments(LAYER, "patch"))
+    normaliser = Normaliser.fit(store.moments(LAYER, "patches"))
     sample = normaliser(
-        torch.from_numpy(np.concatenate([store.read(LAYER, i, "patch") for i in examples[:128]])).float()
+        torch.from_numpy(np.concatenate([store.read(LAYER, i, "patches") for i in examples[:128]])).float()
     )
     members = [
         MemberSpec(f"{seed}", TopK(K), Plain(), AuxK(), lr=1e-3, seed=seed, d_sae=D_SAE).build(normaliser, sample)
@@ -111,10 +111,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as scratch:
         exact = record(args, Path(scratch))
         chosen, held_out = split_images(exact.tokens_per_image(LAYER), 0.1)
-        x = torch.from_numpy(np.concatenate([exact.read(LAYER, i, "patch") for i in held_out]))
+        x = torch.from_numpy(np.concatenate([exact.read(LAYER, i, "patches") for i in held_out]))
         for dtype in ("float32", "float16", "int8"):
             store = exact if dtype == "float32" else store_again(exact, Path(scratch) / dtype, dtype)
-            stored = torch.from_numpy(np.concatenate([store.read(LAYER, i, "patch") for i in held_out])).float()
+            stored = torch.from_numpy(np.concatenate([store.read(LAYER, i, "patches") for i in held_out])).float()
             members = train(store, chosen, seeds, steps)
             with torch.inference_mode():
                 nmse = [share_of(x - member.sae(x), x) for member in members]

@@ -48,7 +48,7 @@ Row = tuple[str, str, float, str, float, bool]  # what, measured, value, referen
 
 def stream(root: Path, reader: str = "mapped", depth: int = 2) -> ActivationDataModule:
     data = ActivationDataModule(
-        str(root), 0, BATCH, tokens="patch", val_share=1e-9, reader=reader, pool=POOL, depth=depth
+        str(root), 0, BATCH, tokens="patches", val_fraction=1e-9, reader=reader, pool=POOL, depth=depth
     )
     data.setup("fit")
     return data

@@ -57,7 +57,7 @@ def train(dataset: str, members: range, size: Size, steps: int, out: Path) -> Ru
     command = [
         sys.executable, "train.py", "experiment=none", f"dataset={dataset}", "layer=0", "sae=topk", f"variants=[{variants}]",
         f"d_sae={size.d_sae}", f"batch_size={BATCH}", f"n_tokens={steps * BATCH}", "val_every=100000", "logger=none",
-        "report=false", "trainer=cpu", "datamodule.pool=65536", "datamodule.val_share=0.02", f"hydra.run.dir={out}",
+        "report=false", "trainer=cpu", "datamodule.pool=65536", "datamodule.val_fraction=0.02", f"hydra.run.dir={out}",
     ]  # fmt: skip
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -124,7 +124,7 @@ def overhead(scratch: Path, d_model: int, d_sae: int, batch: int, steps: int, n_
     ours, bare = [], []
     for turn in range(4):
         for kind in (ours, bare)[:: 1 if turn % 2 == 0 else -1]:
-            data = ActivationDataModule(str(root), 0, batch, val_share=0.01, pool=max(65536, 4 * batch))
+            data = ActivationDataModule(str(root), 0, batch, val_fraction=0.01, pool=max(65536, 4 * batch))
             data.setup("fit")
             module = bank_module(data, d_sae, n_members)
             seconds = lightning_steps(module, data, steps, scratch) if kind is ours else bare_steps(module, data, steps)
@@ -145,7 +145,7 @@ def overhead(scratch: Path, d_model: int, d_sae: int, batch: int, steps: int, n_
 
 
 def main() -> int:
-    from saev.stages import schema
+    from saev.config import schema
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one size, at most 2 members: under a minute on 2 cores")

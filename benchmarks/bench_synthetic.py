@@ -29,8 +29,8 @@ from benchmarks.synthetic import Law, World
 from callbacks import SparsityWarmup
 from saev.metrics.stateful import ValidationMetrics
 from saev.nn import Member, Normaliser, SAEBank
-from saev.stages.fitting import quieten_lightning
-from saev.training.bank_module import BankModule
+from saev.recipes.train import quieten_lightning
+from saev.training.bank.module import BankModule
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saev.ops.sparse import SparseCodes
-from saev.probing.logistic import RIDGE
+from saev.probing.logistic.fit import RIDGE
 
 CLASSES = 151
 ITERATIONS = 30  # of the reference

@@ -16,8 +16,8 @@ from benchmarks.step_references import (
     dense_topk,
 )
 from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
-from saev.nn.activations import Activation
 from saev.nn.bank import Member
+from saev.nn.sparsifiers import Sparsifier
 from saev.ops.choice import faster_path
 
 K, L1 = 32, 1e-3
@@ -31,13 +31,13 @@ class Options(NamedTuple):
     rounds: int
 
 
-def ours(size: tuple[int, int, int], activation: Activation, options: Options, objective: object = None) -> Member:
+def ours(size: tuple[int, int, int], sparsifier: Sparsifier, options: Options, objective: object = None) -> Member:
     """A member from a sample of what is trained on; on a GPU with the faster products, as BankModule chooses them."""
     d_model, d_sae, batch = size
-    spec = MemberSpec("ours", activation, objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
+    spec = MemberSpec("ours", sparsifier, objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
     normaliser = Normaliser(torch.zeros(d_model), torch.ones(()))
     member = spec.build(normaliser, data(size, torch.device("cpu"))[:4096]).to(options.device)
-    if options.device.type != "cpu" and hasattr(activation, "k"):
+    if options.device.type != "cpu" and hasattr(sparsifier, "k"):
         shape, prefixes = (batch, d_model, d_sae, K), member.objective.prefixes()
         member.products = faster_path(*shape, options.device, options.autocast, prefixes).path
     return member
@@ -83,10 +83,10 @@ def with_dead(member: Member, n_dead: int, step: Step) -> Step:
         member.sae.b_enc[:n_dead] -= 2
 
     def stepping(z: Tensor) -> None:
-        member.silent[:n_dead] = member.auxk.dead_tokens
+        member.tokens_since_fired[:n_dead] = member.auxk.dead_tokens
         step(z)
 
-    member.silent[:n_dead] = member.auxk.dead_tokens
+    member.tokens_since_fired[:n_dead] = member.auxk.dead_tokens
     return stepping
 
 

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from matplotlib import cm, pyplot
 from torch import Tensor
 
-ENDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # Matryoshka prefixes, as shares of d_sae
+ENDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)  # Matryoshka prefixes, as fractions of d_sae
 L1 = 1e-3  # per unit of squared error summed over d_model; what a step costs does not depend on it
 
 

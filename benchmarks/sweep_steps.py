@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from datamodules import ActivationDataModule
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, SAEBank, TopK
 from saev.shards import RecordingWriter
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKENS, BATCH = 256, 4096
@@ -105,7 +105,7 @@ class Peak(L.Callback):
 
 
 def peak_memory(root: str, d_sae: int, n_members: int) -> int:
-    data = ActivationDataModule(root, 0, BATCH, val_share=0.02, pool=65536)
+    data = ActivationDataModule(root, 0, BATCH, val_fraction=0.02, pool=65536)
     data.setup("fit")
     peak = Peak()
     quiet = {

@@ -7,11 +7,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from saev.stages.members import Planned, plan_members
-from saev.stages.schema import register
+from saev.config.members import Planned, plan_members
+from saev.config.schema import register
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-NESTED = "batchtopk"  # the activation that objectives other than the plain one are tried with
+NESTED = "batchtopk"  # the sparsifier that objectives other than the plain one are tried with
 
 
 def architectures() -> list[str]:

@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from callbacks.signals import After, Signals, answer_slurm
+from saev.runs.signals import After, Signals, answer_slurm
 
 
 class Checkpoint(L.Callback):

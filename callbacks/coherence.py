@@ -2,9 +2,9 @@
 
 import lightning as L
 
-from callbacks.when import due
 from saev.ops.coherence import coherence
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 
 class Coherence(L.Callback):

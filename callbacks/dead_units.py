@@ -2,14 +2,14 @@
 
 import lightning as L
 
-from callbacks.when import due
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 
 class DeadUnits(L.Callback):
-    """Adds `dead`, the share of latents silent for `auxk.dead_tokens` training tokens.
+    """Adds `dead`, the fraction of latents silent for `auxk.dead_tokens` training tokens.
 
-    The counters live in the bank (`Member.silent`), because AuxK needs them and checkpoints must hold them.
+    The counters live in the bank (`Member.tokens_since_fired`), because AuxK needs them and checkpoints must hold them.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]

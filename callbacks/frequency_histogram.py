@@ -4,11 +4,11 @@ import lightning as L
 from torch import Tensor
 
 from saev.metrics.histograms import frequency_histogram
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 
 class FrequencyHistogram(L.Callback):
-    """At validations, counts of latents by log10 of the share of held-out tokens on which they fire (FREQUENCY_EDGES).
+    """At validations, counts of latents by log10 of the fraction of held-out tokens on which they fire (FREQUENCY_EDGES).
 
     `distributions` is what `MetricsWriter` takes: name -> counts per member. Those that never fire are in no bin.
     """

@@ -7,8 +7,8 @@ import lightning as L
 import torch
 from torch import nn
 
-from callbacks.when import due
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 
 class MemberCost(L.Callback):

@@ -9,8 +9,8 @@ import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
 
 from saev.checkpoint import save_dictionary
-from saev.shards.manifest import write_atomically
-from saev.training.bank_module import BankModule
+from saev.files import write_atomically
+from saev.training.bank.module import BankModule
 
 
 class MemberExport(L.Callback):

@@ -10,12 +10,12 @@ import lightning as L
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
-from callbacks.histograms import EDGES, log_histogram
-from callbacks.when import due
-from saev.shards.manifest import write_atomically
-from saev.training.bank_module import BankModule
+from saev.files import write_atomically
+from saev.training.bank.logger_histograms import EDGES, log_histogram
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
-RESULTS = ("nmse", "l0", "dead", "dense_10", "coherence")
+RESULTS = ("nmse", "l0", "dead", "dense_above_0.1", "coherence")
 
 
 class MetricsWriter(L.Callback):

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from callbacks.when import due
 from saev.metrics.mixing import batch_entropy, expected_entropy, expected_mates, mates
 from saev.shards.selection import per_image, per_label, per_position
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 
 class Mixing(L.Callback):
-    """Adds `<group>_entropy` (bits) and `<group>_entropy_share` of a perfect shuffle's, at logging steps.
+    """Adds `<group>_entropy` (bits) and `<group>_entropy_fraction` of a perfect shuffle's, at logging steps.
 
     Groups are images, token positions, the images' classes and the patches' labels, as far as the dataset has them; for
     images also `image_mates`, the other tokens of one's image in a batch, and `image_mates_perfect`. A batch is that of all
@@ -53,7 +53,7 @@ class Mixing(L.Callback):
         for group, values in ids.items():
             entropy, perfect = batch_entropy(values), self.perfect[group]
             found[f"{group}_entropy"] = entropy
-            found[f"{group}_entropy_share"] = entropy / perfect if perfect else 1.0
+            found[f"{group}_entropy_fraction"] = entropy / perfect if perfect else 1.0
         for name, value in found.items():
             pl_module.latest[name] = [value] * len(pl_module.bank)
 

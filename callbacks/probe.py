@@ -6,9 +6,9 @@ from typing import Any
 import lightning as L
 import torch
 
+from saev.probing.data.sample import TRAIN, Sample, draw, labelled_store
 from saev.probing.quick import score
-from saev.probing.sample import TRAIN, Sample, draw, labelled_store
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 log = logging.getLogger(__name__)
 NUMBERS = {"probe_r": "r", "probe_map": "map"}

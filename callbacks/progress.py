@@ -8,8 +8,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from callbacks.when import due
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 log = logging.getLogger(__name__)
 

@@ -3,16 +3,18 @@
 import lightning as L
 
 from saev.nn.schedules import sparsity_factor
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 
 class SparsityWarmup(L.Callback):
-    """Linear over the first `share` of the run's steps."""
+    """Linear over the first `fraction` of the run's steps."""
 
-    def __init__(self, share: float = 0.05):
-        if not 0 <= share <= 1:
-            raise ValueError(f"callbacks.sparsity_warmup.share={share}: a share of the run lies between 0 and 1.")
-        self.share = share
+    def __init__(self, fraction: float = 0.05):
+        if not 0 <= fraction <= 1:
+            raise ValueError(
+                f"callbacks.sparsity_warmup.fraction={fraction}: a fraction of the run lies between 0 and 1."
+            )
+        self.fraction = fraction
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: BankModule, batch, batch_idx) -> None:  # type: ignore[override]
-        pl_module.sparsity_factor = sparsity_factor(trainer.global_step, trainer.max_steps, self.share)
+        pl_module.sparsity_factor = sparsity_factor(trainer.global_step, trainer.max_steps, self.fraction)

@@ -5,8 +5,8 @@ import time
 import lightning as L
 import torch
 
-from callbacks.when import due
-from saev.training.bank_module import BankModule
+from saev.training.bank.logging_steps import due
+from saev.training.bank.module import BankModule
 
 
 class Throughput(L.Callback):

@@ -46,12 +46,12 @@ class ActivationDataModule(L.LightningDataModule):
         dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to record
             what `recording` describes (or to find it recorded).
         layer: block index, negative ones counted from the last block recorded.
-        tokens: patch, cls, special (cls and registers) or all.
+        tokens: patches, cls, special (cls and registers) or all.
         ignore_labels: leave out tokens with these patch labels (65535: those without one).
         batch_size: tokens per batch over all processes, rounded down to a multiple of `parts`.
         n_tokens: tokens of the training run over all processes, in as many epochs as that takes; None: one epoch.
         subset_tokens: train on so many different tokens only, of images drawn at random; larger subsets hold smaller ones.
-        val_share: share of the images held out for validation, at least one image.
+        val_fraction: fraction of the images held out for validation, at least one image.
         val_tokens: at most so many held-out tokens per validation (whole images; None: all).
         reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
         readers: threads that read; they change the speed, never the order.
@@ -67,11 +67,11 @@ class ActivationDataModule(L.LightningDataModule):
         layer: int,
         batch_size: int,
         recording: Recordable | None = None,
-        tokens: str = "patch",
+        tokens: str = "patches",
         ignore_labels: Sequence[int] = (),
         n_tokens: int | None = None,
         subset_tokens: int | None = None,
-        val_share: float = 0.1,
+        val_fraction: float = 0.1,
         val_tokens: int | None = None,
         seed: int = 0,
         reader: str = "auto",
@@ -85,12 +85,17 @@ class ActivationDataModule(L.LightningDataModule):
         if dataset is None and recording is None:
             raise ValueError("dataset=null: give a recorded directory (dataset=...) or images= and vit= to record one.")
         check_settings(
-            batch_size, pool, reader, val_share, subset_tokens,
+            batch_size, pool, reader, val_fraction, subset_tokens,
             {"readers": (readers, 1), "depth": (depth, 0), "stripe": (stripe, 1), "val_tokens": (val_tokens, 1), "parts": (parts, 1)},
         )  # fmt: skip
         parts_of(parts, 1, batch_size)
         self.dataset, self.recording, self.layer, self.tokens = dataset, recording, layer, tokens
-        self.batch_size, self.n_tokens, self.val_share, self.val_tokens = batch_size, n_tokens, val_share, val_tokens
+        self.batch_size, self.n_tokens, self.val_fraction, self.val_tokens = (
+            batch_size,
+            n_tokens,
+            val_fraction,
+            val_tokens,
+        )
         self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
         self.seed, self.reader, self.readers, self.depth = seed, reader, readers, depth
         self.sizes, self.parts = {"pool": pool, "stripe": stripe}, parts
@@ -120,7 +125,7 @@ class ActivationDataModule(L.LightningDataModule):
             self.layer,
             self.tokens,
             self.ignore_labels,
-            self.val_share,
+            self.val_fraction,
             self.val_tokens,
             self.reader == "streamed",
         )
@@ -177,7 +182,7 @@ class ActivationDataModule(L.LightningDataModule):
 
     def _narrowed(self, *more: str) -> str:
         """The settings that leave out tokens, for a message."""
-        values = {key: getattr(self, key) for key in ("tokens", "ignore_labels", "val_share", *more)}
+        values = {key: getattr(self, key) for key in ("tokens", "ignore_labels", "val_fraction", *more)}
         return f" ({', '.join(f'{key}={value}' for key, value in values.items() if value)})"
 
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
@@ -251,7 +256,7 @@ class ActivationDataModule(L.LightningDataModule):
             "subset_tokens": self.subset_tokens,
             "reader": self.reader,
             "batch_size": self.batch_size,
-            "val_share": self.val_share,
+            "val_fraction": self.val_fraction,
             "seed": self.seed,
             "parts": parts_of(self.parts, self.division[1], self.batch_size),
             **self.sizes,

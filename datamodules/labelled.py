@@ -13,8 +13,8 @@ from jaxtyping import Int64
 
 from datamodules.activations import ActivationDataModule
 from datamodules.transfer import pinned
-from saev.probing.classes import Classes, check_same_names, classes_of
-from saev.probing.labels import Labels, TokenLabels
+from saev.probing.data.classes import Classes, check_same_names, classes_of
+from saev.probing.data.labels import Labels, TokenLabels
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
 from saev.shards.selection import select
@@ -33,7 +33,7 @@ class LabelledDataModule(ActivationDataModule):
         layer, batch_size: as for ActivationDataModule.
         validation: another recording of the same backbone; None: images of `train` that are held out.
         images: (training, validation) image numbers; None: all images of both recordings, or all of one but those that
-            `val_share` holds out.
+            `val_fraction` holds out.
         labels: (training, validation) labels; None: those recorded of patches.
         classes: ids of patch labels, in the order of class numbers; None: those that occur in training, ascending.
         ignore_labels: ids that are no class. Patches without a label (65535) never are.
@@ -95,7 +95,7 @@ class LabelledDataModule(ActivationDataModule):
             return (np.flatnonzero(store.tokens_per_image(self.layer)),
                     np.flatnonzero(self.val_store.tokens_per_image(self.layer)))  # fmt: skip
         by_shard = self.reader == "streamed"
-        return held_out_split(store, self.layer, self.tokens, (), self.val_share, self.val_tokens, by_shard)
+        return held_out_split(store, self.layer, self.tokens, (), self.val_fraction, self.val_tokens, by_shard)
 
     @property
     def n_classes(self) -> int:

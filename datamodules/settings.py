@@ -9,13 +9,15 @@ def check_settings(
     batch_size: int,
     pool: int,
     reader: str,
-    val_share: float,
+    val_fraction: float,
     subset_tokens: int | None,
     least: Mapping[str, tuple[int | None, int]],
 ) -> None:
     """ValueError naming key, value and remedy; `least` gives further settings with their values and lower bounds."""
-    if not 0 < val_share < 1:
-        raise ValueError(f"datamodule.val_share={val_share}: the held-out share of the images lies between 0 and 1.")
+    if not 0 < val_fraction < 1:
+        raise ValueError(
+            f"datamodule.val_fraction={val_fraction}: the held-out fraction of the images lies between 0 and 1."
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size}: give a positive number of tokens.")
     if pool < 4 * batch_size:

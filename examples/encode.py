@@ -10,8 +10,8 @@ import argparse
 import torch
 
 import saev
+from saev.demo import ImgFocus
 from saev.images import open_rgb
-from saev.vits import ImgFocus
 
 
 @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Any dictionary to and from a directory: dictionary.safetensors and config.json, no pickle.
 
-config.json: {schema, kind, d_model, n_latents, activation: {kind, ...} (of an SAE) or settings (of a baseline),
+config.json: {schema, kind, d_model, n_latents, sparsifier: {kind, ...} (of an SAE) or settings (of a baseline),
 hyperparameters, provenance, metrics}.
 Activations go in raw: the normalisation is stored with the weights and applied inside.
 """
@@ -21,17 +21,17 @@ from saev.baselines.pca import PCA
 from saev.baselines.random_vectors import RandomVectors
 from saev.baselines.semi_nmf import SemiNMF
 from saev.dictionary import Dictionary
-from saev.nn.activations import Activation, BatchTopK, TopK
+from saev.files import write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.gated import Gated
 from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
 from saev.nn.penalised import ReLU
-from saev.shards.manifest import write_atomically
+from saev.nn.sparsifiers import BatchTopK, Sparsifier, TopK
 
 SCHEMA = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "config.json"
-ACTIVATIONS: dict[str, type[Activation]] = {
+SPARSIFIERS: dict[str, type[Sparsifier]] = {
     cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
 }
 
@@ -61,8 +61,8 @@ def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
     """Kind and settings, as config.json has them."""
     if isinstance(dictionary, Baseline):
         return {"kind": dictionary.kind, "settings": dictionary.settings()}
-    kind = next(name for name, cls in ACTIVATIONS.items() if type(dictionary.activation) is cls)
-    return {"kind": "sae", "activation": {"kind": kind, **dictionary.activation.settings()}}
+    kind = next(name for name, cls in SPARSIFIERS.items() if type(dictionary.sparsifier) is cls)
+    return {"kind": "sae", "sparsifier": {"kind": kind, **dictionary.sparsifier.settings()}}
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionary:
@@ -92,8 +92,8 @@ def _empty(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SparseAu
     normaliser = Normaliser(weights["normaliser.mean"], weights["normaliser.scale"])
     shape = config["n_latents"], config["d_model"]
     if config["kind"] == "sae":
-        settings = dict(config["activation"])
-        return SparseAutoencoder(shape[1], shape[0], ACTIVATIONS[settings.pop("kind")](**settings), normaliser)
+        settings = dict(config["sparsifier"])
+        return SparseAutoencoder(shape[1], shape[0], SPARSIFIERS[settings.pop("kind")](**settings), normaliser)
     return BASELINES[config["kind"]](normaliser, torch.zeros(shape), **config["settings"])
 
 

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saev.stages.streams import Tee, outlasting_readers
+from saev.config.streams import Tee, outlasting_readers
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -95,11 +95,11 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     import hydra
     from hydra.errors import CompactHydraException
 
-    from saev.stages import schema
-    from saev.stages.arguments import directories_as_key, flags_apart, launched
-    from saev.stages.keeping import kept_on_error
-    from saev.stages.outputs import check_writable, follow
-    from saev.stages.resume import with_run_dir, with_sweep_dir
+    from saev.config import schema
+    from saev.config.command_line import directories_as_key, flags_apart, launched
+    from saev.config.resume import with_run_dir, with_sweep_dir
+    from saev.config.rollback import kept_on_error
+    from saev.runs.outputs import check_writable, follow
 
     if not (CONF / f"{verb}.yaml").is_file():
         sys.exit(

@@ -2,8 +2,8 @@
 
 import torch
 
-from saev.probing.bins import ordered
-from saev.probing.table import LabelTable
+from saev.probing.counts.bins import ordered
+from saev.probing.counts.table import LabelTable
 
 
 def table(x, bits=10):

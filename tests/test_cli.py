@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 from PIL import Image
 
 from saev.cli import STAGES, TOOLS
-from saev.stages.arguments import flags_apart
+from saev.config.command_line import flags_apart
 
 
 def runs(tmp_path):
@@ -126,7 +126,7 @@ def test_unknown_verb(cli):
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("spasity=1e-4", "sparsity"), ("datamodule.val_shares=0.2", "val_share"), ("experimnt=none", "experiment")],
+    [("spasity=1e-4", "sparsity"), ("datamodule.val_fractions=0.2", "val_fraction"), ("experimnt=none", "experiment")],
 )
 def test_unknown_override(cli, typed, meant):
     shown = cli("train", typed)
@@ -149,7 +149,7 @@ WRONG = {
     "batch larger than the dataset": (["dataset={tiny}", "layer=1", "batch_size=100000"], ["batch_size=100000", "640"]),
     "k larger than d_sae": (["dataset={tiny}", "layer=1", "sae=topk", "k=100", "d_sae=32"], ["k=100", "32"]),
     "not a number": (["lr=fast"], ["fast", "lr"]),
-    "tokens that were not recorded": (["dataset={tiny}", "layer=1", "tokens=words"], ["tokens=words", "patch"]),
+    "tokens that were not recorded": (["dataset={tiny}", "layer=1", "tokens=words"], ["tokens=words", "patches"]),
     "unknown normalisation": (["dataset={tiny}", "layer=1", "normalise=l2"], ["normalise=l2", "scalar"]),
     "unwritable output": (["dataset={tiny}", "layer=1", "hydra.run.dir={file}/run"], ["{file}/run", "hydra.run.dir"]),
     "images folder missing": (["vit=micro", "images=folder", "images.root=/nowhere"], ["/nowhere", "images.root"]),

@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from saev.cli import STAGES
+from saev.config import schema
 from saev.nn.initialise import CLUSTERED, METHODS
-from saev.stages import schema
-from saev.sweep.planning import PER_SAE
+from saev.runs.planning import PER_SAE
 
 CONF = ROOT / "conf"
 FILES = {str(path.relative_to(CONF)): path for path in sorted(CONF.rglob("*.yaml")) if "local" not in path.parts}

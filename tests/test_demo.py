@@ -3,8 +3,7 @@
 import polars as pl
 import pytest
 
-from saev.images import DemoBirds
-from saev.vits import ImgFocus
+from saev.demo import DemoBirds, ImgFocus
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 from hydra_plugins.hydra_submitit_launcher.submitit_launcher import BaseSubmititLauncher
 
 from hydra_plugins.saev_launchers.waiting import Submitted, commands, wait
-from saev.sweep import slurm
+from saev.runs import slurm
 
 log = logging.getLogger(__name__)
 

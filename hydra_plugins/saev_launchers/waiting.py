@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
-from saev.sweep import slurm
+from saev.runs import slurm
 
 log = logging.getLogger(__name__)
 

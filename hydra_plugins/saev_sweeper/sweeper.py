@@ -52,8 +52,8 @@ class SharedPassSweeper(BasicSweeper):
         self.rerun, self.resume = rerun, resume
 
     def sweep(self, arguments: list[str]) -> Any:
-        from saev.shards.lock import exclusive
-        from saev.sweep import ledger
+        from saev.locks import exclusive
+        from saev.runs import ledger
 
         assert self.config is not None and self.launcher is not None
         with as_messages(), contextlib.ExitStack() as held:
@@ -75,8 +75,8 @@ class SharedPassSweeper(BasicSweeper):
 
     def _planned(self, arguments: list[str]) -> tuple[Path, Any]:
         """The sweep's directory and its jobs: as they were planned there, or anew."""
-        from saev.stages.sweep_place import place
-        from saev.sweep import ledger, planning
+        from saev.config.sweep_place import place
+        from saev.runs import ledger, planning
 
         assert self.config is not None
         if self.resume:
@@ -86,13 +86,13 @@ class SharedPassSweeper(BasicSweeper):
             combinations = self._combinations(arguments)
             fingerprint = ledger.fingerprint([config for _, config in combinations])
             directory, earlier = place(self.config.hydra, fingerprint, self.rerun)
-            sweep = earlier or ledger.Sweep(fingerprint, self._jobs(combinations))
+            sweep = earlier or ledger.Sweep(fingerprint, self._jobs(combinations), self.config.hydra.job.name)
         log.info(planning.describe(list(sweep.jobs.values())))
         return directory, sweep
 
     def _save(self, directory: Path, sweep: Any) -> None:
         """Write down the plan, and the command of a new sweep."""
-        from saev.sweep import ledger
+        from saev.runs import ledger
 
         if not (directory / ledger.FILE).is_file():
             OmegaConf.save(self.config, directory / "multirun.yaml")
@@ -100,20 +100,20 @@ class SharedPassSweeper(BasicSweeper):
 
     def _split_again(self, directory: Path, sweep: Any, standings: Any) -> tuple[Any, Any]:
         """The sweep with what has to be launched, and has no checkpoint to go on from, split as limits say now."""
-        from saev.sweep import ledger
+        from saev.runs import ledger
 
         jobs: dict[str, Any] = {}
         for folder, job in sweep.jobs.items():
             fresh = folder in ledger.pending(standings) and not (directory / folder / ledger.CHECKPOINT).is_file()
             parts = job.parts(self._split(job)) if fresh else [job]
             jobs |= {folder: job} if len(parts) == 1 else {f"{folder}-{i}": part for i, part in enumerate(parts)}
-        sweep = ledger.Sweep(sweep.fingerprint, jobs)
+        sweep = ledger.Sweep(sweep.fingerprint, jobs, sweep.verb)
         return sweep, ledger.standings(directory, jobs)
 
     def _launch(self, directory: Path, sweep: Any, pending: list[str]) -> Any:
         """Launch the jobs in the given folders, and sum up the sweep however that ends."""
-        from saev.stages.resume import quoted, verb_of
-        from saev.stages.sweeping import conclude
+        from saev.config.resume import quoted
+        from saev.runs.sweep_summary import conclude
 
         where = quoted("hydra.sweep.dir", directory)
         commands = [[*sweep.jobs[f].overrides, where, quoted("hydra.sweep.subdir", Path(f))] for f in pending]
@@ -128,7 +128,7 @@ class SharedPassSweeper(BasicSweeper):
         if errors:
             raise CompactHydraException(
                 f"error: {len(errors)} of {len(sweep.jobs)} jobs failed: {', '.join(errors)}. The same command, or "
-                f"saev {verb_of(directory)} resume_sweep={directory}, runs them again."
+                f"saev {sweep.verb} resume_sweep={directory}, runs them again."
             )
         return [returns]
 
@@ -162,7 +162,7 @@ class SharedPassSweeper(BasicSweeper):
 
     def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> dict[str, Any]:
         """The jobs by folder: groups of combinations, split where they are too large."""
-        from saev.sweep import planning
+        from saev.runs import planning
 
         groups, jobs = planning.plan(combinations), []
         for job, label in zip(groups, planning.labels(groups), strict=True):
@@ -175,12 +175,12 @@ class SharedPassSweeper(BasicSweeper):
 
     def _split(self, job: Any) -> list[int]:
         """How many members each part of a group gets; raises what would stop the job."""
-        from saev.sweep import planning
+        from saev.runs import planning
 
         none = [0] * len(job.variants)
         if not self.check:
             return planning.split(none, none, self.max_members)
-        from saev.stages import preflight
+        from saev.config import preflight
 
         cfg, members = self._examined(job)
         budget = math.inf
@@ -193,7 +193,7 @@ class SharedPassSweeper(BasicSweeper):
 
     def _examined(self, job: Any) -> tuple[Any, Any]:
         """The job's configuration, and the size of each member; raises what would stop it."""
-        from saev.stages import preflight
+        from saev.config import preflight
 
         cfg = self._composed(job.overrides)
         return cfg, preflight.examine(cfg.hydra.job.name, cfg, self._here)

@@ -22,7 +22,7 @@ EPS = 1e-6
 FEW = 32768  # tokens of a sample for which faiss alone will do
 SAMPLE_PASSES = 6
 BEYOND = 0.8
-"""Centroids move past their clusters' means by this share of the step. Below 1 no such step can raise the inertia, and half
+"""Centroids move past their clusters' means by this fraction of the step. Below 1 no such step can raise the inertia, and half
 as many passes reach the same one (over-relaxation: Salakhutdinov & Roweis, ICML 2003, section 3)."""
 
 
@@ -118,7 +118,7 @@ class KMeansFitter(Fitter):
         """Move the centroids towards their clusters' means, and beyond.
 
         Numbers of the pass just made, with the centroids it began with: `inertia`, the mean over tokens of the squared
-        distance to the nearest centroid; `utilisation`, the share of centroids with tokens; `largest` and `smallest`, the
+        distance to the nearest centroid; `utilisation`, the fraction of centroids with tokens; `largest` and `smallest`, the
         populations of clusters. Their histogram is that of `populations`.
         """
         if self.done < self.n_passes:

@@ -125,7 +125,7 @@ class PCAFitter(Fitter):
         self.moments.add(z)
 
     def finish_pass(self) -> Mapping[str, float]:
-        """The share of the variance that the first k components hold, for each k."""
+        """The fraction of the variance that the first k components hold, for each k."""
         variance, _ = principal_components(self.moments.covariance)
         share = variance.cumsum(0) / variance.sum()
         return {f"explained_variance/rank={k}": float(share[k - 1]) for k in self._kept if k is not None}

@@ -20,7 +20,7 @@ from saev.ops.topk import topk_indices
 
 VARIANTS = ("tokens", "gaussian", "untrained")
 SAMPLE = 4096  # tokens that tell the shift of the moments
-RCOND = 1e-8  # squared singular values below this share of the largest are directions that the atoms do not span
+RCOND = 1e-8  # squared singular values below this fraction of the largest are directions that the atoms do not span
 
 
 class RandomVectors(Baseline):

@@ -20,7 +20,7 @@ from saev.nn.normalise import Normaliser
 LEAST_PENALTY = 1e-4  # of ADMM, beside the largest eigenvalue: float32 keeps three digits of the inverse
 RELAXATION = 1.6
 PER_ATOM = 50  # tokens that k-means starts from
-NEGLIGIBLE = 1e-10  # a direction of code space with so small a share of the energy is left as it is
+NEGLIGIBLE = 1e-10  # a direction of code space with so small a fraction of the energy is left as it is
 SWEEPS = 10  # over the atoms, where l1 bounds their norms
 
 
@@ -97,7 +97,7 @@ class SemiNMFFitter(Fitter):
 
     def finish_pass(self) -> Mapping[str, float]:
         """Of the atoms that the pass began with: `mse`, mean over tokens and dimensions of the squared error of z (the
-        mean predictor has 1); `l0`, mean number of codes that are not 0; `used`, share of atoms in use; `objective`,
+        mean predictor has 1); `l0`, mean number of codes that are not 0; `used`, fraction of atoms in use; `objective`,
         mean over tokens of what is minimised.
         """
         a, n = self.atoms.double(), max(self._count, 1)

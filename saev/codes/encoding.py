@@ -15,7 +15,7 @@ from saev.codes.selection import Selection
 from saev.codes.writer import CodeWriter
 from saev.dictionary import Dictionary
 
-DENSE = 0.1  # share of active codes from which a dictionary counts as dense
+DENSE = 0.1  # fraction of active codes from which a dictionary counts as dense
 
 
 @torch.inference_mode()
@@ -52,13 +52,13 @@ def tokens_to_do(writers: Mapping[str, CodeWriter], selection: Selection, part: 
 
 @torch.inference_mode()
 def density(dictionary: Dictionary, selection: Selection, most: int | None, batch_size: int = 1024) -> float:
-    """Codes that are not 0 per token of the selection's first ones, as a share of the latents."""
+    """Codes that are not 0 per token of the selection's first ones, as a fraction of the latents."""
     x = on_device(selection.first_batch(batch_size), dictionary)
     return len(sparse_codes(dictionary, x, most).latents) / (len(x) * dictionary.n_latents)
 
 
 def refuse_dense(name: str, share: float) -> None:
-    """ValueError where this share of active codes is that of a dictionary whose codes are dense."""
+    """ValueError where this fraction of active codes is that of a dictionary whose codes are dense."""
     if share > DENSE:
         raise ValueError(
             f"{name} is dense, {share:.0%} of its codes are not 0: keep the largest of each token, latent_topk=64, or write "

@@ -9,8 +9,8 @@ from jaxtyping import Float32, Float64, Int, Int32, Int64
 from safetensors.numpy import load_file, save
 
 from saev.codes.top_examples import NOBODY, TopExamples
+from saev.files import write_atomically
 from saev.metrics import functional as F
-from saev.shards.manifest import write_atomically
 
 if TYPE_CHECKING:
     import polars as pl
@@ -75,7 +75,7 @@ class LatentStatistics:
         return statistics
 
     def table(self, n_tokens: int) -> "pl.DataFrame":
-        """A row per latent: latent, firings, frequency (share of tokens), mean_value (over firings) and max_value (NaN where
+        """A row per latent: latent, firings, frequency (fraction of tokens), mean_value (over firings) and max_value (NaN where
         it never fires), and as lists, best first, top_value, top_example and top_token (within the image)."""
         import polars as pl  # heavy, needed once
 

@@ -13,8 +13,8 @@ from jaxtyping import Int64
 
 from saev.checkpoint import CONFIG, WEIGHTS
 from saev.codes.selection import Selection
-from saev.shards.manifest import FILE, fingerprint, write_atomically
-from saev.shards.merging import sha256
+from saev.files import fingerprint, sha256, write_atomically
+from saev.shards.manifest import FILE
 
 SCHEMA = 1
 KIND = "codes"

@@ -12,8 +12,8 @@ from jaxtyping import Float, Float32, Int, Int32
 from torch import Tensor
 
 from saev.dictionary import Dictionary
-from saev.nn.activations import TopK
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.nn.sparsifiers import TopK
 from saev.ops.sparse import SparseCodes
 from saev.ops.topk import topk_indices
 
@@ -42,7 +42,7 @@ def sparse_codes(dictionary: Dictionary, acts: Float[Tensor, "batch d_model"], m
 
 def kept_per_token(sae: SparseAutoencoder) -> int | None:
     """k where the evaluation rule keeps the k largest of each token, so that its pairs are known before its codes."""
-    rule = sae.activation
+    rule = sae.sparsifier
     return rule.k if isinstance(rule, TopK) and not rule.threshold else None
 
 

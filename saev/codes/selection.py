@@ -19,7 +19,7 @@ class Selection:
     store: ActivationStore
     layer: int
     images: Int64[np.ndarray, " images"]
-    tokens: str = "patch"  # the roles to take: patch, cls, special or all
+    tokens: str = "patches"  # the roles to take: patches, cls, special or all
     ignore_labels: tuple[int, ...] = ()  # leave out tokens with these labels
 
     @cached_property

@@ -12,9 +12,9 @@ from torch import Tensor
 from saev.codes.latents import LatentStatistics
 from saev.codes.manifest import ARRAYS, array_path
 from saev.codes.pairs import narrowed
+from saev.files import sha256
 from saev.ops.sparse import SparseCodes
 from saev.shards.layer_shard import all_finite
-from saev.shards.merging import sha256
 from saev.shards.tar import npy_header
 
 

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int32, Int64, Shaped
 
 from saev.codes.manifest import ARRAYS, LATENTS, RUNS, CodesManifest, array_path
+from saev.files import sha256
 from saev.ops.sparse import SparseCodes
-from saev.shards.merging import sha256, sidecar_path
+from saev.shards.merging import sidecar_path
 from saev.shards.selection import Runs, positions
 
 if TYPE_CHECKING:

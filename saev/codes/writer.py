@@ -18,8 +18,9 @@ from jaxtyping import Int64
 from saev.codes.latents import LatentStatistics
 from saev.codes.manifest import LATENTS, RUNS, CodesManifest
 from saev.codes.shard_writer import ShardWriter
-from saev.shards.manifest import FILE, replacing, write_atomically
-from saev.shards.merging import MERGED, complete, sha256, sidecar_path
+from saev.files import replacing, sha256, write_atomically
+from saev.shards.manifest import FILE
+from saev.shards.merging import MERGED, complete, sidecar_path
 from saev.shards.selection import Runs
 from saev.shards.tar import npy
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16, Integer, UInt16
 
-VOID = 65535  # the label of patches that nobody annotated; as a pixel's id it means the same, whatever `void` says
+from saev.shards.manifest import VOID
+
 METHODS = ("majority", "prefer-foreground")
 
 
@@ -56,7 +57,7 @@ def as_ids(key: str, value: Any) -> tuple[int, ...]:
 def patch_labels(
     mask: Integer[np.ndarray, "height width"], grid: tuple[int, int], labelling: Labelling
 ) -> tuple[UInt16[np.ndarray, " patches"], Float16[np.ndarray, " patches"]]:
-    """Class id of each patch (row by row; VOID = 65535) and the share of the patch's pixels that have it.
+    """Class id of each patch (row by row; VOID = 65535) and the fraction of the patch's pixels that have it.
 
     The mask is grid[0] x grid[1] patches of equal size. majority: the most frequent id among all pixels, void pixels
     voting for VOID; ties prefer what is not void, then the lower id. prefer-foreground: the most frequent id that is

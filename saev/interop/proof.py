@@ -1,7 +1,7 @@
 """Is the converted dictionary the original? Both on the same inputs: the library's equations, and our class, in float64.
 
 A latent whose pre-activation is a threshold but for float32's rounding may fire in one and not in the other, so a
-share of ALLOWED of the codes may differ; everything else has to agree.
+fraction of ALLOWED of the codes may differ; everything else has to agree.
 """
 
 import copy
@@ -132,7 +132,7 @@ def random_inputs(sae: SparseAutoencoder, n: int = 1024, seed: int = 0) -> Itera
     """
     generator = torch.Generator().manual_seed(seed)
     centre = sae.decode(torch.zeros(1, sae.n_latents))
-    learned = dict(sae.activation.named_parameters()) | dict(sae.activation.named_buffers())
+    learned = dict(sae.sparsifier.named_parameters()) | dict(sae.sparsifier.named_buffers())
     levels = [sae.b_enc, *(learned[name] for name in ("theta", "b_gate", "b_mag") if name in learned)]
     level = max(float(value.abs().mean()) for value in levels) or 1.0
     unit = level / (float(sae.w_enc.norm(dim=0).mean()) or 1.0)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.nn import Activation, BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, TopK
+from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, Sparsifier, TopK
 
 UNIT = 1e-5  # norms this near to each other are equal but for float32's rounding
 
@@ -80,19 +80,19 @@ def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) ->
     b_enc = affine.b_enc * scale + shift
     if not affine.centred:
         notes.append("the encoder does not subtract b_dec: b_enc + b_dec @ w_enc is stored as b_enc")
-    activation = activation_of(rule, scale)
+    sparsifier = sparsifier_of(rule, scale)
     d_model, d_sae = w_enc.shape
-    sae = SparseAutoencoder(d_model, d_sae, activation, normaliser)
-    if isinstance(activation, Gated):
+    sae = SparseAutoencoder(d_model, d_sae, sparsifier, normaliser)
+    if isinstance(sparsifier, Gated):
         assert isinstance(rule, Gate)
-        activation.r.copy_(rule.r)
-        activation.b_gate.copy_(rule.b_gate * scale + b_enc)
-        activation.b_mag.copy_(rule.b_mag * scale + rule.r.exp() * b_enc)
+        sparsifier.r.copy_(rule.r)
+        sparsifier.b_gate.copy_(rule.b_gate * scale + b_enc)
+        sparsifier.b_mag.copy_(rule.b_mag * scale + rule.r.exp() * b_enc)
         b_enc = torch.zeros_like(b_enc)
-    elif isinstance(activation, BatchTopK | JumpReLU):
+    elif isinstance(sparsifier, BatchTopK | JumpReLU):
         assert isinstance(rule, Above)
         theta = rule.theta.clamp_min(0) * scale
-        activation.theta.copy_(theta.mean() if isinstance(activation, BatchTopK) else theta)
+        sparsifier.theta.copy_(theta.mean() if isinstance(sparsifier, BatchTopK) else theta)
     for parameter, value in ((sae.w_enc, w_enc), (sae.b_enc, b_enc), (sae.w_dec, w_dec), (sae.b_dec, affine.b_dec)):
         parameter.copy_(value)
     return Rebuilt(sae.eval().requires_grad_(False), scale, tuple(notes))
@@ -115,8 +115,8 @@ def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, "
     return torch.where(norms > 0, norms, 1), [f"atoms of norm {spread} were given unit norm, codes grow by the norms"]
 
 
-def activation_of(rule: Rule, scale: Float[Tensor, " d_sae"]) -> Activation:
-    """Our activation for a rule; its thresholds and biases are still to be set."""
+def sparsifier_of(rule: Rule, scale: Float[Tensor, " d_sae"]) -> Sparsifier:
+    """Our sparsifier for a rule; its thresholds and biases are still to be set."""
     match rule:
         case Rectified():
             return ReLU(0.0)

@@ -92,7 +92,7 @@ def k_of(cfg: Mapping[str, Any], architecture: str, where: str) -> float:
         return k
     if architecture == "jumprelu":
         about = cfg.get("metadata") or {}
-        own = (about.get("saev_lightning") or {}).get("activation") or {}
+        own = (about.get("saev_lightning") or {}).get("sparsifier") or {}
         trained, details = about.get("training_architecture"), about.get("training_architecture_details") or {}
         k = own.get("k") if own.get("kind") == "batchtopk" else details.get("k") if "batchtopk" in str(trained) else 0
         return k if isinstance(k, int | float) and k > 0 else 0

@@ -14,9 +14,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from saev.dictionary import Dictionary
+from saev.files import write_atomically
 from saev.interop.saelens import CONFIG, WEIGHTS
 from saev.nn import BatchTopK, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
-from saev.shards.manifest import write_atomically
 
 FORMAT = "6.0.0"  # whose keys and equations these are; older ones SAELens reads by other rules
 
@@ -55,20 +55,20 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Pat
 
 def parts(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     """(architecture, its keys of cfg.json, its tensors beside W_enc, W_dec and b_dec)."""
-    activation = sae.activation
-    match activation:
+    sparsifier = sae.sparsifier
+    match sparsifier:
         case Gated():
-            return "gated", {}, {"r_mag": activation.r, "b_gate": activation.b_gate, "b_mag": activation.b_mag}
+            return "gated", {}, {"r_mag": sparsifier.r, "b_gate": sparsifier.b_gate, "b_mag": sparsifier.b_mag}
         case ReLU():
             return "standard", {}, {"b_enc": sae.b_enc}
         case TopK(threshold=False):
-            return "topk", {"k": activation.k, "rescale_acts_by_decoder_norm": False}, {"b_enc": sae.b_enc}
+            return "topk", {"k": sparsifier.k, "rescale_acts_by_decoder_norm": False}, {"b_enc": sae.b_enc}
         case JumpReLU():
-            threshold = activation.threshold
+            threshold = sparsifier.threshold
         case BatchTopK() | TopK():
-            threshold = activation.theta.expand(sae.n_latents)
+            threshold = sparsifier.theta.expand(sae.n_latents)
         case _:
-            raise ValueError(f"{type(activation).__name__} has no counterpart in SAELens: it is not exported.")
+            raise ValueError(f"{type(sparsifier).__name__} has no counterpart in SAELens: it is not exported.")
     if bool((threshold < 0).any()):
         raise ValueError("a threshold is below 0, which SAELens takes for 0: train further, or correct the threshold.")
     return "jumprelu", {}, {"b_enc": sae.b_enc, "threshold": threshold + torch.zeros_like(sae.b_enc)}
@@ -83,5 +83,5 @@ def metadata(about: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "sae_lens_version": FORMAT,
         **{key: value for key, value in named.items() if value},
-        "saev_lightning": {key: about[key] for key in ("activation", "hyperparameters", "provenance") if key in about},
+        "saev_lightning": {key: about[key] for key in ("sparsifier", "hyperparameters", "provenance") if key in about},
     }

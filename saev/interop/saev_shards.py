@@ -11,9 +11,9 @@ from rich.progress import Progress
 from saev.interop.saev_layout import METADATA, Layout, check_whole, open_shard, read_layout
 from saev.interop.weights import load_json, sha256
 from saev.shards import ActivationStore, RecordingWriter
+from saev.shards.manifest import VOID
 
 LABELS = "labels.bin"
-VOID = 65535
 METHODS = {"majority": "majority", "prefer-fg": "prefer-foreground"}
 
 

@@ -57,7 +57,7 @@ class FeatureFidelity(Metric):
 
 
 class PredictionFidelity(Metric):
-    """Logits [n, classes] with and without a change: share of equal top-1 classes, mean KL(clean || changed) in nats."""
+    """Logits [n, classes] with and without a change: fraction of equal top-1 classes, mean KL(clean || changed) in nats."""
 
     full_state_update = False
     n: Int[Tensor, ""]

@@ -33,7 +33,7 @@ def log10_histogram(values: Float[Tensor, "*m n"], exponents: tuple[float, ...])
 
 
 def frequency_histogram(firings: Int[Tensor, "*m d_sae"], n: Int[Tensor, "*#m"]) -> Int[Tensor, "*m bins"]:
-    """Number of latents by log10 of the share of tokens on which they fire, on FREQUENCY_EDGES; the dead are not counted.
+    """Number of latents by log10 of the fraction of tokens on which they fire, on FREQUENCY_EDGES; the dead are not counted.
 
     >>> edges = dict(zip(FREQUENCY_EDGES, frequency_histogram(torch.tensor([0, 10, 10, 100]), torch.tensor(100)).tolist()))
     >>> edges[-1.0], edges[-0.25], sum(edges.values())

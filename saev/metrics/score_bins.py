@@ -28,7 +28,7 @@ def cells(log_odds: Float[Tensor, "tokens classes"]) -> Int64[Tensor, "tokens cl
 
 
 def softmax_log_odds(logits: Float[Tensor, "tokens classes"]) -> Float[Tensor, "tokens classes"]:
-    """log p / (1 - p) of each class, p being its share of the softmax; to all digits, however close p is to 1."""
+    """log p / (1 - p) of each class, p being its fraction of the softmax; to all digits, however close p is to 1."""
     log_p = logits.log_softmax(1)
     top = logits.argmax(1, keepdim=True)
     beside = logits.scatter(1, top, -torch.inf).logsumexp(1, keepdim=True)  # 1 - p of the largest would be lost

@@ -17,7 +17,7 @@ class Stability(NamedTuple):
     mean_max_a: Float[Tensor, ""]  # mean over the atoms of a of the largest cosine with any atom of b
     mean_max_b: Float[Tensor, ""]  # the same the other way round
     matched: Float[Tensor, ""]  # mean cosine under the best one-to-one assignment
-    shared: Float[Tensor, ""]  # share of the assigned pairs with a cosine of SAME or more
+    shared: Float[Tensor, ""]  # fraction of the assigned pairs with a cosine of SAME or more
 
 
 def mean_max_cosine(
@@ -60,7 +60,7 @@ def matched_cosines(
 
 
 def stability(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_other"], most: int = MOST) -> Stability:
-    """Mean max cosine both ways, and the one-to-one assignment's mean cosine and share of pairs of SAME or more.
+    """Mean max cosine both ways, and the one-to-one assignment's mean cosine and fraction of pairs of SAME or more.
 
     Raises ValueError for atoms of another width.
     """

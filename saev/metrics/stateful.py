@@ -140,13 +140,13 @@ class ValidationMetrics(nn.Module):
             "l1": F.l1_compute(activity["absolute"], n),
             "dead": F.dead_compute(firings),
             "almost_dead": F.almost_dead_compute(firings, n),
-            "dense_10": F.dense_compute(firings, n, above=0.1),
-            "dense_1": F.dense_compute(firings, n, above=0.01),
+            "dense_above_0.1": F.dense_compute(firings, n, above=0.1),
+            "dense_above_0.01": F.dense_compute(firings, n, above=0.01),
             "n_tokens": n,
         }
 
     def latents(self, member: int) -> dict[str, Tensor]:
-        """Per latent of a member, `frequency` (share of tokens) and `mean_value` (over its firings; NaN if none)."""
+        """Per latent of a member, `frequency` (fraction of tokens) and `mean_value` (over its firings; NaN if none)."""
         n, activity = self.inputs.compute()["n"], vectors(cast(Activity, self.activity[member]))
         return {
             "frequency": F.frequency_compute(activity["firings"], n),

@@ -1,6 +1,5 @@
 """Sparse autoencoders: activations, objectives, initialisation, schedules, and the bank that trains many at once."""
 
-from saev.nn.activations import Activation, BatchTopK, TopK
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.auxk import AuxK
 from saev.nn.bank import Member, MemberSpec, SAEBank
@@ -9,9 +8,9 @@ from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Matryoshka, Objective, Plain, RandomMatryoshka
 from saev.nn.penalised import ReLU
+from saev.nn.sparsifiers import BatchTopK, Sparsifier, TopK
 
 __all__ = [
-    "Activation",
     "AuxK",
     "BatchTopK",
     "Gated",
@@ -26,5 +25,6 @@ __all__ = [
     "ReLU",
     "SAEBank",
     "SparseAutoencoder",
+    "Sparsifier",
     "TopK",
 ]

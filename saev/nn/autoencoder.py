@@ -1,4 +1,4 @@
-"""The sparse autoencoder: one class for every activation.
+"""The sparse autoencoder: one class for every sparsifier.
 
 z = (x - mu)/c ;  h = (z - b_dec) @ w_enc + b_enc ;  f = act(h) ;  z_hat = f @ w_dec + b_dec ;  x_hat = mu + c z_hat
 """
@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
-from saev.nn.activations import Activation, Codes
 from saev.nn.archetypal import Archetypes
 from saev.nn.normalise import Normaliser
 from saev.nn.penalised import ReLU
+from saev.nn.sparsifiers import Codes, Sparsifier
 from saev.ops.sparse import with_encoder_gradient
 
 SLAB = 256  # atoms
@@ -24,24 +24,24 @@ class Encoded(NamedTuple):
     """What an autoencoder in training makes of a batch."""
 
     h: Float[Tensor, "batch d_sae"]
-    at: Codes  # h, or what the activation selected of it: carries the gradient to the encoder
+    at: Codes  # h, or what the sparsifier selected of it: carries the gradient to the encoder
     f: Codes
 
 
 class SparseAutoencoder(nn.Module):
     """A dictionary of d_sae atoms (unit rows of w_dec) with a learned encoder; takes and gives raw activations."""
 
-    def __init__(self, d_model: int, d_sae: int, activation: Activation, normaliser: Normaliser | None = None):
+    def __init__(self, d_model: int, d_sae: int, sparsifier: Sparsifier, normaliser: Normaliser | None = None):
         super().__init__()
         self.d_model, self.n_latents = d_model, d_sae
-        k = getattr(activation, "k", 0)
+        k = getattr(sparsifier, "k", 0)
         if k > d_sae:
             raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
-        activation.prepare(d_sae)
-        self.activation = activation
+        sparsifier.prepare(d_sae)
+        self.sparsifier = sparsifier
         self.normaliser = normaliser or Normaliser(torch.zeros(d_model), torch.ones(()))
         self.encoder = nn.Parameter(torch.zeros(d_sae, d_model))
-        self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=not activation.owns_bias)
+        self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=not sparsifier.owns_bias)
         self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
         self.archetypes: Archetypes | None = None  # of an archetypal decoder: what w_dec is made of
@@ -77,12 +77,12 @@ class SparseAutoencoder(nn.Module):
         Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph.
         """
         h = self.pre_activations(z)
-        kept = self.activation.select(h.detach())
+        kept = self.sparsifier.select(h.detach())
         if kept is None:
-            return Encoded(h, h, self.activation(h))
-        weights, rectified = (self.w_enc, self.b_enc, self.b_dec), self.activation.selects_codes
+            return Encoded(h, h, self.sparsifier(h))
+        weights, rectified = (self.w_enc, self.b_enc, self.b_dec), self.sparsifier.selects_codes
         at = with_encoder_gradient(kept, z, *weights, rectified=rectified)
-        return Encoded(h.detach(), at, self.activation.of_pairs(at))
+        return Encoded(h.detach(), at, self.sparsifier.of_pairs(at))
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""
@@ -91,8 +91,8 @@ class SparseAutoencoder(nn.Module):
                 f"activations have d_model={acts.shape[-1]}, this dictionary was trained on d_model={self.d_model}: "
                 "encode activations of the same backbone."
             )
-        codes = self.activation(self.pre_activations(self.normaliser(acts)))
-        return codes * self.w_dec.norm(dim=1) if self.activation.free_atoms else codes
+        codes = self.sparsifier(self.pre_activations(self.normaliser(acts)))
+        return codes * self.w_dec.norm(dim=1) if self.sparsifier.free_atoms else codes
 
     def decode(self, codes: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_model"]:
         """Raw activations that the codes stand for."""
@@ -105,12 +105,12 @@ class SparseAutoencoder(nn.Module):
     @property
     def atoms(self) -> Float[Tensor, "d_sae d_model"]:
         """The dictionary's directions, unit rows in normalised space."""
-        return normalize(self.w_dec, dim=1) if self.activation.free_atoms else self.w_dec
+        return normalize(self.w_dec, dim=1) if self.sparsifier.free_atoms else self.w_dec
 
     def project(self) -> None:
-        """After an optimiser step: back onto the constraints of atoms and activation."""
+        """After an optimiser step: back onto the constraints of atoms and sparsifier."""
         self.normalise_atoms()
-        self.activation.project()
+        self.sparsifier.project()
 
     @torch.no_grad()
     def normalise_atoms(self) -> None:
@@ -118,7 +118,7 @@ class SparseAutoencoder(nn.Module):
         if self.archetypes is not None:
             self.w_dec.copy_(self.archetypes.bake())
             return
-        if self.activation.free_atoms:
+        if self.sparsifier.free_atoms:
             return
         self.w_dec.div_(self.w_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
@@ -127,7 +127,7 @@ class SparseAutoencoder(nn.Module):
         """Take from each atom's gradient the part along the atom, which renormalisation would undo (Bricken et al. 2023)."""
         if self.archetypes is not None:
             self.archetypes.pull_back(self.w_dec)
-        elif self.w_dec.grad is not None and not self.activation.free_atoms:
+        elif self.w_dec.grad is not None and not self.sparsifier.free_atoms:
             # In slabs that a CPU's cache holds it takes half the time for large dictionaries.
             rows = SLAB if self.w_dec.device.type == "cpu" else self.n_latents
             for grad, atoms in zip(self.w_dec.grad.split(rows), self.w_dec.split(rows), strict=True):
@@ -138,10 +138,10 @@ class SparseAutoencoder(nn.Module):
         """The same function in the form that is saved: constant unit atoms, their norms within the encoder."""
         sae = copy.deepcopy(self)
         sae.archetypes = None
-        sae.activation.bake()
-        if isinstance(sae.activation, ReLU) and sae.activation.free_atoms:
+        sae.sparsifier.bake()
+        if isinstance(sae.sparsifier, ReLU) and sae.sparsifier.free_atoms:
             norm = self.w_dec.norm(dim=1)
-            sae.activation.atom_norm = sae.activation.free_atoms = False
+            sae.sparsifier.atom_norm = sae.sparsifier.free_atoms = False
             sae.w_dec.copy_(self.atoms)
             sae.w_enc.mul_(norm)
             sae.b_enc.mul_(norm)

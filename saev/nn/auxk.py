@@ -43,9 +43,9 @@ class AuxK:
             return e.new_zeros(())
         k = max(1, e.shape[1] // 2) if self.k is None else self.k
         e_hat = by_pairs(sae, z, h, k, dead) if by_numpy(h) else by_matrices(sae, z, k, dead, maybe)
-        spread = collective.total((e - collective.mean(e.mean(0))).square().sum())
+        spread = collective.all_reduce_sum((e - collective.all_reduce_mean(e.mean(0))).square().sum())
         # what falls to this part, as its own error is compared with it
-        spread = collective.weigh(spread).clamp_min(1e-12)
+        spread = collective.weight_by_fraction(spread).clamp_min(1e-12)
         return self.coefficient * dead.any() * (e_hat - e).square().sum() / spread
 
 
@@ -58,7 +58,7 @@ def by_matrices(
 ) -> Float[Tensor, "batch d_model"]:
     """e_hat by a dictionary of the latents that may be dead, often few: their pre-activations are made anew, with a graph."""
     encoder, bias, atoms = (
-        x.index_select(0, maybe) for x in (sae.encoder, sae.activation.gate_bias(sae.b_enc), sae.w_dec)
+        x.index_select(0, maybe) for x in (sae.encoder, sae.sparsifier.gate_bias(sae.b_enc), sae.w_dec)
     )
     revived = linear(z - sae.b_dec, encoder, bias).masked_fill(~dead[maybe], 0)
     return (topk_codes(revived, k) if k < len(maybe) else revived.relu()) @ atoms
@@ -72,7 +72,7 @@ def by_pairs(
     dead: Bool[Tensor, " d_sae"],
 ) -> Float[Tensor, "batch d_model"]:
     """The same from what of h is positive, which is little in latents that do not fire: on a CPU in half the time."""
-    bias, latents = sae.activation.gate_bias(sae.b_enc), dead.nonzero().squeeze(1)
+    bias, latents = sae.sparsifier.gate_bias(sae.b_enc), dead.nonzero().squeeze(1)
     gate = h.detach()[:, latents] + (bias - sae.b_enc).detach()[latents]
     chosen = topk_among(gate, k, latents)
     return decode_sparse(with_encoder_gradient(chosen, z, sae.w_enc, bias, sae.b_dec), sae.w_dec)

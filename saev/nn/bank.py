@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from saev.nn.activations import Activation
 from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.auxk import AuxK
@@ -20,6 +19,7 @@ from saev.nn.initialise import initialise, n_centroids, sample_tokens
 from saev.nn.maybe_dead import MaybeDead
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Objective
+from saev.nn.sparsifiers import Sparsifier
 from saev.ops import collective
 from saev.ops.paths import Path, using
 
@@ -40,7 +40,7 @@ class MemberSpec:
     """The settings of one autoencoder, before the data's width is known."""
 
     name: str
-    activation: Activation
+    sparsifier: Sparsifier
     objective: Objective
     auxk: AuxK
     lr: float
@@ -54,7 +54,7 @@ class MemberSpec:
     def width(self, d_model: int) -> int:
         """d_sae on activations of `d_model`; ValueError where the settings do not fit it."""
         d_sae = round(self.expansion * d_model) if self.d_sae is None else self.d_sae
-        k = getattr(self.activation, "k", 1)
+        k = getattr(self.sparsifier, "k", 1)
         if not 1 <= k <= d_sae:
             raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
         self.objective.check(d_sae)
@@ -78,7 +78,7 @@ class MemberSpec:
         """The member, initialised from a sample of normalised activations."""
         d_model = sample.shape[1]
         d_sae = self.width(d_model)
-        sae = SparseAutoencoder(d_model, d_sae, self.activation, normaliser)
+        sae = SparseAutoencoder(d_model, d_sae, self.sparsifier, normaliser)
         initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
         return Member(self.name, sae, self.objective, self.auxk, self.lr)
 
@@ -86,13 +86,13 @@ class MemberSpec:
 class Member(nn.Module):
     """An autoencoder in training: its loss, and how long each latent has been silent (in tokens)."""
 
-    silent: Int64[Tensor, " d_sae"]
+    tokens_since_fired: Int64[Tensor, " d_sae"]
     failed: Bool[Tensor, ""]
 
     def __init__(self, name: str, sae: SparseAutoencoder, objective: Objective, auxk: AuxK, lr: float):
         super().__init__()
         self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
-        self.register_buffer("silent", torch.zeros(sae.n_latents, dtype=torch.int64))
+        self.register_buffer("tokens_since_fired", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
         self.maybe_dead = MaybeDead(auxk.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
@@ -107,12 +107,12 @@ class Member(nn.Module):
         with using(self.products):  # AuxK has another number of codes
             h, at, f = sae.training_codes(z)
             reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
-            sparsity = sae.activation.penalty(at, f, sae.w_dec) * sparsity_factor
-            auxiliary = sae.activation.auxiliary(z, at, sae.w_dec, sae.b_dec)
-        tokens = collective.whole(len(z))
+            sparsity = sae.sparsifier.penalty(at, f, sae.w_dec) * sparsity_factor
+            auxiliary = sae.sparsifier.auxiliary(z, at, sae.w_dec, sae.b_dec)
+        tokens = collective.global_batch_size(len(z))
         aux = self._revival(z, h, residual, tokens) + auxiliary
-        fired = collective.total(firings(f, sae.n_latents))
-        self.silent.add_(tokens).mul_(fired == 0)
+        fired = collective.all_reduce_sum(firings(f, sae.n_latents))
+        self.tokens_since_fired.add_(tokens).mul_(fired == 0)
         z_mse = residual.detach().square().mean()
         return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / tokens)
 
@@ -121,13 +121,13 @@ class Member(nn.Module):
     ) -> Float[Tensor, ""]:
         if not self.auxk.coefficient:
             return z.new_zeros(())
-        return self.auxk(self.sae, z, h, residual, self.dead, self.maybe_dead.after(self.silent, tokens))
+        return self.auxk(self.sae, z, h, residual, self.dead, self.maybe_dead.after(self.tokens_since_fired, tokens))
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""
         self.sae.project()
         if sparsity_factor >= 1:  # while the penalty still rises, its L0 says nothing about the coefficient
-            self.sae.activation.follow(l0)
+            self.sae.sparsifier.follow(l0)
         self.step += 1
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Member(nn.Module):
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
         """Latents that have not fired for `auxk.dead_tokens` training tokens."""
-        return self.silent >= self.auxk.dead_tokens
+        return self.tokens_since_fired >= self.auxk.dead_tokens
 
     @torch.no_grad()
     def condition_gradients(self, clip: float) -> Float[Tensor, ""]:

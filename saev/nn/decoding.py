@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saev.nn.activations import Codes
+from saev.nn.sparsifiers import Codes
 from saev.ops import prefixes, sparse
 from saev.ops.sparse import SparseCodes
 

@@ -4,9 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saev.nn.activations import Codes, firing_threshold
 from saev.nn.decoding import decode, per_token
 from saev.nn.penalised import Penalised
+from saev.nn.sparsifiers import Codes, firing_threshold
 from saev.ops.sparse import SparseCodes, select_beyond
 
 

@@ -63,7 +63,7 @@ def initialise(
     With an Archetypal decoder the last two are also what its atoms are kept near to.
 
     b_enc is 0 for activations that select a number of latents or have thresholds of their own; for the others it lets each
-    latent fire on a share of the sample (`Activation.start`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
+    latent fire on a fraction of the sample (`Sparsifier.start`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
     then scaled by the a that minimises the squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for
     the reconstruction y at a = 1.
     """
@@ -136,20 +136,20 @@ def _archetypes(
 def _start_encoder(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> None:
     sae.w_enc.copy_(sae.w_dec.T)
     sae.b_enc.zero_()
-    bias = sae.activation.start(sae.pre_activations(z))
+    bias = sae.sparsifier.start(sae.pre_activations(z))
     if bias is not None:
         sae.b_enc.copy_(bias)
     scale = _best_scale(sae, z)
     sae.w_enc.mul_(scale)
     sae.b_enc.mul_(scale)
     if bias is None:
-        sae.activation.start(sae.pre_activations(z))  # thresholds of its own, at this scale
+        sae.sparsifier.start(sae.pre_activations(z))  # thresholds of its own, at this scale
 
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
-    state = {name: buffer.clone() for name, buffer in sae.activation.named_buffers()}
+    state = {name: buffer.clone() for name, buffer in sae.sparsifier.named_buffers()}
     y = decode(sae.training_codes(z).f, sae.w_dec)
-    for name, buffer in sae.activation.named_buffers():  # looking at the sample is not a training step
+    for name, buffer in sae.sparsifier.named_buffers():  # looking at the sample is not a training step
         buffer.copy_(state[name])
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)
 

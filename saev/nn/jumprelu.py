@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saev.nn.activations import Activation, Codes, firing_threshold
 from saev.nn.decoding import per_token
 from saev.nn.penalised import check_target
+from saev.nn.sparsifiers import Codes, Sparsifier, firing_threshold
 from saev.ops import collective
 from saev.ops.sparse import SparseCodes, select_beyond
 
 
-class JumpReLU(Activation):
+class JumpReLU(Sparsifier):
     """f_j = h_j [h_j > theta_j], theta learned directly (not its logarithm), in float32, and kept at 0 or above.
 
     Its gradient is that of a rectangle kernel of width epsilon = bandwidth * scale about the threshold, `scale` being the
@@ -99,7 +99,7 @@ class JumpReLU(Activation):
         l0 = per_token(at, lambda h: _Active.apply(h, theta, self.epsilon))
         if self.l0_target is None:
             return self.sparsity * l0
-        return (collective.mean(l0) / self.l0_target - 1).square()
+        return (collective.all_reduce_mean(l0) / self.l0_target - 1).square()
 
     @torch.no_grad()
     def project(self) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 class MaybeDead:
     """The latents that may be dead: on a CPU the dead ones, on a GPU a few more, so that no step waits to know them.
 
-    A latent that was silent for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
+    A latent that was tokens_since_fired for s tokens is not dead before it has seen dead_tokens - s more. So whoever does not come close
     when the device is asked can be left alone until that many tokens were seen: one step in a quarter of dead_tokens asks, and
     the next one takes the answer, while the device is still busy with what was queued behind the question. When, depends on
     tokens alone, and what is known belongs to a checkpoint, because whom a step looks at decides how its sums are rounded.
@@ -20,20 +20,22 @@ class MaybeDead:
         self.left = -1  # tokens for which they are known
         self.question: Question | None = None
 
-    def after(self, silent: Int64[Tensor, " d_sae"], tokens: int) -> Int64[Tensor, " n"]:
+    def after(self, tokens_since_fired: Int64[Tensor, " d_sae"], tokens: int) -> Int64[Tensor, " n"]:
         """Those for a step on so many tokens that follows on `silent`."""
-        ahead = horizon(silent.device, self.dead_tokens)
+        ahead = horizon(tokens_since_fired.device, self.dead_tokens)
         if not ahead:
             self.know(None)
-            return (silent >= self.dead_tokens).nonzero().squeeze(1)
+            return (tokens_since_fired >= self.dead_tokens).nonzero().squeeze(1)
         if self.question is None and self.left < 0:  # the first step: it waits
-            self.question = Question(silent, self.dead_tokens - ahead)
+            self.question = Question(tokens_since_fired, self.dead_tokens - ahead)
         self._settle(ahead)
         assert self.latents is not None
-        self.latents = self.latents.to(silent.device)  # a checkpoint is read before the module goes to its device
+        self.latents = self.latents.to(
+            tokens_since_fired.device
+        )  # a checkpoint is read before the module goes to its device
         self.left -= tokens
         if self.left < 0:
-            self.question = Question(silent, self.dead_tokens - ahead - tokens)
+            self.question = Question(tokens_since_fired, self.dead_tokens - ahead - tokens)
         return self.latents
 
     def _settle(self, ahead: int) -> None:
@@ -54,14 +56,14 @@ class MaybeDead:
 
 
 class Question:
-    """Which latents have been silent for so many tokens? Their number is on its way to the host while the host goes on."""
+    """Which latents have been tokens_since_fired for so many tokens? Their number is on its way to the host while the host goes on."""
 
-    def __init__(self, silent: Int64[Tensor, " d_sae"], tokens: int):
-        self.device, self.close = silent.device, (silent >= tokens).byte()
-        self.count = self.close.sum().to("cpu", non_blocking=silent.is_cuda)  # then into page-locked memory
-        self.arrived = torch.cuda.Event() if silent.is_cuda else None
+    def __init__(self, tokens_since_fired: Int64[Tensor, " d_sae"], tokens: int):
+        self.device, self.close = tokens_since_fired.device, (tokens_since_fired >= tokens).byte()
+        self.count = self.close.sum().to("cpu", non_blocking=tokens_since_fired.is_cuda)  # then into page-locked memory
+        self.arrived = torch.cuda.Event() if tokens_since_fired.is_cuda else None
         if self.arrived is not None:
-            self.arrived.record(torch.cuda.current_stream(silent.device))
+            self.arrived.record(torch.cuda.current_stream(tokens_since_fired.device))
 
     def latents(self) -> Int64[Tensor, " n"]:
         """Them, in order. Only the number is waited for; what was queued after the question is not."""

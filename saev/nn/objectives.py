@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.nn.activations import Codes
 from saev.nn.decoding import decode, prefix_errors
+from saev.nn.sparsifiers import Codes
 
 
 class Objective(ABC):
@@ -52,14 +52,16 @@ class Plain(Objective):
 class Matryoshka(Objective):
     """The mean squared error over nested prefixes of the dictionary (Bussmann et al. 2025).
 
-    `groups` are the shares of d_sae that each prefix adds; each group is decoded once.
+    `groups` are the fractions of d_sae that each prefix adds; each group is decoded once.
     """
 
     groups: Sequence[float] = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
     def __post_init__(self):
         if not self.groups or min(self.groups) <= 0 or abs(sum(self.groups) - 1) > 1e-6:
-            raise ValueError(f"objective.groups={list(self.groups)}: give positive shares of d_sae that add up to 1.")
+            raise ValueError(
+                f"objective.groups={list(self.groups)}: give positive fractions of d_sae that add up to 1."
+            )
 
     def prefixes(self) -> int:
         return len(self.groups)

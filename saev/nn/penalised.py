@@ -4,15 +4,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.nn.activations import Activation, Codes, firing_threshold
 from saev.nn.decoding import per_token
+from saev.nn.sparsifiers import Codes, Sparsifier, firing_threshold
 from saev.ops.sparse import SparseCodes, select_beyond
 
 RATE = 0.03  # of the controller: at twice the wanted L0 the coefficient grows by a factor of e in 33 steps
 
 
-class Penalised(Activation):
-    """An activation with a sparsity coefficient: fixed, or steered so that L0 becomes `l0_target`.
+class Penalised(Sparsifier):
+    """A sparsifier with a sparsity coefficient: fixed, or steered so that L0 becomes `l0_target`.
 
     The controller is multiplicative and slow: log coefficient += RATE * (L0/l0_target - 1), the last factor within
     [-1, 1]. The coefficient is a float32 buffer and part of the checkpoint; `sparsity` is where it starts.

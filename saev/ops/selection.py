@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 
 LOOKED_AT = 1 << 15  # values of a sample
-SLAB = 1 << 20  # bytes of a slab: within a core's share of the cache
+SLAB = 1 << 20  # bytes of a slab: within a core's fraction of the cache
 BLOCKS = 4  # block maxima per wanted value: then about k + k/8 values pass the bound
 MANY = 8  # times k values beyond the bound: more than the short way is worth
 
@@ -56,7 +56,7 @@ def beyond(h: Float[np.ndarray, "rows n"], bound: float | Float[np.ndarray, " n"
 
 
 def share_beyond(h: Float[np.ndarray, "rows n"], bound: float | Float[np.ndarray, " n"]) -> float:
-    """About the share of values above the bound, NaN among them: that of some evenly apart, of all columns in turn."""
+    """About the fraction of values above the bound, NaN among them: that of some evenly apart, of all columns in turn."""
     stride = _stride(h, LOOKED_AT)
     bound = bound if np.isscalar(bound) else bound[np.arange(0, h.size, stride) % h.shape[1]]  # type: ignore[index]
     return float(np.mean(~(h.reshape(-1)[::stride] <= bound)))

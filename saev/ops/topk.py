@@ -14,7 +14,7 @@ from torch import Tensor
 from saev.ops import collective, gpu, selection
 
 _SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
-_SPARE = 1.25  # how many more than its share of the largest values a part of the batch is asked for
+_SPARE = 1.25  # how many more than its fraction of the largest values a part of the batch is asked for
 
 # Threads up to which NumPy, on one, finds the largest of each row sooner than torch.topk, which divides the rows.
 _FEW = 4
@@ -84,7 +84,7 @@ def batchtopk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     shared by several processes, those among the largest of the whole batch that are in this process's part.
     """
     h = _check(h, k).detach()
-    return _largest(h, len(h) * k) if collective.world() == 1 else _of_the_whole_batch(h, k)
+    return _largest(h, len(h) * k) if collective.world_size() == 1 else _of_the_whole_batch(h, k)
 
 
 def batchtopk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
@@ -94,13 +94,13 @@ def batchtopk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
 
 def _of_the_whole_batch(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     # A little more than a process's share is nearly always enough; where it is not, all processes take more.
-    budget = collective.whole(len(h)) * k
-    n = math.ceil(budget / collective.world() * _SPARE) + 64
+    budget = collective.global_batch_size(len(h)) * k
+    n = math.ceil(budget / collective.world_size() * _SPARE) + 64
     while True:
         n = min(n, budget)
         found = _largest(h, min(n, h.numel()))
         values = found.values.relu().float()
-        cut = collective.cut(torch.cat([values, values.new_zeros(n - len(values))]), budget)
+        cut = collective.global_threshold(torch.cat([values, values.new_zeros(n - len(values))]), budget)
         if cut is not None:
             equal = values == cut.threshold
             kept = (values > cut.threshold) | (equal & (equal.cumsum(0) <= cut.ties))

@@ -11,15 +11,15 @@ import torch
 
 from saev.codes.pairs import sparse_codes
 from saev.dictionary import Dictionary
-from saev.probing import segments
-from saev.probing.columns import Columns
-from saev.probing.logistic import solve
-from saev.probing.nodes import nodes
-from saev.probing.sample import Sample, Tokens
-from saev.probing.statistics import LatentLabelStats
-from saev.probing.summary import overall
-from saev.probing.table import LabelTable
-from saev.probing.winners import judge, ranked
+from saev.probing.counts import segments
+from saev.probing.counts.columns import Columns
+from saev.probing.counts.statistics import LatentLabelStats
+from saev.probing.counts.table import LabelTable
+from saev.probing.data.sample import Sample, Tokens
+from saev.probing.judging.summary import overall
+from saev.probing.judging.winners import judge, ranked
+from saev.probing.logistic.fit import solve
+from saev.probing.logistic.nodes import nodes
 
 BITS = 3  # of mantissa in the fit of all pairs, which chooses; those chosen are fitted in the table's bins
 BATCH = 4096  # tokens encoded at a time

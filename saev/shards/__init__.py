@@ -1,6 +1,7 @@
 """Activations on disk: manifest, writer, index, reader, statistics (docs/formats.md)."""
 
-from saev.shards.manifest import Manifest, fingerprint
+from saev.files import fingerprint
+from saev.shards.manifest import Manifest
 from saev.shards.moments import Moments
 from saev.shards.reader import ActivationStore
 from saev.shards.stream import TokenStream

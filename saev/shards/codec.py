@@ -15,7 +15,8 @@ from jaxtyping import Float, Shaped
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from saev.shards.manifest import Manifest, layer_dir, write_atomically
+from saev.files import write_atomically
+from saev.shards.manifest import Manifest, layer_dir
 
 FILE = "codec.safetensors"
 SCALE_BYTES = 4

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from saev.files import sha256, write_atomically
 from saev.shards.index import FOREIGN, read_header
-from saev.shards.manifest import DTYPES, FILE, Manifest, layer_dir, write_atomically
-from saev.shards.merging import sha256, with_tables
+from saev.shards.manifest import DTYPES, FILE, Manifest, layer_dir
+from saev.shards.merging import with_tables
 from saev.shards.moments import ByRole, Moments, by_role, merge_roles
 from saev.shards.tar import npy
 

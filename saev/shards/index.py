@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
+from saev.files import write_atomically
 from saev.shards import tar
 from saev.shards.codec import stored_row
-from saev.shards.manifest import write_atomically
 
 SUFFIX = ".acts.npy"
 FOREIGN = ".foreign.idx.npy"  # of a tar that another program wrote: its names say nothing about image numbers

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from saev.files import write_atomically
 from saev.shards import index, tar
 from saev.shards.codec import Codec
-from saev.shards.manifest import write_atomically
 from saev.shards.moments import ByRole, Moments, by_role, merge_roles, save_moments
 
 BLOCK_BYTES = 2 << 20  # a task of the threads: milliseconds, so that handing it over costs nothing

@@ -1,17 +1,16 @@
 """manifest.json: what a directory of activations holds, and whether it is whole."""
 
 import dataclasses
-import hashlib
 import json
 import os
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from saev.files import fingerprint, write_atomically
 
 SCHEMA = 1
 FILE = "manifest.json"
+VOID = 65535  # the label of patches without one
 DTYPES = ("float16", "float32", "float64", "int8")
 LABELS, SHARES = "token_labels.npy", "token_shares.npy"
 
@@ -79,39 +78,6 @@ class Manifest:
         return fingerprint(contents)
 
 
-def fingerprint(meaning: Mapping[str, Any]) -> str:
-    """sha256 (hex) of a JSON-able mapping, whatever the order of its keys.
-
-    >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
-    True
-    """
-    return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
 def layer_dir(layer: int) -> str:
     """The folder of one layer's stream."""
     return f"layer-{layer:02d}"
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends, and leaves no trace when it raises.
-
-    A reader, a killed process or a power cut sees the whole file or the one before it, never a part.
-    """
-    # not the process number: parts may be recorded on machines that number alike
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step."""
-    with replacing(path) as file:
-        file.write(data)

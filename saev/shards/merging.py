@@ -9,7 +9,6 @@ it is complete has nothing beside it, wherever a process was killed.
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
@@ -19,9 +18,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from saev.files import replacing, sha256
 from saev.shards import tar
 from saev.shards.codec import FILE as CODEC
-from saev.shards.manifest import FILE, LABELS, SHARES, Manifest, layer_dir, replacing
+from saev.shards.manifest import FILE, LABELS, SHARES, Manifest, layer_dir
 from saev.shards.moments import ByRole, load_moments, merge_roles, save_moments
 from saev.shards.shard_writer import load_labels
 
@@ -36,7 +36,7 @@ def sidecar_path(root: Path, shard: int) -> Path:
 
 
 def labels_path(root: Path, shard: int) -> Path:
-    """The labels and shares of a shard's tokens."""
+    """The labels and fractions of a shard's tokens."""
     return root / f"shard-{shard:06d}.labels.safetensors"
 
 
@@ -90,9 +90,3 @@ def complete(root: Path) -> None:
     for left in (*root.glob("shard-*"), *root.glob(f"layer-*/*[0-9].{STATS}"), *root.rglob("*.tmp")):
         left.unlink(missing_ok=True)
     (root / MERGED).replace(root / FILE)
-
-
-def sha256(path: Path) -> str:
-    """sha256 (hex) of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from safetensors.numpy import load_file, save
 
-from saev.shards.manifest import write_atomically
+from saev.files import write_atomically
 
 
 @dataclasses.dataclass

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 ROLES = {
-    "patch": ("patches",),
+    "patches": ("patches",),
     "cls": ("cls",),
     "special": ("cls", "registers"),
     "all": ("cls", "registers", "patches"),

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float16, Shaped, UInt16
 from safetensors.numpy import load_file, save
 
+from saev.files import write_atomically
 from saev.shards.layer_shard import LayerShard
-from saev.shards.manifest import write_atomically
 
 
 class ShardWriter:
@@ -52,7 +52,7 @@ class ShardWriter:
         self.rows.append({"index": index, **row, "n_tokens": 0, "error": error})
 
     def save_labels(self, path: Path) -> None:
-        """Write the labels and shares of the shard's tokens."""
+        """Write the labels and fractions of the shard's tokens."""
         write_atomically(path, save({"labels": np.concatenate(self.labels), "shares": np.concatenate(self.shares)}))
 
 

@@ -20,7 +20,7 @@ def split_images(
 
     Args:
         tokens: stored tokens of each image; images without any are on neither side.
-        share: share of the images to hold out, at least one.
+        share: fraction of the images to hold out, at least one.
         most_tokens: keep at most so many tokens' worth of the held-out images (at least one image).
         shard: hold out whole shards as far as the share allows, so that reading one side in order skips the other.
         selected: what counts as tokens for that: those of each image that are looked at (None: all).

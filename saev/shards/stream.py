@@ -45,7 +45,7 @@ class TokenStream:
 
     Args:
         examples: the images to take (None: all), in the order in which `limit` takes them.
-        tokens: the roles to take: patch, cls, special or all.
+        tokens: the roles to take: patches, cls, special or all.
         ignore_labels: leave out tokens with these labels (65535: unlabelled ones).
         limit: take at most so many tokens.
         window: tokens read and mixed at a time; two windows are in memory.
@@ -61,7 +61,7 @@ class TokenStream:
         layer: int,
         batch_size: int,
         examples: Int64[np.ndarray, " images"] | None = None,
-        tokens: str = "patch",
+        tokens: str = "patches",
         seed: int = 0,
         shuffle: bool = True,
         window: int = 1 << 19,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from saev.files import sha256
 from saev.shards import index
 from saev.shards.manifest import Manifest
-from saev.shards.merging import sha256
 
 
 def verify(root: Path, manifest: Manifest) -> list[str]:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from saev.files import write_atomically
 from saev.shards.codec import Codec, codec_path, keep_codec
 from saev.shards.layer_shard import LayerShard
-from saev.shards.manifest import Manifest, layer_dir, write_atomically
+from saev.shards.manifest import Manifest, layer_dir
 from saev.shards.merging import EXAMPLES, MERGED, complete, labels_path, merge, sidecar_path
 from saev.shards.shard_writer import ShardWriter
 

@@ -57,7 +57,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("out", type=Path, help="the directory to make")
     add("--check", type=Path, metavar="RECORDING", help="compare on recorded activations too")
     add("--layer", type=int, help="... of this layer")
-    add("--tokens", choices=("patch", "cls", "special", "all"), help="... of these tokens (patch)")
+    add("--tokens", choices=("patches", "cls", "special", "all"), help="... of these tokens (patches)")
     add("--n-tokens", type=int, help="... at most so many (20000)")
     add("--centred-encoder", choices=("yes", "no"), help="saev, schema 1: whether the encoder subtracts b_dec")
     add("--mean", type=Path, metavar="FILE", help="saev: the mean that was subtracted from activations")
@@ -85,7 +85,7 @@ def dictionary(kind: Any, path: Path, folder: Path, args: argparse.Namespace) ->
     centred = None if args.centred_encoder is None else args.centred_encoder == "yes"
     options = Options(centred, args.mean, args.scale, args.ignore_unknown)
     foreign = opening.read(kind, path, options)
-    k = getattr(foreign.sae.activation, "k", None)
+    k = getattr(foreign.sae.sparsifier, "k", None)
     about = {
         "hyperparameters": {"source": foreign.library} | ({} if k is None else {"k": k}),
         "provenance": {"source": foreign.provenance()},
@@ -133,7 +133,7 @@ def prove(evaluate: Any, code_scale: Any, sae: Any, args: argparse.Namespace) ->
                 f"--check {args.check} has d_model={store.d_model}, the dictionary has {sae.d_model}: give activations of its own "
                 "backbone."
             )
-        layer, tokens = store.resolve_layer(args.layer), args.tokens or "patch"
+        layer, tokens = store.resolve_layer(args.layer), args.tokens or "patches"
         if args.n_tokens is not None and args.n_tokens < 1:
             raise ValueError(f"--n-tokens {args.n_tokens}: give a positive number.")
         batches = recorded_inputs(store, layer, tokens, args.n_tokens or 20_000)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from saev.stages.diagnosis import Finding, examine
+from saev.runs.diagnosis import Finding, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 MIN_FREE_GB = 5  # the demo with its environment's caches takes 1 GB, a layer of ImageNet at 1024 dimensions 500 GB
@@ -131,7 +131,7 @@ def disk(folder: Path) -> Finding:
 
 def cache() -> Finding:
     """The folder of fetched and converted data."""
-    from saev.images.wheels import cache_dir
+    from saev.demo.wheels import cache_dir
 
     try:
         folder = cache_dir()

@@ -15,14 +15,14 @@ from saev.codes.encoding import density, encode, refuse_dense, tokens_to_do
 from saev.codes.manifest import CodesManifest, Layout
 from saev.codes.selection import Selection
 from saev.codes.writer import CodeWriter
-from saev.shards.lock import exclusive, part_of
+from saev.device import check_device, resolve_device
+from saev.locks import exclusive, part_of
+from saev.progress import bar
+from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards.manifest import FILE
 from saev.shards.merging import sidecar_path
-from saev.stages.bars import bar
-from saev.stages.dictionaries import Found, find
 from saev.stages.evaluate import EXAMPLES, plan, together
-from saev.stages.splicing import device_of
-from saev.vits.precheck import check_device, parse_part
+from saev.vits.precheck import parse_part
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 class Job:
     """What `run` does to dictionaries that share a pass."""
 
-    found: Sequence[Found]
+    found: Sequence[SavedDictionary]
     selection: Selection
     layout: Layout
     part: tuple[int, int]
@@ -48,7 +48,7 @@ class Job:
 def run(cfg: DictConfig) -> list[Path]:
     """Encode by the named dictionaries what is not encoded yet; the directory of each one's codes, in their order."""
     layout, part = check(cfg)
-    found = {one.name: one for one in find([str(path) for path in cfg.dictionaries])}
+    found = {one.name: one for one in find_dictionaries([str(path) for path in cfg.dictionaries])}
     work = {name: plan(cfg, one) for name, one in found.items()}
     for job in work.values():
         job["tokens"] = cfg.tokens or job["tokens"]
@@ -60,7 +60,7 @@ def run(cfg: DictConfig) -> list[Path]:
             shared["store"], shared["layer"], shared["images"], shared["tokens"], tuple(shared["ignore_labels"])
         )
         members = [found[name] for name in group]
-        device = device_of(cfg.device)
+        device = resolve_device(cfg.device)
         directories |= encode_group(Job(members, selection, layout, part, cfg.batch_size, device, Path(cfg.out)))
     for name in found:
         print(directories[name])
@@ -95,7 +95,7 @@ def encode_group(job: Job) -> dict[str, Path]:
     return directories
 
 
-def encode_pending(job: Job, todo: Sequence[Found], manifests: Mapping[str, CodesManifest]) -> None:
+def encode_pending(job: Job, todo: Sequence[SavedDictionary], manifests: Mapping[str, CodesManifest]) -> None:
     """Encode this part by these dictionaries, which nobody else does meanwhile; finish what is then whole."""
     members = {one.name: one.load(job.device) for one in todo}
     shares = {name: density(member, job.selection, job.layout.most) for name, member in members.items()}
@@ -126,7 +126,7 @@ def is_pending(directory: Path) -> bool:
 
 
 def check_room(job: Job, manifests: Mapping[str, CodesManifest], shares: Mapping[str, float]) -> None:
-    """ValueError where the disk has not the room for what is left to encode, with this share of codes active."""
+    """ValueError where the disk has not the room for what is left to encode, with this fraction of codes active."""
     job.out.mkdir(parents=True, exist_ok=True)
     pair = 4 + np.dtype(job.layout.dtype).itemsize
     number, n_parts = job.part

@@ -13,17 +13,17 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
+from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
+from saev.evaluation.measuring import choose_images, measure
+from saev.evaluation.splicing import pictures_of, places, read_head, splice
 from saev.metrics.stability import stability
-from saev.stages.dictionaries import HELD_OUT, Found, find, layer_of, open_store
-from saev.stages.measuring import choose_images, measure
-from saev.stages.splicing import device_of, pictures_of, places, read_head, splice
-from saev.stages.tables import write_table
-from saev.sweep.planning import key_of
+from saev.runs.planning import key_of
+from saev.runs.tables import write_table
+from saev.saved import HELD_OUT, SavedDictionary, find_dictionaries, layer_of, open_store
 from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.plots import frontier
 from saev.visuals.style import save
-from saev.vits.precheck import check_device
 
 log = logging.getLogger(__name__)
 EXAMPLES = ("held_out", "all")
@@ -33,8 +33,8 @@ OF_SPLICING = ("images", "vit", "splice_images", "splice_batch", "references", "
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Evaluate the named dictionaries; a row per dictionary, also as results.parquet and results.csv."""
     check(cfg)
-    found = find([str(path) for path in cfg.dictionaries])
-    device = device_of(cfg.device)
+    found = find_dictionaries([str(path) for path in cfg.dictionaries])
+    device = resolve_device(cfg.device)
     images, vit = (instantiate(cfg.images), instantiate(cfg.vit)) if cfg.splice else (None, None)
     head = read_head(cfg.head)  # before minutes are spent
     if images is not None and vit is not None:
@@ -98,11 +98,11 @@ def check(cfg: DictConfig) -> None:
             log.warning("%s: no effect without splice=true", ", ".join(idle))
 
 
-def plan(cfg: DictConfig, one: Found) -> dict[str, Any]:
+def plan(cfg: DictConfig, one: SavedDictionary) -> dict[str, Any]:
     """On what a dictionary is evaluated: store, layer, tokens, ignored labels and images."""
     store = open_store(one, cfg.dataset, Path(cfg.paths.activations))
     layer = layer_of(one, store, cfg.layer)
-    tokens = one.about.get("token_roles") or "patch"
+    tokens = one.about.get("token_roles") or "patches"
     store.role_slice(tokens)
     if "held_out" not in one.about and cfg.examples == "held_out":
         log.warning("%s does not say which images were held out: taking those of the default settings", one.name)
@@ -128,7 +128,7 @@ def together(work: Mapping[str, dict[str, Any]]) -> list[list[str]]:
     return groups
 
 
-def describe(one: Found, job: Mapping[str, Any]) -> dict[str, Any]:
+def describe(one: SavedDictionary, job: Mapping[str, Any]) -> dict[str, Any]:
     """What a row says beside its numbers: the dictionary, how it was trained, and on what it is evaluated."""
     own = {
         key: value for key, value in one.config.get("hyperparameters", {}).items() if not isinstance(value, dict | list)

@@ -8,12 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 
-from saev.stages import checks
-from saev.stages.fitters import PlannedFit, plan_fitters
-from saev.stages.standing import check_same, noting_failure, results_of, take_up
-from saev.stages.values import check_values
-from saev.sweep.ledger import CHECKPOINT, LOCK
-from saev.sweep.memory import Size, member_size
+from saev.config import checks
+from saev.config.baselines import PlannedFit, plan_fitters
+from saev.config.values import check_values
+from saev.runs.directory import check_same, noting_failure, results_of, take_up
+from saev.runs.ledger import CHECKPOINT, LOCK
+from saev.runs.memory import Size, member_size
 
 log = logging.getLogger(__name__)
 SPEED = (
@@ -36,8 +36,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     with noting_failure(directory):
         planned, recording, _ = prepare(cfg)
 
-        from callbacks.signals import answer_slurm
-        from saev.shards.lock import exclusive
+        from saev.locks import exclusive
+        from saev.runs.signals import answer_slurm
 
         answer_slurm()
         busy = f"hydra.run.dir={directory}: another process is fitting there."
@@ -51,7 +51,7 @@ def prepare(cfg: DictConfig, here: bool = True) -> tuple[list[PlannedFit], Any, 
 
     `here`: the job runs on this machine, so its device counts.
     """
-    from saev.vits.precheck import check_device
+    from saev.device import check_device
 
     check_values(cfg)
     if here:
@@ -77,19 +77,19 @@ def examine(cfg: DictConfig, here: bool) -> list[Size]:
 def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: Path) -> dict[str, float]:
     """Make all passes, save the dictionaries and measure them on the held-out images."""
     from saev.checkpoint import save_dictionary
+    from saev.device import resolve_device
+    from saev.evaluation.measuring import measure
     from saev.nn.normalise import Normaliser
-    from saev.stages.fitting import provenance
-    from saev.stages.measuring import measure
-    from saev.stages.passes import Passes
-    from saev.stages.splicing import device_of
-    from saev.stages.tables import write_table
+    from saev.recipes.fitting_passes import Passes
+    from saev.recipes.train import provenance
+    from saev.runs.tables import write_table
     from saev.visuals.evaluation_table import evaluation_table
 
     data = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), cfg.normalise)
-    device = device_of(cfg.device)
+    device = resolve_device(cfg.device)
     fitters = {plan.name: plan.fitter for plan in planned}
     passes = Passes(
         fitters, data, normaliser, device, directory / CHECKPOINT, directory / "metrics.jsonl", cfg.save_every_s

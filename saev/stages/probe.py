@@ -14,30 +14,30 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from callbacks.signals import answer_slurm
 from saev.codes import CodeStore
-from saev.probing.bootstrap import draws
-from saev.probing.columns import Columns
-from saev.probing.evidence import Witnesses
-from saev.probing.logistic import LogisticFit
-from saev.probing.statistics import LatentLabelStats
-from saev.probing.summary import intervals, overall
-from saev.probing.table import LabelTable
-from saev.probing.weighting import fit_all
-from saev.probing.winners import Judged, ranked
+from saev.config.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
+from saev.device import resolve_device
+from saev.probing.counts.columns import Columns
+from saev.probing.counts.passes import EXACT, FirstPass, second_pass
+from saev.probing.counts.statistics import LatentLabelStats
+from saev.probing.counts.table import LabelTable
+from saev.probing.data.sources import Live, Source, Stored, active
+from saev.probing.data.splits import TRUE, Labelled, count, labelled
+from saev.probing.judging.bootstrap import draws
+from saev.probing.judging.evidence import Witnesses
+from saev.probing.judging.pair_tables import write_pairs
+from saev.probing.judging.rows import blank, class_rows, judged_of, listed, tally
+from saev.probing.judging.summary import intervals, overall
+from saev.probing.judging.winners import Judged, ranked
+from saev.probing.logistic.fit import LogisticFit
+from saev.probing.logistic.weighting import fit_all
+from saev.probing.sparse.probing import sparse_probing
+from saev.progress import bar
+from saev.recipes.supervised import check_linear, supervised
+from saev.runs.signals import answer_slurm
+from saev.runs.tables import write_table
+from saev.saved import SavedDictionary, find_dictionaries, layer_of, names, open_store
 from saev.shards import ActivationStore
-from saev.stages.bars import bar
-from saev.stages.dictionaries import Found, find, layer_of, names, open_store
-from saev.stages.label_passes import EXACT, FirstPass, second_pass
-from saev.stages.label_sources import Live, Source, Stored, active
-from saev.stages.label_splits import TRUE, Labelled, count, labelled
-from saev.stages.pair_tables import write_pairs
-from saev.stages.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
-from saev.stages.probe_rows import blank, class_rows, judged_of, listed, tally
-from saev.stages.sparse_probing import sparse_probing
-from saev.stages.splicing import device_of
-from saev.stages.supervised import check_linear, supervised
-from saev.stages.tables import write_table
 from saev.visuals.probe_table import probe_table
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,10 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Probe the named dictionaries; a row per dictionary and null. The classes' rows are in classes.parquet."""
     validate(cfg)
     answer_slurm()
-    device = device_of(cfg.device)
+    device = resolve_device(cfg.device)
     paths = [*dict.fromkeys(str(Path(path)) for path in cfg.dictionaries)]
     stored = {path: CodeStore(path) for path in paths if is_codes(path)}
-    found = find(plain) if (plain := [path for path in paths if path not in stored]) else []
+    found = find_dictionaries(plain) if (plain := [path for path in paths if path not in stored]) else []
     check_stored(cfg, list(stored.values()))
     layer = layer_for(cfg, found, list(stored.values()))
     data = labelled(cfg, layer)
@@ -155,7 +155,7 @@ def probe(
     return rows, totals
 
 
-def layer_for(cfg: DictConfig, found: Sequence[Found], stored: Sequence[CodeStore]) -> int:
+def layer_for(cfg: DictConfig, found: Sequence[SavedDictionary], stored: Sequence[CodeStore]) -> int:
     """The one layer that all dictionaries read. ValueError where they differ, and for activations that do not fit."""
     store = ActivationStore(cfg.dataset)
     layers = {
@@ -182,7 +182,7 @@ def identity(cfg: DictConfig, data: Labelled, sizes: Mapping[str, int]) -> str:
         "nulls",
         "seed",
         "batch_size",
-        "val_share",
+        "val_fraction",
     )
     about = {key: OmegaConf.to_container(cfg[key]) if OmegaConf.is_config(cfg[key]) else cfg[key] for key in keys}
     about |= stamps(cfg) | {"sizes": dict(sizes), "ids": list(data.ids), "names": list(data.names)}

@@ -10,13 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
-from saev.stages.dictionaries import Found, find
+from saev.device import check_device, resolve_device
+from saev.recipes.results import credits_of
+from saev.runs.planning import key_of
+from saev.saved import SavedDictionary, find_dictionaries
 from saev.stages.evaluate import EXAMPLES, plan, together
-from saev.stages.results import credits_of
-from saev.stages.splicing import device_of
-from saev.sweep.planning import key_of
 from saev.visuals.report import evenly, write_report
-from saev.vits.precheck import check_device
 
 log = logging.getLogger(__name__)
 MOST_CLASSES = 24  # without classes=
@@ -27,7 +26,7 @@ def run(cfg: DictConfig) -> list[Path]:
     """Write a page for each recording and layer that the dictionaries read; the pages."""
     check(cfg)
     rule = instantiate(cfg.choice)
-    found = {one.name: one for one in find([str(path) for path in cfg.dictionaries])}
+    found = {one.name: one for one in find_dictionaries([str(path) for path in cfg.dictionaries])}
     chosen = chosen_latents(cfg, list(found.values()))
     images = instantiate(cfg.images) if cfg.get("images") is not None else None
     if images is not None:
@@ -47,7 +46,7 @@ def run(cfg: DictConfig) -> list[Path]:
             write_report(
                 Path(cfg.paths.run_dir) / ("latents.html" if number == 1 else f"latents-{number}.html"),
                 rows=[],
-                members={name: found[name].load(device_of(cfg.device)) for name in group},
+                members={name: found[name].load(resolve_device(cfg.device)) for name in group},
                 store=job["store"],
                 layer=job["layer"],
                 tokens=job["tokens"],
@@ -87,7 +86,7 @@ def check(cfg: DictConfig) -> None:
         log.warning("%s: no effect beside latents= or probe=", ", ".join(idle))
 
 
-def chosen_latents(cfg: DictConfig, found: Sequence[Found]) -> Chosen:
+def chosen_latents(cfg: DictConfig, found: Sequence[SavedDictionary]) -> Chosen:
     """Per dictionary the latents that are asked for, in the order asked for; none where the rule is to choose."""
     if cfg.latents is not None:
         asked = listed(cfg.latents)

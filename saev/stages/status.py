@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from saev.stages.outputs import runs_root
-from saev.stages.resume import SWEEPING
-from saev.stages.sweeping import conclude, show
-from saev.sweep import ledger
-from saev.sweep.planning import Job
+from saev.config.resume import SWEEPING
+from saev.runs import ledger
+from saev.runs.outputs import runs_root
+from saev.runs.planning import Job
+from saev.runs.sweep_summary import conclude, show
 
 
 def run(arguments: Sequence[str]) -> int:

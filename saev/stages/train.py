@@ -8,10 +8,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.stages import checks
-from saev.stages.members import Planned, plan_members
-from saev.stages.standing import check_same, noting_failure, results_of
-from saev.stages.values import check_values
+from saev.config import checks
+from saev.config.members import Planned, plan_members
+from saev.config.values import check_values
+from saev.runs.directory import check_same, noting_failure, results_of
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         planned, recording, _ = prepare(cfg)
         checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
 
-        from saev.stages.fitting import fit
+        from saev.recipes.train import fit
 
         return fit(cfg, planned, recording)
 

@@ -14,9 +14,9 @@ class Choice:
 
     Args:
         n: how many latents.
-        rarest, commonest: bounds of the firing frequency, as log10 of the share of tokens.
+        rarest, commonest: bounds of the firing frequency, as log10 of the fraction of tokens.
         images: fire on at least so many images, else there is nothing to compare.
-        weakest: leave out this share of the remaining latents, those of the lowest mean value when firing.
+        weakest: leave out this fraction of the remaining latents, those of the lowest mean value when firing.
     """
 
     n: int = 6

@@ -72,7 +72,7 @@ COLUMNS = (
         "latents that had not fired for a whole window of training tokens (dead_tokens) when training ended.",
     ),
     Column(
-        "dense_10",
+        "dense_above_0.1",
         "dense (%)",
         percent,
         "latents that fire on more than a tenth of the held-out tokens: too common to mean one thing.",

@@ -13,7 +13,7 @@ EVALUATION = (
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
     Column("l0", "L0", digits, "active latents per token"),
     Column("dead", "dead %", percent, "latents that fire on none of these tokens"),
-    Column("dense_10", "dense %", percent, "latents that fire on more than a tenth of them"),
+    Column("dense_above_0.1", "dense %", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "cos", lambda value: f"{value:.3f}", "largest |cosine| of two atoms"),
     Column("correlation", "|corr|", lambda value: f"{value:.3f}", "mean |correlation| of two latents' codes"),
     Column(

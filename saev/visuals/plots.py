@@ -117,7 +117,7 @@ def curve(
 def frequencies(
     frequency: Float[np.ndarray, " n_latents"], n_tokens: int, title: str, top: float | None = None
 ) -> Figure:
-    """How many latents fire how often: % of the dictionary over log10 of the share of tokens; silent ones apart.
+    """How many latents fire how often: % of the dictionary over log10 of the fraction of tokens; silent ones apart.
 
     `top` is a common upper end of the y axis, so that the plots of several SAEs can be compared.
     """
@@ -133,7 +133,7 @@ def frequencies(
     powers = range(max(rarest, -4), 1)  # longer numbers would run into each other
     axes.set_xticks([silent, *powers], ["never", *(f"{100 * 10.0**power:g}%" for power in powers)], fontsize=8.5)
     axes.set_xticks(range(rarest, 1), minor=True)
-    axes.set(xlabel="fires on this share of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
+    axes.set(xlabel="fires on this fraction of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
     axes.set_ylim(0, top or None)
     axes.grid(False, axis="x")
     axes.set_title(title, fontsize=10, loc="left")
@@ -143,7 +143,7 @@ def frequencies(
 def frequency_shares(
     frequency: Float[np.ndarray, " n_latents"], n_tokens: int
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " edges"], float]:
-    """(share of latents per bin, edges as log10 of the frequency, share of latents that never fire); they add up to 1.
+    """(fraction of latents per bin, edges as log10 of the frequency, fraction of latents that never fire); they add up to 1.
 
     Bins start at the rarest frequency that `n_tokens` tokens can show, one firing.
     """

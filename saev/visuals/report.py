@@ -2,7 +2,7 @@
 
 write_report(
     run / "report.html", rows, {name: saev.load(run / "saes" / name) for name in names},
-    store=ActivationStore(dataset), layer=8, tokens="patch", examples=held_out, images=image_source,
+    store=ActivationStore(dataset), layer=8, tokens="patches", examples=held_out, images=image_source,
     history=run / "metrics.jsonl", config=yaml_text, credits=[images.credits()], files={"results": run / "results.csv"},
 )
 """
@@ -40,7 +40,7 @@ def write_report(
     *,
     store: ActivationStore,
     layer: int,
-    tokens: str = "patch",
+    tokens: str = "patches",
     examples: Sequence[int] | Int[np.ndarray, " images"] | None = None,
     examples_are: str = "held-out",
     images: Images | None = None,
@@ -84,7 +84,7 @@ def write_report(
         {name: members[name] for name in shown}, store, layer, looked_at, tokens, n_images, progress=progress
     )
     album = Album(images, store)
-    patches = tokens in ("patch", "all") and bool(store.manifest.roles.get("patches"))
+    patches = tokens in ("patches", "all") and bool(store.manifest.roles.get("patches"))
     galleries = []
     for name in shown:
         latents = chosen[name] if chosen else dict.fromkeys(choose_latents(surveys[name], choice).tolist(), "")

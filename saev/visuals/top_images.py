@@ -50,7 +50,7 @@ class Survey:
 
     @property
     def frequency(self) -> Float[np.ndarray, " n_latents"]:
-        """Per latent, the share of tokens on which it fires."""
+        """Per latent, the fraction of tokens on which it fires."""
         return self.firings.double().numpy() / max(self.n_tokens, 1)
 
     @property
@@ -94,7 +94,7 @@ def survey(
     store: ActivationStore,
     layer: int,
     examples: Sequence[int] | Int[np.ndarray, " images"],
-    tokens: str = "patch",
+    tokens: str = "patches",
     n: int = 8,
     batch_tokens: int = 8192,
     progress: bool = False,
@@ -142,7 +142,7 @@ def heatmaps(
     dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
 ) -> Float32[np.ndarray, "latents grid_h grid_w"]:
     """Codes of the patch tokens of one image, laid out as the patches lie in the picture, for several latents."""
-    acts = torch.from_numpy(store.read(layer, example, "patch").copy())
+    acts = torch.from_numpy(store.read(layer, example, "patches").copy())
     codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
     height, width = grid(store, example)
     return codes.T.float().cpu().numpy().reshape(len(latents), height, width)

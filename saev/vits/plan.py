@@ -14,7 +14,7 @@ from saev.vits.backbone import resolve_layers
 from saev.vits.shape import VitShape
 from saev.vits.source import VitSource
 
-LABEL_BYTES = 4  # label and share of a token
+LABEL_BYTES = 4  # label and fraction of a token
 MEMBER_OVERHEAD = 1536  # bytes of tar and npy headers, padding and index per image and layer
 
 

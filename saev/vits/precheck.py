@@ -6,8 +6,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from saev.vits.hooks import HOOKS
 
 CHOICES = {
@@ -29,12 +27,6 @@ def check_knobs(recording: object) -> None:
     for key in POSITIVE:
         if (value := getattr(recording, key)) is not None and value <= 0:
             raise ValueError(f"record.{key}={value} is too small: give a number above 0.")
-
-
-def check_device(device: str, key: str = "record.device") -> None:
-    """A device that is there; `key` is the setting that names it."""
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"{key}={device}: this machine has no CUDA GPU; use {key}=cpu.")
 
 
 def said_by(check: Callable[[], None]) -> str | None:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from saev.device import check_device, resolve_device
 from saev.images.source import ImageSource
+from saev.locks import exclusive, part_of
 from saev.shards import Manifest, RecordingWriter, fingerprint
-from saev.shards.lock import exclusive, part_of
 from saev.vits.filling import Filler
 from saev.vits.item import ItemLoader
 from saev.vits.loading import default_workers
 from saev.vits.plan import Plan, as_tuple
-from saev.vits.precheck import check_device, check_disk, check_knobs, parse_part, said_by
+from saev.vits.precheck import check_disk, check_knobs, parse_part, said_by
 from saev.vits.source import VitSource
 from saev.vits.talking import report, say
 
@@ -46,7 +47,7 @@ class Recording:
     def check(self) -> None:
         """Raise ValueError, within seconds, for whatever can be known to go wrong; fetches the demo's files."""
         check_knobs(self)
-        check_device(self.device)
+        check_device(self.device, "record.device")
         parse_part(self.part)
         if not said_by(self.images.check) and self.complete():
             return  # what it was made with need not be there any more
@@ -137,7 +138,7 @@ class Recording:
 
     @property
     def _device(self) -> str:
-        return ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return resolve_device(self.device)
 
     def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> list[str]:
         filler = self._filler()

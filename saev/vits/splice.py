@@ -70,7 +70,7 @@ def splice_fidelity(
     splice_cosine_<role>: mean over tokens of cos(y', y).
     <reference>_error_<role>, <reference>_cosine_<role>: the same where the tokens are replaced by their mean or by 0.
     splice_recovered_<role>: 1 - splice_error / mean_error (of the first reference): 1 nothing lost, 0 all of it.
-    With a `head` (see `linear_logits`, on the pooled features): splice_agreement, the share of images whose top-1 class is
+    With a `head` (see `linear_logits`, on the pooled features): splice_agreement, the fraction of images whose top-1 class is
     the same, and splice_kl, mean KL(clean || spliced) in nats; and both for each reference.
 
     Raises ValueError for places that cannot be spliced. A batch is [images, 3, height, width]; those of one batch share a size.

@@ -9,7 +9,7 @@ from jaxtyping import Float, Integer
 from PIL import Image
 from torch import Tensor
 
-from saev.images.patch_labels import VOID
+from saev.shards.manifest import VOID
 
 Resize = Literal["crop", "squash", "pad"]
 

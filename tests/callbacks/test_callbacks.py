@@ -32,7 +32,7 @@ from callbacks import (
 from datamodules import ActivationDataModule
 from saev.metrics.histograms import FREQUENCY_EDGES
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 NAMES = ["relu", "topk"]
 MAKE = {
@@ -57,7 +57,7 @@ def dataset(tmp_path_factory):
 
 
 def fit(dataset, *watching, steps=12, ckpt_path=None):
-    data = ActivationDataModule(str(dataset), 1, 64, val_share=0.2)
+    data = ActivationDataModule(str(dataset), 1, 64, val_fraction=0.2)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))
@@ -94,7 +94,7 @@ def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
 def test_dead_units_are_those_silent_for_the_window(dataset):
     _, module, _ = fit(dataset, DeadUnits())
     for member, share in zip(module.bank, module.validated["dead"], strict=True):
-        assert float(share) == pytest.approx(float((member.silent >= 100).double().mean()))
+        assert float(share) == pytest.approx(float((member.tokens_since_fired >= 100).double().mean()))
     assert float(module.validated["dead"][1]) > 0  # two of 48 latents per token leave some silent
 
 
@@ -115,13 +115,13 @@ def test_sparsity_rises_over_its_share_of_the_run(dataset):
 
     fit(dataset, SparsityWarmup(0.5), Look())
     assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1, 1, 1, 1])
-    with pytest.raises(ValueError, match=r"share=1\.5"):
+    with pytest.raises(ValueError, match=r"fraction=1\.5"):
         SparsityWarmup(1.5)
 
 
 def test_mixing_is_measured_against_a_perfect_shuffle(dataset):
     _, module, _ = fit(dataset, Mixing())
-    assert 0.9 < module.latest["image_entropy_share"][0] < 1.1
+    assert 0.9 < module.latest["image_entropy_fraction"][0] < 1.1
     assert float(module.latest["image_mates"][0]) >= 0
 
 
@@ -136,7 +136,7 @@ def test_throughput_counts_training_alone(dataset):
 
 def test_export_is_the_trained_dictionary_with_its_numbers(dataset, tmp_path):
     _, module, data = fit(dataset, DeadUnits(), MAKE["MemberExport"](tmp_path))
-    x = torch.from_numpy(data.store.read(1, 0, "patch").copy())
+    x = torch.from_numpy(data.store.read(1, 0, "patches").copy())
     for member in module.bank:
         loaded = saev.load(tmp_path / "saes" / member.name)
         assert torch.equal(loaded.encode(x), member.sae.encode(x))
@@ -203,7 +203,7 @@ def test_a_resumed_run_goes_on_counting_silence(dataset, tmp_path):
     _, through, _ = fit(dataset, DeadUnits(), Save())
     _, again, _ = fit(dataset, DeadUnits(), ckpt_path=tmp_path / "seven.ckpt")
     for a, b in zip(through.bank, again.bank, strict=True):
-        assert torch.equal(a.silent, b.silent)
+        assert torch.equal(a.tokens_since_fired, b.tokens_since_fired)
     assert [float(x) for x in again.validated["dead"]] == [float(x) for x in through.validated["dead"]]
     # more than the five steps of 64 tokens since: they were silent before the checkpoint too
-    assert int(again.bank.members[1].silent.max()) > 5 * 64
+    assert int(again.bank.members[1].tokens_since_fired.max()) > 5 * 64

@@ -11,11 +11,12 @@ import pytest
 import torch
 from recordings import record
 
-from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup, signals
-from callbacks.signals import After
+from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
 from datamodules import ActivationDataModule
 from saev.nn import AuxK, BatchTopK, MemberSpec, Normaliser, Plain, ReLU, SAEBank
-from saev.training.bank_module import BankModule
+from saev.runs import signals
+from saev.runs.signals import After
+from saev.training.bank.module import BankModule
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 STEPS = 20  # with a validation of four batches after every tenth
@@ -90,7 +91,7 @@ class Send(L.Callback):
 
 def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
     """A run in `folder` with the callbacks `before` ahead of Checkpoint: (trainer, module, checkpoint)."""
-    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_share=0.3, depth=2)
+    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_fraction=0.3, depth=2)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample, auxk = normaliser(data.sample(200)), AuxK(dead_tokens=300)
@@ -296,7 +297,7 @@ def test_a_cluster_that_does_not_requeue_is_named(scontrol, dataset, tmp_path, c
 
 
 def test_only_the_first_process_of_a_plain_batch_job_requeues_it(scontrol, monkeypatch):
-    monkeypatch.setattr(signals.rank_zero_only, "rank", 1)
+    monkeypatch.setenv("RANK", "1")
     signals.requeue(signal.SIGUSR1, None)
     assert not scontrol.exists()
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from callbacks import Probe
 from datamodules import ActivationDataModule
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 CLASSES = 4
 BANK = 'variants=[["sae=batchtopk","k=4"],["sae=relu","sparsity=1e-2"]]'
@@ -38,7 +38,7 @@ def labelled(tmp_path_factory):
 
 
 def fit(dataset, probe, steps=6, **settings):
-    data = ActivationDataModule(str(dataset), 1, 64, val_share=0.5, **settings)
+    data = ActivationDataModule(str(dataset), 1, 64, val_fraction=0.5, **settings)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(300))
@@ -104,7 +104,7 @@ def test_images_that_are_trained_on_are_not_probed(labelled):
     for dataset in ("train", str(labelled)):  # by whatever name
         probe = Probe(dataset, images=64)
         _, data = fit(labelled, probe, steps=1)
-        held_out = np.concatenate([data.store.read(1, int(e), "patch") for e in data.val_examples])
+        held_out = np.concatenate([data.store.read(1, int(e), "patches") for e in data.val_examples])
         rows = {row.tobytes() for row in held_out}
         assert all(row.tobytes() in rows for half in probe.sample[:2] for row in half.acts.numpy())
 
@@ -150,7 +150,7 @@ def test_labels_that_are_not_there_are_missed_before_training(tiny):
 
 def test_a_run_writes_the_numbers_of_every_member(labelled, cli, tmp_path):
     run = (
-        "train", "experiment=none", f"dataset={labelled}", "layer=1", BANK, *TINY, "datamodule.val_share=0.5",
+        "train", "experiment=none", f"dataset={labelled}", "layer=1", BANK, *TINY, "datamodule.val_fraction=0.5",
         "probe.dataset=train",
     )  # fmt: skip
     shown = cli(*run)
@@ -177,7 +177,7 @@ def test_two_processes_find_what_one_finds(labelled, run_python, cli, tmp_path):
         "layer=1",
         BANK,
         *short,
-        "datamodule.val_share=0.5",
+        "datamodule.val_fraction=0.5",
         "probe.dataset=train",
     )
     found = []

@@ -25,7 +25,7 @@ def sae(kind: str, seed: int = 0) -> SparseAutoencoder:
     made.w_dec.copy_(torch.nn.functional.normalize(torch.randn(D_SAE, D_MODEL, generator=rng), dim=1))
     made.w_enc.copy_(made.w_dec.T)
     made.b_dec.copy_(0.1 * torch.randn(D_MODEL, generator=rng))
-    rule = made.activation
+    rule = made.sparsifier
     if hasattr(rule, "theta"):
         rule.theta.fill_(LEVEL)
     elif isinstance(rule, Gated):

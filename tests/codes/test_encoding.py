@@ -50,7 +50,7 @@ def files(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("tokens", ["patch", "cls", "all"])
+@pytest.mark.parametrize("tokens", ["patches", "cls", "all"])
 @pytest.mark.parametrize("kind", ["topk", "batchtopk", "relu", "jumprelu", "gated"])
 def test_rows_are_the_dense_codes(kind, tokens, tiny, tmp_path):
     chosen = selection(tiny, tokens=tokens)

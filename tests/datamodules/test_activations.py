@@ -21,14 +21,14 @@ def make(dataset, **kw):
 
 @pytest.mark.parametrize("reader", ["mapped", "streamed"])
 def test_split_is_by_image_and_the_same_for_every_seed(dataset, reader):
-    data = make(dataset, val_share=0.25, reader=reader)
+    data = make(dataset, val_fraction=0.25, reader=reader)
     train, val = data.train_examples, data.val_examples
     assert not set(train) & set(val) and len(train) + len(val) == 39 and len(val) == 10
-    assert make(dataset, val_share=0.25, reader=reader, seed=9).val_examples.tolist() == val.tolist()
+    assert make(dataset, val_fraction=0.25, reader=reader, seed=9).val_examples.tolist() == val.tolist()
 
 
 def test_held_out_tokens_come_once_and_whole_images(dataset):
-    data = make(dataset, val_share=0.25, val_tokens=70)
+    data = make(dataset, val_fraction=0.25, val_tokens=70)
     batches = list(data.val_dataloader())
     assert sum(len(b["acts"]) for b in batches) == 4 * 16
     assert {int(e) for b in batches for e in b["example"]} == set(data.val_examples.tolist())
@@ -62,7 +62,7 @@ def test_state_is_what_was_consumed(dataset):
         {"tokens": "all"},
         {"pool": 4096},
         {"stripe": 4},
-        {"val_share": 0.2},
+        {"val_fraction": 0.2},
         {"ignore_labels": [1]},
         {"subset_tokens": 100},
         {"reader": "streamed"},
@@ -99,15 +99,15 @@ def test_steps_make_up_the_tokens(dataset):
         ({"batch_size": 0}, "batch_size=0: give a positive number"),
         ({"layer": 2}, r"layer=2 is not in .*recorded: \[1, 3\]"),
         ({"tokens": "head"}, "tokens=head: choose one of"),
-        ({"val_share": 1.5}, r"val_share=1\.5"),
+        ({"val_fraction": 1.5}, r"val_fraction=1\.5"),
         ({"pool": 200}, r"datamodule\.pool=200 is too small .* give at least 256"),
         ({"reader": "fast"}, r"datamodule\.reader=fast: choose one of auto, mapped, streamed"),
         ({"readers": 0}, r"datamodule\.readers=0: give at least 1"),
         ({"val_tokens": 0}, r"datamodule\.val_tokens=0: give at least 1"),
-        ({"ignore_labels": [0, 1, 2, 3]}, r"training tokens \(tokens=patch, ignore_labels=\(0, 1, 2, 3\).*0 tokens"),
+        ({"ignore_labels": [0, 1, 2, 3]}, r"training tokens \(tokens=patches, ignore_labels=\(0, 1, 2, 3\).*0 tokens"),
         (
             {"batch_size": 600, "subset_tokens": 600},
-            r"than the 560 training tokens .*\(tokens=patch, .*subset_tokens=600\)",
+            r"than the 560 training tokens .*\(tokens=patches, .*subset_tokens=600\)",
         ),
         ({"subset_tokens": 10}, r"subset_tokens=10 is less than batch_size=64"),
     ],
@@ -184,13 +184,15 @@ def test_no_memory_is_shared_between_batches_that_are_kept(dataset):
 
 def test_held_out_tokens_are_looked_for_before_training(tmp_path):
     root = record(tmp_path / "d", n_examples=4, tokens=3, labels=True)  # an image has one label
-    held_out = make(root, batch_size=4, val_share=0.2, pool=64).val_examples[0]
-    with pytest.raises(ValueError, match=r"held-out tokens \(tokens=patch, ignore_labels=\(\d,\), val_share=0.2\)"):
-        make(root, batch_size=4, val_share=0.2, pool=64, ignore_labels=[int(held_out) % 4])
+    held_out = make(root, batch_size=4, val_fraction=0.2, pool=64).val_examples[0]
+    with pytest.raises(
+        ValueError, match=r"held-out tokens \(tokens=patches, ignore_labels=\(\d,\), val_fraction=0.2\)"
+    ):
+        make(root, batch_size=4, val_fraction=0.2, pool=64, ignore_labels=[int(held_out) % 4])
 
 
 def test_val_tokens_counts_the_tokens_that_are_looked_at(dataset):
-    data = make(dataset, val_share=0.25, val_tokens=8, tokens="cls", batch_size=8)
+    data = make(dataset, val_fraction=0.25, val_tokens=8, tokens="cls", batch_size=8)
     assert sum(len(b["acts"]) for b in data.val_dataloader()) == 8
 
 

@@ -17,7 +17,7 @@ def dataset(tmp_path_factory):
 
 def make(dataset, rank=0, world=1, **kw):
     """The datamodule as process `rank` of `world` has it."""
-    data = ActivationDataModule(str(dataset), 1, **{"batch_size": 50, "val_share": 0.2, "pool": 400, **kw})
+    data = ActivationDataModule(str(dataset), 1, **{"batch_size": 50, "val_fraction": 0.2, "pool": 400, **kw})
     data.setup("fit")
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         world_size=world,

@@ -6,7 +6,8 @@ from zipfile import ZipFile
 import pytest
 from PIL import Image
 
-from saev.images import DemoBirds, demo
+from saev.demo import DemoBirds
+from saev.demo import birds as demo
 
 
 def test_photos_and_attribution_are_unpacked_whole_or_not_at_all(tmp_path, monkeypatch):

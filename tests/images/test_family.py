@@ -14,13 +14,14 @@ import yaml
 from conftest import ROOT
 from images.trees import BUILDERS
 
+import saev.demo
 import saev.images
 from saev.images import ImageSource
 from saev.images.tables import RESERVED
 
 SETS = {
     name: kind
-    for name, kind in vars(saev.images).items()
+    for name, kind in {**vars(saev.images), **vars(saev.demo)}.items()
     if inspect.isclass(kind) and issubclass(kind, ImageSource) and not inspect.isabstract(kind)
 }
 CASES = [(name, build) for name in SETS for build in BUILDERS.get(name, [])]

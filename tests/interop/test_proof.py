@@ -104,6 +104,6 @@ def test_random_inputs_make_every_latent_fire_and_not_fire(name, bias):
 
 def test_recorded_inputs_are_the_first_tokens_of_the_layer(tiny):
     store = ActivationStore(tiny)
-    found = torch.cat(list(recorded_inputs(store, 2, "patch", 40, batch_size=16)))
-    wanted = np.concatenate([store.read(2, example, "patch") for example in range(3)])[:40]
+    found = torch.cat(list(recorded_inputs(store, 2, "patches", 40, batch_size=16)))
+    wanted = np.concatenate([store.read(2, example, "patches") for example in range(3)])[:40]
     assert np.array_equal(found.numpy(), wanted)

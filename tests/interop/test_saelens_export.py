@@ -34,10 +34,10 @@ def trained(request):
     initialise(sae, sae.normaliser(X), "data", 0)
     with torch.no_grad():
         sae.b_dec.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
-        if sae.activation.free_atoms:
+        if sae.sparsifier.free_atoms:
             sae.w_dec.mul_(torch.linspace(0.5, 2, 24)[:, None])
     sae.training_codes(sae.normaliser(X))
-    for name, theta in sae.activation.named_buffers():
+    for name, theta in sae.sparsifier.named_buffers():
         if name == "theta":
             theta.mul_(0.99)  # it equals a value of this very batch, which rounding must not decide about
     return request.param.split(",")[0], sae.eval()
@@ -63,20 +63,20 @@ def test_the_files_equations_give_our_codes(trained, tmp_path):
 
 def test_there_and_back_again(trained, tmp_path):
     _, sae = trained
-    activation = {"kind": type(sae.activation).__name__.lower(), **sae.activation.settings()}
-    saelens_export.write(sae, {"activation": activation}, tmp_path / "out")
+    sparsifier = {"kind": type(sae.sparsifier).__name__.lower(), **sae.sparsifier.settings()}
+    saelens_export.write(sae, {"sparsifier": sparsifier}, tmp_path / "out")
     back = saelens.read(tmp_path / "out", Options())
     torch.testing.assert_close(back.sae(X), sae(X), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(back.sae.encode(X), sae.encode(X) * back.code_scale.float(), rtol=1e-3, atol=1e-3)
-    if type(sae.activation) is BatchTopK:  # told by the metadata
-        assert type(back.sae.activation) is BatchTopK and back.sae.activation.k == 3
+    if type(sae.sparsifier) is BatchTopK:  # told by the metadata
+        assert type(back.sae.sparsifier) is BatchTopK and back.sae.sparsifier.k == 3
     if back.architecture != "topk":  # whose atoms keep the lengths that the normalisation gave them, where they differ
         torch.testing.assert_close(back.sae.atoms.norm(dim=1), torch.ones(24))
 
 
 def test_what_it_was_trained_on_becomes_metadata(tmp_path):
     about = {
-        "activation": {"kind": "topk", "k": 2},
+        "sparsifier": {"kind": "topk", "k": 2},
         "provenance": {"vit": {"name": "dinov3"}, "layer": 8, "hook": "mlp", "images": "birds", "commit": "abc"},
     }
     saelens_export.write(SparseAutoencoder(8, 24, TopK(2)), about, tmp_path / "out")
@@ -98,7 +98,7 @@ def test_what_has_no_counterpart_is_refused(tmp_path):
         saelens_export.write(Centroids(), {}, tmp_path / "out")
     sae = SparseAutoencoder(8, 24, JumpReLU())
     with torch.no_grad():
-        sae.activation.theta.fill_(-1)
+        sae.sparsifier.theta.fill_(-1)
     with pytest.raises(ValueError, match="below 0"):
         saelens_export.write(sae, {}, tmp_path / "out")
     assert not (tmp_path / "out").exists()

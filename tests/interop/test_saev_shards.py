@@ -58,7 +58,7 @@ def test_every_protocol_is_read_back_bit_for_bit(protocol, cls, tmp_path):
             assert np.array_equal(store.read(layer, example), acts[example, n])
     assert store.manifest.roles == ({"cls": 1, "patches": P} if cls else {"patches": P})
     assert store.verify() == [] and store.token_labels is None
-    np.testing.assert_allclose(store.moments(8, "patch").mean, acts[:, 1, int(cls) :].mean((0, 1)), atol=1e-6)
+    np.testing.assert_allclose(store.moments(8, "patches").mean, acts[:, 1, int(cls) :].mean((0, 1)), atol=1e-6)
 
 
 def test_the_manifest_names_the_source_without_paths_or_pickles(tmp_path):

@@ -42,7 +42,7 @@ def _numbers(metrics):
 
 
 def _assert_equal(one, other):
-    integers = ("l0", "l0_fraction", "dead", "almost_dead", "dense_10", "dense_1", "n_tokens")
+    integers = ("l0", "l0_fraction", "dead", "almost_dead", "dense_above_0.1", "dense_above_0.01", "n_tokens")
     for a, b in zip(one[0], other[0], strict=True):
         assert {name: a[name] for name in integers} == {name: b[name] for name in integers}
         assert a == pytest.approx(b, rel=1e-12)
@@ -78,8 +78,8 @@ def test_numbers_are_those_of_numpy():
             "l1": np.abs(f).sum(1).mean(),
             "dead": (frequency == 0).mean(),
             "almost_dead": (frequency < 1e-6).mean(),
-            "dense_10": (frequency > 0.1).mean(),
-            "dense_1": (frequency > 0.01).mean(),
+            "dense_above_0.1": (frequency > 0.1).mean(),
+            "dense_above_0.01": (frequency > 0.01).mean(),
             "n_tokens": 200,
         }
         assert row == pytest.approx(expected, rel=1e-10)

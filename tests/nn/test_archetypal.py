@@ -17,7 +17,7 @@ ROWS = np.random.default_rng(0).normal(1, 2, size=(1200, 12)) * np.linspace(0.3,
 NORMALISER = Normaliser.fit(Moments.of(ROWS))
 X = torch.from_numpy(ROWS).float()
 Z = NORMALISER(X)
-ACTIVATIONS = {
+SPARSIFIERS = {
     "relu": lambda: ReLU(1e-3),
     "relu, atoms' norm": lambda: ReLU(1e-3, atom_norm=True),
     "topk": lambda: TopK(3),
@@ -30,7 +30,7 @@ OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka}
 
 def spec(sae="topk", objective="plain", delta=0.3, points=16, auxk=None, **more):
     more = {"init": "archetypal", "d_sae": 48, "decoder": Archetypal(points, delta), **more}
-    return MemberSpec("a", ACTIVATIONS[sae](), OBJECTIVES[objective](), auxk or AuxK(), 1e-2, **more)
+    return MemberSpec("a", SPARSIFIERS[sae](), OBJECTIVES[objective](), auxk or AuxK(), 1e-2, **more)
 
 
 def train(member, steps):
@@ -122,12 +122,12 @@ def test_a_members_gradient_is_that_of_the_whole_graph(sae):
     """AuxK included: one loss with w_dec as a leaf, one with w_dec made of mixing and residual within the graph."""
     auxk = AuxK(coefficient=0.5, dead_tokens=1)
     member = spec(sae, auxk=auxk).build(NORMALISER, Z)
-    member.silent[:20] = 5
+    member.tokens_since_fired[:20] = 5
     member(Z).loss.backward()
     a = member.sae.archetypes
     a.pull_back(member.sae.w_dec)
-    member.silent.zero_()
-    member.silent[:20] = 5
+    member.tokens_since_fired.zero_()
+    member.tokens_since_fired[:20] = 5
     leaf = member.sae._parameters.pop("w_dec")
     member.sae.w_dec = a()
     by_autograd = torch.autograd.grad(member(Z).loss, [a.mixing, a.residual])
@@ -150,7 +150,7 @@ def assert_within(sae, delta):
     np.testing.assert_allclose(sae.w_dec.detach().numpy(), rows, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sae", "objective"), [*itertools.product(ACTIVATIONS, OBJECTIVES)])
+@pytest.mark.parametrize(("sae", "objective"), [*itertools.product(SPARSIFIERS, OBJECTIVES)])
 def test_every_architecture_learns_within_the_constraint(sae, objective):
     member = spec(sae, objective, auxk=AuxK(dead_tokens=3000)).build(NORMALISER, Z)
     points, before = member.sae.archetypes.points.clone(), member.sae.w_dec.detach().clone()
@@ -196,7 +196,7 @@ def test_dead_latents_come_back_through_auxk():
 # --- what is saved
 
 
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_it_is_exported_as_an_ordinary_dictionary(sae, tmp_path):
     member = spec(sae).build(NORMALISER, Z)
     train(member, 5)

@@ -29,14 +29,14 @@ EVERY = [
 NAMES = ["relu", "relu-atom-norm", "topk", "topk-threshold", "batchtopk", "jumprelu", "gated"]
 
 
-def make(activation, mode="scalar", seed=0):
-    activation = copy.deepcopy(activation)
-    sae = SparseAutoencoder(12, 48, activation, Normaliser.fit(MOMENTS, mode))
+def make(sparsifier, mode="scalar", seed=0):
+    sparsifier = copy.deepcopy(sparsifier)
+    sae = SparseAutoencoder(12, 48, sparsifier, Normaliser.fit(MOMENTS, mode))
     initialise(sae, sae.normaliser(X), "data", seed)
     with torch.no_grad():
-        if not activation.owns_bias:
+        if not sparsifier.owns_bias:
             sae.b_enc.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-        if activation.free_atoms:
+        if sparsifier.free_atoms:
             sae.w_dec.mul_(torch.rand(48, 1, generator=torch.Generator().manual_seed(3)) + 0.5)
         sae.b_dec.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     return sae.train()
@@ -62,11 +62,11 @@ def test_scalar_normalisation_makes_the_mean_predictor_cost_one():
 
 
 @pytest.mark.parametrize("mode", ["none", "scalar", "standardise"])
-@pytest.mark.parametrize("activation", EVERY, ids=NAMES)
-def test_folded_is_unfolded(activation, mode):
-    sae = make(activation, mode)
+@pytest.mark.parametrize("sparsifier", EVERY, ids=NAMES)
+def test_folded_is_unfolded(sparsifier, mode):
+    sae = make(sparsifier, mode)
     sae.training_codes(sae.normaliser(X))  # a threshold for BatchTopK
-    for theta in (buffer for name, buffer in sae.activation.named_buffers() if name == "theta"):
+    for theta in (buffer for name, buffer in sae.sparsifier.named_buffers() if name == "theta"):
         theta.mul_(0.99)  # it equals a value of this very batch, which rounding must not decide about
     folded = sae.folded()
     assert not folded.normaliser.mean.any() and bool((folded.normaliser.scale == 1).all())
@@ -74,14 +74,14 @@ def test_folded_is_unfolded(activation, mode):
     torch.testing.assert_close(folded(X), sae(X), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("activation", EVERY, ids=NAMES)
-def test_saved_and_loaded_takes_raw_activations(activation, tmp_path):
-    sae = make(activation)
+@pytest.mark.parametrize("sparsifier", EVERY, ids=NAMES)
+def test_saved_and_loaded_takes_raw_activations(sparsifier, tmp_path):
+    sae = make(sparsifier)
     sae.training_codes(sae.normaliser(X))
     save_dictionary(sae, tmp_path / "d", hyperparameters={"lr": 1e-3}, metrics={"nmse": 0.5})
     loaded = saev.load(tmp_path / "d")
     assert isinstance(loaded, saev.Dictionary) and not loaded.training and not loaded.w_enc.requires_grad
-    exact = {"rtol": 1e-5, "atol": 1e-5} if activation.free_atoms else {"rtol": 0, "atol": 0}
+    exact = {"rtol": 1e-5, "atol": 1e-5} if sparsifier.free_atoms else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(loaded.encode(X), sae.eval().encode(X), **exact)
     torch.testing.assert_close(loaded.decode(loaded.encode(X)), sae(X), **exact)
     torch.testing.assert_close(loaded.w_dec, sae.atoms, **exact)
@@ -138,10 +138,10 @@ def test_unknown_modes_are_named():
 
 
 @pytest.mark.parametrize("method", ["random", "data"])
-@pytest.mark.parametrize("activation", EVERY, ids=NAMES)
-def test_initial_encoder_is_the_best_multiple_of_the_decoder(activation, method):
-    activation = copy.deepcopy(activation)
-    sae = SparseAutoencoder(12, 48, activation)
+@pytest.mark.parametrize("sparsifier", EVERY, ids=NAMES)
+def test_initial_encoder_is_the_best_multiple_of_the_decoder(sparsifier, method):
+    sparsifier = copy.deepcopy(sparsifier)
+    sae = SparseAutoencoder(12, 48, sparsifier)
     z = Normaliser.fit(MOMENTS)(X)
     initialise(sae, z, method, seed=3)
     torch.testing.assert_close(sae.w_dec.norm(dim=1), torch.ones(48))
@@ -153,9 +153,9 @@ def test_initial_encoder_is_the_best_multiple_of_the_decoder(activation, method)
             y = decode(sae.training_codes(z).f, sae.w_dec) * factor  # codes are homogeneous in w_enc
             return float((z - y - sae.b_dec).square().mean())
 
-    if isinstance(activation, BatchTopK):
-        assert activation.theta == 0
-    if isinstance(activation, JumpReLU | Gated):
+    if isinstance(sparsifier, BatchTopK):
+        assert sparsifier.theta == 0
+    if isinstance(sparsifier, JumpReLU | Gated):
         return  # codes are homogeneous in w_enc and the thresholds together
     assert error(1.0) < min(error(0.9), error(1.1), 1.0)
 

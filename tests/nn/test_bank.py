@@ -25,7 +25,7 @@ ROWS = np.random.default_rng(0).normal(1, 2, size=(600, 12))
 NORMALISER = Normaliser.fit(Moments.of(ROWS))
 Z = NORMALISER(torch.from_numpy(ROWS))
 
-ACTIVATIONS = {
+SPARSIFIERS = {
     "relu": lambda: ReLU(1e-3),
     "relu-atom-norm": lambda: ReLU(1e-3, atom_norm=True),
     "topk": lambda: TopK(3),
@@ -40,7 +40,7 @@ OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka, "random": lambda: Random
 
 def spec(name="a", sae="topk", objective="plain", **more):
     auxk = AuxK(dead_tokens=more.pop("dead_tokens", 10_000_000))
-    return MemberSpec(name, ACTIVATIONS[sae](), OBJECTIVES[objective](), auxk, more.pop("lr", 1e-2), d_sae=48, **more)
+    return MemberSpec(name, SPARSIFIERS[sae](), OBJECTIVES[objective](), auxk, more.pop("lr", 1e-2), d_sae=48, **more)
 
 
 def train(member, steps=60):
@@ -58,7 +58,7 @@ def train(member, steps=60):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_every_architecture_learns(sae, objective):
     member = spec(sae=sae, objective=objective).build(NORMALISER, Z)
     history = train(member)
@@ -76,7 +76,7 @@ def test_the_sparse_path_has_the_dense_gradients():
     member.sae.zero_grad()
     sae = member.sae
     h = sae.pre_activations(Z)
-    loss, _ = Plain()(Z, sae.activation(h), sae.w_dec, sae.b_dec)
+    loss, _ = Plain()(Z, sae.sparsifier(h), sae.w_dec, sae.b_dec)
     loss.backward()
     for name, p in sae.named_parameters():
         torch.testing.assert_close(fast[name], p.grad, rtol=1e-4, atol=1e-6)
@@ -88,14 +88,14 @@ def test_silence_is_counted_in_tokens():
     with torch.no_grad():
         member.sae.b_enc[7] = -1e9
     member(Z[:250])
-    assert int(member.silent[7]) == 250 and not member.dead.any()
+    assert int(member.tokens_since_fired[7]) == 250 and not member.dead.any()
     for _ in range(3):
         member(Z[:250])
-    assert member.dead[7] and int(member.silent[7]) == 1000
+    assert member.dead[7] and int(member.tokens_since_fired[7]) == 1000
     with torch.no_grad():
         member.sae.b_enc[7] = 1e3
     member(Z[:250])
-    assert int(member.silent[7]) == 0
+    assert int(member.tokens_since_fired[7]) == 0
 
 
 @pytest.mark.parametrize("sae", ["topk", "batchtopk"])
@@ -104,7 +104,7 @@ def test_dead_latents_come_back_through_auxk_alone(sae):
     left = {}
     for coefficient in (0.0, 1 / 32):
         auxk = AuxK(coefficient=coefficient, dead_tokens=600)
-        member = MemberSpec("a", ACTIVATIONS[sae](), Plain(), auxk, 1e-2, d_sae=48).build(NORMALISER, Z)
+        member = MemberSpec("a", SPARSIFIERS[sae](), Plain(), auxk, 1e-2, d_sae=48).build(NORMALISER, Z)
         with torch.no_grad():
             member.sae.w_enc[:, :24] *= 0.01  # positive now and then, never among the largest
         train(member, 2)
@@ -144,13 +144,13 @@ def test_the_wanted_number_of_active_latents_is_reached(sae):
 def test_the_coefficient_waits_for_the_warm_up():
     member = MemberSpec("a", ReLU(1e-3, l0_target=2), Plain(), AuxK(), 1e-3, d_sae=48).build(NORMALISER, Z)
     member.finish_step(torch.tensor(20.0), sparsity_factor=0.5)
-    assert float(member.sae.activation.coefficient) == pytest.approx(1e-3)
+    assert float(member.sae.sparsifier.coefficient) == pytest.approx(1e-3)
     member.finish_step(torch.tensor(20.0), sparsity_factor=1.0)
-    assert float(member.sae.activation.coefficient) == pytest.approx(1e-3 * np.exp(0.03), rel=1e-5)
+    assert float(member.sae.sparsifier.coefficient) == pytest.approx(1e-3 * np.exp(0.03), rel=1e-5)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_member_goes_on_as_if_never_stopped(sae, objective):
     """Guards against a theta, coefficient, silence or step count that the checkpoint lacks (known faults of peers)."""
     one, other = (spec(sae=sae, objective=objective, dead_tokens=900).build(NORMALISER, Z) for _ in range(2))

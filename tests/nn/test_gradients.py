@@ -52,7 +52,7 @@ def jumprelu(penalty):
     """Gradients to the threshold by the paper's estimators: what stands in for the derivative of a jump, times theta's change."""
 
     def made(h, p):
-        theta, epsilon = p["activation.theta"] * p["activation.unit"].detach(), 0.5 * p["activation.scale"].detach()
+        theta, epsilon = p["sparsifier.theta"] * p["sparsifier.unit"].detach(), 0.5 * p["sparsifier.scale"].detach()
         change = ((h - theta).abs() < epsilon / 2).to(h.dtype).detach() / epsilon * (theta - theta.detach())
         active = (h > theta).to(h.dtype).detach()
         f = h * active - theta.detach() * change
@@ -84,8 +84,8 @@ ARCHITECTURES = {
 
 
 def gated(h, p, z):
-    pi = h + p["activation.b_gate"]
-    f = (pi > 0) * (p["activation.r"].exp() * h + p["activation.b_mag"]).relu()
+    pi = h + p["sparsifier.b_gate"]
+    f = (pi > 0) * (p["sparsifier.r"].exp() * h + p["sparsifier.b_mag"]).relu()
     aux = (z - pi.relu() @ p["w_dec"].detach() - p["b_dec"].detach()).square().mean()
     return f, 0.25 * pi.relu().sum(1).mean() + aux
 
@@ -97,8 +97,8 @@ def world(name, objective, dtype, dead_tokens=10**9):
         "a", ARCHITECTURES[name][0](), OBJECTIVES[objective], AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
     )
     member = spec.build(Normaliser(torch.zeros(D_MODEL), torch.ones(())), z.float()).to(dtype)
-    if "theta" in dict(member.sae.activation.named_buffers()):
-        member.sae.activation.theta = member.sae.activation.theta.float()  # as it is kept whatever the weights are
+    if "theta" in dict(member.sae.sparsifier.named_buffers()):
+        member.sae.sparsifier.theta = member.sae.sparsifier.theta.float()  # as it is kept whatever the weights are
     with torch.no_grad():
         member.sae.b_dec.normal_(0, 0.1, generator=g)
         member.sae.b_enc.normal_(0, 0.1, generator=g)
@@ -134,7 +134,7 @@ def test_gradients_are_those_of_dense_autograd(name, objective, dtype, products)
     loss.backward()
     assert abs(float(losses.loss - loss)) <= TOLERANCE[dtype] * float(loss)
     if products == "auto" and ("jumprelu" in name or name == "gated"):
-        assert member.sae.activation.select(member.sae.pre_activations(z).detach()) is not None, "few are active"
+        assert member.sae.sparsifier.select(member.sae.pre_activations(z).detach()) is not None, "few are active"
     compared = 0
     for parameter_name, parameter in member.sae.named_parameters():
         if not parameter.requires_grad:
@@ -170,8 +170,8 @@ def test_gradients_of_auxk_are_those_of_dense_autograd(n_dead, dtype, products):
     """Fewer dead latents than it chooses, and more."""
     member, z = world("topk-3", "plain", dtype, dead_tokens=5)
     member.products = products
-    member.silent[7 : 7 + n_dead] = 5
-    dead = member.silent >= 5
+    member.tokens_since_fired[7 : 7 + n_dead] = 5
+    dead = member.tokens_since_fired >= 5
     losses = member(z)
     losses.loss.backward()
     loss, p = expected_loss(member, z, "topk-3", "plain")

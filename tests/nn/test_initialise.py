@@ -19,8 +19,8 @@ CENTRES = RNG.normal(size=(24, 12)) * 3
 Z = torch.from_numpy(CENTRES[RNG.integers(24, size=2000)] + 0.05 * RNG.normal(size=(2000, 12)) + 0.5).float()
 
 
-def start(method, seed=0, d_sae=24, sample=Z, activation=None, **more):
-    sae = SparseAutoencoder(12, d_sae, activation or TopK(3))
+def start(method, seed=0, d_sae=24, sample=Z, sparsifier=None, **more):
+    sae = SparseAutoencoder(12, d_sae, sparsifier or TopK(3))
     initialise(sae, sample, method, seed, **more)
     return sae
 
@@ -111,12 +111,12 @@ def test_how_many_tokens_are_wanted():
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("activation", [lambda: ReLU(0.0), lambda: TopK(3), lambda: BatchTopK(3)])
-def test_every_start_is_better_than_the_mean(method, activation):
-    sae = start(method, d_sae=48, activation=activation())
+@pytest.mark.parametrize("sparsifier", [lambda: ReLU(0.0), lambda: TopK(3), lambda: BatchTopK(3)])
+def test_every_start_is_better_than_the_mean(method, sparsifier):
+    sae = start(method, d_sae=48, sparsifier=sparsifier())
     with torch.no_grad():
         h = sae.pre_activations(Z)
-        kept = sae.activation.select(h).dense(48) if hasattr(sae.activation, "select") else sae.activation(h)
+        kept = sae.sparsifier.select(h).dense(48) if hasattr(sae.sparsifier, "select") else sae.sparsifier(h)
         error = (Z - kept @ sae.w_dec - sae.b_dec).square().sum() / (Z - Z.mean(0)).square().sum()
     assert float(error) < 0.95
 

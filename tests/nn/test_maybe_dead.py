@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nn.test_bank import ACTIVATIONS, NORMALISER, Z, spec
+from nn.test_bank import NORMALISER, SPARSIFIERS, Z, spec
 
 from saev.nn import MemberSpec, TopK, auxk, maybe_dead
 from saev.nn.auxk import AuxK
@@ -32,7 +32,7 @@ def asked(monkeypatch):
     return events
 
 
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_losses_are_those_of_asking_every_step(monkeypatch, as_on_a_gpu, asked, sae):
     """Members in training whose latents die and come back: losses by either way, and how often the device is asked."""
     here = spec(sae=sae, dead_tokens=1200).build(NORMALISER, Z)
@@ -125,7 +125,7 @@ def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):
     """Whom a step looks at decides how its sums are rounded: a resumed run must look at the same."""
     as_on_a_gpu(monkeypatch)
     member, again = (spec(dead_tokens=4000).build(NORMALISER, Z) for _ in range(2))
-    member.silent[:3] = 3500
+    member.tokens_since_fired[:3] = 3500
     member(Z)
     again.load_state_dict(member.state_dict())
     assert again.maybe_dead.latents.tolist() == [0, 1, 2] and again.maybe_dead.left == 400

@@ -14,7 +14,7 @@ from datamodules import ActivationDataModule
 from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
 from saev.nn.archetypal import Archetypal
 from saev.nn.muon import Muon, is_matrix, orthogonalise
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
@@ -104,7 +104,7 @@ def specs():
 
 
 def build(dataset, members, steps, optimiser, callbacks=()):
-    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_share=0.2, depth=2)
+    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_fraction=0.2, depth=2)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))

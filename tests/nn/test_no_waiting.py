@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nn.test_bank import ACTIVATIONS, NORMALISER, OBJECTIVES, Z, spec
+from nn.test_bank import NORMALISER, OBJECTIVES, SPARSIFIERS, Z, spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saev.nn.bank import Member
@@ -22,14 +22,17 @@ def one_step(member: Member, z: torch.Tensor) -> None:
 
 def known(member: Member, n_maybe: int) -> Member:
     """A member that has been told which latents may be dead, as it is between steps."""
-    member.maybe_dead.latents, member.maybe_dead.left = torch.arange(n_maybe, device=member.silent.device), 10**9
+    member.maybe_dead.latents, member.maybe_dead.left = (
+        torch.arange(n_maybe, device=member.tokens_since_fired.device),
+        10**9,
+    )
     return member
 
 
 @pytest.mark.parametrize("n_maybe", [0, 3, 40])
 @pytest.mark.parametrize("products", ["auto", "sparse"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_off_the_cpu_never_waits(sae, objective, products, n_maybe):
     member = spec(sae=sae, objective=objective).build(NORMALISER, Z).to("meta")
     member.products = products
@@ -55,7 +58,7 @@ class Asked(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
     """What is dead, and whether the gradient is to be clipped: both save work there, neither costs any."""
     member = spec(sae=sae).build(NORMALISER, Z)
@@ -71,7 +74,7 @@ def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("products", ["auto", "sparse", "dense"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-@pytest.mark.parametrize("sae", ACTIVATIONS)
+@pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_on_a_gpu_never_waits_and_is_that_of_the_cpu(sae, objective, products):
     here, there = (spec(sae=sae, objective=objective).build(NORMALISER, Z) for _ in range(2))
     there, z = known(there.cuda(), 3), Z.cuda()

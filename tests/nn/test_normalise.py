@@ -1,4 +1,4 @@
-"""Normalisation folded into the weights: the same codes and the same reconstructions, for every activation and decoder."""
+"""Normalisation folded into the weights: the same codes and the same reconstructions, for every sparsifier and decoder."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from saev.shards import Moments
 ROWS = np.random.default_rng(0).normal(3, 2, size=(800, 12)) * np.linspace(0.1, 4, 12) + np.linspace(-5, 5, 12)
 X = torch.from_numpy(ROWS).float()
 MOMENTS = Moments.of(ROWS)
-ACTIVATIONS = {
+SPARSIFIERS = {
     "relu": lambda: ReLU(1e-3),
     "relu, atoms' norm": lambda: ReLU(1e-3, atom_norm=True),
     "topk": lambda: TopK(4),
@@ -26,11 +26,11 @@ ACTIVATIONS = {
 DECODERS = {"free": Free(), "archetypal": Archetypal(16, 0.3)}
 
 
-def trained(mode, activation, decoder):
+def trained(mode, sparsifier, decoder):
     """A few steps in, so that biases, thresholds and norms are not those of the start."""
     normaliser = Normaliser.fit(MOMENTS, mode)
     spec = MemberSpec(
-        "a", ACTIVATIONS[activation](), Plain(), AuxK(), 1e-2, d_sae=48, init="archetypal", decoder=DECODERS[decoder]
+        "a", SPARSIFIERS[sparsifier](), Plain(), AuxK(), 1e-2, d_sae=48, init="archetypal", decoder=DECODERS[decoder]
     )
     member = spec.build(normaliser, normaliser(X))
     optimiser = torch.optim.Adam(member.sae.parameters(), lr=1e-2)
@@ -44,11 +44,11 @@ def trained(mode, activation, decoder):
     return member.sae.eval().double()
 
 
-@pytest.mark.parametrize(("mode", "activation", "decoder"), [*itertools.product(MODES, ACTIVATIONS, DECODERS)])
-def test_folded_is_unfolded(mode, activation, decoder, monkeypatch):
+@pytest.mark.parametrize(("mode", "sparsifier", "decoder"), [*itertools.product(MODES, SPARSIFIERS, DECODERS)])
+def test_folded_is_unfolded(mode, sparsifier, decoder, monkeypatch):
     # in float64: a code at its threshold falls on the same side of it in both
     monkeypatch.setattr(Normaliser, "forward", lambda self, x: (x - self.mean) / self.scale)
-    sae = trained(mode, activation, decoder)
+    sae = trained(mode, sparsifier, decoder)
     folded = sae.folded()
     assert not folded.normaliser.mean.any() and bool((folded.normaliser.scale == 1).all())
     assert folded.archetypes is None and (sae.archetypes is not None) == (decoder == "archetypal")
@@ -59,8 +59,8 @@ def test_folded_is_unfolded(mode, activation, decoder, monkeypatch):
         torch.testing.assert_close(folded.decode(codes), sae.decode(codes), rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(folded(x), sae(x), rtol=1e-6, atol=1e-7)
         assert 0 < float((codes != 0).double().mean()) < 1
-        # what other libraries compute from the weights alone, where the encoder is all there is to an activation
-        if activation.startswith("relu"):
+        # what other libraries compute from the weights alone, where the encoder is all there is to a sparsifier
+        if sparsifier.startswith("relu"):
             plain = ((x - folded.b_dec) @ folded.w_enc + folded.b_enc).relu() @ folded.w_dec + folded.b_dec
             torch.testing.assert_close(plain, sae(x), rtol=1e-6, atol=1e-7)
 

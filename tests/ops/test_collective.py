@@ -20,11 +20,16 @@ def kept_per_token(name):
 
 def test_alone_everything_stays_as_it_is():
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    for function in (collective.weigh, collective.total, collective.least, collective.mean):
+    for function in (
+        collective.weight_by_fraction,
+        collective.all_reduce_sum,
+        collective.all_reduce_min,
+        collective.all_reduce_mean,
+    ):
         assert function(x) is x
-    assert collective.world() == 1 and collective.whole(5) == 5
-    assert [float(value) for value in collective.means([x[0], x[1]])] == [1.0, 2.0]
-    collective.add_up_([x])
+    assert collective.world_size() == 1 and collective.global_batch_size(5) == 5
+    assert [float(value) for value in collective.all_reduce_means([x[0], x[1]])] == [1.0, 2.0]
+    collective.all_reduce_sum_([x])
     assert x.tolist() == [1.0, 2.0]
 
 
@@ -54,28 +59,28 @@ def _process(rank, rendezvous, folder):
     start, here = (0, SIZES[0]) if rank == 0 else SIZES
     x = torch.arange(11.0)[start : start + here].requires_grad_()
     found = {}
-    with collective.sharing(here, sum(SIZES)):
-        mean = collective.mean(x.mean())
-        collective.weigh((mean - 2).square()).backward()
+    with collective.sharded_batch(here, sum(SIZES)):
+        mean = collective.all_reduce_mean(x.mean())
+        collective.weight_by_fraction((mean - 2).square()).backward()
         sums = [torch.full((2,), rank + 1.0), torch.tensor(float(here))]
-        collective.add_up_(sums)
+        collective.all_reduce_sum_(sums)
         found["numbers"] = {
             "mean": mean.detach(),
             "gradient": x.grad,
-            "means": torch.stack(collective.means([x.mean(), x.detach().max()])),
-            "total": collective.total(torch.tensor([rank, here])),
-            "least": collective.least(torch.tensor([rank - 0.5, -rank])),
+            "means": torch.stack(collective.all_reduce_means([x.mean(), x.detach().max()])),
+            "total": collective.all_reduce_sum(torch.tensor([rank, here])),
+            "least": collective.all_reduce_min(torch.tensor([rank - 0.5, -rank])),
             "sums": torch.cat([s.view(-1) for s in sums]),
-            "world": torch.tensor([collective.world(), collective.whole(here)]),
+            "world": torch.tensor([collective.world_size(), collective.global_batch_size(here)]),
         }
         found["told"] = {
-            name: torch.tensor(collective.cut(torch.tensor(own[rank]), budget=4) is not None)
+            name: torch.tensor(collective.global_threshold(torch.tensor(own[rank]), budget=4) is not None)
             for name, own in {"enough": ([5.0, 1, 1], [4.0, 3, 0]), "too few": ([9.0, 8, 7], [4.0, 3, 2])}.items()
         }
         found["codes"] = {
             name: batchtopk_codes(h[start : start + here], kept_per_token(name)) for name, h in batches().items()
         }
-    assert collective.world() == 1
+    assert collective.world_size() == 1
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

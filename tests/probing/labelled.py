@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saev.probing.statistics import LatentLabelStats
-from saev.probing.table import LabelTable
+from saev.probing.counts.statistics import LatentLabelStats
+from saev.probing.counts.table import LabelTable
 
 N, LATENTS, CLASSES = 500, 8, 4
 

@@ -7,10 +7,10 @@ from probing.labelled import table
 from probing.worlds import N, world
 from sklearn.linear_model import LogisticRegression
 
-from saev.probing import balanced as balanced_module
-from saev.probing.balanced import balanced, token_weights
-from saev.probing.logistic import RIDGE, Status, prevalence_entropy, solve
-from saev.probing.nodes import nodes
+from saev.probing.logistic import balanced as balanced_module
+from saev.probing.logistic.balanced import balanced, token_weights
+from saev.probing.logistic.fit import RIDGE, Status, prevalence_entropy, solve
+from saev.probing.logistic.nodes import nodes
 
 X, CODES, Y, CLASSES = world()
 EVERY = torch.arange(len(CLASSES)).expand(len(X), -1)

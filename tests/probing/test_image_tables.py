@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recordings import record
 
-from saev.probing.image_tables import by_column, by_table
+from saev.probing.data.image_tables import by_column, by_table
 from saev.shards import ActivationStore
 
 

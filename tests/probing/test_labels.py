@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from recordings import labels_of, record
 
-from saev.probing.classes import Classes, check_same_names, classes_of
-from saev.probing.labels import ImageLabels, TokenLabels
+from saev.probing.data.classes import Classes, check_same_names, classes_of
+from saev.probing.data.labels import ImageLabels, TokenLabels
 from saev.shards import ActivationStore
 from saev.shards.selection import select
 
@@ -66,7 +66,7 @@ def test_classes_are_those_that_occur_in_training(store):
     assert classes_of(store, 1, first).ids == (0, 1, 2, 3)
     assert classes_of(store, 1, first, ignore=(1, 9)).ids == (0, 2, 3)
     assert classes_of(store, 1, first, ids=[3, 1]).ids == (3, 1)
-    with pytest.raises(ValueError, match=r"no labelled patch tokens beside ignore_labels=\[0, 1, 2, 3\]"):
+    with pytest.raises(ValueError, match=r"no labelled tokens \(tokens=patches\) beside ignore_labels=\[0, 1, 2, 3\]"):
         classes_of(store, 1, first, ignore=(0, 1, 2, 3))
 
 

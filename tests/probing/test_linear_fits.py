@@ -8,7 +8,7 @@ from scipy.sparse import csc_array, csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
-from saev.probing.linear_fits import condensed, converges, held_out, judged, refit, ridge_fit, standardised
+from saev.probing.sparse.linear_fits import condensed, converges, held_out, judged, refit, ridge_fit, standardised
 
 N, LATENTS = 1200, 12
 

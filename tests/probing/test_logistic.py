@@ -7,8 +7,8 @@ from probing.worlds import N, world
 from sklearn.linear_model import LogisticRegression
 from tables import table
 
-from saev.probing.logistic import RIDGE, Status, cross_entropy, prevalence_entropy, solve
-from saev.probing.nodes import exact_nodes, nodes
+from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, prevalence_entropy, solve
+from saev.probing.logistic.nodes import exact_nodes, nodes
 
 X, CODES, Y, CLASSES = world()
 POSITIVES, P1 = Y.sum(0), CODES.T @ Y.double()
@@ -186,7 +186,7 @@ def test_one_class_per_latent_is_a_column_and_polishes_from_a_start():
 
 
 def test_blocks_do_not_change_results(monkeypatch):
-    monkeypatch.setattr("saev.probing.blocks.SIZE", 1)
+    monkeypatch.setattr("saev.probing.logistic.blocks.SIZE", 1)
     fit = solve(EXACT, POSITIVES, P1)
     assert torch.equal(fit.status, FIT.status)
     torch.testing.assert_close(fit.loss, FIT.loss, rtol=1e-12, atol=1e-13)

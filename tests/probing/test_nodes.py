@@ -5,8 +5,8 @@ import pytest
 import torch
 from tables import table
 
-from saev.probing.cells import SHARE
-from saev.probing.nodes import exact_nodes, nodes, sketched
+from saev.probing.counts.cells import SHARE
+from saev.probing.logistic.nodes import exact_nodes, nodes, sketched
 
 RNG = np.random.default_rng(0)
 N = 5000

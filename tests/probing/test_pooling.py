@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from saev.codes.pairs import from_dense
-from saev.probing.pooling import PooledCodes, as_wide, drawn_evenly
+from saev.probing.sparse.pooling import PooledCodes, as_wide, drawn_evenly
 
 TOKENS, LATENTS = 60, 7
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels, many_labels, table
 
-from saev.probing import segments
-from saev.probing.nodes import nodes
-from saev.probing.statistics import LatentLabelStats
+from saev.probing.counts import segments
+from saev.probing.counts.statistics import LatentLabelStats
+from saev.probing.logistic.nodes import nodes
 
 
 @pytest.fixture(params=["numpy", "torch"])

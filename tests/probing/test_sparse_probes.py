@@ -7,9 +7,9 @@ import pytest
 from scipy.sparse import csc_array, csr_array
 from sklearn.linear_model import LogisticRegression
 
-from saev.probing import sparse_probes as module
-from saev.probing.linear_fits import refit, standardised
-from saev.probing.sparse_probes import L1Path, greedy, sparse_probes
+from saev.probing.sparse import sparse_probes as module
+from saev.probing.sparse.linear_fits import refit, standardised
+from saev.probing.sparse.sparse_probes import L1Path, greedy, sparse_probes
 
 N, LATENTS = 2000, 120
 
@@ -21,7 +21,7 @@ def codes(seed=0, n=N, latents=LATENTS, density=0.04):
 
 
 def union(x, latents, spoilt=0.0, seed=1):
-    """Rows on which any of these latents fires; a share of labels drawn anew."""
+    """Rows on which any of these latents fires; a fraction of labels drawn anew."""
     y = x[:, latents].toarray().any(1)
     rng = np.random.default_rng(seed)
     return np.where(rng.random(len(y)) < spoilt, rng.random(len(y)) < y.mean(), y)

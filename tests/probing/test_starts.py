@@ -2,9 +2,9 @@
 
 import torch
 
-from saev.probing.logistic import Status, solve
-from saev.probing.nodes import exact_nodes, sketched
-from saev.probing.starts import lowest_only, two_points
+from saev.probing.logistic.fit import Status, solve
+from saev.probing.logistic.nodes import exact_nodes, sketched
+from saev.probing.logistic.starts import lowest_only, two_points
 
 
 def standardised(points):

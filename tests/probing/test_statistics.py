@@ -13,9 +13,9 @@ from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels, many_lab
 
 from saev.codes.pairs import from_dense
 from saev.ops.sparse import SparseCodes
-from saev.probing import segments
-from saev.probing import statistics as module
-from saev.probing.statistics import LatentLabelStats
+from saev.probing.counts import segments
+from saev.probing.counts import statistics as module
+from saev.probing.counts.statistics import LatentLabelStats
 
 
 def naive(x, y, counted, bits):
@@ -222,7 +222,7 @@ def test_two_processes_give_the_table_of_one(tmp_path):
         equal(type(expected)(**torch.load(tmp_path / f"{name}.pt")), expected)
 
 
-def test_a_state_comes_to_the_device_of_who_loads_it():
+def test_a_state_comes_to_the_resolve_device_who_loads_it():
     half = fed(codes(), labels(), [N])
     elsewhere = LatentLabelStats(LATENTS, CLASSES).to("meta")
     elsewhere.load_state_dict(half.state_dict())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probing.labelled import codes, equal, labels, many_labels, table
 
-from saev.probing.bins import MANTISSA, floats, lower_edges, ordered
+from saev.probing.counts.bins import MANTISSA, floats, lower_edges, ordered
 
 
 @pytest.mark.parametrize("bits", [0, 3, 10, 23])

@@ -5,11 +5,11 @@ import torch
 from probing.labelled import codes, labels, many_labels, table
 from probing.worlds import world
 
-from saev.probing import weighting
-from saev.probing.logistic import RIDGE, Status, cross_entropy, solve
-from saev.probing.nodes import nodes
-from saev.probing.weighting import fit_all, losses_of_all, own
-from saev.probing.winners import ranked
+from saev.probing.judging.winners import ranked
+from saev.probing.logistic import weighting
+from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, solve
+from saev.probing.logistic.nodes import nodes
+from saev.probing.logistic.weighting import fit_all, losses_of_all, own
 
 X, CODES, Y, _ = world()
 TABLE = table(CODES.float(), Y)

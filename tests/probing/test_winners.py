@@ -9,14 +9,14 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, lo
 from sklearn.utils.class_weight import compute_sample_weight
 
 from saev.codes.pairs import from_dense
-from saev.probing.bootstrap import cross_entropies, draws
-from saev.probing.columns import Columns
-from saev.probing.evidence import Witnesses
-from saev.probing.logistic import RIDGE
-from saev.probing.ranking import average_precision
-from saev.probing.summary import intervals, overall
-from saev.probing.weighting import fit_all
-from saev.probing.winners import Judged, judge, ranked
+from saev.probing.counts.columns import Columns
+from saev.probing.judging.bootstrap import cross_entropies, draws
+from saev.probing.judging.evidence import Witnesses
+from saev.probing.judging.summary import intervals, overall
+from saev.probing.judging.winners import Judged, judge, ranked
+from saev.probing.logistic.fit import RIDGE
+from saev.probing.logistic.weighting import fit_all
+from saev.probing.ranking.measures import average_precision
 
 VAL = slice(300, 500)
 TRAIN = slice(0, 300)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from recordings import record
 
+from saev.runs.diagnosis import examine
 from saev.shards import ActivationStore, index
-from saev.stages.diagnosis import examine
 
 
 @pytest.fixture(scope="module")

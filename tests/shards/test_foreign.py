@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import webdataset as wds
 
+from saev.runs.diagnosis import examine
 from saev.shards import ActivationStore, TokenStream, index
 from saev.shards.foreign import index_foreign
-from saev.stages.diagnosis import examine
 
 
 def arrays(seed, n=7, tokens=(5, 3, 4), d_model=6, dtype="float16"):

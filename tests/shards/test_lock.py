@@ -4,8 +4,8 @@ import threading
 
 import pytest
 
-from saev.shards import lock
-from saev.shards.lock import exclusive, is_locked
+from saev import locks as lock
+from saev.locks import exclusive, is_locked
 
 
 def test_one_at_a_time(tmp_path):

@@ -31,7 +31,7 @@ def test_round_trip(whole):
             np.testing.assert_array_equal(store.read(layer, example), acts_of(example, layer, 17, 16))
     assert store.read(1, 5).shape == (0, 16)
     assert store.read(1, 0, "cls").shape == (1, 16)
-    np.testing.assert_array_equal(store.read(1, 0, "patch"), acts_of(0, 1, 17, 16)[1:])
+    np.testing.assert_array_equal(store.read(1, 0, "patches"), acts_of(0, 1, 17, 16)[1:])
 
 
 def test_examples_table_has_a_row_per_image(whole):
@@ -54,7 +54,7 @@ def test_moments_are_those_of_all_rows(whole):
 def test_moments_are_those_of_the_tokens_selected(whole):
     """Guards against a scale set by a few tokens of a huge norm (cls, registers) that nobody trains on."""
     patches = np.concatenate([acts_of(e, 3, 17, 16)[1:] for e in range(40) if e not in (5, 39)]).astype(np.float64)
-    moments = ActivationStore(whole).moments(3, "patch")
+    moments = ActivationStore(whole).moments(3, "patches")
     assert moments.count == len(patches)
     np.testing.assert_allclose(moments.mean, patches.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.variance, patches.var(0), rtol=1e-12)

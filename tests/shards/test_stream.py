@@ -111,7 +111,7 @@ def equal(one, other):
 
 
 def test_rows_are_the_tokens_they_say_they_are(store, how):
-    for tokens, role_start in (("patch", 1), ("cls", 0), ("all", 0)):
+    for tokens, role_start in (("patches", 1), ("cls", 0), ("all", 0)):
         stream = TokenStream(store, 1, 50, tokens=tokens, window=120, stripe=4, **how)
         seen = []
         for batch in stream.batches(0, stream.n_batches):
@@ -121,7 +121,7 @@ def test_rows_are_the_tokens_they_say_they_are(store, how):
                 assert token >= role_start and label == labels_of(int(image), 1, 16)[token]
                 np.testing.assert_array_equal(acts, store.read(1, int(image))[token])
                 seen.append((int(image), int(token)))
-        assert len(set(seen)) == len(seen) == stream.n_tokens == 39 * {"patch": 16, "cls": 1, "all": 17}[tokens]
+        assert len(set(seen)) == len(seen) == stream.n_tokens == 39 * {"patches": 16, "cls": 1, "all": 17}[tokens]
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

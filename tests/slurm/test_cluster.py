@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
+from saev.runs import slurm
 from saev.shards import ActivationStore
-from saev.sweep import slurm
 
 SWEEP = (
     "train.py", "-m", "experiment=none", "sae=topk", "trainer=cpu", "logger=none", "d_sae=64", "batch_size=64",

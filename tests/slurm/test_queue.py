@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from saev.sweep import slurm
+from saev.runs import slurm
 
 
 @pytest.fixture

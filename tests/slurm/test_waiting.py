@@ -7,7 +7,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import CompactHydraException
 
 from hydra_plugins.saev_launchers.waiting import Submitted, Watch, commands, wait
-from saev.sweep import slurm
+from saev.runs import slurm
 
 DONE = ("success", JobReturn(status=JobStatus.COMPLETED, _return_value={"sae": 0.1}))
 REFUSED = ("success", JobReturn(status=JobStatus.FAILED, _return_value=CompactHydraException("error: lr=-1")))

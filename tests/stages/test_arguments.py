@@ -2,7 +2,7 @@
 
 import pytest
 
-from saev.stages.arguments import directories_as_key
+from saev.config.command_line import directories_as_key
 
 
 @pytest.fixture

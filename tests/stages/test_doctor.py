@@ -10,8 +10,8 @@ from recordings import record
 
 from saev.checkpoint import save_dictionary
 from saev.nn import SparseAutoencoder, TopK
+from saev.runs.diagnosis import examine
 from saev.stages import doctor
-from saev.stages.diagnosis import examine
 
 
 @pytest.fixture

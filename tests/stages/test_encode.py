@@ -13,9 +13,9 @@ from conftest import TINY
 from recordings import record
 
 from saev.codes import CodesManifest, CodeStore, Layout
+from saev.saved import find_dictionaries
 from saev.shards import ActivationStore
 from saev.shards.merging import sidecar_path
-from saev.stages.dictionaries import find
 from saev.stages.encode import Job, check_room
 
 
@@ -30,7 +30,7 @@ def run(cli, tiny, tmp_path, tmp_path_factory, kept) -> Path:
     """A topk and a relu SAE on layer 1, trained for two steps; all of the relu's latents may fire."""
     if not kept:
         shown = cli(
-            "train", "experiment=none", *TINY, "logger=none", f"dataset={tiny}", "layer=1", "datamodule.val_share=0.3",
+            "train", "experiment=none", *TINY, "logger=none", f"dataset={tiny}", "layer=1", "datamodule.val_fraction=0.3",
             'variants=[["sae=topk","k=4"],["sae=relu","sparsity=1e-3","seed=1"]]',
         )  # fmt: skip
         assert shown.code == 0, shown.text
@@ -47,22 +47,25 @@ def encoded(cli, *arguments) -> list[CodeStore]:
 
 
 def member(run: Path, kind: str) -> Path:
-    return next(one.path for one in find([str(run)]) if one.config["activation"]["kind"] == kind)
+    return next(one.path for one in find_dictionaries([str(run)]) if one.config["sparsifier"]["kind"] == kind)
 
 
-def dense(run: Path, kind: str, tiny: Path, images, tokens: str = "patch") -> np.ndarray:
-    store, one = ActivationStore(tiny), next(o for o in find([str(run)]) if o.config["activation"]["kind"] == kind)
+def dense(run: Path, kind: str, tiny: Path, images, tokens: str = "patches") -> np.ndarray:
+    store, one = (
+        ActivationStore(tiny),
+        next(o for o in find_dictionaries([str(run)]) if o.config["sparsifier"]["kind"] == kind),
+    )
     x = torch.from_numpy(np.concatenate([store.read(1, int(e), tokens) for e in images]))
     return one.load("cpu").encode(x).numpy()
 
 
 def test_a_run_is_encoded_in_one_pass_and_prints_its_directories(cli, tiny, tmp_path, run):
     stores = encoded(cli, run, f"dataset={tiny}", "codes.dtype=float32", "latent_topk=all")
-    found = find([str(run)])
+    found = find_dictionaries([str(run)])
     assert [Path(s.manifest.dictionary["path"]).name for s in stores] == [one.path.name for one in found]
     for store, one in zip(stores, found, strict=True):
         assert store.root.parent == tmp_path / "outputs" / "codes"
-        wanted = dense(run, one.config["activation"]["kind"], tiny, range(40))
+        wanted = dense(run, one.config["sparsifier"]["kind"], tiny, range(40))
         np.testing.assert_allclose(store.rows().dense(), wanted, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(store.latents["frequency"], (wanted != 0).mean(0))
 
@@ -140,7 +143,7 @@ def test_what_is_left_to_encode_needs_room_and_nothing_else(cli, tiny, run, monk
 
 def test_a_dictionary_is_called_by_its_folder_wherever_one_stands(run, monkeypatch):
     monkeypatch.chdir(member(run, "topk"))
-    assert [one.name for one in find(["."])] == [Path.cwd().name]
+    assert [one.name for one in find_dictionaries(["."])] == [Path.cwd().name]
 
 
 def test_dense_dictionaries_are_refused_until_one_says_what_to_keep(cli, tiny, run, tmp_path):

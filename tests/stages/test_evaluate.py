@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.histograms import FREQUENCY_EDGES
+from saev.saved import find_dictionaries
 from saev.shards import ActivationStore
-from saev.stages.dictionaries import find
 from saev.stages.evaluate import directions
 
 MICRO = ("vit=micro", "images=folder")
@@ -51,13 +51,13 @@ def run(cli, tiny, tmp_path, tmp_path_factory, kept):
 
 def on_tiny(cli, tiny, tmp_path):
     return trained(
-        cli, tmp_path, f"dataset={tiny}", "layer=1", "datamodule.val_share=0.3",
+        cli, tmp_path, f"dataset={tiny}", "layer=1", "datamodule.val_fraction=0.3",
         'variants=[["sae=topk","k=4"],["sae=relu","sparsity=1e-3","seed=1"]]',
     )  # fmt: skip
 
 
 def test_a_run_is_evaluated_on_its_own_held_out_images(cli, tiny, tmp_path, run):
-    """The same tokens and the same numbers as its last validation, though val_share was not the default."""
+    """The same tokens and the same numbers as its last validation, though val_fraction was not the default."""
     table = evaluated(cli, tmp_path, run, f"dataset={tiny}", "batch_size=50")
     before = pl.read_parquet(run / "results.parquet")
     assert table["member"].sort().to_list() == before["member"].sort().to_list()
@@ -71,10 +71,10 @@ def test_a_run_is_evaluated_on_its_own_held_out_images(cli, tiny, tmp_path, run)
 
 
 def test_numbers_are_those_of_the_codes(cli, tiny, tmp_path, run):
-    found = find([str(run)])[0]
+    found = find_dictionaries([str(run)])[0]
     sae, store = found.load("cpu"), ActivationStore(tiny)
     images = [e for e in range(40) if store.tokens_per_image(1)[e]]
-    x = torch.cat([torch.from_numpy(store.read(1, e, "patch").copy()) for e in images])
+    x = torch.cat([torch.from_numpy(store.read(1, e, "patches").copy()) for e in images])
     codes = sae.encode(x)
     row = evaluated(cli, tmp_path, found.path, f"dataset={tiny}", "examples=all").row(0, named=True)
     assert row["n_tokens"] == len(x) and row["l0"] == pytest.approx(float((codes != 0).sum(1).double().mean()))
@@ -98,7 +98,9 @@ def test_stability_compares_every_pair(cli, tiny, tmp_path, run):
     assert len(table) == 6 and table["mean_max_a"].is_between(0, 1.000001).all()
     same = table.filter(pl.col("a").str.split("/").list.last() == pl.col("b").str.split("/").list.last())
     assert len(same) == 2 and same["matched"].to_list() == pytest.approx([1, 1], abs=1e-5)
-    alone = cli("evaluate", str(find([str(run)])[0].path), f"dataset={tiny}", "stability=true", "device=cpu")
+    alone = cli(
+        "evaluate", str(find_dictionaries([str(run)])[0].path), f"dataset={tiny}", "stability=true", "device=cpu"
+    )
     assert alone.code == 1 and "at least two dictionaries" in alone.err
 
 
@@ -196,7 +198,7 @@ def test_what_belongs_to_splicing_is_said_to_be_idle_without_it(cli, tiny, run):
 def test_another_layer_or_backbone_is_warned_of(cli, tiny, tmp_path, run):
     shown = cli("evaluate", str(run), f"dataset={tiny}", "layer=2", "device=cpu")
     assert shown.code == 0 and "was trained on layer 1, not on layer=2" in shown.text
-    config = find([str(run)])[0].path / "config.json"
+    config = find_dictionaries([str(run)])[0].path / "config.json"
     about = json.loads(config.read_text())
     about["provenance"]["vit"] = {"name": "none", "weights": "others"}
     config.write_text(json.dumps(about))

@@ -20,7 +20,7 @@ NAMES = ["kmeans", "pca,k=1", "pca,k=4", "random_vectors", "random_vectors,varia
 
 @pytest.fixture
 def command(tiny):
-    few = ("batch_size=50", "datamodule.val_share=0.2", "n_latents=12", "k=3", "passes=3")
+    few = ("batch_size=50", "datamodule.val_fraction=0.2", "n_latents=12", "k=3", "passes=3")
     return ("fit", f"dataset={tiny}", "layer=1", *few, BANK)
 
 
@@ -40,7 +40,7 @@ def test_every_baseline_has_what_an_sae_has(cli, command, tiny, tmp_path):
     (run,) = runs(tmp_path)
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == NAMES and pl.read_csv(run / "results.csv").height == len(NAMES)
-    x = torch.cat([torch.from_numpy(saev.ActivationStore(tiny).read(1, e, "patch").copy()) for e in held_out(tiny)])
+    x = torch.cat([torch.from_numpy(saev.ActivationStore(tiny).read(1, e, "patches").copy()) for e in held_out(tiny)])
     for row in table.iter_rows(named=True):
         made = saev.load(run / "saes" / row["member"])
         codes = made.encode(x)
@@ -64,7 +64,7 @@ def test_every_baseline_has_what_an_sae_has(cli, command, tiny, tmp_path):
 def held_out(tiny):
     from datamodules import ActivationDataModule
 
-    data = ActivationDataModule(str(tiny), 1, 50, val_share=0.2)
+    data = ActivationDataModule(str(tiny), 1, 50, val_fraction=0.2)
     data.setup("fit")
     return data.val_examples.tolist()
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 from training.probes import N_IMAGES, dictionary, image, record_classes
 
+from saev.recipes import linear_probe
+from saev.recipes.linear_probe import fit_linear
 from saev.shards import ActivationStore
-from saev.stages import linear_probe
-from saev.stages.linear_probe import fit_linear
 
 DEFAULT = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "linear_probe" / "default.yaml"))
 OWN = {"batch_size": 48, "max_epochs": 4, "lrs": [1e-2, 0.1], "weight_decays": [1e-2]}

@@ -14,11 +14,12 @@ from training.probes import D_MODEL, N_IMAGES, dictionary, image, record_classes
 import saev
 from saev.baselines.kmeans import KMeans
 from saev.codes import CodeStore
+from saev.config.probe_checks import check_stored, stamps
 from saev.nn import Normaliser
+from saev.probing.counts import passes as label_passes
+from saev.probing.data.splits import Permuted, labels_of
 from saev.shards.split import split_images
-from saev.stages import label_passes, probe
-from saev.stages.label_splits import Permuted, labels_of
-from saev.stages.probe_checks import check_stored, stamps
+from saev.stages import probe
 
 FAST = ("bootstrap=50", "device=cpu", "batch_size=100")
 
@@ -101,7 +102,7 @@ def test_what_was_stopped_goes_on_and_ends_alike(cli, place, tmp_path, monkeypat
     assert cli("probe", *arguments).code == 130
     assert (tmp_path / "run" / "statistics.pt").is_file()
     monkeypatch.setattr(label_passes, "walk", walk)
-    refused = cli("probe", *arguments, "val_share=0.4")
+    refused = cli("probe", *arguments, "val_fraction=0.4")
     assert refused.code != 0 and "belongs to other settings" in refused.text
     shown = cli("probe", *arguments)
     assert shown.code == 0 and "going on after 5 batches" in shown.text, shown.text
@@ -185,7 +186,7 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
         (["nulls=[random]"], "nulls=['random']: choose of ['permuted']"),
         (["labels=species"], "labels=species: data has no such column"),
         (["labels=key", "classes=[1]"], "classes=[1] is for labels=patches"),
-        (["val_share=1"], "val_share=1.0: give a share between 0 and 1"),
+        (["val_fraction=1"], "val_fraction=1.0: give a share between 0 and 1"),
         (["bootstrap=-1"], "bootstrap=-1"),
         (["top=0"], "top=0: give at least 1"),
         (["latent_topk=0"], "latent_topk=0"),
@@ -195,7 +196,7 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
         (["bootstrap=1.5"], "'1.5' of type 'float' could not be converted to Integer"),
         (["seed=-1"], "seed=-1: give 0 or more"),
         (["labels=nowhere.csv"], "labels=nowhere.csv is not there"),
-        (["classes=[7]"], "no train token (tokens=patch) is of one of the 1 classes"),
+        (["classes=[7]"], "no train token (tokens=patches) is of one of the 1 classes"),
         (["compat=saev", "ignore_labels=[0]"], "compat=saev counts what has no label as class 0"),
         (["linear=true", "linear_probe.inputs=[nosuch]"], "there is no nosuch"),
         (["linear=true"], "linear_probe.batch_size=4096 is more than the 399 training tokens"),

@@ -6,9 +6,9 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from saev.shards.lock import exclusive
-from saev.stages.resume import with_run_dir
-from saev.sweep.ledger import LOCK
+from saev.config.resume import with_run_dir
+from saev.locks import exclusive
+from saev.runs.ledger import LOCK
 
 
 @pytest.fixture

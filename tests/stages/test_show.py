@@ -21,7 +21,7 @@ def dictionary(tiny, tmp_path):
     with torch.no_grad():
         sae.w_enc[:, :16], sae.w_dec[:16] = torch.eye(16), torch.eye(16)
         sae.w_dec[16:, 0] = 1
-    about = {"dataset": str(tiny), "layer": 2, "token_roles": "patch"}
+    about = {"dataset": str(tiny), "layer": 2, "token_roles": "patches"}
     return save_dictionary(sae, tmp_path / "saes" / "k=2", provenance=about)
 
 

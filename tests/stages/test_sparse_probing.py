@@ -10,14 +10,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from saev.codes.pairs import from_dense
-from saev.probing.classes import Classes
-from saev.probing.labels import ImageLabels, TokenLabels
-from saev.probing.linear_fits import ridge_fit, standardised
+from saev.probing.data.classes import Classes
+from saev.probing.data.labels import ImageLabels, TokenLabels
+from saev.probing.data.sources import Batch, Live, Split
+from saev.probing.data.splits import TRUE, Labelled
+from saev.probing.sparse.linear_fits import ridge_fit, standardised
+from saev.probing.sparse.probing import check_sparse, sparse_probing
+from saev.probing.sparse.reading import TokenSample
 from saev.shards import ActivationStore, RecordingWriter
-from saev.stages.label_sources import Batch, Live, Split
-from saev.stages.label_splits import TRUE, Labelled
-from saev.stages.sparse_probing import check_sparse, sparse_probing
-from saev.stages.sparse_reading import TokenSample
 
 N, TOKENS, LATENTS = 60, 16, 10
 TRAIN, VAL = np.arange(20, N), np.arange(20)
@@ -77,7 +77,7 @@ MEMBERS = {"plain": Plain(list(range(LATENTS))), "turned": Plain(list(range(LATE
 
 def labelled(store, labels=None, classes=CLASSES):
     labels = labels or TokenLabels(store, 1, classes)
-    splits = (Split(name, store, 1, i, "patch", {TRUE: labels}) for name, i in (("train", TRAIN), ("val", VAL)))
+    splits = (Split(name, store, 1, i, "patches", {TRUE: labels}) for name, i in (("train", TRAIN), ("val", VAL)))
     return Labelled(tuple(splits), classes.ids, classes.names, isinstance(labels, TokenLabels))
 
 

@@ -9,7 +9,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 
 import saev
-from saev.shards.lock import exclusive
+from saev.locks import exclusive
 
 SWEEP = ("train", "experiment=none", *TINY, "sae=topk", "-m", "k=2,4", "layer=1,2")
 

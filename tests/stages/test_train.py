@@ -38,7 +38,9 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     run, done = undisturbed
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == ["sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"]
-    assert {"nmse", "l0", "l1", "dead", "dead_val", "dense_10", "coherence", "tokens_per_s"} <= set(table.columns)
+    assert {"nmse", "l0", "l1", "dead", "dead_val", "dense_above_0.1", "coherence", "tokens_per_s"} <= set(
+        table.columns
+    )
     assert table["k"].to_list() == [4, None] and table["sparsity"].to_list() == [None, 1e-2]
     assert pl.read_csv(run / "results.csv").shape == table.shape
     assert (run / "report.html").stat().st_size > 10_000 and (run / "config.yaml").is_file()
@@ -66,7 +68,7 @@ def test_exported_dictionaries_are_those_of_the_table(undisturbed, tiny):
     run, _ = undisturbed
     store = saev.ActivationStore(tiny)
     held_out = sorted(set(range(40)) - set(train_images(tiny)))
-    x = torch.cat([torch.from_numpy(store.read(1, e, "patch").copy()) for e in held_out])
+    x = torch.cat([torch.from_numpy(store.read(1, e, "patches").copy()) for e in held_out])
     for row in pl.read_parquet(run / "results.parquet").iter_rows(named=True):
         sae = saev.load(run / "saes" / row["member"])
         codes = sae.encode(x)

@@ -22,7 +22,7 @@ from saev.nn import (
     SAEBank,
     TopK,
 )  # fmt: skip
-from saev.training.bank_module import BankModule
+from saev.training.bank.module import BankModule
 
 
 def specs():
@@ -39,7 +39,7 @@ def specs():
 
 
 def build(dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, optimiser=None, **trainer):
-    data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_share=0.2, depth=2, parts=parts)
+    data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_fraction=0.2, depth=2, parts=parts)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))

@@ -9,7 +9,7 @@ import torch
 from training.banks import state
 from training.probes import build
 
-from saev.training.probe_ddp import ProbeDDP
+from saev.training.linear.ddp import ProbeDDP
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

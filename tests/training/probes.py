@@ -9,10 +9,10 @@ import torch
 from datamodules import LabelledDataModule
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.shards import RecordingWriter
-from saev.training.probe import grid
-from saev.training.probe_inputs import inputs_of
-from saev.training.probe_loss import class_weights, prior_logits
-from saev.training.probe_module import ProbeModule
+from saev.training.linear.inputs import inputs_of
+from saev.training.linear.loss import class_weights, prior_logits
+from saev.training.linear.module import ProbeModule
+from saev.training.linear.probe import grid
 
 N_IMAGES, SIDE, D_MODEL, N_CLASSES = 40, 4, 12, 3
 LRS, DECAYS = [0.3, 1e-2], [0.0, 0.1]
@@ -53,7 +53,7 @@ def build(
     dataset, inputs=("raw", "codes"), lrs=LRS, decays=DECAYS, epochs=6, patience=2, weights="none", callbacks=(),
     parts=None, labels=None, points=None, **trainer,
 ):  # fmt: skip
-    data = LabelledDataModule(str(dataset), 1, 48, val_share=0.25, parts=parts, labels=labels)
+    data = LabelledDataModule(str(dataset), 1, 48, val_fraction=0.25, parts=parts, labels=labels)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     n_tokens, counts = data.class_counts()

@@ -11,7 +11,7 @@ import torch
 from training.banks import Snapshots, StopAt, build, specs, state
 
 from saev.nn import AuxK, MemberSpec, Plain, ReLU, TopK
-from saev.training.distributed import BankDDP
+from saev.training.bank.ddp import BankDDP
 
 
 def members():

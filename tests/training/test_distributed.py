@@ -13,7 +13,7 @@ from recordings import record
 from training.banks import Snapshots, StopAt, assert_equal, build, specs, state
 from training.process import diverging, members
 
-from saev.training.distributed import BankDDP, check_members
+from saev.training.bank.ddp import BankDDP, check_members
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 CLOSE = 1e-5
@@ -92,7 +92,7 @@ def test_a_batch_of_two_processes_is_that_of_one(two, in_parts):
         assert found["steps"] == trainer.global_step == 30
         assert_equal(found["state"], state(module), within=CLOSE)
         for i, member in enumerate(module.bank):  # counted, not measured
-            assert torch.equal(found["state"][f"bank.members.{i}.silent"], member.silent)
+            assert torch.equal(found["state"][f"bank.members.{i}.tokens_since_fired"], member.tokens_since_fired)
         assert_same_numbers(found["seen"], seen, CLOSE)
 
 

@@ -19,11 +19,11 @@ from training.banks import StopAt, assert_equal, state
 from training.probes import DECAYS, LRS, N_IMAGES, build, dictionary, image, record_classes, tokens_of
 
 from saev.codes.pairs import sparse_codes
-from saev.probing.labels import ImageLabels
-from saev.training.probe import Probe, ProbeSpec, grid
-from saev.training.probe_inputs import inputs_of
-from saev.training.probe_loss import class_weights, prior_logits, token_losses
-from saev.training.probe_maps import logit_map, map_overlap, patch_map
+from saev.probing.data.labels import ImageLabels
+from saev.training.linear.inputs import inputs_of
+from saev.training.linear.loss import class_weights, prior_logits, token_losses
+from saev.training.linear.maps import logit_map, map_overlap, patch_map
+from saev.training.linear.probe import Probe, ProbeSpec, grid
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,14 @@ from training.banks import build, specs
 from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, TopK
 from saev.ops.choice import Timed
 from saev.ops.paths import checked
-from saev.training import products
-from saev.training.products import choose_products
+from saev.training.bank import products
+from saev.training.bank.products import choose_products
 
 CPU = torch.device("cpu")
 
 
-def _member(activation):
-    spec = MemberSpec("a", activation, Plain(), AuxK(), 1e-3, d_sae=32)
+def _member(sparsifier):
+    spec = MemberSpec("a", sparsifier, Plain(), AuxK(), 1e-3, d_sae=32)
     return spec.build(Normaliser(torch.zeros(8), torch.ones(())), torch.randn(64, 8))
 
 

@@ -20,7 +20,7 @@ from tests.visuals.conftest import make_store
 
 ROW = {
     "sae": "relu", "objective": "plain", "sparsity": 1e-3, "nmse": 0.3456, "l0": 15.98, "dead": 0.1234,
-    "dense_10": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "train_tokens": 640, "failed": False,
+    "dense_above_0.1": 0.01, "coherence": 0.9, "tokens_per_s": 12345.6, "n_tokens": 120, "train_tokens": 640, "failed": False,
 }  # fmt: skip
 BROKEN = {**ROW, "member": "broken", "nmse": math.nan, "l0": math.nan, "coherence": math.nan, "failed": True}
 

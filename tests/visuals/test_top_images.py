@@ -16,13 +16,13 @@ def random_sae(seed: int) -> SparseAutoencoder:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 30, 10_000])
-@pytest.mark.parametrize("tokens", ["patch", "all"])
+@pytest.mark.parametrize("tokens", ["patches", "all"])
 def test_a_survey_is_what_brute_force_finds(store: ActivationStore, values, batch_tokens: int, tokens: str):
     members = {"identity": identity_sae(), "random": random_sae(1)}
     examples, n = [7, 2, 3, 9, 0, 5], 3
     found = survey(members, store, LAYER, examples, tokens, n, batch_tokens)
     for name, sae in members.items():
-        seen = values[examples][:, 1:] if tokens == "patch" else values[examples]
+        seen = values[examples][:, 1:] if tokens == "patches" else values[examples]
         codes = (
             sae.encode(torch.from_numpy(seen.reshape(-1, D_MODEL))).numpy().reshape(len(examples), seen.shape[1], -1)
         )

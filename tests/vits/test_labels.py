@@ -9,8 +9,9 @@ from vits.masked import MaskedPhotos, ids_of
 from vits.micro_recordings import N, recording
 
 from saev.images import FolderImages
-from saev.images.patch_labels import VOID, patch_labels
+from saev.images.patch_labels import patch_labels
 from saev.shards import ActivationStore
+from saev.shards.manifest import VOID
 from saev.vits import MicroVit
 
 FIXED = MicroVit(registers=1)

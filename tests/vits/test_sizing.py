@@ -4,7 +4,8 @@ import pytest
 import torch
 from vits.test_backbone import SMALL, TIMM
 
-from saev.vits import ImgFocus, MicroVit, OpenClipVit, TimmCnn, TimmVit, anatomy
+from saev.demo import ImgFocus
+from saev.vits import MicroVit, OpenClipVit, TimmCnn, TimmVit, anatomy
 from saev.vits.flex import FlexTransform
 from saev.vits.sizing import geometry
 

@@ -52,7 +52,7 @@ def test_identity_changes_nothing_and_rank_zero_is_mean_ablation(backbone, hook)
     layer = backbone.depth - 1 if hook == "norm" else 1
     images = pictures(backbone)
     mean = mean_at(backbone, images, layer, hook)
-    place = Place(layer, hook, "patch")
+    place = Place(layer, hook, "patches")
     rows = splice_fidelity(
         backbone,
         {
@@ -88,7 +88,7 @@ def test_numbers_are_those_of_a_forward_by_hand():
     mean = torch.full((32,), 0.1)
     row = splice_fidelity(
         backbone,
-        {"x": Spliced(sae, Place(1, "resid_post", "patch"), mean)},
+        {"x": Spliced(sae, Place(1, "resid_post", "patches"), mean)},
         [images[:3], images[3:]],
         ("mean", "zero"),
         head,
@@ -124,12 +124,12 @@ def test_numbers_are_those_of_a_forward_by_hand():
         assert row[f"{name}_kl"] > 0
 
 
-@pytest.mark.parametrize("tokens", ["cls", "special", "patch", "all"])
+@pytest.mark.parametrize("tokens", ["cls", "special", "patches", "all"])
 def test_tokens_outside_the_selection_stay_as_they_are(tokens):
     """The last block's output is what is put there: what is not chosen is the clean run's."""
     backbone = MicroVit(registers=2).load()
     place, images, seen = Place(3, "resid_post", tokens), pictures(backbone), {}
-    chosen = {"cls": ["cls"], "special": ["cls", "registers"], "patch": ["patches"]}.get(
+    chosen = {"cls": ["cls"], "special": ["cls", "registers"], "patches": ["patches"]}.get(
         tokens, ["cls", "registers", "patches"]
     )
     row = splice_fidelity(backbone, {"x": Spliced(Identity(32), place, torch.zeros(32))}, [images])["x"]
@@ -152,7 +152,7 @@ def test_pictures_of_their_own_grid_are_spliced_too(photos):
     backbone, images = vit.load(), FolderImages(root=str(photos), name="birds")
     batches = list(image_batches(backbone, images, range(23), batch_size=4))
     assert sum(map(len, batches)) == 23 and len({batch.shape[2:] for batch in batches}) > 1
-    place, mean = Place(1, "resid_post", "patch"), torch.zeros(32)
+    place, mean = Place(1, "resid_post", "patches"), torch.zeros(32)
     rows = splice_fidelity(
         backbone, {"a": Spliced(Identity(32), place, mean), "b": Spliced(rank_zero(mean), place, mean)}, batches
     )
@@ -178,14 +178,14 @@ def test_broken_images_are_left_out_and_named(photos, tmp_path):
 
 def config(vit, **more):
     meaning = {"name": vit.name, "depth": vit.shape().depth, **vit.identity()}
-    about = {"vit": meaning, "layer": -2, "hook": "resid_pre", "token_roles": "patch"}
+    about = {"vit": meaning, "layer": -2, "hook": "resid_pre", "token_roles": "patches"}
     return {"d_model": 32, "provenance": about | more}
 
 
 def test_its_config_says_where_it_belongs():
     vit = MicroVit()
     place = place_of("it", config(vit), vit.identity(), vit.shape())
-    assert place == Place(2, "resid_pre", "patch")
+    assert place == Place(2, "resid_pre", "patches")
     renamed = MicroVit(name="other")  # the weights count, not the name
     assert place_of("it", config(vit), renamed.identity(), renamed.shape()) == place
 
@@ -228,7 +228,7 @@ def test_tokens_that_the_backbone_lacks_are_refused():
 
 def test_places_that_nothing_goes_on_from_are_refused():
     backbone = MicroVit().load()
-    one = Spliced(Identity(32), Place(1, "norm", "patch"), torch.zeros(32))
+    one = Spliced(Identity(32), Place(1, "norm", "patches"), torch.zeros(32))
     with pytest.raises(ValueError, match=r"hook=norm at layer=1.*block 3"):
         splice_fidelity(backbone, {"x": one}, [pictures(backbone)])
     with pytest.raises(ValueError, match="references=median"):

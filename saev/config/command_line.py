@@ -1,0 +1,75 @@
+"""What people type, in the order and form that Hydra wants."""
+
+import glob
+import os
+from collections.abc import Sequence
+
+from saev.runs.outputs import SHOW
+from saev.runs.quoting import quote
+
+
+def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The flags, with -m where a launcher is named: a single run would leave it aside and stay here.
+
+    >>> launched([], ["hydra/launcher=slurm", "k=8"]), launched(["--cfg", "job"], ["hydra/launcher=slurm"])
+    (['-m'], ['--cfg', 'job'])
+    """
+    named = any(override.lstrip("+").startswith("hydra/launcher=") for override in overrides)
+    decided = {*flags} & {*SHOW, "-m", "--multirun", "-r", "--run", "-sc", "--shell-completion"}
+    return ["-m", *flags] if named and not decided else list(flags)
+
+
+def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(flags and their values, overrides): Hydra 1.3 wants them in this order, people type them in any.
+
+    >>> flags_apart(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
+    (['-m', '--cfg', 'job'], ['experiment=x', 'k=1,2'])
+    """
+    takes_value = {
+        "--cfg",
+        "-c",
+        "--package",
+        "-p",
+        "--config-path",
+        "-cp",
+        "--config-name",
+        "-cn",
+        "--config-dir",
+        "-cd",
+    }
+    kinds = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # --info works without one too
+    flags, overrides, items = [], [], iter(arguments)
+    for item in items:
+        if flags and flags[-1] in ("--info", "-i") and item in kinds:
+            flags.append(item)
+            continue
+        if not item.startswith("-"):
+            overrides.append(item)
+            continue
+        flags.append(item)
+        if item in takes_value:
+            flags += [value for value in [next(items, None)] if value is not None]
+    return flags, overrides
+
+
+def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
+    """Directories as one override that lists them: plain arguments, which are no `key=value` or name something that is there,
+    patterns of these, and `key=DIRECTORY` or `key=PATTERN`.
+
+    >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "dictionaries=runs/b"])
+    ['splice=true', 'dictionaries=["runs/a","runs/b"]']
+    """
+    plain, rest = [], []
+    for item in arguments:
+        named = item.removeprefix(f"{key}=")
+        matching = [named] if os.path.exists(named) else sorted(glob.glob(named))
+        if matching:
+            plain += matching
+        elif ("=" not in item and not item.startswith("~")) or (named != item and not named.startswith("[")):
+            plain.append(named)
+        else:
+            rest.append(item)
+    if not plain:
+        return rest
+    quoted = ",".join(map(quote, plain))
+    return [*rest, f"{key}=[{quoted}]"]

@@ -1,0 +1,38 @@
+"""Before a sweep is launched: everything that would stop one of its jobs, and how much memory its members will take."""
+
+import os
+
+from omegaconf import DictConfig, OmegaConf
+
+from saev.runs.memory import Size, member_size
+from saev.stages.train import prepare
+
+GIB = 2**30
+SHARE = 0.9  # of a device's memory; the rest is the allocator's
+
+
+def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
+    """The size of each member of a job of `saev <verb>`; ValueError where the job would be refused.
+
+    `here`: the jobs run on this machine, so its devices count.
+    """
+    if verb == "fit":
+        from saev.stages import fit
+
+        return fit.examine(cfg, here)
+    ready = prepare(cfg, here)
+    by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
+    batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
+    width = ready.facts.d_model
+    specs = [plan.spec for plan in ready.planned]
+    return [member_size(width, s.width(width), batch, s.objective.prefixes(), s.sparsifier.copies) for s in specs]
+
+
+def memory_here(cfg: DictConfig) -> int:
+    """Bytes that a bank may take on this machine, in its GPU where the job has one."""
+    import torch
+
+    device = OmegaConf.select(cfg, "trainer.accelerator") or str(OmegaConf.select(cfg, "device"))
+    if device.partition(":")[0] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return int(SHARE * torch.cuda.get_device_properties(0).total_memory)
+    return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,0 +1,57 @@
+"""A run's directory as it was, where going on with it was refused.
+
+Hydra writes the new overrides into the directory before anything can be checked, and `ckpt_path=` takes overrides from there:
+without this, a setting that was refused once would be refused ever after, though nobody asks for it any more.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from saev.files import write_atomically
+from saev.runs.ledger import CHECKPOINT, CONFIG, RESULTS
+
+WRITTEN = (CONFIG, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", RESULTS)
+
+
+@contextlib.contextmanager
+def kept_on_error(overrides: Sequence[str]) -> Iterator[None]:
+    """Put back what the directory in `hydra.run.dir` says of its run, unless the command succeeds or gets as far as a checkpoint."""
+    directory = None if further_process() else run_directory(overrides)
+    checkpoint = directory / CHECKPOINT if directory else None
+    if directory is None or not any((directory / name).is_file() for name in (CHECKPOINT, RESULTS)):
+        yield
+        return
+    before, saved = contents(directory), modified(checkpoint)
+    try:
+        yield
+    except BaseException as end:
+        if modified(checkpoint) == saved and not (isinstance(end, SystemExit) and end.code in (0, None)):
+            now = contents(directory)
+            for name, data in before.items():
+                # results that are there are those of a process that has finished meanwhile
+                if now.get(name) != data and not (name == RESULTS and name in now):
+                    write_atomically(directory / name, data)
+        raise
+
+
+def further_process() -> bool:
+    """Whether this is one of several processes, and not the first: by now the first has written what would be kept here."""
+    return any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "SLURM_PROCID"))
+
+
+def run_directory(overrides: Sequence[str]) -> Path | None:
+    """The directory that the overrides name for the run."""
+    named = [override.partition("=")[2] for override in overrides if override.startswith("hydra.run.dir=")]
+    return Path(named[-1].strip("'\"")) if named and "${" not in named[-1] else None
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """The files that say what the run is, by name."""
+    return {name: path.read_bytes() for name in WRITTEN if (path := directory / name).is_file()}
+
+
+def modified(path: Path | None) -> int | None:
+    """When the file was last written, in nanoseconds; None without one."""
+    return path.stat().st_mtime_ns if path and path.is_file() else None

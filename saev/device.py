@@ -1,0 +1,16 @@
+"""The device a computation runs on: `auto`, or one that torch names."""
+
+
+def check_device(device: str, key: str = "device") -> None:
+    """ValueError for a CUDA device on a machine without one; `key` is the setting that names it."""
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"{key}={device}: this machine has no CUDA GPU; use {key}=cpu.")
+
+
+def resolve_device(device: str) -> str:
+    """The device to compute on; `auto` is cuda where there is a GPU, else cpu."""
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

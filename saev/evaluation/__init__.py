@@ -1,0 +1,1 @@
+"""Dictionaries measured on recorded activations and spliced back into their backbone."""

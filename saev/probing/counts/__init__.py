@@ -1,0 +1,1 @@
+"""Statistics of all (latent, class) pairs from one pass over codes."""

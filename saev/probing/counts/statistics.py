@@ -1,0 +1,193 @@
+"""The statistics of all (latent, class) pairs, gathered in one pass over codes and labels.
+
+    codes, labels --pack--> pairs --sort, count--> entries --merge--> entries so far ... --> LabelTable
+
+A pair is 8 bytes until twice as many have come as there are entries, of 32 bytes; then they are sorted, counted and merged.
+So time is linear in pairs and memory in what is distinct.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from saev.codes.pairs import from_dense
+from saev.ops.sparse import SparseCodes
+from saev.probing.counts import segments
+from saev.probing.counts.bins import checked
+from saev.probing.counts.entries import Entries, Packing
+from saev.probing.counts.slots import Labels, known_tokens, slots_of
+from saev.probing.counts.table import LabelTable
+
+log = logging.getLogger(__name__)
+
+FEWEST = 1 << 22  # pairs that are worth a sort
+BYTES = 224  # of memory per entry at the worst moment, when the table is made: 175 were measured, the rest is to spare
+
+
+class _Box:
+    def __init__(self, table: LabelTable):
+        self.table = table
+
+
+class LatentLabelStats(Metric):
+    """What one dictionary's codes say of each class: a `LabelTable`, the same however the tokens were divided.
+
+    `mantissa_bits` is the width of the value bins (`saev.probing.counts.bins`); 10 are exact for float16 codes, 23 for all. Where the table
+    would need more than `budget_gib` GiB, bins are widened by a bit and a warning says so.
+
+    >>> stats = LatentLabelStats(n_latents=2, n_classes=2)
+    >>> stats.update(torch.tensor([[1.0, 0.0], [1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1, -1]))  # the last is void
+    >>> table = stats.compute()
+    >>> table.n_tokens, table.positives.tolist(), table.p0.tolist(), table.count.tolist()
+    (2, [1, 1], [[1, 1], [0, 1]], [2, 1])
+    """
+
+    full_state_update = False
+    n_tokens: Int64[Tensor, ""]
+    positives: Int64[Tensor, " classes"]
+    bits: Int64[Tensor, ""]
+    pairs: list[Tensor] | Tensor  # lists of vectors end to end; tensors after they were gathered
+    keys: list[Tensor] | Tensor
+    counts: list[Tensor] | Tensor
+    totals: list[Tensor] | Tensor
+    squares: list[Tensor] | Tensor
+
+    def __init__(self, n_latents: int, n_classes: int, mantissa_bits: int = 10, budget_gib: float = 8.0):
+        super().__init__(compute_with_cache=False)  # a table may be gigabytes
+        self.packing = Packing(n_latents, n_classes)
+        self.most = int(budget_gib * 2**30 / BYTES)
+        bits = torch.tensor(checked(mantissa_bits))
+        self.add_state("n_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
+        self.add_state("positives", torch.zeros(n_classes, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
+        self.add_state("bits", bits, dist_reduce_fx="min", persistent=True)
+        for name in ("pairs", *Entries._fields):
+            self.add_state(name, [], dist_reduce_fx="cat", persistent=True)
+        self._clear()
+
+    def update(
+        self,
+        codes: SparseCodes | Float[Tensor, "rows latents"],
+        labels: Labels,
+        counted: Bool[Tensor, " tokens"] | None = None,
+    ) -> None:
+        """Add a batch: sparse or dense codes, and of each token its class (< 0: left out) or, as booleans, its classes.
+
+        `counted` says which tokens are not void; it is what leaves tokens out whose classes are booleans. ValueError for
+        labels beyond n_classes, latents beyond n_latents, another number of tokens, and codes that are not finite.
+        """
+        rows, latents, values = self._pairs_of(codes, len(labels))
+        labels = labels.to(values.device)
+        known = known_tokens(labels, counted)
+        token, slots = slots_of(labels, known, self.packing.n_classes)
+        self.n_tokens = self.n_tokens + known.sum()
+        self.positives = self.positives + torch.bincount(slots >> 1, minlength=self.packing.n_classes + 1)[:-1]
+        per_token = torch.bincount(token, minlength=len(labels))
+        if len(token) == len(labels) and bool((per_token == 1).all()) and bool((values != 0).all()):
+            slots = slots[rows]  # as nearly always: a class for each token, no padding
+        else:
+            firing = segments.places((values != 0) & (per_token[rows] > 0))
+            rows, latents, values = rows[firing], latents[firing], values[firing]
+            first, times = (per_token.cumsum(0) - per_token)[rows], per_token[rows]
+            slots = slots[segments.ranges(first, times)]
+            latents, values = latents.repeat_interleave(times), values.repeat_interleave(times)
+        assert isinstance(self.pairs, list)
+        self.pairs.append(self.packing.pack(latents, values, slots))
+        self._waiting += len(slots)
+        if self._waiting >= max(FEWEST, 2 * sum(map(len, self.keys))):
+            self._count()
+
+    def compute(self) -> LabelTable:
+        """The table of all tokens so far, those of all processes under DDP. ValueError if none has a label."""
+        if not int(self.n_tokens):
+            raise ValueError(
+                "no token has a label: all are void, or the activations hold none; record them with labels."
+            )
+        self._count()
+        entries = Entries(*(vectors[0] for vectors in self._lists()))
+        return self.packing.table(entries, int(self.bits), int(self.n_tokens), self.positives)
+
+    def reset(self) -> None:
+        """Forget all tokens; bins that were widened are narrow again."""
+        super().reset()
+        self._clear()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As inherited, after counting what waits."""
+        self._count()
+        return super().state_dict(*args, **kwargs)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """As inherited; what was loaded counts as updated, so that `compute` need not warn, and comes to this device."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self.to(self.device)
+        self._update_count = max(1, self._update_count)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """As inherited, after counting what waits: processes send each other entries."""
+        self._count()
+        super().sync(*args, **kwargs)
+
+    def _wrap_compute(self, compute: Callable[[], LabelTable]) -> Callable[[], LabelTable]:
+        """As inherited, but the table in a box: torchmetrics would take it apart to squeeze vectors of one element."""
+        boxed = super()._wrap_compute(functools.wraps(compute)(lambda: _Box(compute())))
+        return functools.wraps(compute)(lambda: boxed().table)
+
+    def _clear(self) -> None:
+        """Empty vectors of the right types: what is gathered from several processes must agree in them."""
+        empty = torch.empty(0, dtype=torch.int64, device=self.n_tokens.device)
+        self.pairs, self.keys, self.counts = [empty], [empty], [empty]
+        self.totals, self.squares = [empty.double()], [empty.double()]
+        self._waiting = 0
+
+    def _count(self) -> None:
+        """Turn the pairs that wait, and the lists that other metrics and processes gave, into one list of entries."""
+        pairs = [self.pairs] if isinstance(self.pairs, Tensor) else self.pairs
+        parts = [Entries(*columns) for columns in zip(*self._lists(), strict=True)]
+        if isinstance(self.keys, list) and len(parts) == 1 and not any(map(len, pairs)):
+            return
+        pairs = self.packing.sorted(pairs, int(self.bits))
+        self._clear()  # before the new list is made: it may be gigabytes
+        entries = self.packing.merged(pairs, parts, int(self.bits))
+        del pairs, parts
+        while len(entries.keys) > self.most and int(self.bits) > 0:
+            log.warning(
+                "%d entries of (latent, value bin, class) are more than the budget has room for (%d): bins are widened from "
+                "%d to %d bits of mantissa. Raise the budget for finer ones.",
+                len(entries.keys), self.most, int(self.bits), int(self.bits) - 1,
+            )  # fmt: skip
+            self.bits = self.bits - 1
+            entries = self.packing.merged(entries.keys[:0], [entries], int(self.bits))
+        for name, column in zip(Entries._fields, entries, strict=True):
+            setattr(self, name, [column])
+
+    def _lists(self) -> list[Sequence[Tensor]]:
+        """Of each column its vectors in order of keys: one, or those of several metrics or processes."""
+        columns = [getattr(self, name) for name in Entries._fields]
+        if not isinstance(self.keys, Tensor):
+            return columns
+        ends = segments.places(self.keys[1:] <= self.keys[:-1]) + 1  # several processes' were gathered end to end
+        return [column.tensor_split(ends.tolist()) for column in columns]
+
+    def _pairs_of(self, codes: SparseCodes | Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Row, latent and value of each code of a batch that fits."""
+        if isinstance(codes, Tensor) and codes.shape[1] != self.packing.n_latents:
+            raise ValueError(
+                f"codes have {codes.shape[1]} latents, these statistics n_latents={self.packing.n_latents}."
+            )
+        offsets, latents, values = from_dense(codes) if isinstance(codes, Tensor) else codes
+        if len(offsets) - 1 != n:
+            raise ValueError(f"codes of {len(offsets) - 1} tokens came with labels of {n}: give one label per token.")
+        if len(latents) and not 0 <= int(latents.min()) <= int(latents.max()) < self.packing.n_latents:
+            raise ValueError(
+                f"codes have latents {int(latents.min())} to {int(latents.max())}, these statistics "
+                f"n_latents={self.packing.n_latents}: make them for the dictionary's d_sae."
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("codes hold values that are not finite: the dictionary, or its activations, are broken.")
+        return torch.repeat_interleave(offsets.diff(), output_size=len(latents)), latents, values

@@ -1,0 +1,125 @@
+"""What the tokens of one split say of all (latent, class) pairs, as one sparse table."""
+
+import dataclasses
+from functools import cached_property
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from saev.probing.counts import segments
+from saev.probing.counts.bins import MANTISSA, lower_edges
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTable:
+    """Two sorted lists and a matrix: groups (latent, value bin) of codes that are not 0, joint counts (group, class), and p1.
+
+    Codes of 0 are in no group: what there is to know of them follows from n_tokens, positives and the rest. Tokens without
+    a label (void) are in nothing. A token has any number of classes, usually one.
+    """
+
+    n_tokens: int
+    """Counted tokens: all but void ones."""
+    positives: Int64[Tensor, " classes"]
+    """Tokens of each class."""
+    n_latents: int
+    latent: Int64[Tensor, " groups"]
+    """Groups are sorted by (latent, key): ascending values."""
+    key: Int64[Tensor, " groups"]
+    """The bin: `bins.ordered(value) >> (23 - mantissa_bits)`, negative for negative codes."""
+    count: Int64[Tensor, " groups"]
+    """Tokens of the group, at least 1."""
+    total: Float64[Tensor, " groups"]
+    """Sum of their values."""
+    squares: Float64[Tensor, " groups"]
+    """Sum of their squared values."""
+    mantissa_bits: int
+    """Width of the bins; 23: every float32 value is a bin of its own."""
+    group: Int64[Tensor, " entries"]
+    """Joint counts are sorted by (group, label); those of 0 are left out."""
+    label: Int64[Tensor, " entries"]
+    joint: Int64[Tensor, " entries"]
+    """Tokens of the group that are of the class."""
+    p1: Float64[Tensor, "latents classes"]
+    """Sum of values over the tokens of the class."""
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.positives)
+
+    @cached_property
+    def firings(self) -> Int64[Tensor, " latents"]:
+        """Tokens on which each latent is not 0."""
+        return segments.scattered(self.count, self.latent, self.n_latents)
+
+    @cached_property
+    def p0(self) -> Int64[Tensor, "latents classes"]:
+        """Those of them that are of each class."""
+        pair = self.latent[self.group] * self.n_classes + self.label
+        return segments.scattered(self.joint, pair, self.n_latents * self.n_classes).view(-1, self.n_classes)
+
+    @cached_property
+    def edges(self) -> Float64[Tensor, " groups"]:
+        """The smallest code of each group's bin: code >= edge selects the groups from this one up."""
+        return lower_edges(self.key, self.mantissa_bits)
+
+    def coarser(self, mantissa_bits: int) -> "LabelTable":
+        """The same statistics in wider bins. ValueError for narrower ones: what was summed cannot be told apart."""
+        if not 0 <= mantissa_bits <= self.mantissa_bits:
+            raise ValueError(
+                f"bits={mantissa_bits}: this table can be given in 0 to mantissa_bits={self.mantissa_bits}."
+            )
+        if mantissa_bits == self.mantissa_bits:
+            return self
+        key = self.key >> (self.mantissa_bits - mantissa_bits)
+        starts = segments.run_starts(
+            (self.latent << (MANTISSA + 10)) + key
+        )  # one number: keys have 9 + 23 bits at most
+        pair = segments.run_of_each(starts, len(key))[self.group] * self.n_classes + self.label
+        by_pair = segments.order(pair)
+        pair = pair[by_pair]
+        first = segments.run_starts(pair)
+        return dataclasses.replace(
+            self,
+            mantissa_bits=mantissa_bits,
+            latent=self.latent[starts],
+            key=key[starts],
+            count=segments.run_sums(self.count, starts),
+            total=segments.run_sums(self.total, starts),
+            squares=segments.run_sums(self.squares, starts),
+            group=pair[first] // self.n_classes,
+            label=pair[first] % self.n_classes,
+            joint=segments.run_sums(self.joint[by_pair], first),
+        )
+
+    def groups(self, block: slice) -> "LabelTable":
+        """A stretch of the groups, without joint counts and p1."""
+        columns = ("latent", "key", "count", "total", "squares")
+        return dataclasses.replace(self, **{name: getattr(self, name)[block] for name in columns})
+
+    def of(self, latents: Int64[Tensor, " chosen"]) -> "LabelTable":
+        """The table of some latents alone; they are numbered anew, in the order given."""
+        groups, sizes = self._places(self.latent, latents)
+        entries, joint_sizes = self._places(self.group, groups)
+        here = torch.arange(len(groups), device=groups.device)
+        return dataclasses.replace(
+            self,
+            n_latents=len(latents),
+            latent=torch.repeat_interleave(sizes),
+            key=self.key[groups],
+            count=self.count[groups],
+            total=self.total[groups],
+            squares=self.squares[groups],
+            group=torch.repeat_interleave(here, joint_sizes),
+            label=self.label[entries],
+            joint=self.joint[entries],
+            p1=self.p1[latents],
+        )
+
+    @staticmethod
+    def _places(sorted_ids: Int64[Tensor, " n"], wanted: Int64[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
+        """The places of each wanted id, and how many each has."""
+        start = torch.searchsorted(sorted_ids, wanted)
+        lengths = torch.searchsorted(sorted_ids, wanted, right=True) - start
+        return segments.ranges(start, lengths), lengths

@@ -1,0 +1,1 @@
+"""What a token is: its label, its class, its codes, its split."""

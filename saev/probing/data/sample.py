@@ -1,0 +1,130 @@
+"""A small fixed sample of labelled tokens, held in memory: some images to fit probes to, others to judge them.
+
+images with labelled tokens ──draw──▶ two halves ──read once──▶ activations and classes of at most so many tokens
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor
+
+from saev.probing.data.classes import Classes, classes_of, patch_labels
+from saev.probing.data.labels import TokenLabels
+from saev.shards import ActivationStore, TokenStream
+from saev.shards.selection import Runs, per_image, select
+
+BATCH = 4096  # tokens read at a time
+TRAIN = "train"  # in place of a directory: the recording that an SAE is trained on
+
+
+class Tokens(NamedTuple):
+    """Activations as the recording has them, and the class of each token."""
+
+    acts: Shaped[Tensor, "tokens d_model"]
+    labels: Int64[Tensor, " tokens"]
+
+
+class Sample(NamedTuple):
+    """Classes are those that occur in `train`; tokens of others are in neither half."""
+
+    train: Tokens
+    val: Tokens
+    classes: Classes
+
+
+def labelled_store(root: str, layer: int, tokens: str, d_model: int) -> ActivationStore:
+    """A recording with labels of patches, opened. ValueError where it has none, or not this layer, token role or width."""
+    try:
+        store = ActivationStore(root)
+        store.resolve_layer(layer)
+        store.role_slice(tokens)
+        patch_labels(store)
+    except ValueError as error:
+        raise ValueError(f"probe.dataset={root}: {error}") from error
+    if store.d_model != d_model:
+        raise ValueError(
+            f"probe.dataset={root} has d_model={store.d_model}, the activations that are trained on {d_model}: record the "
+            "labelled images with the same backbone."
+        )
+    return store
+
+
+def draw(
+    store: ActivationStore,
+    layer: int,
+    tokens: str,
+    among: Int64[np.ndarray, " images"] | None = None,
+    n_images: int = 64,
+    n_tokens: int = 16384,
+    ignore: tuple[int, ...] = (),
+    seed: int = 0,
+) -> Sample:
+    """At most `n_images` with labelled tokens, the first half of them for `train`, and at most n_tokens / 2 tokens of each half.
+
+    Args:
+        tokens: the roles to take: patches, cls, special or all.
+        among: the images to draw from (None: all).
+        ignore: labels that are no class; patches without a label (65535) never have one.
+        seed: of images and tokens.
+
+    ValueError where the recording has no labels, or too few images with some.
+    """
+    if n_images < 2 or n_tokens < 2:
+        raise ValueError(f"images={n_images}, tokens={n_tokens}: one half fits, the other judges; give at least 2.")
+    patch_labels(store)
+    stored = store.tokens_per_image(layer)
+    every = np.arange(len(stored)) if among is None else among
+    known = classes_of(store, layer, every, tokens, ignore=ignore)
+    there = per_image(_select(store, layer, tokens, every, known), len(stored))[every] > 0
+    rng = np.random.default_rng(seed)
+    images = rng.permutation(np.sort(every[there]))[:n_images]
+    if len(images) < 2:
+        raise ValueError(
+            f"{store.location.root}: {len(images)} of {len(every)} images have labelled tokens (tokens={tokens}), a sample takes 2 or more."
+        )
+    train, val = np.split(images, [(len(images) + 1) // 2])
+    classes = classes_of(store, layer, train, tokens, ignore=ignore)
+    most = n_tokens // 2
+    halves = [_read(store, layer, tokens, half, classes, most, rng) for half in (train, val)]
+    return Sample(halves[0], halves[1], classes)
+
+
+def _select(
+    store: ActivationStore, layer: int, tokens: str, images: Int64[np.ndarray, " images"], classes: Classes
+) -> Runs:
+    """The tokens of some images that are of these classes."""
+    left_out = TokenLabels(store, layer, classes).left_out
+    return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(left_out), left_out)
+
+
+def _read(
+    store: ActivationStore,
+    layer: int,
+    tokens: str,
+    images: Int64[np.ndarray, " images"],
+    classes: Classes,
+    most: int,
+    rng: np.random.Generator,
+) -> Tokens:
+    """Tokens of these images, at most so many drawn from all of them, in the order of the recording."""
+    if _select(store, layer, tokens, images, classes).n_tokens == 0:
+        raise ValueError(
+            f"{store.location.root}: the {len(images)} images drawn to judge probes share no class with the others: "
+            "take more images."
+        )
+    labels = TokenLabels(store, layer, classes)
+    stream = TokenStream(
+        store, layer, BATCH, images, tokens, shuffle=False, window=4 * BATCH, ignore_labels=labels.left_out,
+        reader="streamed" if store.location.remote else "mapped",
+    )  # fmt: skip
+    kept = np.zeros(stream.n_tokens, bool)
+    kept[rng.permutation(stream.n_tokens)[:most]] = True
+    acts, found, at = [], [], 0
+    for batch in stream.batches(0, stream.n_batches):
+        here = kept[at : at + len(batch["acts"])]
+        acts.append(batch["acts"][here])
+        found.append(labels.of(batch["example"][here], batch["token"][here]))
+        at += len(here)
+    return Tokens(torch.from_numpy(np.concatenate(acts)), torch.from_numpy(np.concatenate(found)))

@@ -1,0 +1,71 @@
+"""The validation tokens on which chosen columns fire, kept one by one: what intervals over images are made of."""
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from saev.ops.sparse import SparseCodes
+from saev.probing.counts.slots import Labels, known_tokens
+from saev.probing.judging.bootstrap import Evidence
+
+
+class Witnesses:
+    """What is known of each validation token, and the columns' codes of one dictionary.
+
+    Memory: 16 bytes per code that is not 0 in a chosen column (twice that while `finish` sorts), and per token its labels and 4 bytes.
+    """
+
+    def __init__(self, n_images: int):
+        self.n_images, self.n_tokens = n_images, 0
+        self.parts: dict[str, list[np.ndarray]] = {name: [] for name in ("row", "column", "value", "labels", "image")}
+
+    def update(
+        self,
+        codes: SparseCodes,
+        labels: Labels,
+        image: Int[Tensor, " tokens"],
+        counted: Bool[Tensor, " tokens"] | None = None,
+    ) -> None:
+        """Add a batch; tokens without a label are left out. `image` is 0 to n_images - 1."""
+        known = known_tokens(labels, counted).cpu()
+        row = torch.repeat_interleave(codes.offsets.diff(), output_size=len(codes.latents)).cpu()
+        place = known.cumsum(0) - 1 + self.n_tokens
+        kept = known[row] & (codes.values != 0).cpu()
+        for name, part in (
+            ("row", place[row[kept]]),
+            ("column", codes.latents.cpu()[kept].int()),
+            ("value", codes.values.cpu()[kept].float()),
+            ("labels", labels.cpu()[known]),
+            ("image", image.cpu()[known].int()),
+        ):
+            self.parts[name].append(part.numpy())
+        self.n_tokens += int(known.sum())
+
+    def finish(self) -> None:
+        """Put the batches together, by column."""
+        joined = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
+        order = np.argsort(joined["column"], kind="stable")
+        self.row, self.column, self.value = (joined.pop(name)[order] for name in ("row", "column", "value"))
+        self.labels, self.image = joined["labels"], joined["image"]
+        self.tokens = np.bincount(self.image, minlength=self.n_images)
+
+    def of_class(self, number: int) -> Bool[np.ndarray, " tokens"]:
+        """Which tokens are of a class."""
+        return self.labels == number if self.labels.ndim == 1 else self.labels[:, number]
+
+    def positives(self, number: int) -> Int64[np.ndarray, " images"]:
+        """Tokens of a class in each image."""
+        return np.bincount(self.image[self.of_class(number)], minlength=self.n_images)
+
+    def of(self, column: int, number: int) -> Evidence:
+        """The evidence of one column for one class."""
+        here = slice(*np.searchsorted(self.column, [column, column + 1]))
+        rows = self.row[here]
+        return Evidence(
+            self.value[here],
+            self.of_class(number)[rows],
+            self.image[rows].astype(np.int64),
+            self.tokens,
+            self.positives(number),
+        )

@@ -1,0 +1,126 @@
+"""The best latent of each class: chosen on training tokens, fitted exactly, judged on validation tokens.
+
+fit of all pairs --choose--> Columns      their exact tables --judge--> numbers per class
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float64, Int8, Int64
+from torch import Tensor
+
+from saev.probing.counts import segments
+from saev.probing.counts.table import LabelTable
+from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
+from saev.probing.logistic.weighting import Weights, losses_of_own, own
+from saev.probing.ranking.measures import auroc, average_precision, best_f1
+from saev.probing.ranking.top_tokens import K, precision_at, purity_at
+
+
+def ranked(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:
+    """The n latents with the least training loss of each class, the best first.
+
+    -1 where there are fewer that fire, or no token of the class, or nothing else. Of equal ones the lowest number.
+    """
+    loss = torch.where(fit.status == Status.CONSTANT, torch.inf, fit.loss)
+    loss, order = loss.T.sort(dim=1, stable=True)
+    order = torch.where(loss < torch.inf, order, -1)[:, :n]
+    return torch.nn.functional.pad(order, (0, n - order.shape[1]), value=-1)
+
+
+class Judged(NamedTuple):
+    """Numbers of each class; NaN (latents: -1) where it has no latent, or no validation token of its own."""
+
+    b: Float64[Tensor, " classes"]
+    w: Float64[Tensor, " classes"]  # of the column: never negative but by the exact fit
+    status: Int8[Tensor, " classes"]
+    train_ce: Float64[Tensor, " classes"]  # mean cross-entropy, nats per token
+    train_ce_prevalence: Float64[Tensor, " classes"]
+    ce: Float64[Tensor, " classes"]  # from here on of validation tokens
+    ce_prevalence: Float64[Tensor, " classes"]  # of predicting their prevalence everywhere
+    r: Float64[Tensor, " classes"]  # 1 - ce / ce_prevalence
+    ap: Float64[Tensor, " classes"]
+    auroc: Float64[Tensor, " classes"]
+    threshold: Float64[Tensor, " classes"]  # of the column's code: the best F1 in training
+    f1: Float64[Tensor, " classes"]
+    iou: Float64[Tensor, " classes"]
+    precision: Float64[Tensor, " classes"]  # at K
+    purity: Float64[Tensor, " classes"]  # at K
+
+    @classmethod
+    def nothing(cls, n_classes: int) -> "Judged":
+        """Of a dictionary that has no latent for any class."""
+        numbers = torch.full((n_classes,), torch.nan, dtype=torch.float64)
+        status = torch.full((n_classes,), -1, dtype=torch.int8)
+        return cls(**{name: status if name == "status" else numbers for name in cls._fields})
+
+
+def judge(
+    train: LabelTable,
+    val: LabelTable,
+    of_class: Int64[Tensor, " classes"],
+    start: tuple[Float64[Tensor, " classes"], Float64[Tensor, " classes"]],
+    ridge: float = RIDGE,
+    weights: Weights = "none",
+) -> Judged:
+    """Fit each class's column to the training tokens and judge it on the validation tokens.
+
+    Exact where the tables' bins hold a value each (mantissa_bits=23). `start` is each class's (b, w) from all pairs' fit.
+    Cross-entropies alone depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
+    """
+    known = (of_class >= 0).nonzero()[:, 0]
+    mine, theirs = train.of(of_class[known]), val.of(of_class[known])
+    row = torch.arange(len(known), device=known.device)
+    begin = (start[0][known, None], start[1][known, None])
+    fitted, judging = own(mine, known, weights), own(theirs, known, weights)
+    fit = solve(*fitted, ridge, start=begin)
+    ce = losses_of_own(judging, weights, fit.b, fit.w)[:, 0]
+    train_prior, prior = (
+        prevalence_entropy(pairs.positives[:, 0], pairs.nodes.n_tokens) for pairs in (fitted, judging)
+    )
+    threshold = best_f1(mine).threshold[row, known]
+    predicted, hits = beyond(theirs, known, threshold)
+    n_positive = val.positives[known]
+    columns = of_class[known]
+    found = {
+        "b": fit.b[:, 0],
+        "w": fit.w[:, 0],
+        "status": fit.status[:, 0],
+        "train_ce": fit.loss[:, 0],
+        "train_ce_prevalence": train_prior,
+        "ce": ce,
+        "ce_prevalence": prior,
+        "r": 1 - ce / torch.where(prior > 0, prior, torch.nan),  # of every token, or none, there is nothing to tell
+        "ap": average_precision(theirs)[row, known],
+        "auroc": auroc(theirs)[row, known],
+        "threshold": threshold,
+        "f1": 2 * hits.double() / (predicted + n_positive),
+        "iou": hits.double() / (predicted + n_positive - hits),
+        "precision": precision_at(val, K)[columns, known],
+        "purity": purity_at(val, K)[columns],
+    }
+    return Judged(**{name: _spread(values, known, len(of_class), n_positive > 0) for name, values in found.items()})
+
+
+def beyond(
+    table: LabelTable, classes: Int64[Tensor, " rows"], threshold: Float64[Tensor, " rows"]
+) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
+    """(tokens, tokens of its class) with codes >= threshold, of the latent and class of each row."""
+    chosen = table.edges >= threshold[table.latent]
+    n = table.n_latents
+    predicted = segments.scattered(table.count * chosen, table.latent, n)
+    owner = table.latent[table.group]
+    mine = (table.label == classes[owner]) & chosen[table.group]
+    hits = segments.scattered(table.joint * mine, owner, n)
+    row = torch.arange(n, device=classes.device)
+    silent = (threshold <= 0).long()
+    predicted = predicted + silent * (table.n_tokens - table.firings)
+    return predicted, hits + silent * (table.positives[classes] - table.p0[row, classes])
+
+
+def _spread(values: Tensor, known: Int64[Tensor, " rows"], n_classes: int, judged: Bool[Tensor, " rows"]) -> Tensor:
+    """The rows' values at their classes."""
+    if not values.is_floating_point():
+        return torch.full((n_classes,), -1, dtype=values.dtype, device=values.device).index_copy(0, known, values)
+    values = torch.where(judged, values, torch.nan)
+    return torch.full((n_classes,), torch.nan, dtype=torch.float64, device=values.device).index_copy(0, known, values)

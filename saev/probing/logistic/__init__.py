@@ -1,0 +1,1 @@
+"""1-D logistic probes of all pairs from their statistics."""

@@ -1,0 +1,104 @@
+"""Newton's method for many logistic regressions on one variable at once, each stopped when it is done.
+
+Latents share nothing, the classes of a latent share its nodes. Everything is judged by gradients, losses are not needed:
+the loss is convex, so that a step went too far where it ends uphill, and the slopes at both ends place the minimum between
+them. Each pair is in its own state, so nobody waits for anybody.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from saev.probing.logistic.blocks import packed
+
+
+class Minimum(NamedTuple):
+    """Of each pair: the logit at the latent's mean, its increase per standard deviation, at most what the loss may still fall
+    by, and how often it was evaluated."""
+
+    level: Float64[Tensor, "l classes"]
+    slope: Float64[Tensor, "l classes"]
+    remaining: Float64[Tensor, "l classes"]
+    steps: Int64[Tensor, "l classes"]
+
+
+def minimise(
+    u: Float64[Tensor, "l nodes"],
+    weights: Float64[Tensor, "l nodes"],
+    share: Float64[Tensor, "l classes"],
+    covariance: Float64[Tensor, "l classes"],
+    start: tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]],
+    prior: Float64[Tensor, "l classes"],
+    wanted: Bool[Tensor, "l classes"],
+    ridge: float,
+    enough: float,
+    max_steps: int,
+) -> Minimum:
+    """Minimise `sum_j weights_j softplus(level + slope u_j) - level share - slope covariance + ridge / 2 slope^2` per pair.
+
+    `u` are standardised codes in ascending order, the weights of a latent sum to 1, `share` is the mean of y and
+    `covariance` that of y u. A pair ends with the step after which its loss can fall by no more than `enough` of `prior`,
+    the loss without the code. Pairs that are not `wanted` stay at their start with nothing remaining.
+    """
+    powers = torch.stack([weights, weights * u, weights * u.square()], 1)
+    nothing = torch.zeros_like(share)
+    result = torch.stack([*start, nothing, nothing]).view(4, -1)
+    place = torch.arange(share.numel(), device=u.device).view_as(share)
+    # Per pair at work: where it stands, the step being tried, how fast the loss falls along it at first, and constants.
+    state = torch.stack([*start, nothing, nothing, nothing, share, covariance, prior])
+    alive = wanted
+    for step in range(max_steps + 1):
+        if alive.float().mean() < 0.8:
+            rows, columns = packed(alive)
+            if not len(rows):
+                break
+            u, powers, place = u[rows], powers[rows], place[rows].gather(1, columns)
+            state = state[:, rows].gather(2, columns.expand(len(state), -1, -1))
+            alive = alive[rows].gather(1, columns)
+        a, c, da, dc, fall, pi, rho, most = state
+        to_a, to_c = a + da, c + dc
+        (ga, gc), (haa, hac, hcc) = _derivatives(u, powers, to_a, to_c)
+        ga, gc = ga - pi, gc - rho + ridge * to_c
+        haa, hcc = haa + 1e-15, hcc + ridge  # where all weight is saturated, the gradient is rounding of this size
+        end = ga * da + gc * dc
+        taken = end <= fall / 2
+        # Where one node has nearly all of the curvature, the difference below is rounding: the floor keeps the step finite.
+        schur = torch.maximum(hcc - hac.square() / haa, 1e-13 * hcc)
+        new_c = -(gc - ga * hac / haa) / schur
+        new_a = -(ga + hac * new_c) / haa
+        decrement = -(ga * new_a + gc * new_c)
+        # No step can gain more than the whole loss; one that promises to is too long by as much. Beyond a minimum, the
+        # straight line between the slopes crosses 0 before the end of the step.
+        scale = torch.where(taken, (2 * most / decrement).clamp(0, 1), (fall / (fall + end)).clamp(0.1, 0.5))
+        # Curvature changes by a factor of exp(far) at most over a step that moves no logit by more than `far`, so that
+        # the next step could gain no more than (exp(far) - 1)^2 of what this one does.
+        far = torch.maximum((new_a + new_c * u[:, :1]).abs(), (new_a + new_c * u[:, -1:]).abs())
+        left = decrement / 2 * far.expm1().square().clamp(max=1)
+        a, c = torch.where(taken, to_a, a), torch.where(taken, to_c, c)
+        da, dc = torch.where(taken, new_a, da) * scale, torch.where(taken, new_c, dc) * scale
+        fall = torch.where(taken, decrement, fall) * scale
+        done = alive & taken & (left <= enough * most)
+        ended = (done if step < max_steps else alive).view(-1).nonzero().squeeze(1)
+        left = torch.where(taken, left, torch.inf)
+        reached = torch.stack([a + da * done, c + dc * done, left, torch.full_like(a, step + 1)])
+        result[:, place.view(-1)[ended]] = reached.view(4, -1)[:, ended]
+        alive = alive & ~done
+        state = torch.stack([a, c, da, dc, fall, pi, rho, most])
+    level, slope, remaining, steps = result.view(4, *share.shape)
+    return Minimum(level, slope, remaining, steps.long())
+
+
+def _derivatives(
+    u: Float64[Tensor, "l nodes"],
+    powers: Float64[Tensor, "l 3 nodes"],
+    level: Float64[Tensor, "l classes"],
+    slope: Float64[Tensor, "l classes"],
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Weighted sums over nodes of s (1, u) and of s (1 - s) (1, u, u^2), with s = sigmoid(level + slope u)."""
+    # Classes last: products with few rows are several times as fast as those with few columns.
+    s = torch.addcmul(level[:, None], slope[:, None], u[:, :, None]).sigmoid_()
+    first = torch.bmm(powers[:, :2], s)
+    second = torch.bmm(powers, s.addcmul_(s, s, value=-1))
+    return first.unbind(1), second.unbind(1)

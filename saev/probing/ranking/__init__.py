@@ -1,0 +1,1 @@
+"""Average precision, AUROC, F1 and precision@k of all pairs, exact under ties."""

@@ -1,0 +1,87 @@
+"""The tokens of a table as tie groups in descending order of codes, class by class: what every ranking is made of.
+
+The groups of a block of latents come twice: those of codes that are not 0, of which only (group, class) with tokens are
+listed, and the silent group of each latent, with every class.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float64, Int64
+from torch import Tensor
+
+from saev.probing.counts import segments
+from saev.probing.counts.table import LabelTable
+
+PAIRS = 1 << 16  # of a block: on a CPU such small numbers are sorted by counting
+ENTRIES = 1 << 22  # of a block
+
+
+class TieGroups(NamedTuple):
+    """Groups of tokens with equal codes, and the classes within."""
+
+    size: Int64[Tensor, " groups"]
+    above: Int64[Tensor, " groups"]
+    """Tokens with higher codes."""
+    edge: Float64[Tensor, " groups"]
+    """The lowest code."""
+    group: Int64[Tensor, " entries"]
+    pair: Int64[Tensor, " entries"]
+    """Latent (within the block) * classes + class."""
+    positives: Int64[Tensor, " entries"]
+    """Tokens of the group that are of the class."""
+    hits: Int64[Tensor, " entries"]
+    """Tokens of the class with higher codes."""
+
+
+def blocks(table: LabelTable) -> Iterator[tuple[slice, tuple[TieGroups, TieGroups]]]:
+    """Consecutive latents with their firing and silent groups; so many that memory stays within some 100 bytes an entry.
+
+    A latent with more than `ENTRIES` entries is a block of its own.
+    """
+    latents = torch.arange(table.n_latents + 1, device=table.latent.device)
+    group_ends = torch.searchsorted(table.latent, latents)
+    ends = torch.searchsorted(table.group, group_ends)
+    last = ends.cpu()
+    most = max(1, PAIRS // table.n_classes)
+    start = 0
+    while start < table.n_latents:
+        fits = int(torch.searchsorted(last, last[start] + ENTRIES, right=True)) - 1
+        stop = min(max(fits, start + 1), start + most, table.n_latents)
+        groups = slice(int(group_ends[start]), int(group_ends[stop]))
+        yield slice(start, stop), _block(table, slice(start, stop), groups, slice(int(last[start]), int(last[stop])))
+        start = stop
+
+
+def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tuple[TieGroups, TieGroups]:
+    n, n_classes = rows.stop - rows.start, table.n_classes
+    latent, count = table.latent[groups] - rows.start, table.count[groups]
+    negative = table.key[groups] < 0
+    firings = segments.scattered(count, latent, n)
+    negatives = segments.scattered(count * negative, latent, n)
+    silent = table.n_tokens - firings
+
+    upto = count.cumsum(0)  # ascending values: from there to the end of its latent are those above
+    above = firings.cumsum(0)[latent] - upto + torch.where(negative, silent[latent], 0)
+
+    group = table.group[entries].flip(0) - groups.start  # descending
+    pair = latent[group] * n_classes + table.label[entries].flip(0)
+    by_pair = segments.order(pair, below=n * n_classes)
+    group, pair, positives = group[by_pair], pair[by_pair], table.joint[entries].flip(0)[by_pair]
+    below_zero = negative[group]
+    silent_positives = (table.positives - table.p0[rows]).flatten()
+    hits = _before(positives, pair) + torch.where(below_zero, silent_positives[pair], 0)
+
+    every = torch.arange(n * n_classes, device=latent.device)
+    fired = TieGroups(count, above, table.edges[groups], group, pair, positives, hits)
+    hits = segments.scattered(positives * ~below_zero, pair, n * n_classes)
+    zero = torch.zeros(n, dtype=torch.float64, device=latent.device)
+    return fired, TieGroups(silent, firings - negatives, zero, every // n_classes, every, silent_positives, hits)
+
+
+def _before(positives: Int64[Tensor, " n"], pair: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
+    """Of each entry, the positives of the earlier entries of its pair."""
+    starts = segments.run_starts(pair)
+    before = positives.cumsum(0) - positives
+    return before - before[starts][segments.run_of_each(starts, len(pair))]

@@ -1,0 +1,36 @@
+"""The k tokens with the largest codes of each latent: how many are of each class, and of one class."""
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from saev.probing.counts import segments
+from saev.probing.counts.table import LabelTable
+
+K = 16
+
+
+def precision_at(table: LabelTable, k: int = K) -> Float64[Tensor, "latents classes"]:
+    """The fraction of each class among the k tokens with the largest codes, expected over all orders of ties.
+
+    NaN for latents with fewer than k positive codes: their top is not theirs. ValueError for k < 1.
+    """
+    if k < 1:
+        raise ValueError(f"k={k} of precision@k: give at least 1.")
+    positive = table.edges >= 0
+    count = torch.where(positive, table.count, 0)
+    up_to = count.flip(0).cumsum(0).flip(0)  # tokens of this group, higher ones, and those of further latents
+    fired = segments.scattered(count, table.latent, table.n_latents)
+    later = fired.flip(0).cumsum(0).flip(0) - fired  # positive codes of further latents
+    above = up_to - later[table.latent] - count
+    taken = (k - above).clamp(min=0).minimum(count)
+    share = taken.double() / table.count / k
+    pair = table.latent[table.group] * table.n_classes + table.label
+    found = segments.scattered(table.joint * share[table.group], pair, table.n_latents * table.n_classes)
+    found = found.view(table.n_latents, table.n_classes)
+    return torch.where((fired >= k)[:, None], found, torch.nan)
+
+
+def purity_at(table: LabelTable, k: int = K) -> Float64[Tensor, " latents"]:
+    """The fraction of the most frequent class among those k tokens; NaN as there."""
+    return precision_at(table, k).amax(1)

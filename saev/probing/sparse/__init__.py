@@ -1,0 +1,1 @@
+"""Probes on several latents together, of tokens or of images."""

@@ -1,0 +1,199 @@
+"""The supervised bound of `saev probe`: a grid of linear probes, fitted, judged, and the best of each input kept.
+
+linear.json         a row per probe
+linear/<input>/     the chosen probe: probe.safetensors (weight, bias) and classes.json
+checkpoints/        what an interrupted fit goes on from
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from jaxtyping import Int64, Integer
+from safetensors.torch import save
+
+from callbacks import Checkpoint
+from datamodules import LabelledDataModule
+from saev.dictionary import Dictionary
+from saev.files import write_atomically
+from saev.nn.normalise import Normaliser
+from saev.probing.data.labels import Labels, TokenLabels
+from saev.recipes.linear_maps import map_numbers
+from saev.runs.signals import answer_slurm
+from saev.shards import ActivationStore
+from saev.training.lightning import leave_processes, quieten_lightning
+from saev.training.linear.ddp import ProbeDDP
+from saev.training.linear.inputs import Input, inputs_of
+from saev.training.linear.loss import class_weights, prior_logits
+from saev.training.linear.module import ProbeModule
+from saev.training.linear.probe import grid
+
+log = logging.getLogger(__name__)
+
+RESULTS, CHECKPOINT = "linear.json", "checkpoints/last.ckpt"
+Images = tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]
+Masks = Callable[[int], Integer[np.ndarray, "height width"] | None]
+
+
+def fit_linear(
+    settings: Mapping[str, Any],
+    store: ActivationStore | tuple[ActivationStore, ActivationStore],
+    layer: int,
+    images: Images | None,
+    members: Mapping[str, Dictionary],
+    directory: str | Path,
+    *,
+    labels: tuple[Labels, Labels] | None = None,
+    ignore_labels: tuple[int, ...] = (),
+    masks: Masks | None = None,
+    tokens: str = "patches",
+) -> list[dict[str, Any]]:
+    """A row per probe of the grid: its settings, its epochs and its numbers on the validation images.
+
+    Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed; ce and loss (nats a token; loss: weighted by class, by
+    which probes stop and are `chosen`, one an input), accuracy and miou of single tokens, ap (per class, None without a
+    positive) and map, their mean; for chosen probes of patch labels also the numbers of `map_numbers`.
+
+    Goes on where an earlier call with the same arguments was interrupted; what has finished is read. Leaves by SystemExit,
+    128 + signal, when one ended it early.
+
+    Args:
+        settings: conf/linear_probe.
+        store: one recording, or (training, validation).
+        images: their (training, validation) image numbers; None: all, of one recording but a tenth that is held out.
+        members: dictionaries by name, for `settings.inputs`.
+        labels: of the recordings; None: those recorded of patches, without `ignore_labels`.
+        masks: label ids of a validation image's pixels as its backbone saw it; None where it has no mask.
+    """
+    answer_slurm()
+    quieten_lightning()
+    directory = Path(directory)
+    train, validation = store if isinstance(store, tuple) else (store, None)
+    data = LabelledDataModule(
+        train, layer, settings["batch_size"], validation=validation, images=images, labels=labels,
+        ignore_labels=ignore_labels, tokens=tokens, seed=settings["seed"],
+        pool=max(1 << 20, 4 * settings["batch_size"]),
+    )  # fmt: skip
+    data.setup()
+    if data.classes is None and labels is not None and isinstance(labels[0], TokenLabels):
+        data.classes = labels[0].classes
+    identity = identity_of(settings, data, members)
+    if (done := finished(directory, identity)) is not None:
+        log.info("finished already: %s", directory)
+        return done
+    module, normaliser = build(settings, data, members)
+    trainer = build_trainer(settings, module, directory)
+    try:
+        own = directory / CHECKPOINT
+        trainer.fit(
+            module, data, ckpt_path=own if own.is_file() else None, weights_only=True if own.is_file() else None
+        )
+        checkpoint = next(c for c in trainer.callbacks if isinstance(c, Checkpoint))  # type: ignore[attr-defined]
+        if checkpoint.received:
+            raise SystemExit(128 + checkpoint.received)
+        module.restore_best()
+        trainer.validate(module, data, verbose=False)
+        rows = collect(settings, data, module, masks)
+        if trainer.is_global_zero:
+            for name, i in module.chosen().items():
+                keep(directory / "linear" / name, module, i, data, normaliser)
+            write_atomically(directory / RESULTS, json.dumps({"settings": identity, "rows": rows}).encode())
+        return rows
+    finally:
+        leave_processes(trainer)
+
+
+def build(
+    settings: Mapping[str, Any], data: LabelledDataModule, members: Mapping[str, Dictionary]
+) -> tuple[ProbeModule, Normaliser]:
+    """The grid on the training data's scale and class shares."""
+    assert data.store is not None and data.labels is not None
+    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings["normalise"])
+    inputs: dict[str, Input] = inputs_of(settings["inputs"], normaliser, members)
+    n_tokens, counts = data.class_counts()
+    positives, exclusive = torch.from_numpy(counts), data.labels[0].exclusive
+    specs = grid(list(inputs), settings["lrs"], settings["weight_decays"])
+    module = ProbeModule(
+        specs, inputs, prior_logits(n_tokens, positives, exclusive), exclusive,
+        data.n_steps(int(settings["trainer"]["devices"])), settings["patience"],
+        class_weights(settings["weights"], n_tokens, positives, exclusive),
+    )  # fmt: skip
+    log.info("fitting %d linear probes of %d classes on %d tokens", len(specs), len(counts), n_tokens)
+    return module, normaliser
+
+
+def build_trainer(settings: Mapping[str, Any], module: ProbeModule, directory: Path) -> L.Trainer:
+    """A trainer that validates at the end of each epoch of the stream, and leaves a checkpoint there."""
+    if settings["max_epochs"] < 1:
+        raise ValueError(f"linear_probe.max_epochs={settings['max_epochs']}: give at least 1.")
+    several = int(settings["trainer"]["devices"]) > 1
+    quiet: dict[str, Any] = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
+    return L.Trainer(
+        **{"strategy": ProbeDDP() if several else "auto", **settings["trainer"]},
+        max_steps=settings["max_epochs"] * module.steps_per_epoch, max_epochs=-1,
+        val_check_interval=module.steps_per_epoch, check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        callbacks=[Checkpoint(directory / CHECKPOINT, module.steps_per_epoch)], logger=False,
+        use_distributed_sampler=False, default_root_dir=directory, **quiet,
+    )  # fmt: skip
+
+
+def collect(
+    settings: Mapping[str, Any], data: LabelledDataModule, module: ProbeModule, masks: Masks | None
+) -> list[dict[str, Any]]:
+    """The rows, with maps of the chosen probes."""
+    rows: list[dict[str, Any]] = [{**row, "weights": settings["weights"], "chosen": False} for row in module.rows]
+    for i in module.chosen().values():
+        rows[i] |= {"chosen": True}
+        if data.classes is not None and data.tokens == "patches":
+            rows[i] |= map_numbers(data, module, i, settings["map_size"], masks)
+    return [{key: blank(value) for key, value in row.items()} for row in rows]
+
+
+def blank(value: Any) -> Any:
+    """The value, None where it is not a number.
+
+    >>> blank([0.5, math.nan]), blank(math.inf), blank("raw")
+    ([0.5, None], inf, 'raw')
+    """
+    if isinstance(value, list):
+        return [blank(each) for each in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def keep(folder: Path, module: ProbeModule, i: int, data: LabelledDataModule, normaliser: Normaliser) -> None:
+    """Save a probe: its parameters, the map that raw activations go through first, and what its classes are."""
+    probe: Any = module.probes[i]
+    tensors = {"weight": probe.weight.detach(), "bias": probe.bias.detach()}
+    if probe.spec.input == "raw":
+        tensors |= {"mean": normaliser.mean, "scale": normaliser.scale}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "probe.safetensors", save({name: t.cpu().contiguous() for name, t in tensors.items()}))
+    classes = None if data.classes is None else data.classes.info()
+    write_atomically(folder / "classes.json", json.dumps(classes).encode())
+
+
+def identity_of(
+    settings: Mapping[str, Any], data: LabelledDataModule, members: Mapping[str, Dictionary]
+) -> dict[str, Any]:
+    """What the results depend on, as JSON has it."""
+    own = {key: value for key, value in settings.items() if key != "trainer"}
+    names = {name: member.n_latents for name, member in members.items()}
+    return json.loads(json.dumps({**own, "data": data.state_dict(), "members": names}, default=list))
+
+
+def finished(directory: Path, identity: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of an earlier call; None where none has finished; ValueError where it was another one."""
+    path = directory / RESULTS
+    if not path.is_file():
+        return None
+    found = json.loads(path.read_text())
+    if found["settings"] != identity:
+        changed = sorted(key for key in identity if found["settings"].get(key) != identity[key])
+        raise ValueError(f"{path} has the results of other settings ({', '.join(changed)}): choose another directory.")
+    return found["rows"]

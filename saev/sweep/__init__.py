@@ -1,1 +1,0 @@
-"""Which SAEs share one pass over the data."""

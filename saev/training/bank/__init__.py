@@ -1,0 +1,1 @@
+"""The bank as a LightningModule, and how processes divide it."""

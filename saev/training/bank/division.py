@@ -1,0 +1,143 @@
+"""How several processes divide the training of a bank, as BankModule and the strategy ask for it."""
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float64
+from torch import Tensor
+
+from saev.nn.bank import SAEBank
+from saev.ops import collective
+
+
+class Division:
+    """Nothing is divided: a single process."""
+
+    def owns(self, member: int) -> bool:
+        """Whether this process steps the bank's member of that number."""
+        return True
+
+    def sharing(self, here: int, tokens: int) -> AbstractContextManager[None]:
+        """Around a step on `here` of the whole batch's `tokens`."""
+        return contextlib.nullcontext()
+
+    def complete(self, table: Float64[Tensor, "names members"]) -> Float64[Tensor, "names members"]:
+        """Numbers per member, as the processes that step them have them."""
+        return table
+
+    def rows(self, tokens: int) -> int:
+        """How many of a batch's tokens a process has."""
+        return tokens
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        """The first process's values, in all of them; a collective."""
+        return values
+
+    def synchronise(self, bank: SAEBank) -> None:
+        """Bring the members that are stepped elsewhere up to date."""
+
+    def gather_state(self, state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """An optimiser's state dictionary with the state of all members, on the process that writes it."""
+        return state
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Of such a dictionary, the state of the members that are stepped here."""
+        return state
+
+
+ALONE = Division()
+
+
+class ByBatch(Division):
+    """Each process takes its part of every batch; all of them step all members, by the same numbers."""
+
+    def sharing(self, here: int, tokens: int) -> AbstractContextManager[None]:
+        return collective.sharded_batch(here, tokens)
+
+    def rows(self, tokens: int) -> int:
+        return max(1, tokens // dist.get_world_size())
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        return _everyones(values)[0]
+
+
+class ByMembers(Division):
+    """Process r of W steps the members i with i % W == r, on whole batches.
+
+    Between the moments at which `synchronise` is called the others are as they were then, and take neither gradients nor
+    optimiser state.
+    """
+
+    def owner(self, member: int) -> int:
+        """The process that steps it."""
+        return member % dist.get_world_size()
+
+    def owns(self, member: int) -> bool:
+        return self.owner(member) == dist.get_rank()
+
+    def agreed(self, values: list[Any]) -> list[Any]:
+        return _everyones(values)[0]
+
+    def complete(self, table: Float64[Tensor, "names members"]) -> Float64[Tensor, "names members"]:
+        own = torch.tensor([self.owns(i) for i in range(table.shape[1])], device=table.device)
+        known = torch.where(own, table, 0)  # elsewhere they may be NaN
+        dist.all_reduce(known)
+        return known
+
+    @torch.no_grad()
+    def synchronise(self, bank: SAEBank) -> None:
+        for i, member in enumerate(bank):
+            for tensor in (*member.parameters(), *member.buffers()):
+                dist.broadcast(tensor.data, self.owner(i))
+        others = _everyones([member.get_extra_state() for member in bank])
+        for i, member in enumerate(bank):
+            member.set_extra_state(others[self.owner(i)][i])
+
+    def gather_state(self, state: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        everyones = _everyones((_outline(state["state"]), state["param_groups"]))
+        whole: dict[int, dict[str, Any]] = {}
+        for rank, (outline, _) in enumerate(everyones):
+            for index, entry in outline.items():
+                found = {name: _sent(rank, value, state["state"], index, name, device) for name, value in entry.items()}
+                if dist.get_rank() == 0:  # elsewhere each tensor goes as it came
+                    whole[index] = found
+        groups = [everyones[self.owner(i)][1][i] for i in range(len(state["param_groups"]))]
+        return {"state": dict(sorted(whole.items())), "param_groups": groups}
+
+    def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
+        own = {index for i, group in enumerate(state["param_groups"]) if self.owns(i) for index in group["params"]}
+        return {**state, "state": {index: entry for index, entry in state["state"].items() if index in own}}
+
+
+class _Shape(NamedTuple):
+    """Stands for a tensor that is sent by itself."""
+
+    shape: Sequence[int]
+    dtype: torch.dtype
+
+
+def _everyones(mine: Any) -> list[Any]:
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, mine)
+    return gathered
+
+
+def _outline(state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    def of(value: Any) -> Any:
+        return _Shape(tuple(value.shape), value.dtype) if isinstance(value, Tensor) else value
+
+    return {index: {name: of(value) for name, value in entry.items()} for index, entry in state.items()}
+
+
+def _sent(rank: int, value: Any, state: dict[int, dict[str, Any]], index: int, name: str, device: torch.device) -> Any:
+    """A value of process `rank`'s state, told to all."""
+    if not isinstance(value, _Shape):
+        return value
+    mine = rank == dist.get_rank()
+    tensor = state[index][name].to(device) if mine else torch.empty(value.shape, dtype=value.dtype, device=device)
+    dist.broadcast(tensor.contiguous(), rank)
+    return state[index][name] if mine else tensor.cpu()

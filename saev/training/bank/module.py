@@ -1,0 +1,224 @@
+"""A bank of autoencoders as a LightningModule: one pass over the data trains every member.
+
+    batch -> z -> for each member: losses, backward, clip, step of its own parameter group
+
+Manual optimisation: a member's graph and gradients are freed before the next one's are made, so that a further member costs
+the memory of its parameters and optimiser state alone. There is one optimiser with a group per member, so `global_step` is
+the number of batches. Numbers stay tensors on the device until a callback writes
+them (`callbacks/metrics_writer.py`): a step reads nothing back that it would have to wait for.
+"""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from saev.metrics.stateful import ValidationMetrics
+from saev.nn.bank import Member, SAEBank
+from saev.nn.schedules import learning_rate_factor
+from saev.ops import collective
+from saev.ops.paths import checked
+from saev.training.bank.division import ALONE, Division
+from saev.training.bank.products import choose_products
+
+log = logging.getLogger(__name__)
+
+OptimiserFactory = Callable[[Iterable[Mapping[str, Any]]], Optimizer]
+
+STEP_METRICS = ("loss", "reconstruction", "sparsity", "aux", "z_mse", "l0", "gradient_norm")
+
+
+class BankModule(L.LightningModule):
+    """Trains and validates a bank.
+
+    Args:
+        bank: the members.
+        optimiser: makes the optimiser from parameter groups, e.g. a partial of torch.optim.Adam.
+        warmup: learning-rate warm-up in steps.
+        decay: fraction of the run over which the learning rate falls to 0 at the end.
+        clip: largest gradient norm of one member.
+        products: how maps around sparse codes are computed: `sparse`, `dense`, the faster of them here (`measured`, and what
+            checkpoints keep), or `auto`: measured on a GPU, on a CPU by the fraction of active latents.
+    """
+
+    tokens_seen: Tensor
+
+    def __init__(
+        self,
+        bank: SAEBank,
+        optimiser: OptimiserFactory,
+        warmup: int = 1000,
+        decay: float = 0.2,
+        clip: float = 1.0,
+        products: str = "auto",
+    ):
+        super().__init__()
+        self.automatic_optimization = False
+        self.bank, self.optimiser, self.warmup, self.decay, self.clip = bank, optimiser, warmup, decay, clip
+        self.products = checked(products)
+        self.sparsity_factor = 1.0  # set by callbacks.SparsityWarmup
+        self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
+        self.validation = ValidationMetrics(bank.normaliser.mean, [member.sae.n_latents for member in bank])
+        self.latest: dict[str, list[Tensor | float]] = {}  # metric -> a value per member, of the last step
+        self.validated: dict[str, list[Tensor | float]] = {}  # the same, of the last validation
+
+    def configure_optimizers(self):
+        groups = [{"params": list(member.sae.parameters()), "lr": member.lr} for member in self.bank]
+        optimiser = self.optimiser(groups)
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(step, total, self.warmup, self.decay)
+
+        return {"optimizer": optimiser, "lr_scheduler": LambdaLR(optimiser, factor)}
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        wrapped: Any = self.optimizers()
+        scheduler, optimiser = self.lr_schedulers(), wrapped.optimizer
+        z = self.bank.normaliser(batch["acts"])
+        tokens = batch.get("tokens", len(z))  # over all processes
+        step: dict[str, list[Tensor | float]] = {}
+        with self.division.sharing(len(z), tokens):
+            for i, (member, group) in enumerate(zip(self.bank, optimiser.param_groups, strict=True)):
+                trained = self.division.owns(i) and not member.stopped
+                losses = self._member_step(member, z, optimiser, group) if trained else {}
+                for name in STEP_METRICS:
+                    step.setdefault(name, []).append(losses.get(name, torch.nan))
+        with only(optimiser):  # nothing is left to step: for Lightning, which counts, and its hooks
+            wrapped.step()
+        scheduler.step()  # type: ignore[union-attr, operator]
+        self.tokens_seen.add_(tokens)
+        self.latest = step
+
+    def _member_step(self, member: Member, z: Tensor, optimiser: Optimizer, group: dict[str, Any]) -> dict[str, Tensor]:
+        losses = member(z, self.sparsity_factor)
+        # not manual_backward, whose hooks cost half a millisecond a member: there is no loss scaling, and no wrapper, to serve
+        collective.weight_by_fraction(losses.loss).backward()
+        collective.all_reduce_sum_(p.grad for p in member.sae.parameters() if p.grad is not None)
+        norm = member.condition_gradients(self.clip)
+        with only(optimiser, group):
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        member.finish_step(losses.l0, self.sparsity_factor)
+        return {**dict(zip(losses._fields, collective.all_reduce_means(losses), strict=True)), "gradient_norm": norm}
+
+    @property
+    def division(self) -> Division:
+        """How the processes of this run divide the work."""
+        return getattr(self.trainer.strategy, "division", ALONE)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["members"] = self._members()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """ValueError where the checkpoint's bank is not this one."""
+        if any(
+            "products" not in state for name, state in checkpoint["state_dict"].items() if name.endswith("_extra_state")
+        ):
+            raise ValueError(
+                "the checkpoint was written by an earlier version, which kept encoders otherwise: start anew without ckpt_path, or "
+                "resume with the version that wrote it."
+            )
+        saved, ours = checkpoint.get("members"), self._members()
+        if saved != ours:
+            raise ValueError(
+                f"the checkpoint's SAEs are {saved}, this run's are {ours}: resume with the settings of the interrupted run "
+                "(ckpt_path=last or ckpt_path=<run directory> alone takes them over), or start anew without ckpt_path."
+            )
+
+    def _members(self) -> dict[str, list[Any]]:
+        return {
+            m.name: [type(m.sae.sparsifier).__name__, type(m.objective).__name__, m.sae.n_latents, m.lr]
+            + (["archetypal"] if m.sae.archetypes is not None else [])
+            for m in self.bank
+        }
+
+    def on_fit_start(self) -> None:
+        """ValueError where this trainer would not train members one by one, or each process its own bank."""
+        if self.trainer.precision == "16-mixed":
+            raise ValueError(
+                "trainer.precision=16-mixed scales the loss of all members together: take bf16-mixed or 32-true."
+            )
+        if self.trainer.world_size > 1 and not hasattr(self.trainer.strategy, "division"):
+            raise ValueError(
+                f"trainer.strategy={type(self.trainer.strategy).__name__} does not divide a bank over {self.trainer.world_size} processes: "
+                "take trainer=ddp."
+            )
+        rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
+        for member in self.bank:
+            member.stopped = bool(member.failed)  # as the checkpoint says
+            choose_products(member, self.products, rows, self.device, self.trainer.precision)
+        # by the timings of one process, so that all of them, and whoever resumes, compute alike
+        for member, products in zip(
+            self.bank, self.division.agreed([member.products for member in self.bank]), strict=True
+        ):
+            member.products = products
+
+    def on_train_end(self) -> None:
+        self.division.synchronise(self.bank)
+
+    def snapshot(self) -> dict[str, list[float]]:
+        """The last step's numbers on the host: metric -> a value per member, in one transfer; a collective.
+
+        This is where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
+        its NaN stays within its own parameters, as members share no gradient, norm or optimiser state.
+        """
+        names = list(self.latest)
+        flat = [
+            torch.as_tensor(v, device=self.device, dtype=torch.float64) for name in names for v in self.latest[name]
+        ]
+        if not flat:
+            return {}
+        table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
+        values = dict(zip(names, table, strict=True))
+        for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):
+            if not member.stopped and not (math.isfinite(loss) and math.isfinite(norm)):
+                member.stop()
+                log.error(
+                    "%s: loss %s, gradient norm %s at step %d: stopped", member.name, loss, norm, self.global_step
+                )
+        if all(member.stopped for member in self.bank):
+            raise ValueError(
+                "every SAE has diverged (loss or gradient is not finite): lower lr, or check the activations."
+            )
+        return values
+
+    def on_validation_epoch_start(self) -> None:
+        self.division.synchronise(self.bank)
+        self.validation.reset()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        x = batch["acts"].float()
+        self.validation.update(x, (self._evaluate(member, x) for member in self.bank))
+
+    def on_validation_epoch_end(self) -> None:
+        per_member = self.validation.compute()
+        self.validated = {name: [row[name] for row in per_member] for name in per_member[0]}
+        # `dead` alone is the training window's (callbacks.DeadUnits): held-out tokens may be few
+        self.validated["dead_val"] = self.validated.pop("dead")
+
+    def validated_rows(self) -> list[dict[str, float]]:
+        """The last validation's numbers on the host: a dictionary per member, with what callbacks added."""
+        return [{name: float(values[i]) for name, values in self.validated.items()} for i in range(len(self.bank))]
+
+    @staticmethod
+    def _evaluate(member: Member, x: Tensor) -> tuple[Tensor, Tensor]:
+        codes = member.sae.encode(x)
+        return codes, member.sae.decode(codes)
+
+
+@contextlib.contextmanager
+def only(optimiser: Optimizer, *groups: dict[str, Any]) -> Iterator[None]:
+    """Within it the optimiser has these parameter groups alone; states are kept by parameter and stay."""
+    every, optimiser.param_groups = optimiser.param_groups, list(groups)
+    try:
+        yield
+    finally:
+        optimiser.param_groups = every

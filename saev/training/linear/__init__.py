@@ -1,0 +1,1 @@
+"""Linear probes as a LightningModule."""

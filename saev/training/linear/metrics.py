@@ -1,0 +1,86 @@
+"""A probe's numbers over the validation tokens as torchmetrics: sums and counts that add up over batches and processes."""
+
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+from torchmetrics import Metric
+
+from saev.metrics import score_bins, segmentation
+from saev.training.linear.loss import ClassWeights, Targets, token_losses
+
+
+class ProbeLoss(Metric):
+    """The mean over tokens of cross-entropy (`ce`, nats) and of what is minimised (`loss`: the same, weighted by class).
+
+    Every token is also put into the class of its largest logit, or into all those above 0, which gives `accuracy` and `miou`
+    of single tokens.
+    """
+
+    full_state_update = False
+    n: Int64[Tensor, ""]
+    ce: Float64[Tensor, ""]
+    loss: Float64[Tensor, ""]
+    overlap: Int64[Tensor, "3 classes"]
+
+    def __init__(self, n_classes: int, exclusive: bool):
+        super().__init__()
+        self.exclusive = exclusive
+        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("ce", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("loss", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("overlap", torch.zeros(3, n_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(
+        self, logits: Float[Tensor, "batch classes"], labels: Targets, weights: ClassWeights | None = None
+    ) -> None:
+        ce = token_losses(logits, labels)
+        self.n = self.n + len(labels)
+        self.ce = self.ce + ce.sum(dtype=torch.float64)
+        self.loss = self.loss + (ce if weights is None else token_losses(logits, labels, weights)).sum(
+            dtype=torch.float64
+        )
+        if self.exclusive:
+            found = segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
+        else:
+            found = segmentation.overlap_of_sets(labels, logits > 0)
+        self.overlap = self.overlap + found
+
+    def compute(self) -> dict[str, Tensor]:
+        """Scalars; `accuracy` of labels that do not exclude each other is that of (token, class) pairs."""
+        agree = (
+            segmentation.accuracy(self.overlap)
+            if self.exclusive
+            else segmentation.accuracy_of_sets(self.overlap, self.n)
+        )
+        miou = segmentation.mean_iou(self.overlap)
+        return {"ce": self.ce / self.n, "loss": self.loss / self.n, "accuracy": agree, "miou": miou, "n_tokens": self.n}
+
+
+class ProbeScores(Metric):
+    """Average precision of each class, its tokens ranked by log-odds in bins of 1/64 and more (`saev.metrics.score_bins`).
+
+    Memory: 128 KiB a class, however many tokens.
+    """
+
+    full_state_update = False
+    tokens: Int64[Tensor, "classes bins"]
+    positives: Int64[Tensor, "classes bins"]
+
+    def __init__(self, n_classes: int, exclusive: bool):
+        super().__init__()
+        self.exclusive = exclusive
+        for name in ("tokens", "positives"):
+            empty = torch.zeros(n_classes, score_bins.N_BINS, dtype=torch.int64)
+            self.add_state(name, empty, dist_reduce_fx="sum")
+
+    def update(self, logits: Float[Tensor, "batch classes"], labels: Targets) -> None:
+        scores = score_bins.softmax_log_odds(logits) if self.exclusive else logits
+        cells = score_bins.cells(scores)
+        positive = cells.gather(1, labels[:, None]).flatten() if self.exclusive else cells[labels]
+        for name, where in (("tokens", cells.flatten()), ("positives", positive)):
+            state = getattr(self, name)
+            setattr(self, name, state + torch.bincount(where, minlength=state.numel()).view_as(state))
+
+    def compute(self) -> Float64[Tensor, " classes"]:
+        """NaN for classes without a positive."""
+        return score_bins.average_precision(self.positives, self.tokens)
