@@ -20,7 +20,7 @@ SOURCES = ("saev", "callbacks", "datamodules", "hydra_plugins", "train.py")
 LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "files, formulas and kernels",
-        ("saev.files", "saev.locks", "saev.device", "saev.progress", "saev.ops", "saev.metrics", "saev.shards"),
+        ("saev.settings", "saev.files", "saev.locks", "saev.device", "saev.progress", "saev.ops", "saev.metrics", "saev.shards"),
     ),
     (
         "images, backbones and dictionaries",
