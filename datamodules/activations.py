@@ -22,6 +22,7 @@ from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
 from saev.shards.split import held_out_split
+from saev.shards.stream import reader_for
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +118,7 @@ class ActivationDataModule(L.LightningDataModule):
         root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
         store = ActivationStore(root)
         if self.reader == "auto":
-            self.reader = "streamed" if store.location.remote else "mapped"
+            self.reader = reader_for(store)
         self.layer = store.resolve_layer(self.layer)
         self.store = store
         self.train_examples, self.val_examples = held_out_split(

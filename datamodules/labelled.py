@@ -19,6 +19,7 @@ from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
 from saev.shards.selection import select
 from saev.shards.split import held_out_split
+from saev.shards.stream import reader_for
 
 Recorded = str | ActivationStore
 
@@ -64,7 +65,7 @@ class LabelledDataModule(ActivationDataModule):
         store = opened(self.train)
         self.val_store = store if self.validation is None else opened(self.validation)
         if self.reader == "auto":
-            self.reader = "streamed" if store.location.remote or self.val_store.location.remote else "mapped"
+            self.reader = reader_for(store, self.val_store)
         self.layer = store.resolve_layer(self.layer)
         self._check_validation(store)
         train, val = self._split(store) if self.images is None else self.images

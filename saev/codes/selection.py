@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, TokenStream, open_stream
 from saev.shards.selection import Runs, select
 
 
@@ -64,7 +64,4 @@ class Selection:
         return next(self._stream(self.images, batch_size, limit=batch_size).batches(0, 1))
 
     def _stream(self, images: Int64[np.ndarray, " some"], batch_size: int, limit: int | None = None) -> TokenStream:
-        return TokenStream(
-            self.store, self.layer, batch_size, images, self.tokens, shuffle=False, window=2 * batch_size,
-            ignore_labels=self.ignore_labels, limit=limit, reader="streamed" if self.store.location.remote else "mapped",
-        )  # fmt: skip
+        return open_stream(self.store, self.layer, batch_size, images, self.tokens, self.ignore_labels, limit)

@@ -17,7 +17,7 @@ from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.functional import coherence, mean_atom_norm
 from saev.metrics.histograms import ValueHistogram, frequency_histogram
 from saev.metrics.stateful import ValidationMetrics, vectors
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, open_stream
 from saev.shards.split import held_out_split
 
 
@@ -56,11 +56,7 @@ def measure(
     Memory: a batch of activations, one dictionary's codes of it, and 8 correlation_latents^2 bytes per dictionary.
     """
     dictionaries = list(members.values())
-    reader = "streamed" if store.location.remote else "mapped"
-    stream = TokenStream(
-        store, layer, batch_size, images, tokens, shuffle=False, window=4 * batch_size,
-        ignore_labels=tuple(ignore_labels), reader=reader,
-    )  # fmt: skip
+    stream = open_stream(store, layer, batch_size, images, tokens, ignore_labels)
     shift = torch.from_numpy(store.moments(layer, tokens).mean)
     metrics = ValidationMetrics(shift, [d.n_latents for d in dictionaries]).to(device)
     correlations = [

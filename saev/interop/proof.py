@@ -16,7 +16,7 @@ from torch import Tensor
 from saev.interop.foreign import Equations
 from saev.metrics.functional import moments_update, nmse_compute, squared_error_update, variation_compute
 from saev.nn import SparseAutoencoder
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, open_stream
 
 ALLOWED = 1e-4  # of codes that are not 0, and of NMSE and L0 relative to their values
 CLOSE = (
@@ -145,6 +145,6 @@ def recorded_inputs(
     store: ActivationStore, layer: int, tokens: str, limit: int, batch_size: int = 1024
 ) -> Iterator[Float[Tensor, "_ d_model"]]:
     """The first `limit` tokens of a layer of a recording."""
-    stream = TokenStream(store, layer, batch_size, tokens=tokens, shuffle=False, limit=limit, window=4 * batch_size)
+    stream = open_stream(store, layer, batch_size, tokens=tokens, limit=limit)
     for batch in stream.batches(0, stream.n_batches):
         yield torch.from_numpy(batch["acts"]).float()

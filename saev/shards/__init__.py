@@ -4,7 +4,7 @@ from saev.files import fingerprint
 from saev.shards.manifest import Manifest
 from saev.shards.moments import Moments
 from saev.shards.reader import ActivationStore
-from saev.shards.stream import TokenStream
+from saev.shards.stream import TokenStream, open_stream
 from saev.shards.writer import RecordingWriter
 
-__all__ = ["ActivationStore", "Manifest", "Moments", "RecordingWriter", "TokenStream", "fingerprint"]
+__all__ = ["ActivationStore", "Manifest", "Moments", "RecordingWriter", "TokenStream", "fingerprint", "open_stream"]

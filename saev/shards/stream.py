@@ -180,6 +180,27 @@ class TokenStream:
         return self.codec.decode(stored[rows], out)
 
 
+def reader_for(*stores: ActivationStore) -> Reader:
+    """The fastest reader that can open all of these recordings: mapped where they are local, else streamed."""
+    return "streamed" if any(store.location.remote for store in stores) else "mapped"
+
+
+def open_stream(
+    store: ActivationStore,
+    layer: int,
+    batch_size: int,
+    images: Int64[np.ndarray, " images"] | None = None,
+    tokens: str = "patches",
+    ignore_labels: Collection[int] = (),
+    limit: int | None = None,
+) -> TokenStream:
+    """The selected tokens in stored order, not shuffled, whether the recording is local or remote; see `TokenStream`."""
+    return TokenStream(
+        store, layer, batch_size, images, tokens, shuffle=False, window=4 * batch_size,
+        ignore_labels=tuple(ignore_labels), limit=limit, reader=reader_for(store),
+    )  # fmt: skip
+
+
 def places(
     shard: Int64[np.ndarray, " n_examples"], tokens: Int64[np.ndarray, " n_examples"]
 ) -> Int64[np.ndarray, " n_examples"]:

@@ -10,7 +10,7 @@ from recordings import record
 from serving import Handler, serve
 
 from datamodules import ActivationDataModule
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, TokenStream, open_stream
 from saev.shards.location import Location
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
@@ -46,6 +46,17 @@ def test_http_gives_the_same_batches_as_the_directory(dataset):
 def test_a_command_gives_the_same_batches_as_the_directory(dataset):
     store = ActivationStore(f"pipe:cat {dataset}/{{file}}")
     assert same(batches(store, readers=3), batches(ActivationStore(dataset)))
+
+
+def test_open_stream_reads_local_and_remote_recordings_alike(dataset):
+    streams = [
+        open_stream(ActivationStore(root), 3, 50, ignore_labels=[2])
+        for root in (dataset, f"pipe:cat {dataset}/{{file}}")
+    ]
+    local, remote = (list(stream.batches(0, stream.n_batches)) for stream in streams)
+    assert same(local, remote) and [stream.reader for stream in streams] == ["mapped", "streamed"]
+    examples = np.concatenate([batch["example"] for batch in local])
+    assert examples.tolist() == sorted(examples.tolist())
 
 
 @needs_curl

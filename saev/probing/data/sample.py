@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saev.probing.data.classes import Classes, classes_of, patch_labels
 from saev.probing.data.labels import TokenLabels
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, open_stream
 from saev.shards.selection import Runs, per_image, select
 
 BATCH = 4096  # tokens read at a time
@@ -115,10 +115,7 @@ def _read(
             "take more images."
         )
     labels = TokenLabels(store, layer, classes)
-    stream = TokenStream(
-        store, layer, BATCH, images, tokens, shuffle=False, window=4 * BATCH, ignore_labels=labels.left_out,
-        reader="streamed" if store.location.remote else "mapped",
-    )  # fmt: skip
+    stream = open_stream(store, layer, BATCH, images, tokens, labels.left_out)
     kept = np.zeros(stream.n_tokens, bool)
     kept[rng.permutation(stream.n_tokens)[:most]] = True
     acts, found, at = [], [], 0

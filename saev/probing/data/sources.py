@@ -21,7 +21,7 @@ from saev.codes.pairs import sparse_codes
 from saev.dictionary import Dictionary
 from saev.ops.sparse import SparseCodes
 from saev.probing.data.labels import Labels
-from saev.shards import ActivationStore, TokenStream
+from saev.shards import ActivationStore, TokenStream, open_stream
 
 
 class Facts(NamedTuple):
@@ -102,10 +102,7 @@ class Live:
             yield Batch(codes, batch["example"], batch["token"])
 
     def _stream(self, split: Split) -> TokenStream:
-        return TokenStream(
-            split.store, split.layer, self.batch_size, split.images, split.tokens, shuffle=False,
-            window=4 * self.batch_size, reader="streamed" if split.store.location.remote else "mapped",
-        )  # fmt: skip
+        return open_stream(split.store, split.layer, self.batch_size, split.images, split.tokens)
 
 
 class Stored:
