@@ -11,7 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
-BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le}
+BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
 def bounded(
@@ -20,13 +20,14 @@ def bounded(
     at_least: float | None = None,
     above: float | None = None,
     at_most: float | None = None,
+    below: float | None = None,
     hint: str = "",
 ) -> Any:
     """A dataclass field whose value, or each of whose values, lies within the bounds; None is never compared.
 
     `hint` ends the error message, for a remedy that the bounds do not tell.
     """
-    metadata = {"at_least": at_least, "above": above, "at_most": at_most, "hint": hint}
+    metadata = {"at_least": at_least, "above": above, "at_most": at_most, "below": below, "hint": hint}
     return dataclasses.field(default=default, metadata=metadata)
 
 
