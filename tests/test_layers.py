@@ -18,7 +18,6 @@ PENDING = {
     "saev/recipes/train.py:14: saev.recipes (layer 4) imports omegaconf, allowed from layer 5 on",
     "saev/recipes/train.py:18: saev.recipes (layer 4) imports saev.config (layer 5): imports point down",
     "saev/recipes/train.py:19: saev.recipes (layer 4) imports saev.config (layer 5): imports point down",
-    "saev/runs/directory.py:14: saev.runs (layer 2) imports omegaconf, allowed from layer 5 on",
     "packages import each other: saev.config -> saev.stages -> saev.recipes -> saev.config",
 }
 

@@ -17,13 +17,11 @@ from callbacks import Checkpoint, MemberExport, MetricsWriter
 from datamodules import ActivationDataModule
 from saev.config.members import Planned
 from saev.config.processes import processes, relaunchable
-from saev.locks import exclusive
 from saev.nn.bank import SAEBank
 from saev.nn.normalise import Normaliser
 from saev.recipes.results import finish, git_commit
-from saev.runs.directory import take_up, token_of
+from saev.runs.directory import open_run, run_id
 from saev.runs.ledger import FILE as SWEEP
-from saev.runs.ledger import LOCK
 from saev.runs.signals import answer_slurm
 from saev.training.bank.ddp import check_members
 from saev.training.bank.module import BankModule
@@ -40,11 +38,10 @@ def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, fl
     answer_slurm()
     quieten_lightning()
     directory = Path(cfg.paths.run_dir)
-    if rank_zero_only.rank:  # a further process of the one that holds the lock
-        take_up(cfg, directory, write=False)
-        return train(cfg, planned, recording, directory)
-    with exclusive(directory / LOCK, busy=f"hydra.run.dir={directory}: another process is training there."):
-        take_up(cfg, directory)
+    configuration: Any = OmegaConf.to_container(cfg, resolve=False)
+    first = not rank_zero_only.rank  # its further processes share the lock
+    with open_run(directory, configuration, ckpt_path=cfg.ckpt_path, first_process=first) as checkpoint:
+        cfg.ckpt_path = checkpoint and str(checkpoint)
         return train(cfg, planned, recording, directory)
 
 
@@ -121,7 +118,7 @@ def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict
     """For each member its own instance of every configured logger, given the member's settings."""
     loggers = {}
     directory = Path(cfg.paths.run_dir)
-    (group, job), token = names_of(directory), token_of(directory)
+    (group, job), token = names_of(directory), run_id(directory)
     for member, own in settings.items():
         with open_dict(cfg):
             cfg.member = member

@@ -1,69 +1,96 @@
-"""What is in a run's directory already: nothing, an interrupted run to go on with, or a finished one to leave alone.
+"""A run's directory: empty, resumable or finished. Requeued jobs and resumed sweeps return to theirs.
 
-A job that a cluster has put back in the queue, and a sweep that is started again, come to the directory they had.
+A configuration is a plain nested mapping of what was asked for; it is written to config.yaml and compared with what is there.
 """
 
 import contextlib
 import logging
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-from omegaconf import DictConfig, OmegaConf
+import yaml
 
 from saev.files import write_atomically
-from saev.locks import Busy
-from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, RESULTS
+from saev.locks import Busy, exclusive
+from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, LOCK, RESULTS
 
 log = logging.getLogger(__name__)
 
-TOKEN = ".run_id"
-FREE = ("ckpt_path", "member")  # keys that are no setting of the run
+RUN_ID = ".run_id"
+NOT_COMPARED = ("ckpt_path", "member")  # keys that change no result
 
 
 def results_of(directory: Path) -> dict[str, float] | None:
-    """Held-out NMSE by member of the finished run in `directory`; None where none has finished."""
+    """Held-out NMSE by member of the finished run in `directory`; None if no run has finished there."""
+    import polars as pl
+
     if not (directory / RESULTS).is_file():
         return None
     table = pl.read_parquet(directory / RESULTS)
     return dict(zip(table["member"], table["nmse"], strict=True))
 
 
-def take_up(cfg: DictConfig, directory: Path, write: bool = True, free: Collection[str] = ()) -> None:
-    """Where the directory holds the run's checkpoint, make that where to go on from; `write` down what is run there.
+@contextlib.contextmanager
+def open_run(
+    directory: Path,
+    configuration: Mapping[str, Any],
+    *,
+    ckpt_path: str | Path | None = None,
+    first_process: bool = True,
+    may_differ: Collection[str] = (),
+) -> Iterator[Path | None]:
+    """Hold the lock of the run's directory and yield the checkpoint to resume from; None: start from the beginning.
 
-    The directory's own checkpoint comes before one that `ckpt_path` names elsewhere: a requeued job has gone on from that.
-    ValueError where the directory holds a run with other settings, but for those in `free`.
+    Writes config.yaml, removes earlier results, and records an exception in error.txt. A further process of the same run
+    (not `first_process`) neither locks nor writes. Busy if another process holds the lock; ValueError as `check_same`.
     """
-    own = directory / CHECKPOINT
-    if cfg.ckpt_path is None or Path(cfg.ckpt_path).absolute() != own.absolute():
-        check_same(cfg, directory, free)
-        if own.is_file():
-            cfg.ckpt_path = str(own)
-            log.info("going on from %s", own)
-    if write:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(directory / CONFIG, OmegaConf.to_yaml(cfg, resolve=False).encode())
-        (directory / RESULTS).unlink(missing_ok=True)  # of a finished run that is gone on with: until it finishes again
-        if not (directory / TOKEN).is_file():
-            write_atomically(directory / TOKEN, secrets.token_hex(16).encode())
+    if not first_process:
+        yield checkpoint_of(directory, configuration, ckpt_path, may_differ)
+        return
+    busy = f"{directory}: another process is working in this run's directory; wait for it, or choose another directory."
+    with recorded_failure(directory), exclusive(directory / LOCK, busy):
+        checkpoint = checkpoint_of(directory, configuration, ckpt_path, may_differ)
+        if checkpoint is not None:
+            log.info("resuming from %s", checkpoint)
+        write_atomically(directory / CONFIG, yaml.safe_dump(plain(configuration), sort_keys=False).encode())
+        (directory / RESULTS).unlink(missing_ok=True)  # of a finished run that is resumed: until it finishes again
+        if not (directory / RUN_ID).is_file():
+            write_atomically(directory / RUN_ID, secrets.token_hex(16).encode())
+        yield checkpoint
 
 
-def token_of(directory: Path) -> str:
-    """What tells this run from every other, here and elsewhere; it stays with the directory."""
-    path = directory / TOKEN
-    return path.read_text() if path.is_file() else ""  # a further process may be ahead of the first: it logs nothing
+def checkpoint_of(
+    directory: Path,
+    configuration: Mapping[str, Any],
+    ckpt_path: str | Path | None = None,
+    may_differ: Collection[str] = (),
+) -> Path | None:
+    """The directory's checkpoint, else `ckpt_path`: a requeued job that was started from `ckpt_path` has gone beyond it.
+
+    ValueError if the directory holds a run of another configuration, unless `ckpt_path` names that run's checkpoint.
+    """
+    path, own = (None if ckpt_path is None else Path(ckpt_path)), directory / CHECKPOINT
+    if path is not None and path.absolute() == own.absolute():
+        return path
+    check_same(directory, configuration, may_differ)
+    return own if own.is_file() else path
+
+
+def run_id(directory: Path) -> str:
+    """A random text that identifies the run and stays with its directory; empty before the first process has written it."""
+    path = directory / RUN_ID
+    return path.read_text() if path.is_file() else ""
 
 
 @contextlib.contextmanager
-def noting_failure(directory: Path) -> Iterator[None]:
-    """Leave in the run's directory what ended it, for whoever asks later how it stands."""
+def recorded_failure(directory: Path) -> Iterator[None]:
+    """Write an exception raised within to the run's error.txt, for `saev status`; not Busy, which concerns another process."""
     (directory / ERROR).unlink(missing_ok=True)
     try:
         yield
-    except Busy:  # another process is at work there
+    except Busy:
         raise
     except Exception as error:
         directory.mkdir(parents=True, exist_ok=True)
@@ -71,33 +98,33 @@ def noting_failure(directory: Path) -> Iterator[None]:
         raise
 
 
-def check_same(cfg: DictConfig, directory: Path, free: Collection[str] = ()) -> None:
-    """ValueError where the directory holds a run, finished or to be gone on with, of another configuration.
-
-    `free`: dotted keys that may differ.
-    """
+def check_same(directory: Path, configuration: Mapping[str, Any], may_differ: Collection[str] = ()) -> None:
+    """ValueError if the directory holds a resumable or finished run whose configuration differs beyond the dotted keys `may_differ`."""
     used = any((directory / name).is_file() for name in (RESULTS, CHECKPOINT))
     if not used or not (directory / CONFIG).is_file():
         return
-    theirs, ours = settings(OmegaConf.load(directory / CONFIG)), settings(cfg)
-    if differing := sorted(key for key in {*theirs, *ours} - {*free} if theirs.get(key) != ours.get(key)):
-        shown = ", ".join(f"{key}: {theirs.get(key)} there, {ours.get(key)} here" for key in differing)
+    saved, new = by_dotted_key(yaml.safe_load((directory / CONFIG).read_text())), by_dotted_key(plain(configuration))
+    ignored = {*NOT_COMPARED, *may_differ}
+    if differing := sorted(key for key in {*saved, *new} - ignored if saved.get(key) != new.get(key)):
+        shown = ", ".join(f"{key}: {saved.get(key)} there, {new.get(key)} here" for key in differing)
         raise ValueError(
-            f"hydra.run.dir={directory}: a run with other settings is there ({shown}); choose another directory, or go on "
-            f"with that run, by ckpt_path={directory} without these settings."
+            f"{directory} holds a run with other settings ({shown}): choose another directory, or resume that run by "
+            f"ckpt_path={directory} without these settings."
         )
 
 
-def settings(config: Any) -> dict[str, Any]:
-    """A configuration's values by dotted key, as they were written."""
-    found: dict[str, Any] = {}
+def plain(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as YAML reads it back: tuples become lists."""
+    return yaml.safe_load(yaml.safe_dump(dict(configuration)))
 
-    def walk(node: Any, prefix: str) -> None:
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                walk(value, f"{prefix}.{key}" if prefix else str(key))
-        else:
-            found[prefix] = node
 
-    walk(OmegaConf.to_container(config, resolve=False), "")
-    return {key: value for key, value in found.items() if key not in FREE}
+def by_dotted_key(node: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by dotted key.
+
+    >>> by_dotted_key({"a": {"b": 1}, "c": [2], "d": {}})
+    {'a.b': 1, 'c': [2], 'd': {}}
+    """
+    if not isinstance(node, dict) or not node:
+        return {prefix: node}
+    parts = (by_dotted_key(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in node.items())
+    return {key: value for part in parts for key, value in part.items()}

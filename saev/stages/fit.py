@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from saev.config import checks
 from saev.config.baselines import PlannedFit, plan_fitters
 from saev.config.values import check_values
-from saev.runs.directory import check_same, noting_failure, results_of, take_up
-from saev.runs.ledger import CHECKPOINT, LOCK
+from saev.runs.directory import check_same, open_run, recorded_failure, results_of
+from saev.runs.ledger import CHECKPOINT
 from saev.runs.memory import Size, member_size
 
 log = logging.getLogger(__name__)
@@ -29,20 +29,18 @@ def run(cfg: DictConfig) -> dict[str, float]:
     """Fit the configured baselines; the held-out NMSE of each dictionary."""
     directory = Path(cfg.paths.run_dir)
     check_values(cfg)
-    check_same(cfg, directory, SPEED)
+    configuration: Any = OmegaConf.to_container(cfg, resolve=False)
+    check_same(directory, configuration, SPEED)
     if (done := results_of(directory)) is not None:
         log.info("finished already: %s", directory)
         return done
-    with noting_failure(directory):
+    with recorded_failure(directory):
         planned, recording, _ = prepare(cfg)
 
-        from saev.locks import exclusive
         from saev.runs.signals import answer_slurm
 
         answer_slurm()
-        busy = f"hydra.run.dir={directory}: another process is fitting there."
-        with exclusive(directory / LOCK, busy):
-            take_up(cfg, directory, free=SPEED)
+        with open_run(directory, configuration, may_differ=SPEED):
             return fit(cfg, planned, recording, directory)
 
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from saev.config import checks
 from saev.config.members import Planned, plan_members
 from saev.config.values import check_values
-from saev.runs.directory import check_same, noting_failure, results_of
+from saev.runs.directory import check_same, recorded_failure, results_of
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,11 @@ def run(cfg: DictConfig) -> dict[str, float]:
     directory = Path(cfg.paths.run_dir)
     check_values(cfg)
     if cfg.ckpt_path is None:
-        check_same(cfg, directory)
+        check_same(directory, OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
         if (done := results_of(directory)) is not None:
             log.info("finished already: %s", directory)
             return done
-    with noting_failure(directory):
+    with recorded_failure(directory):
         planned, recording, _ = prepare(cfg)
         checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
 

@@ -80,7 +80,7 @@ def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_p
     assert process.returncode == 0 and "2 done" in said, said
     for folder, job, sent in ((first, one, "SIGTERM"), (second, other, "SIGUSR2")):
         log = (sweep / folder / "train.log").read_text()
-        assert log.index(f"{sent}: saving after this step") < log.index("going on from")
+        assert log.index(f"{sent}: saving after this step") < log.index("resuming from")
         assert "Restarts=1 " in command("scontrol", "show", "job", "--oneliner", job)
         ours, theirs = (
             pl.read_parquet(root / folder / "results.parquet").select(SAME) for root in (sweep, undisturbed)
@@ -146,7 +146,7 @@ OMP_NUM_THREADS=1 srun {sys.executable} train.py {" ".join(settings)} hydra.run.
     until((plain / "results.parquet").is_file)
     for run, number in ((sweep / folder, job), (plain, batch)):
         assert "Restarts=1 " in command("scontrol", "show", "job", "--oneliner", number)
-        assert "going on from" in (run / "train.log").read_text()
+        assert "resuming from" in (run / "train.log").read_text()
         assert pl.read_parquet(run / "results.parquet")["train_tokens"].item() == pytest.approx(12800, rel=0.01)
 
 

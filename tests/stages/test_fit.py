@@ -118,7 +118,7 @@ def test_the_same_command_goes_on_and_another_is_refused(cli, command, interrupt
     other = cli("fit", f"ckpt_path={run}", "batch_size=7")
     assert other.code == 1 and "batch_size" in other.err and "by ckpt_path=" in other.err
     done = cli(*command, f"hydra.run.dir={run}")
-    assert done.code == 0 and "going on from" in done.text, done.text
+    assert done.code == 0 and "resuming from" in done.text, done.text
 
 
 def test_a_sweep_shares_the_passes(cli, tiny, tmp_path):

@@ -22,7 +22,7 @@ def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_
 
     (run / "results.parquet").unlink()
     resumed = cli(*command)
-    assert resumed.code == 0 and f"going on from {run / 'checkpoints' / 'last.ckpt'}" in resumed.text
+    assert resumed.code == 0 and f"resuming from {run / 'checkpoints' / 'last.ckpt'}" in resumed.text
     same = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
     assert pl.read_parquet(run / "results.parquet").select(same).equals(first.select(same))
 

@@ -112,7 +112,7 @@ def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
     )
     done = cli(*arguments)
     assert done.code == 0, done.text
-    assert "going on from" in done.text and sweeps(tmp_path) == [interrupted]
+    assert "resuming from" in done.text and sweeps(tmp_path) == [interrupted]
     table = pl.read_parquet(interrupted / "results.parquet")
     assert table["job"].to_list() == ["0_layer=1"] * 2 + ["1_layer=2"] * 2
     assert table["train_tokens"].n_unique() == 1
