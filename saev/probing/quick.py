@@ -11,13 +11,13 @@ import torch
 
 from saev.codes.pairs import sparse_codes
 from saev.dictionary import Dictionary
-from saev.probing.counts import segments
+from saev.ops import ordering
 from saev.probing.counts.columns import Columns
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
 from saev.probing.data.sample import Sample, Tokens
-from saev.probing.judging.summary import overall
-from saev.probing.judging.winners import judge, ranked
+from saev.probing.judging.class_metrics import best_latents, evaluate
+from saev.probing.judging.summary import summarise
 from saev.probing.logistic.fit import solve
 from saev.probing.logistic.nodes import nodes
 
@@ -27,7 +27,7 @@ BATCH = 4096  # tokens encoded at a time
 
 @torch.inference_mode()
 def score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
-    """The numbers of `summary.overall`, `r` and `map` among them; {} where codes are not finite or no latent fires.
+    """The numbers of `summary.summarise`, `r` and `map` among them; {} where codes are not finite or no latent fires.
 
     Computed where the dictionary is, activations in float32. Costs an encoding of the sample and a few Newton steps on
     n_latents * n_classes pairs; memory up to 224 bytes per code that is not 0 in half of the sample.
@@ -36,13 +36,13 @@ def score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
     if train is None or val is None:
         return {}
     fit = solve(nodes(train, BITS), train.positives, train.p1)
-    best = ranked(fit, train, 1)[:, 0]
+    best = best_latents(fit, train, 1)[:, 0]
     pair = best.clamp(min=0), torch.arange(len(best), device=best.device)
     columns = Columns.choose(best, fit.w[pair], dictionary.n_latents)
     if not len(columns):
         return {}
     start = fit.b[pair], fit.w[pair].abs()
-    return overall(judge(of_columns(train, columns), of_columns(val, columns), columns.of_class, start))
+    return summarise(evaluate(of_columns(train, columns), of_columns(val, columns), columns.of_class, start))
 
 
 def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable | None:
@@ -64,11 +64,11 @@ def of_columns(table: LabelTable, columns: Columns) -> LabelTable:
     flip = turned[mine.latent]
     sign = torch.where(flip, -1.0, 1.0).double()
     key = torch.where(flip, ~mine.key, mine.key)  # the order of -x is -1 minus that of x
-    order = segments.order((mine.latent << 33) + key)
+    order = ordering.order((mine.latent << 33) + key)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     group = place[mine.group]
-    entries = segments.order(group * mine.n_classes + mine.label)
+    entries = ordering.order(group * mine.n_classes + mine.label)
 
     return dataclasses.replace(
         mine,

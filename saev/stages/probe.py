@@ -18,19 +18,19 @@ from saev.codes import CodeStore
 from saev.config.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
 from saev.device import resolve_device
 from saev.probing.counts.columns import Columns
-from saev.probing.counts.passes import EXACT, FirstPass, second_pass
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
 from saev.probing.data.sources import Live, Source, Stored, active
 from saev.probing.data.splits import TRUE, Labelled, count, labelled
 from saev.probing.judging.bootstrap import draws
-from saev.probing.judging.evidence import Witnesses
+from saev.probing.judging.class_metrics import ClassMetrics, best_latents
+from saev.probing.judging.firing_tokens import FiringTokens
 from saev.probing.judging.pair_tables import write_pairs
 from saev.probing.judging.rows import blank, class_rows, judged_of, listed, tally
-from saev.probing.judging.summary import intervals, overall
-from saev.probing.judging.winners import Judged, ranked
+from saev.probing.judging.summary import intervals, summarise
 from saev.probing.logistic.fit import LogisticFit
 from saev.probing.logistic.weighting import fit_all
+from saev.probing.passes import EXACT, FirstPass, second_pass
 from saev.probing.sparse.probing import sparse_probing
 from saev.progress import bar
 from saev.recipes.supervised import check_linear, supervised
@@ -117,7 +117,7 @@ def probe(
             with bar(f"Probes: {name} ({variant} labels)", train.n_latents * n_classes) as advance:
                 fit = fit_all(train, min(3, train.mantissa_bits), cfg.weights, cfg.ridge, advance)
             log.info("%s (%s labels): %s", name, variant, tally(fit))
-            top = ranked(fit, train, cfg.top)
+            top = best_latents(fit, train, cfg.top)
             best = top[:, 0]
             slope = fit.w[best.clamp(min=0), torch.arange(n_classes, device=best.device)]
             fits[variant, name] = fit
@@ -129,21 +129,21 @@ def probe(
             if cfg.pairs and variant == TRUE:
                 write_pairs(directory / "pairs", name, fit, train, val, data.ids, data.names, cfg.weights)
     stats.clear()  # room for the exact ones
-    exact, witnesses = second_pass(data.splits, sources, chosen, lambda n: new_stats(n, EXACT, cfg.budget_gib))
+    exact, firing = second_pass(data.splits, sources, chosen, lambda n: new_stats(n, EXACT, cfg.budget_gib))
     drawn = draws(len(data.splits[1].images), cfg.bootstrap, cfg.seed) if cfg.bootstrap else None
     rows, totals = [], []
     for (variant, name), columns in chosen.items():
         own = {"member": name, "labels": variant}
-        judged = Judged.nothing(n_classes)
+        judged = ClassMetrics.nothing(n_classes)
         if len(columns):
             train, val = (exact[split.name, variant, name].compute() for split in data.splits)
             judged = judged_of(train, val, columns, fits[variant, name], cfg.ridge, cfg.weights)
         each, total = [{} for _ in data.names], {}
         if drawn is not None:
-            seen = witnesses.get((variant, name), Witnesses(len(data.splits[1].images)))
+            seen = firing.get((variant, name), FiringTokens(len(data.splits[1].images)))
             each, total = intervals(judged, columns.of_class.cpu().numpy(), seen, drawn, cfg.weights)
         rows += class_rows(own, data, columns, judged, tokens[variant, name], tops[variant, name], each)
-        numbers = {**overall(judged), **total}
+        numbers = {**summarise(judged), **total}
         totals.append(
             {
                 **own,

@@ -6,7 +6,7 @@ import torch
 from probing.labelled import table
 
 from saev.probing.judging.bootstrap import (
-    Evidence,
+    ColumnCodes,
     average_precisions,
     cross_entropies,
     draws,
@@ -24,7 +24,7 @@ Y[IMAGE == 3] = False
 
 def evidence():
     fired = X != 0
-    return Evidence(
+    return ColumnCodes(
         X[fired].astype(np.float32), Y[fired], IMAGE[fired], np.bincount(IMAGE), np.bincount(IMAGE[Y], minlength=12)
     )
 
@@ -87,7 +87,7 @@ def test_an_interval_holds_the_middle_and_lies_around_what_was_found():
 
 def test_a_latent_that_is_silent_on_all_images_loses_what_its_bias_does():
     nothing = np.zeros(0)
-    evidence = Evidence(nothing, nothing.astype(bool), nothing.astype(np.int64), np.array([5, 3]), np.array([2, 0]))
+    evidence = ColumnCodes(nothing, nothing.astype(bool), nothing.astype(np.int64), np.array([5, 3]), np.array([2, 0]))
     negative, positive = image_losses(evidence, -1.0, 2.0)
     np.testing.assert_allclose(negative, [3 * np.log1p(np.exp(-1)), 3 * np.log1p(np.exp(-1))], rtol=1e-12)
     np.testing.assert_allclose(positive, [2 * np.log1p(np.exp(1)), 0], rtol=1e-12)

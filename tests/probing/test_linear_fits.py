@@ -8,7 +8,15 @@ from scipy.sparse import csc_array, csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
-from saev.probing.sparse.linear_fits import condensed, converges, held_out, judged, refit, ridge_fit, standardised
+from saev.probing.sparse.linear_fits import (
+    fit_converges,
+    held_out,
+    judged,
+    merge_silent_rows,
+    refit,
+    ridge_fit,
+    standardised,
+)
 
 N, LATENTS = 1200, 12
 
@@ -50,7 +58,7 @@ def test_a_fit_on_no_latent_is_the_prevalence():
 
 def test_condensed_rows_keep_every_token_once():
     x, y = world()
-    rows, labels, weight = condensed(csc_array(x.astype(np.float64)), y, np.array([3, 7]))
+    rows, labels, weight = merge_silent_rows(csc_array(x.astype(np.float64)), y, np.array([3, 7]))
     assert weight.sum() == N and weight[labels].sum() == y.sum() and len(rows) < N / 2
     np.testing.assert_allclose(weight @ rows, x[:, [3, 7]].sum(0), rtol=1e-6)
     assert not rows[-2:].any() and rows[:-2].any(1).all()
@@ -93,8 +101,8 @@ def test_a_class_too_rare_to_choose_by_takes_the_largest_ridge():
 
 def test_a_fit_that_ends_early_says_so():
     x, y = world()
-    assert not converges(LogisticRegression(max_iter=1), csc_array(x), y)
-    assert converges(LogisticRegression(max_iter=500), csc_array(x), y)
+    assert not fit_converges(LogisticRegression(max_iter=1), csc_array(x), y)
+    assert fit_converges(LogisticRegression(max_iter=500), csc_array(x), y)
 
 
 def test_other_warnings_are_passed_on():
@@ -105,7 +113,7 @@ def test_other_warnings_are_passed_on():
 
     x, y = world()
     with pytest.warns(UserWarning, match="of another kind"):
-        converges(Noisy(), csc_array(x), y)
+        fit_converges(Noisy(), csc_array(x), y)
 
 
 def test_numbers_are_those_of_scikit_learn():

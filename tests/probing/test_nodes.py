@@ -5,8 +5,8 @@ import pytest
 import torch
 from tables import table
 
-from saev.probing.counts.cells import SHARE
-from saev.probing.logistic.nodes import exact_nodes, nodes, sketched
+from saev.probing.logistic.nodes import coarsened, exact_nodes, nodes
+from saev.probing.logistic.quadrature import SHARE
 
 RNG = np.random.default_rng(0)
 N = 5000
@@ -88,7 +88,7 @@ def test_exact_nodes_are_the_distinct_codes_in_any_order():
 
 
 def test_mean_and_deviation_are_those_of_all_tokens():
-    for found in (raw(X), nodes(table(X)), sketched(nodes(table(X)))):
+    for found in (raw(X), nodes(table(X)), coarsened(nodes(table(X)))):
         mean, std = found.moments()
         torch.testing.assert_close(mean, X.mean(0), rtol=1e-10, atol=1e-12)
         torch.testing.assert_close(std, X.std(0, correction=0), rtol=1e-7, atol=0)
@@ -98,7 +98,7 @@ def test_mean_and_deviation_are_those_of_all_tokens():
 
 def test_a_sketch_is_short_and_keeps_the_ends():
     full = raw(X)
-    sketch = sketched(full)
+    sketch = coarsened(full)
     assert sketch.lengths.max() <= 4 * np.log2(N) + 4
     for k in range(X.shape[1]):
         assert of_latent(sketch, k)[0][0] == of_latent(full, k)[0][0]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from saev.codes.pairs import from_dense
-from saev.probing.sparse.pooling import PooledCodes, as_wide, drawn_evenly
+from saev.probing.sparse.pooling import PooledCodes, pad_columns, sample_evenly
 
 TOKENS, LATENTS = 60, 7
 
@@ -57,14 +57,14 @@ def test_another_pooling_is_refused():
 
 
 def test_matrices_are_made_as_wide_as_the_wider():
-    a, b = as_wide(csr_array(np.eye(2)), csr_array(np.array([[0.0, 0.0, 0.0, 2.0]])))
+    a, b = pad_columns(csr_array(np.eye(2)), csr_array(np.array([[0.0, 0.0, 0.0, 2.0]])))
     assert a.shape == (2, 4) and b.shape == (1, 4) and a.toarray()[1].tolist() == [0, 1, 0, 0]
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70), st.integers(0, 9))
 def test_a_sample_has_as_many_of_each_group_as_of_any_that_has_more(group, most, seed):
     group = np.array(group)
-    drawn = drawn_evenly(group, most, seed)
+    drawn = sample_evenly(group, most, seed)
     assert len(drawn) == min(most, len(group)) and (np.diff(drawn) > 0).all()
     held, taken = np.bincount(group, minlength=6), np.bincount(group[drawn], minlength=6)
     fullest = taken.max()
@@ -73,5 +73,5 @@ def test_a_sample_has_as_many_of_each_group_as_of_any_that_has_more(group, most,
 
 def test_a_sample_is_that_of_its_seed():
     group = np.repeat(np.arange(10), 20)
-    assert (drawn_evenly(group, 50, 1) == drawn_evenly(group, 50, 1)).all()
-    assert (drawn_evenly(group, 50, 1) != drawn_evenly(group, 50, 2)).any()
+    assert (sample_evenly(group, 50, 1) == sample_evenly(group, 50, 1)).all()
+    assert (sample_evenly(group, 50, 1) != sample_evenly(group, 50, 2)).any()

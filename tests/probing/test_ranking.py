@@ -12,7 +12,7 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, ro
 from saev.probing.counts import segments
 from saev.probing.ranking import tie_groups
 from saev.probing.ranking.measures import auroc, average_precision, best_f1, best_iou
-from saev.probing.ranking.ties import rank_sums
+from saev.probing.ranking.rank_sums import rank_sums
 
 RANKINGS = (average_precision, auroc, lambda t: best_f1(t).value, lambda t: best_iou(t).value)
 

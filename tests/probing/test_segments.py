@@ -25,7 +25,7 @@ def test_stretches_hold_everything_once_and_part_no_equal_numbers(lists, bits):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segments, "BLOCK", 3)
         lists = [sorted(numbers) for numbers in lists]
-        found = segments.divided([torch.tensor(numbers, dtype=torch.int64) for numbers in lists], bits)
+        found = segments.aligned_blocks([torch.tensor(numbers, dtype=torch.int64) for numbers in lists], bits)
     stretches = [[numbers[part] for numbers, part in zip(lists, parts, strict=True)] for parts in found]
     assert [list(chain(*parts)) for parts in zip(*stretches, strict=True)] == lists
     held = [{number >> bits for part in parts for number in part} for parts in stretches]

@@ -3,7 +3,7 @@
 import torch
 
 from saev.probing.logistic.fit import Status, solve
-from saev.probing.logistic.nodes import exact_nodes, sketched
+from saev.probing.logistic.nodes import coarsened, exact_nodes
 from saev.probing.logistic.starts import lowest_only, two_points
 
 
@@ -25,7 +25,7 @@ def test_two_values_are_fitted_by_their_frequencies():
 def test_silence_alone_starts_where_the_ridge_ends():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(900, dtype=torch.float64, generator=generator).exp()
-    points = sketched(exact_nodes(torch.arange(900) % 3, values, 3, 10_000))
+    points = coarsened(exact_nodes(torch.arange(900) % 3, values, 3, 10_000))
     positives = torch.tensor([3, 100, 5000])
     zeros = torch.zeros(3, 3, dtype=torch.float64)
     for ridge in (1e-8, 1e-4):

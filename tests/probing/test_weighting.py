@@ -5,11 +5,11 @@ import torch
 from probing.labelled import codes, labels, many_labels, table
 from probing.worlds import world
 
-from saev.probing.judging.winners import ranked
+from saev.probing.judging.class_metrics import best_latents
 from saev.probing.logistic import weighting
 from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes
-from saev.probing.logistic.weighting import fit_all, losses_of_all, own
+from saev.probing.logistic.weighting import fit_all, losses_of_all_pairs, own
 
 X, CODES, Y, _ = world()
 TABLE = table(CODES.float(), Y)
@@ -29,7 +29,7 @@ def test_without_weights_all_is_as_solve_and_cross_entropy_have_it():
     fit, plain = fit_all(binned, 3, "none", 1e-4), solve(nodes(binned, 3), binned.positives, binned.p1, 1e-4)
     assert all(torch.equal(getattr(fit, name), getattr(plain, name)) for name in ("b", "w", "loss", "steps", "status"))
     losses = cross_entropy(nodes(binned, 3), binned.positives, binned.p1, fit.b, fit.w)
-    assert torch.equal(losses_of_all(binned, 3, "none", fit.b, fit.w), losses)
+    assert torch.equal(losses_of_all_pairs(binned, 3, "none", fit.b, fit.w), losses)
     classes = torch.arange(len(CODES.T)) % 4
     alone = solve(*own(TABLE, classes, "none"))
     torch.testing.assert_close(alone.loss[:, 0], fit_all(TABLE, 23, "none").loss.gather(1, classes[:, None])[:, 0])
@@ -48,7 +48,7 @@ def test_what_bins_cost_is_small(mantissa_bits, moved, excess, far):
     # Without the ridge, which is next to nothing where pairs converge.
     worse = by_hand(CODES, Y, fit.b, fit.w) / by_hand(CODES, Y, EXACT.b, EXACT.w) - 1
     assert worse[near].min() > -1e-9 and worse[near].max() < excess
-    assert torch.equal(ranked(fit, TABLE, 1), ranked(EXACT, TABLE, 1))
+    assert torch.equal(best_latents(fit, TABLE, 1), best_latents(EXACT, TABLE, 1))
 
 
 @pytest.mark.parametrize("weights", ["none", "balanced"])
@@ -63,7 +63,7 @@ def test_few_pairs_at_a_time_are_the_same(monkeypatch):
     fit = fit_all(TABLE, 23, "balanced")
     assert torch.equal(fit.status, EXACT.status)
     torch.testing.assert_close(fit.loss, EXACT.loss, rtol=1e-12, atol=1e-13)
-    found = losses_of_all(TABLE, 23, "balanced", EXACT.b, EXACT.w)
+    found = losses_of_all_pairs(TABLE, 23, "balanced", EXACT.b, EXACT.w)
     torch.testing.assert_close(found, EXACT.loss, rtol=1e-9, atol=1e-12)
 
 
@@ -75,7 +75,7 @@ def test_cross_entropies_of_another_split_are_half_of_either_sides_mean(y):
     assert (fit.status[5] == Status.CONSTANT).all() and (fit.status[:, 3] == Status.CONSTANT).all()  # dead; no token
     torch.testing.assert_close(fit.loss[:, :3], by_hand(x[counted], hit[counted], fit.b, fit.w)[:, :3])
     val = torch.arange(len(y)) > 250
-    found = losses_of_all(table(x[val], y[val]), 23, "balanced", fit.b, fit.w)
+    found = losses_of_all_pairs(table(x[val], y[val]), 23, "balanced", fit.b, fit.w)
     expected = by_hand(x[counted & val], hit[counted & val], fit.b, fit.w)
     torch.testing.assert_close(found[:, :3], expected[:, :3], rtol=1e-9, atol=0)
     assert found[:, 3].isnan().all()  # no token of class 3
@@ -84,13 +84,15 @@ def test_cross_entropies_of_another_split_are_half_of_either_sides_mean(y):
 def test_a_class_unseen_in_training_costs_everything_where_it_is_seen():
     x, y = codes()[:, :2], many_labels()
     b = torch.full((2, 4), -torch.inf, dtype=torch.float64)
-    found = losses_of_all(table(x, y), 23, "balanced", b, torch.zeros_like(b))
+    found = losses_of_all_pairs(table(x, y), 23, "balanced", b, torch.zeros_like(b))
     assert (found[:, :3] == torch.inf).all() and found[:, 3].isnan().all()
 
 
 def test_scaled_codes_choose_the_same_latents():
     fit = fit_all(table((CODES * 10).float(), Y, 10), 3, "balanced")
-    assert torch.equal(fit.status, EXACT.status) and torch.equal(ranked(fit, TABLE, 1), ranked(EXACT, TABLE, 1))
+    assert torch.equal(fit.status, EXACT.status) and torch.equal(
+        best_latents(fit, TABLE, 1), best_latents(EXACT, TABLE, 1)
+    )
     common = EXACT.status[:, 0] == Status.CONVERGED
     torch.testing.assert_close(fit.loss[common, 0], EXACT.loss[common, 0], rtol=1e-3, atol=0)
     torch.testing.assert_close(fit.w[common, 0] * 10, EXACT.w[common, 0], rtol=1e-2, atol=0)

@@ -16,7 +16,7 @@ from saev.baselines.kmeans import KMeans
 from saev.codes import CodeStore
 from saev.config.probe_checks import check_stored, stamps
 from saev.nn import Normaliser
-from saev.probing.counts import passes as label_passes
+from saev.probing import passes as label_passes
 from saev.probing.data.splits import Permuted, labels_of
 from saev.shards.split import split_images
 from saev.stages import probe
@@ -173,8 +173,8 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
     assert classes["class"].unique().sort().to_list() == ["even", "late"]
     even = classes.filter((pl.col("class") == "even") & (pl.col("member") == "means"))
     assert even["n_train"].item() + even["n_val"].item() == 20 * 16
-    by_column, _, _ = probed(cli, place, "labels=key", "nulls=[]", "bootstrap=0")
-    assert by_column["status"].to_list().count("unselected") == 3 * 12  # images of validation alone
+    labels_from_column, _, _ = probed(cli, place, "labels=key", "nulls=[]", "bootstrap=0")
+    assert labels_from_column["status"].to_list().count("unselected") == 3 * 12  # images of validation alone
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.bins import MANTISSA, floats, ordered
 from saev.probing.counts.table import LabelTable
@@ -65,14 +66,16 @@ class Packing:
 
     def sorted(self, pairs: Sequence[Int64[Tensor, " _"]], mantissa_bits: int) -> Int64[Tensor, " n"]:
         """Single pairs in the order of their entries, the bits beyond their bins moved to the very end."""
-        blocks = (block for part in pairs for block in part.split(segments.block(part)))
-        return segments.ascending(torch.cat([self._sortable(block, MANTISSA - mantissa_bits) for block in blocks]))
+        blocks = (block for part in pairs for block in part.split(segments.block_size(part)))
+        return segments.sort_(torch.cat([self._sortable(block, MANTISSA - mantissa_bits) for block in blocks]))
 
     def merged(self, pairs: Int64[Tensor, " n"], parts: Sequence[Entries], mantissa_bits: int) -> Entries:
         """Sorted pairs and lists of entries as one list, in bins of that width or wider ones."""
         spare = MANTISSA - mantissa_bits
         merged = []
-        for of_pairs, *of_parts in segments.divided([pairs, *(part.keys for part in parts)], self.slot_bits + spare):
+        for of_pairs, *of_parts in segments.aligned_blocks(
+            [pairs, *(part.keys for part in parts)], self.slot_bits + spare
+        ):
             new = self._runs(pairs[of_pairs], spare)
             old = [part.at(block) for part, block in zip(parts, of_parts, strict=True) if block.start < block.stop]
             merged.append(self._merged([new, *old], spare) if old else new)
@@ -88,45 +91,47 @@ class Packing:
         slot = self.slot_bits
         keys, rest = sortable >> spare, sortable & ((1 << spare) - 1)
         values = floats(((((keys >> slot) << spare) | rest) & 0xFFFFFFFF) - _HALF).double()
-        starts = segments.run_starts(keys)
-        first = segments.picked(keys, starts)
+        starts = segments.segment_starts(keys)
+        first = segments.index_select(keys, starts)
         return Entries(
             keys=((first >> slot) << (slot + spare)) | (first & ((1 << slot) - 1)),
-            counts=segments.run_lengths(starts, len(keys)),
-            totals=segments.run_sums(values, starts),
-            squares=segments.run_sums(values.square(), starts),
+            counts=segments.segment_lengths(starts, len(keys)),
+            totals=segments.segment_sums(values, starts),
+            squares=segments.segment_sums(values.square(), starts),
         )
 
     def _merged(self, parts: Sequence[Entries], spare: int) -> Entries:
         """One list of several short ones."""
         keys, *columns = Entries(*map(torch.cat, zip(*parts, strict=True)))
         keys = keys & ~(((1 << spare) - 1) << self.slot_bits)
-        by_key = segments.order(keys)
-        keys = segments.picked(keys, by_key)
-        starts = segments.run_starts(keys)
-        run = torch.empty_like(by_key).scatter_(0, by_key, segments.run_of_each(starts, len(keys)))
-        sums = (segments.scattered(column, run, len(starts)) for column in columns)
-        return Entries(segments.picked(keys, starts), *sums)
+        by_key = ordering.order(keys)
+        keys = segments.index_select(keys, by_key)
+        starts = segments.segment_starts(keys)
+        run = torch.empty_like(by_key).scatter_(0, by_key, segments.segment_ids(starts, len(keys)))
+        sums = (segments.scatter_sum(column, run, len(starts)) for column in columns)
+        return Entries(segments.index_select(keys, starts), *sums)
 
     def table(self, entries: Entries, mantissa_bits: int, n_tokens: int, positives: Int64[Tensor, " c"]) -> LabelTable:
         """Groups and joint counts of merged entries."""
         groups, joint, before = [], [], 0
         p1 = entries.totals.new_zeros(self.n_latents, self.n_classes)
-        for (block,) in segments.divided([entries.keys], self.slot_bits):
+        for (block,) in segments.aligned_blocks([entries.keys], self.slot_bits):
             keys, counts, totals, squares = entries.at(block)
             bins, slots = keys >> self.slot_bits, keys & ((1 << self.slot_bits) - 1)
-            starts = segments.run_starts(bins)
-            first, of_tokens = segments.picked(bins, starts), 1 - (slots & 1)
-            sums = [segments.run_sums(column * of_tokens, starts) for column in (counts, totals, squares)]
+            starts = segments.segment_starts(bins)
+            first, of_tokens = segments.index_select(bins, starts), 1 - (slots & 1)
+            sums = [segments.segment_sums(column * of_tokens, starts) for column in (counts, totals, squares)]
             groups.append((first >> 32, ((first & 0xFFFFFFFF) - _HALF) >> (MANTISSA - mantissa_bits), *sums))
 
-            labelled = segments.places(slots < 2 * self.n_classes)
-            columns = bins >> 32, segments.run_of_each(starts, len(bins)) + before, slots >> 1, counts, totals
-            latent, group, label, counts, totals = (segments.picked(column, labelled) for column in columns)
+            labelled = segments.nonzero(slots < 2 * self.n_classes)
+            columns = bins >> 32, segments.segment_ids(starts, len(bins)) + before, slots >> 1, counts, totals
+            latent, group, label, counts, totals = (segments.index_select(column, labelled) for column in columns)
             p1.view(-1).index_add_(0, latent * self.n_classes + label, totals)
-            pairs = segments.run_starts(group * self.n_classes + label)  # a first and a further class are neighbours
-            sums = segments.run_sums(counts, pairs)
-            joint.append((segments.picked(group, pairs), segments.picked(label, pairs), sums))
+            pairs = segments.segment_starts(
+                group * self.n_classes + label
+            )  # a first and a further class are neighbours
+            sums = segments.segment_sums(counts, pairs)
+            joint.append((segments.index_select(group, pairs), segments.index_select(label, pairs), sums))
             before += len(starts)
         latent, key, count, total, squares = map(torch.cat, zip(*groups, strict=True))
         group, label, joint = map(torch.cat, zip(*joint, strict=True))

@@ -20,8 +20,8 @@ from saev.codes.pairs import from_dense
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts import segments
 from saev.probing.counts.bins import checked
+from saev.probing.counts.class_codes import Labels, class_codes, labelled_tokens
 from saev.probing.counts.entries import Entries, Packing
-from saev.probing.counts.slots import Labels, known_tokens, slots_of
 from saev.probing.counts.table import LabelTable
 
 log = logging.getLogger(__name__)
@@ -83,15 +83,15 @@ class LatentLabelStats(Metric):
         """
         rows, latents, values = self._pairs_of(codes, len(labels))
         labels = labels.to(values.device)
-        known = known_tokens(labels, counted)
-        token, slots = slots_of(labels, known, self.packing.n_classes)
+        known = labelled_tokens(labels, counted)
+        token, slots = class_codes(labels, known, self.packing.n_classes)
         self.n_tokens = self.n_tokens + known.sum()
         self.positives = self.positives + torch.bincount(slots >> 1, minlength=self.packing.n_classes + 1)[:-1]
         per_token = torch.bincount(token, minlength=len(labels))
         if len(token) == len(labels) and bool((per_token == 1).all()) and bool((values != 0).all()):
             slots = slots[rows]  # as nearly always: a class for each token, no padding
         else:
-            firing = segments.places((values != 0) & (per_token[rows] > 0))
+            firing = segments.nonzero((values != 0) & (per_token[rows] > 0))
             rows, latents, values = rows[firing], latents[firing], values[firing]
             first, times = (per_token.cumsum(0) - per_token)[rows], per_token[rows]
             slots = slots[segments.ranges(first, times)]
@@ -171,7 +171,7 @@ class LatentLabelStats(Metric):
         columns = [getattr(self, name) for name in Entries._fields]
         if not isinstance(self.keys, Tensor):
             return columns
-        ends = segments.places(self.keys[1:] <= self.keys[:-1]) + 1  # several processes' were gathered end to end
+        ends = segments.nonzero(self.keys[1:] <= self.keys[:-1]) + 1  # several processes' were gathered end to end
         return [column.tensor_split(ends.tolist()) for column in columns]
 
     def _pairs_of(self, codes: SparseCodes | Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:

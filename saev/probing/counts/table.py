@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.bins import MANTISSA, lower_edges
 
@@ -51,13 +52,13 @@ class LabelTable:
     @cached_property
     def firings(self) -> Int64[Tensor, " latents"]:
         """Tokens on which each latent is not 0."""
-        return segments.scattered(self.count, self.latent, self.n_latents)
+        return segments.scatter_sum(self.count, self.latent, self.n_latents)
 
     @cached_property
     def p0(self) -> Int64[Tensor, "latents classes"]:
         """Those of them that are of each class."""
         pair = self.latent[self.group] * self.n_classes + self.label
-        return segments.scattered(self.joint, pair, self.n_latents * self.n_classes).view(-1, self.n_classes)
+        return segments.scatter_sum(self.joint, pair, self.n_latents * self.n_classes).view(-1, self.n_classes)
 
     @cached_property
     def edges(self) -> Float64[Tensor, " groups"]:
@@ -73,24 +74,24 @@ class LabelTable:
         if mantissa_bits == self.mantissa_bits:
             return self
         key = self.key >> (self.mantissa_bits - mantissa_bits)
-        starts = segments.run_starts(
+        starts = segments.segment_starts(
             (self.latent << (MANTISSA + 10)) + key
         )  # one number: keys have 9 + 23 bits at most
-        pair = segments.run_of_each(starts, len(key))[self.group] * self.n_classes + self.label
-        by_pair = segments.order(pair)
+        pair = segments.segment_ids(starts, len(key))[self.group] * self.n_classes + self.label
+        by_pair = ordering.order(pair)
         pair = pair[by_pair]
-        first = segments.run_starts(pair)
+        first = segments.segment_starts(pair)
         return dataclasses.replace(
             self,
             mantissa_bits=mantissa_bits,
             latent=self.latent[starts],
             key=key[starts],
-            count=segments.run_sums(self.count, starts),
-            total=segments.run_sums(self.total, starts),
-            squares=segments.run_sums(self.squares, starts),
+            count=segments.segment_sums(self.count, starts),
+            total=segments.segment_sums(self.total, starts),
+            squares=segments.segment_sums(self.squares, starts),
             group=pair[first] // self.n_classes,
             label=pair[first] % self.n_classes,
-            joint=segments.run_sums(self.joint[by_pair], first),
+            joint=segments.segment_sums(self.joint[by_pair], first),
         )
 
     def groups(self, block: slice) -> "LabelTable":

@@ -17,7 +17,7 @@ def columns_of(store: ActivationStore) -> list[str]:
     return sorted(set(store.examples.columns) - set(RESERVED))
 
 
-def by_column(
+def labels_from_column(
     store: ActivationStore, column: str, names: Sequence[str] | None = None
 ) -> tuple[ImageLabels, tuple[str, ...]]:
     """One class per image: the values of a column of examples.parquet, and their names in order.
@@ -35,7 +35,7 @@ def by_column(
     return ImageLabels(np.array([number.get(value or "", -1) for value in values]), len(found)), found
 
 
-def by_table(
+def labels_from_table(
     store: ActivationStore, file: str | Path, names: Sequence[str] | None = None
 ) -> tuple[ImageLabels, tuple[str, ...]]:
     """Any number of classes per image: a csv or tsv with a row per image (the first column: its path or file name) and a

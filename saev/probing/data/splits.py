@@ -10,7 +10,7 @@ from jaxtyping import Int, Int64
 from omegaconf import DictConfig
 
 from saev.probing.data.classes import Classes, check_same_names, classes_of, names_of
-from saev.probing.data.image_tables import by_column, by_table, columns_of
+from saev.probing.data.image_tables import columns_of, labels_from_column, labels_from_table
 from saev.probing.data.labels import Found, Labels, TokenLabels
 from saev.probing.data.sources import Split
 from saev.shards import ActivationStore
@@ -146,7 +146,7 @@ def labels_of(
             raise ValueError(f"{key}={list(cfg[key])} is for labels=patches; leave it out with labels={cfg.labels}.")
     if cfg.compat == "saev":
         raise ValueError(f"compat=saev is for labels=patches; leave it out with labels={cfg.labels}.")
-    reader = by_table if Path(cfg.labels).suffix else by_column
+    reader = labels_from_table if Path(cfg.labels).suffix else labels_from_column
     first, names = reader(stores[0], cfg.labels)
     second = first if stores[1] is stores[0] else reader(stores[1], cfg.labels, names)[0]
     return [first, second], tuple(range(len(names))), names

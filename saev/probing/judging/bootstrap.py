@@ -13,12 +13,12 @@ from scipy.sparse import csr_matrix
 
 from saev.probing.counts.bins import MANTISSA, ordered
 from saev.probing.logistic.weighting import Weights
-from saev.probing.ranking.ties import rank_sums
+from saev.probing.ranking.rank_sums import rank_sums
 
 BITS = 6
 
 
-class Evidence(NamedTuple):
+class ColumnCodes(NamedTuple):
     """What one column's codes and one class's labels say, image by image."""
 
     values: Float[np.ndarray, " firing"]  # the codes that are not 0
@@ -41,7 +41,7 @@ def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]
     return np.ascontiguousarray(rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n).T)
 
 
-def average_precisions(evidence: Evidence, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
+def average_precisions(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
     """The AP of each resample, ties as in `ranking.average_precision`; NaN where it has no token of the class.
 
     Codes within 1/64 of each other tie: it moves an AP by 1e-5 or so, and makes the resamples of dense codes affordable.
@@ -74,7 +74,7 @@ def average_precisions(evidence: Evidence, drawn: Int64[np.ndarray, "images n"])
 
 
 def cross_entropies(
-    evidence: Evidence, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
+    evidence: ColumnCodes, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Of each resample the cross-entropy (nats) of sigmoid(b + w x), and that of predicting the resample's own prevalence.
 
@@ -92,7 +92,7 @@ def cross_entropies(
 
 
 def image_losses(
-    evidence: Evidence, b: float, w: float
+    evidence: ColumnCodes, b: float, w: float
 ) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]:
     """The sums over each image's tokens that are not of the class, and over those that are, of the cross-entropy (nats) of
     sigmoid(b + w x)."""
@@ -108,7 +108,7 @@ def image_losses(
     return negative, positive + silent_positives * np.logaddexp(0, -b)
 
 
-def entropies(evidence: Evidence, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
+def entropies(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
     """The sum over the tokens of each resample of the cross-entropy of predicting its own prevalence."""
     tokens, positives = evidence.tokens @ drawn, evidence.positives @ drawn
     share = torch.from_numpy(positives / np.maximum(tokens, 1))

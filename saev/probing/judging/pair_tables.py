@@ -9,7 +9,7 @@ import polars as pl
 from saev.files import replacing
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import LogisticFit, Status
-from saev.probing.logistic.weighting import Weights, losses_of_all
+from saev.probing.logistic.weighting import Weights, losses_of_all_pairs
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 
 
@@ -34,7 +34,7 @@ def write_pairs(
         "b": fit.b,
         "w": fit.w,
         "train_ce": fit.loss,
-        "val_ce": losses_of_all(val, bits, weights, fit.b, fit.w),
+        "val_ce": losses_of_all_pairs(val, bits, weights, fit.b, fit.w),
         "ap": average_precision(val),
         "auroc": auroc(val),
         "best_f1": f1.value,

@@ -8,7 +8,7 @@ import torch
 from saev.probing.counts.columns import Columns
 from saev.probing.counts.table import LabelTable
 from saev.probing.data.splits import Labelled
-from saev.probing.judging.winners import Judged, judge
+from saev.probing.judging.class_metrics import ClassMetrics, evaluate
 from saev.probing.logistic.fit import LogisticFit, Status
 from saev.probing.logistic.weighting import Weights
 from saev.probing.ranking.measures import average_precision
@@ -16,14 +16,14 @@ from saev.probing.ranking.measures import average_precision
 
 def judged_of(
     train: LabelTable, val: LabelTable, columns: Columns, fit: LogisticFit, ridge: float, weights: Weights
-) -> Judged:
+) -> ClassMetrics:
     """The winners' numbers, on the CPU."""
     of_class = columns.of_class
     known = of_class.clamp(min=0)
     latent, sign = columns.latents[known], columns.signs[known]
     at = torch.arange(len(of_class), device=latent.device)
     start = fit.b[latent, at], fit.w[latent, at] * sign
-    return Judged(*(values.cpu() for values in judge(train, val, of_class, start, ridge, weights)))
+    return ClassMetrics(*(values.cpu() for values in evaluate(train, val, of_class, start, ridge, weights)))
 
 
 def listed(top: torch.Tensor, fit: LogisticFit, val: LabelTable) -> dict[str, torch.Tensor]:
@@ -42,7 +42,7 @@ def class_rows(
     own: Mapping[str, Any],
     data: Labelled,
     columns: Columns,
-    judged: Judged,
+    judged: ClassMetrics,
     tables: tuple[LabelTable, LabelTable],
     top: Mapping[str, torch.Tensor],
     each: Sequence[Mapping[str, float]],

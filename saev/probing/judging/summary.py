@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from saev.probing.judging.bootstrap import average_precisions, cross_entropies, interval
-from saev.probing.judging.evidence import Witnesses
-from saev.probing.judging.winners import Judged
+from saev.probing.judging.class_metrics import ClassMetrics
+from saev.probing.judging.firing_tokens import FiringTokens
 from saev.probing.logistic.weighting import Weights
 
 TAUS = (0.3, 0.5, 0.7)
 
 
-def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
+def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, float]:
     """`r` = 1 - sum of CE / sum of prevalence entropies; `r_macro` the mean of each class's; `map`, `auroc`, `f1`, `iou`,
     `precision16` and `purity16` means; `coverage_<tau>` the fraction of classes with AP >= tau; `n_classes` those counted.
     NaN where none of them has a number."""
@@ -40,9 +40,9 @@ def overall(judged: Judged, taus: Sequence[float] = TAUS) -> dict[str, float]:
 
 
 def intervals(
-    judged: Judged,
+    judged: ClassMetrics,
     of_class: Int64[np.ndarray, " classes"],
-    witnesses: Witnesses,
+    firing: FiringTokens,
     drawn: Int64[np.ndarray, "images n"],
     weights: Weights,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
@@ -50,14 +50,14 @@ def intervals(
     n_classes = len(of_class)
     aps, losses, priors = (np.full((n_classes, drawn.shape[1]), np.nan) for _ in range(3))
     for number in np.flatnonzero(np.isfinite(judged.ap.numpy())):
-        evidence = witnesses.of(int(of_class[number]), int(number))
+        evidence = firing.of(int(of_class[number]), int(number))
         aps[number] = average_precisions(evidence, drawn)
         b, w = float(judged.b[number]), float(judged.w[number])
         losses[number], priors[number] = cross_entropies(evidence, b, w, drawn, weights)
     rs = 1 - losses / np.where(priors > 0, priors, np.nan)
     ap, r = judged.ap.numpy(), judged.r.numpy()
     rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]
-    found = overall(judged)
+    found = summarise(judged)
     if not found["n_classes"]:
         return rows, {}
     prior = np.nansum(priors, 0)

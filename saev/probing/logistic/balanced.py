@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
-from saev.probing.counts.cells import cells, gauss_points, inner
 from saev.probing.counts.table import LabelTable
-from saev.probing.logistic.nodes import Nodes, in_order, places_in_order
+from saev.probing.logistic.nodes import Nodes, argsort_nodes, sorted_nodes
+from saev.probing.logistic.quadrature import cells, gauss_points, inner
 
 
 class Pairs(NamedTuple):
@@ -61,19 +62,19 @@ def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int =
     count = table.count.double()
     middle, within = inner(count, table.total, table.squares)
     starts = cells(table, bits)
-    cell, owner = segments.run_of_each(starts, len(count)), table.latent[starts]
-    centre = segments.run_sums(table.total, starts) / segments.run_sums(count, starts)
+    cell, owner = segments.segment_ids(starts, len(count)), table.latent[starts]
+    centre = segments.segment_sums(table.total, starts) / segments.segment_sums(count, starts)
     apart = middle - centre[cell]
     spread = within + apart.square()
     powers = (torch.ones_like(count), apart, spread, apart * (spread + 2 * within))
-    every = [segments.run_sums(count * power, starts) for power in powers]
+    every = [segments.segment_sums(count * power, starts) for power in powers]
     shared = _points(centre, every, every[0] > 2)
 
     key = cell[group] * k + pair % k  # entries by cell and class
-    by_key = segments.order(key)
-    first = segments.run_starts(key[by_key])
+    by_key = ordering.order(key)
+    first = segments.segment_starts(key[by_key])
     at, mine = cell[group[by_key[first]]], pair[by_key[first]]
-    hits = [segments.run_sums((joint * power[group])[by_key], first) for power in powers]
+    hits = [segments.segment_sums((joint * power[group])[by_key], first) for power in powers]
     sums = [of_negatives[mine] * (e[at] - h) + of_positives[mine] * h for e, h in zip(every, hits, strict=True)]
     # Two tokens are known one by one, but for which of them is of the class.
     own = _points(centre[at], sums, (every[0][at] > 2) | (hits[0] < every[0][at]))
@@ -91,7 +92,7 @@ def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int =
         of_negatives.view(-1, k),
         n,
     )
-    p1 = of_positives * segments.scattered(joint * middle[group], pair, len(pairs))
+    p1 = of_positives * segments.scatter_sum(joint * middle[group], pair, len(pairs))
     return Pairs(nodes, (of_positives.view(-1, k) * positives).view(-1, 1), p1.view(-1, 1))
 
 
@@ -103,7 +104,7 @@ def _entries(
     place = torch.full((table.n_latents, table.n_classes), -1, device=classes.device)
     place.scatter_(1, classes, torch.arange(classes.numel(), device=classes.device).view(-1, k))
     pair = place[table.latent[table.group], table.label]
-    kept = segments.places(pair >= 0)
+    kept = segments.nonzero(pair >= 0)
     return table.group[kept], pair[kept], table.joint[kept].double()
 
 
@@ -145,14 +146,14 @@ def _for_each_class(
 ) -> Nodes:
     """The shared points of each latent once for each class, by `factor` heavier; in some pairs own ones stand instead."""
     n_latents, k = factor.shape
-    order = segments.places(shared.weights > 0)  # the second of equal codes weighs nothing for any class
-    order = order[places_in_order(latent[order], shared.values[order], n_latents)]
+    order = segments.nonzero(shared.weights > 0)  # the second of equal codes weighs nothing for any class
+    order = order[argsort_nodes(latent[order], shared.values[order], n_latents)]
     lengths = torch.bincount(latent[order], minlength=n_latents)
     begin, of_pair = lengths.cumsum(0) - lengths, lengths.repeat_interleave(k)
     place = segments.ranges(begin.repeat_interleave(k), of_pair)
     each = torch.repeat_interleave(of_pair)
-    heavier = segments.picked(factor.flatten(), each)
-    values, weights, hidden = (segments.picked(column[order], place) for column in shared)
+    heavier = segments.index_select(factor.flatten(), each)
+    values, weights, hidden = (segments.index_select(column[order], place) for column in shared)
     columns = values, weights * heavier, hidden * heavier
 
     rank = torch.full_like(latent, -1)
@@ -161,4 +162,4 @@ def _for_each_class(
     to = ((of_pair.cumsum(0) - of_pair)[pair] + rank[instead])[known]
     for column, points in zip(columns, own, strict=True):
         column[to] = points[known]
-    return in_order(each, *columns, n_tokens, n_latents * k)
+    return sorted_nodes(each, *columns, n_tokens, n_latents * k)

@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 
 from saev.probing.logistic.blocks import Block, blocks
 from saev.probing.logistic.newton import minimise
-from saev.probing.logistic.nodes import Nodes, sketched
+from saev.probing.logistic.nodes import Nodes, coarsened
 from saev.probing.logistic.starts import lowest_only, two_points
 
 RIDGE = 1e-8
@@ -86,7 +86,7 @@ def solve(
     if start is not None:
         level = torch.where(constant, level, start[0] + start[1] * mean)
         slope = torch.where(constant, slope, start[1] * scale)
-    sketch, unfinished = sketched(nodes), pending.clone()
+    sketch, unfinished = coarsened(nodes), pending.clone()
     for most in (SKETCHING, max_steps) if start is None else ():
         for block in blocks(sketch, unfinished):
             at, (u, weights, _) = block.at, standardised(block)

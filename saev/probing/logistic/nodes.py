@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
-from saev.probing.counts.cells import cells, gauss_points, inner
 from saev.probing.counts.table import LabelTable
+from saev.probing.logistic.quadrature import cells, gauss_points, inner
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,17 @@ class Nodes:
         column = torch.arange(int(lengths.max()), device=latents.device)
         place = self.offsets[latents, None] + torch.minimum(column, lengths[:, None] - 1)
         values, weights, hidden = (
-            segments.picked(x, place.flatten()).view(place.shape) for x in (self.values, self.weights, self.hidden)
+            segments.index_select(x, place.flatten()).view(place.shape)
+            for x in (self.values, self.weights, self.hidden)
         )
         return values, weights * (column < lengths[:, None]), hidden
 
     def moments(self) -> tuple[Float64[Tensor, " latents"], Float64[Tensor, " latents"]]:
         """Mean and standard deviation over all tokens; 0 where rounding cannot tell the codes apart."""
         latent = self.latent()
-        mean = segments.scattered(self.weights * self.values, latent, self.n_latents) / self.n_tokens
-        apart = self.values - segments.picked(mean, latent)
-        std = (segments.scattered(self.weights * apart.square(), latent, self.n_latents) / self.n_tokens).sqrt()
+        mean = segments.scatter_sum(self.weights * self.values, latent, self.n_latents) / self.n_tokens
+        apart = self.values - segments.index_select(mean, latent)
+        std = (segments.scatter_sum(self.weights * apart.square(), latent, self.n_latents) / self.n_tokens).sqrt()
         return mean, torch.where(std > 1e-13 * mean.abs(), std, 0)
 
 
@@ -78,13 +80,13 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     silent = (table.n_tokens - table.firings).double()
     none = torch.zeros_like(silent)
     points = [(torch.arange(table.n_latents, device=silent.device), none, silent, none)]
-    for (block,) in segments.divided([table.latent], 0):  # whole latents
+    for (block,) in segments.aligned_blocks([table.latent], 0):  # whole latents
         part = table.groups(block)
         count, starts = part.count.double(), cells(part, bits)
         gauss = _gauss(starts, count, part.total, *inner(count, part.total, part.squares))
         points.append((part.latent[starts].repeat_interleave(2), *gauss))
     owner, values, weights, hidden = map(torch.cat, zip(*points, strict=True))
-    return in_order(owner, values, weights, hidden, table.n_tokens, table.n_latents)
+    return sorted_nodes(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
 
 def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n_latents: int, n_tokens: int) -> Nodes:
@@ -94,14 +96,14 @@ def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n
     owner = torch.cat([latents.long(), every])
     points = torch.cat([values, values.new_zeros(n_latents)])
     weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
-    order = places_in_order(owner, points, n_latents)
+    order = argsort_nodes(owner, points, n_latents)
     owner, points, weights = owner[order], points[order], weights[order]
     first = _starts(owner, points)
-    weights = segments.run_sums(weights, first)
-    return in_order(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
+    weights = segments.segment_sums(weights, first)
+    return sorted_nodes(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
 
 
-def sketched(given: Nodes) -> Nodes:
+def coarsened(given: Nodes) -> Nodes:
     """Nodes with the same mean and variance, about four times the logarithm of as many.
 
     Cells take in twice as many nodes with each step from either end, so that the outermost stay what they are: these
@@ -119,7 +121,7 @@ def sketched(given: Nodes) -> Nodes:
     starts = given.offsets[owner] + below[first][mine] - 1
     total = given.weights * given.values
     points = _gauss(starts, given.weights, total, total / given.weights, torch.zeros_like(total[:1]))
-    return in_order(owner.repeat_interleave(2), *points, given.n_tokens, given.n_latents)
+    return sorted_nodes(owner.repeat_interleave(2), *points, given.n_tokens, given.n_latents)
 
 
 def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
@@ -128,7 +130,7 @@ def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
     first[1:] = False
     for column in columns:
         first[1:] |= column[1:] != column[:-1]
-    return segments.places(first)
+    return segments.nonzero(first)
 
 
 def _gauss(
@@ -142,13 +144,13 @@ def _gauss(
 
     Of the bins that make a cell, what is within one enters by its variance alone.
     """
-    cell = segments.run_of_each(starts, len(count))
-    weight = segments.run_sums(count, starts)
-    mean = segments.run_sums(total, starts) / weight
-    apart = middle - segments.picked(mean, cell)
+    cell = segments.segment_ids(starts, len(count))
+    weight = segments.segment_sums(count, starts)
+    mean = segments.segment_sums(total, starts) / weight
+    apart = middle - segments.index_select(mean, cell)
     spread = within + apart.square()
-    std = (segments.run_sums(count * spread, starts) / weight).sqrt()
-    third = segments.run_sums(count * apart * (spread + 2 * within), starts) / weight
+    std = (segments.segment_sums(count * spread, starts) / weight).sqrt()
+    third = segments.segment_sums(count * apart * (spread + 2 * within), starts) / weight
     skew = torch.where(std > 0, third / std**3, 0)
     points, weights = gauss_points(weight, mean, std, skew)
     # Given mean and std, the sum over a share q of the cell is at most weight std sqrt(q (1 - q)) from its mean's.
@@ -156,7 +158,7 @@ def _gauss(
     return points.flatten(), weights.flatten(), hidden
 
 
-def in_order(
+def sorted_nodes(
     latent: Int64[Tensor, " n"],
     values: Float64[Tensor, " n"],
     weights: Float64[Tensor, " n"],
@@ -168,18 +170,18 @@ def in_order(
     kept = weights > 0
     if not bool(kept.all()):
         latent, values, weights, hidden = (
-            segments.picked(x, segments.places(kept)) for x in (latent, values, weights, hidden)
+            segments.index_select(x, segments.nonzero(kept)) for x in (latent, values, weights, hidden)
         )
     # Cells come in order, and so do their nodes but for rounding: to look costs a tenth of sorting.
     following = latent[1:] > latent[:-1]
     if not bool((following | ((latent[1:] == latent[:-1]) & (values[1:] >= values[:-1]))).all()):
-        order = places_in_order(latent, values, n_latents)
-        latent, values, weights, hidden = (segments.picked(x, order) for x in (latent, values, weights, hidden))
+        order = argsort_nodes(latent, values, n_latents)
+        latent, values, weights, hidden = (segments.index_select(x, order) for x in (latent, values, weights, hidden))
     offsets = torch.searchsorted(latent, torch.arange(n_latents + 1, device=latent.device))
     return Nodes(offsets, values, weights, hidden, n_tokens)
 
 
-def places_in_order(latent: Int64[Tensor, " n"], values: Float64[Tensor, " n"], n_latents: int) -> Int64[Tensor, " n"]:
+def argsort_nodes(latent: Int64[Tensor, " n"], values: Float64[Tensor, " n"], n_latents: int) -> Int64[Tensor, " n"]:
     """The places of all nodes in order of latent and value."""
     order = values.sort(stable=True).indices
-    return segments.picked(order, segments.order(segments.picked(latent, order), n_latents))
+    return segments.index_select(order, ordering.order(segments.index_select(latent, order), n_latents))

@@ -32,7 +32,7 @@ def fit_all(
     return LogisticFit(**{name: values.view(-1, table.n_classes) for name, values in joined.items()})
 
 
-def losses_of_all(
+def losses_of_all_pairs(
     table: LabelTable,
     bits: int,
     weights: Weights,
@@ -44,7 +44,7 @@ def losses_of_all(
     if weights == "none":
         return cross_entropy(nodes(table, bits), table.positives, table.p1, b, w)
     found = [
-        losses_of_own(balanced(part, classes, bits), weights, b[latents].view(-1, 1), w[latents].view(-1, 1))
+        losses_of_pairs(balanced(part, classes, bits), weights, b[latents].view(-1, 1), w[latents].view(-1, 1))
         for part, classes, latents in _parts(table)
     ]
     return torch.cat(found).view(-1, table.n_classes)
@@ -58,10 +58,10 @@ def own(table: LabelTable, classes: Int64[Tensor, " latents"], weights: Weights)
     return Pairs(nodes(table, table.mantissa_bits), table.positives[classes, None].double(), p1)
 
 
-def losses_of_own(
+def losses_of_pairs(
     pairs: Pairs, weights: Weights, b: Float64[Tensor, "pairs 1"], w: Float64[Tensor, "pairs 1"]
 ) -> Float64[Tensor, "pairs 1"]:
-    """As `losses_of_all`, of pairs."""
+    """As `losses_of_all_pairs`, of pairs."""
     loss = cross_entropy(*pairs, b, w)
     if weights == "none":
         return loss

@@ -1,6 +1,6 @@
 """How well each latent ranks the tokens of each class: average precision, AUROC, best F1 and IoU of all pairs.
 
-Tokens are ranked by code, highest first. Those of one bin tie; so do those on which the latent does not fire: one large
+Tokens are best_latents by code, highest first. Those of one bin tie; so do those on which the latent does not fire: one large
 group of code 0 between the positive and the negative codes. A pair costs as much as it has groups with tokens of its class,
 and a constant for the silent group:
 
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
+from saev.probing.ranking.rank_sums import rank_sums
 from saev.probing.ranking.tie_groups import blocks
-from saev.probing.ranking.ties import rank_sums
 
 
 class Best(NamedTuple):
@@ -51,7 +51,7 @@ def average_precision(table: LabelTable) -> Float64[Tensor, "latents classes"]:
             slope = places / (g - 1).clamp(min=1)
             of = ties.group
             terms = p / g[of] * ((ties.hits + 1) * inverse[of] + (p - 1) * slope[of])
-            out[rows] += segments.scattered(terms, ties.pair, out[rows].numel()).view_as(out[rows])
+            out[rows] += segments.scatter_sum(terms, ties.pair, out[rows].numel()).view_as(out[rows])
     return out / table.positives
 
 
@@ -64,7 +64,7 @@ def auroc(table: LabelTable) -> Float64[Tensor, "latents classes"]:
             of, p = ties.group, ties.positives
             before = ties.above[of] - ties.hits  # not of the class
             lost = p.double() * (2 * before + ties.size[of] - p)  # twice: to stay whole
-            out[rows] += segments.scattered(lost, ties.pair, out[rows].numel()).view_as(out[rows])
+            out[rows] += segments.scatter_sum(lost, ties.pair, out[rows].numel()).view_as(out[rows])
     return torch.where(negatives > 0, 1 - out / 2 / (table.positives.double() * negatives), torch.nan)
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
 
@@ -58,8 +59,8 @@ def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tup
     n, n_classes = rows.stop - rows.start, table.n_classes
     latent, count = table.latent[groups] - rows.start, table.count[groups]
     negative = table.key[groups] < 0
-    firings = segments.scattered(count, latent, n)
-    negatives = segments.scattered(count * negative, latent, n)
+    firings = segments.scatter_sum(count, latent, n)
+    negatives = segments.scatter_sum(count * negative, latent, n)
     silent = table.n_tokens - firings
 
     upto = count.cumsum(0)  # ascending values: from there to the end of its latent are those above
@@ -67,7 +68,7 @@ def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tup
 
     group = table.group[entries].flip(0) - groups.start  # descending
     pair = latent[group] * n_classes + table.label[entries].flip(0)
-    by_pair = segments.order(pair, below=n * n_classes)
+    by_pair = ordering.order(pair, below=n * n_classes)
     group, pair, positives = group[by_pair], pair[by_pair], table.joint[entries].flip(0)[by_pair]
     below_zero = negative[group]
     silent_positives = (table.positives - table.p0[rows]).flatten()
@@ -75,13 +76,13 @@ def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tup
 
     every = torch.arange(n * n_classes, device=latent.device)
     fired = TieGroups(count, above, table.edges[groups], group, pair, positives, hits)
-    hits = segments.scattered(positives * ~below_zero, pair, n * n_classes)
+    hits = segments.scatter_sum(positives * ~below_zero, pair, n * n_classes)
     zero = torch.zeros(n, dtype=torch.float64, device=latent.device)
     return fired, TieGroups(silent, firings - negatives, zero, every // n_classes, every, silent_positives, hits)
 
 
 def _before(positives: Int64[Tensor, " n"], pair: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
     """Of each entry, the positives of the earlier entries of its pair."""
-    starts = segments.run_starts(pair)
+    starts = segments.segment_starts(pair)
     before = positives.cumsum(0) - positives
-    return before - before[starts][segments.run_of_each(starts, len(pair))]
+    return before - before[starts][segments.segment_ids(starts, len(pair))]

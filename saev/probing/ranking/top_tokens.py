@@ -20,13 +20,13 @@ def precision_at(table: LabelTable, k: int = K) -> Float64[Tensor, "latents clas
     positive = table.edges >= 0
     count = torch.where(positive, table.count, 0)
     up_to = count.flip(0).cumsum(0).flip(0)  # tokens of this group, higher ones, and those of further latents
-    fired = segments.scattered(count, table.latent, table.n_latents)
+    fired = segments.scatter_sum(count, table.latent, table.n_latents)
     later = fired.flip(0).cumsum(0).flip(0) - fired  # positive codes of further latents
     above = up_to - later[table.latent] - count
     taken = (k - above).clamp(min=0).minimum(count)
     share = taken.double() / table.count / k
     pair = table.latent[table.group] * table.n_classes + table.label
-    found = segments.scattered(table.joint * share[table.group], pair, table.n_latents * table.n_classes)
+    found = segments.scatter_sum(table.joint * share[table.group], pair, table.n_latents * table.n_classes)
     found = found.view(table.n_latents, table.n_classes)
     return torch.where((fired >= k)[:, None], found, torch.nan)
 

@@ -21,7 +21,7 @@ RIDGE = 1e-8  # of what is called unpenalised: keeps separable classes finite, a
 
 
 @dataclass(frozen=True)
-class Fitted:
+class LinearFit:
     """y ~ sigmoid(bias + x[:, latents] @ weights); `loss` is the mean cross-entropy of the fit in nats, without penalty."""
 
     latents: Int64[np.ndarray, " latents"]
@@ -59,21 +59,23 @@ def _scaled(x: csc_array, factor: Float64[np.ndarray, " latents"]) -> csc_array:
     return x
 
 
-def refit(x: csc_array, y: Bool[np.ndarray, " rows"], latents: Sequence[int] | Int64[np.ndarray, " latents"]) -> Fitted:
+def refit(
+    x: csc_array, y: Bool[np.ndarray, " rows"], latents: Sequence[int] | Int64[np.ndarray, " latents"]
+) -> LinearFit:
     """The unpenalised fit (but for RIDGE) on a few latents; on none, the prevalence."""
     latents = np.asarray(latents, np.int64)
     if not len(latents):
         share = float(y.mean())
-        return Fitted(latents, np.zeros(0), float(logit(share)), float(entr(share) + entr(1 - share)), True)
-    rows, labels, weight = condensed(x, y, latents)
+        return LinearFit(latents, np.zeros(0), float(logit(share)), float(entr(share) + entr(1 - share)), True)
+    rows, labels, weight = merge_silent_rows(x, y, latents)
     model = LogisticRegression(C=1 / (len(y) * RIDGE), solver="newton-cholesky", tol=1e-8, max_iter=200)
-    converged = converges(model, rows, labels, weight)
+    converged = fit_converges(model, rows, labels, weight)
     w, b = parameters(model)
     loss = float(losses(rows @ w + b, labels) @ weight) / len(y)
-    return Fitted(latents, w, b, loss, converged)
+    return LinearFit(latents, w, b, loss, converged)
 
 
-def condensed(
+def merge_silent_rows(
     x: csc_array, y: Bool[np.ndarray, " rows"], latents: Int64[np.ndarray, " latents"]
 ) -> tuple[Float64[np.ndarray, "kept latents"], Bool[np.ndarray, " kept"], Float64[np.ndarray, " kept"]]:
     """(codes, labels, weights): the rows on which one of these latents fires, and the silent ones, by label, as one each."""
@@ -86,7 +88,9 @@ def condensed(
     return rows, labels, np.concatenate([np.ones(int(fires.sum())), silent[there].astype(np.float64)])
 
 
-def ridge_fit(x: csc_array, y: Bool[np.ndarray, " rows"], ridges: Sequence[float], seed: int) -> tuple[Fitted, float]:
+def ridge_fit(
+    x: csc_array, y: Bool[np.ndarray, " rows"], ridges: Sequence[float], seed: int
+) -> tuple[LinearFit, float]:
     """The fit on all latents with penalty `ridge / 2 * sum of squared weights` beside the mean loss, and the ridge.
 
     Of several ridges the one with the least loss on every fifth positive and negative row, drawn by `seed`, fitted to the
@@ -110,14 +114,14 @@ def held_out(y: Bool[np.ndarray, " rows"], seed: int) -> Bool[np.ndarray, " rows
     return out
 
 
-def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> Fitted:
+def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> LinearFit:
     model = LogisticRegression(C=1 / (len(y) * ridge), solver="lbfgs", tol=1e-6, max_iter=2000)
-    converged = converges(model, x, y)
+    converged = fit_converges(model, x, y)
     w, b = parameters(model)
-    return Fitted(np.arange(len(w)), w, b, float(losses(x @ w + b, y).mean()), converged)
+    return LinearFit(np.arange(len(w)), w, b, float(losses(x @ w + b, y).mean()), converged)
 
 
-def converges(
+def fit_converges(
     model: LogisticRegression, x: csc_array | np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
 ) -> bool:
     """Fit the model; False where scikit-learn warns that it did not converge. Its other warnings are passed on."""

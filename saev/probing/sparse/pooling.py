@@ -90,17 +90,17 @@ def table(
     return found
 
 
-def as_wide(a: csr_array, b: csr_array) -> tuple[csr_array, csr_array]:
+def pad_columns(a: csr_array, b: csr_array) -> tuple[csr_array, csr_array]:
     """Both with columns up to the last latent that either needs."""
     width = max(int(each.indices.max(initial=0)) for each in (a, b)) + 1
     a, b = (csr_array((m.data, m.indices, m.indptr), shape=(len(m.indptr) - 1, width)) for m in (a, b))
     return a, b
 
 
-def drawn_evenly(group: Int[np.ndarray, " n"], most: int, seed: int) -> Int64[np.ndarray, " drawn"]:
+def sample_evenly(group: Int[np.ndarray, " n"], most: int, seed: int) -> Int64[np.ndarray, " drawn"]:
     """Ascending places of `most` elements, as many of each group as of any other (to one), or all where a group has fewer.
 
-    >>> drawn_evenly(np.array([0, 0, 0, 0, 0, 0, 5, 7]), 4, seed=0).tolist()[-2:]
+    >>> sample_evenly(np.array([0, 0, 0, 0, 0, 0, 5, 7]), 4, seed=0).tolist()[-2:]
     [6, 7]
     """
     order = np.random.default_rng(seed).permutation(len(group))

@@ -19,8 +19,8 @@ from scipy.sparse import csc_array
 
 from saev.probing.data.sources import Source
 from saev.probing.data.splits import Labelled
-from saev.probing.sparse.linear_fits import Fitted, judged, ridge_fit, standardised
-from saev.probing.sparse.pooling import POOLINGS, as_wide
+from saev.probing.sparse.linear_fits import LinearFit, judged, ridge_fit, standardised
+from saev.probing.sparse.pooling import POOLINGS, pad_columns
 from saev.probing.sparse.reading import View, read
 from saev.probing.sparse.sparse_probes import SELECTIONS, sparse_probes
 
@@ -28,7 +28,7 @@ LEVELS = ("token", "image")
 KEYS = ("member", "level", "pooling", "k", "selection")
 NUMBERS = ("latents", "ridge", "converged", "train_ce", "ap", "ce", "ce_prevalence", "prevalence")
 
-Fits = dict[int | None, tuple[Fitted, float | None]]  # by k, None for all latents; and the ridge of those
+Fits = dict[int | None, tuple[LinearFit, float | None]]  # by k, None for all latents; and the ridge of those
 
 
 def sparse_probing(
@@ -47,7 +47,7 @@ def sparse_probing(
 
 def class_rows(settings: Mapping[str, Any], data: Labelled, view: View) -> Iterator[dict[str, Any]]:
     """The rows of one dictionary at one level, class by class; those of a class without a probe have None and a reason."""
-    train, val = standardised(*as_wide(view.train.codes, view.val.codes))
+    train, val = standardised(*pad_columns(view.train.codes, view.val.codes))
     what = " ".join(part for part in ("Sparse probes:", view.member, view.level, view.pooling) if part)
     classes = list(zip(data.ids, data.names, strict=True))
     ks = [*sorted(settings["k"]), *([None] if view.level == "image" and settings["ridges"] else [])]

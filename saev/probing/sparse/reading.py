@@ -10,10 +10,10 @@ from jaxtyping import Bool, Int, Int64
 from scipy.sparse import csr_array
 
 from saev.ops.sparse import SparseCodes
-from saev.probing.counts.passes import walk
 from saev.probing.data.sources import Batch, Facts, Source, Split
 from saev.probing.data.splits import TRUE, Labelled
-from saev.probing.sparse.pooling import PooledCodes, drawn_evenly, table
+from saev.probing.passes import walk
+from saev.probing.sparse.pooling import PooledCodes, sample_evenly, table
 from saev.shards.selection import positions, select
 
 BLOCK = 1 << 16  # tokens whose labels are looked up together
@@ -58,7 +58,7 @@ class TokenSample:
         blocks = [slice(at, at + BLOCK) for at in range(0, len(token), BLOCK)]
         counted = np.concatenate([split.facts(TRUE, example[some], token[some]).counted.numpy() for some in blocks])
         example, token = example[counted], token[counted]
-        drawn = drawn_evenly(example, most, seed)
+        drawn = sample_evenly(example, most, seed)
         self.key = self._key(example[drawn], token[drawn])
         self.labels = split.facts(TRUE, example[drawn], token[drawn]).labels.numpy()
         self.parts: dict[str, list[tuple[np.ndarray, ...]]] = defaultdict(list)

@@ -17,7 +17,7 @@ from scipy.sparse import csc_array
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from saev.probing.sparse.linear_fits import Fitted, condensed, converges, parameters, refit
+from saev.probing.sparse.linear_fits import LinearFit, fit_converges, merge_silent_rows, parameters, refit
 
 SELECTIONS = ("l1", "greedy")
 WIDTH = 32  # latents that join a working set at a time
@@ -30,7 +30,7 @@ SETTLED = 1e-3  # of the entropy of the labels: with a lower loss nothing is lef
 
 def sparse_probes(
     x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], selection: str, candidates: int = 8
-) -> dict[int, Fitted]:
+) -> dict[int, LinearFit]:
     """The probe of each k, on at most k latents: fewer where no more of them tell anything.
 
     `x` has standardised codes; `candidates` is for greedy, the latents tried at each step. ValueError for another selection,
@@ -56,13 +56,13 @@ def strongest(pulls: Float64[np.ndarray, " latents"], n: int, above: float) -> I
     return there[np.argsort(-pulls[there], kind="stable")[:n]]
 
 
-def greedy(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], candidates: int) -> dict[int, Fitted]:
+def greedy(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], candidates: int) -> dict[int, LinearFit]:
     """Forward selection: at each step the `candidates` that pull most are refitted with those chosen, and the best stays.
 
     With one candidate this is orthogonal matching pursuit.
     """
     none = best = refit(x, y, [])
-    found: dict[int, Fitted] = {}
+    found: dict[int, LinearFit] = {}
     for size in range(1, max(ks) + 1):
         pulls = pull(x, y, expit(best.logits(x)))
         pulls[best.latents] = 0
@@ -73,13 +73,13 @@ def greedy(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], candid
     return {k: found.get(k, best) for k in ks}
 
 
-def by_l1(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int]) -> dict[int, Fitted]:
+def by_l1(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int]) -> dict[int, LinearFit]:
     """The latents of the L1 path, refitted without the penalty. `converged` is of the path's fit and the refit."""
     path, found = L1Path(x, y), {}
     for k in sorted(ks):
         support = path.at_most(k)
         fit = refit(x, y, support.latents)
-        found[k] = Fitted(fit.latents, fit.weights, fit.bias, fit.loss, fit.converged and support.converged)
+        found[k] = LinearFit(fit.latents, fit.weights, fit.bias, fit.loss, fit.converged and support.converged)
     return found
 
 
@@ -123,17 +123,17 @@ class L1Path:
 
     def _minimum(self, c: float) -> Support:
         while True:
-            rows, labels, weight = condensed(self.x, self.y, self.working)
+            rows, labels, weight = merge_silent_rows(self.x, self.y, self.working)
             mean = weight @ rows / weight.sum()
             shift = np.where(np.abs(mean) > 1, mean, 0)  # beyond a deviation, coordinate descent would crawl
             # liblinear penalises the intercept: as the weight of a large constant it is as good as free.
             model = LogisticRegression(
                 l1_ratio=1.0, C=c, solver="liblinear", intercept_scaling=1000, tol=1e-6, max_iter=2000, random_state=0
             )
-            converged = converges(model, rows - shift, labels, weight)
+            converged = fit_converges(model, rows - shift, labels, weight)
             w, bias = parameters(model)
             chosen = w != 0
-            fit = Fitted(self.working[chosen], w[chosen], bias - float(w @ shift), np.nan, converged)
+            fit = LinearFit(self.working[chosen], w[chosen], bias - float(w @ shift), np.nan, converged)
             pulls = pull(self.x, self.y, expit(fit.logits(self.x)))
             pulls[self.working] = 0
             missing = strongest(pulls, WIDTH, (1 + SLACK) / c)

@@ -12,12 +12,12 @@ from torch import Tensor
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
-from saev.probing.logistic.weighting import Weights, losses_of_own, own
+from saev.probing.logistic.weighting import Weights, losses_of_pairs, own
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 from saev.probing.ranking.top_tokens import K, precision_at, purity_at
 
 
-def ranked(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:
+def best_latents(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:
     """The n latents with the least training loss of each class, the best first.
 
     -1 where there are fewer that fire, or no token of the class, or nothing else. Of equal ones the lowest number.
@@ -28,7 +28,7 @@ def ranked(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classe
     return torch.nn.functional.pad(order, (0, n - order.shape[1]), value=-1)
 
 
-class Judged(NamedTuple):
+class ClassMetrics(NamedTuple):
     """Numbers of each class; NaN (latents: -1) where it has no latent, or no validation token of its own."""
 
     b: Float64[Tensor, " classes"]
@@ -48,21 +48,21 @@ class Judged(NamedTuple):
     purity: Float64[Tensor, " classes"]  # at K
 
     @classmethod
-    def nothing(cls, n_classes: int) -> "Judged":
+    def nothing(cls, n_classes: int) -> "ClassMetrics":
         """Of a dictionary that has no latent for any class."""
         numbers = torch.full((n_classes,), torch.nan, dtype=torch.float64)
         status = torch.full((n_classes,), -1, dtype=torch.int8)
         return cls(**{name: status if name == "status" else numbers for name in cls._fields})
 
 
-def judge(
+def evaluate(
     train: LabelTable,
     val: LabelTable,
     of_class: Int64[Tensor, " classes"],
     start: tuple[Float64[Tensor, " classes"], Float64[Tensor, " classes"]],
     ridge: float = RIDGE,
     weights: Weights = "none",
-) -> Judged:
+) -> ClassMetrics:
     """Fit each class's column to the training tokens and judge it on the validation tokens.
 
     Exact where the tables' bins hold a value each (mantissa_bits=23). `start` is each class's (b, w) from all pairs' fit.
@@ -74,7 +74,7 @@ def judge(
     begin = (start[0][known, None], start[1][known, None])
     fitted, judging = own(mine, known, weights), own(theirs, known, weights)
     fit = solve(*fitted, ridge, start=begin)
-    ce = losses_of_own(judging, weights, fit.b, fit.w)[:, 0]
+    ce = losses_of_pairs(judging, weights, fit.b, fit.w)[:, 0]
     train_prior, prior = (
         prevalence_entropy(pairs.positives[:, 0], pairs.nodes.n_tokens) for pairs in (fitted, judging)
     )
@@ -99,7 +99,9 @@ def judge(
         "precision": precision_at(val, K)[columns, known],
         "purity": purity_at(val, K)[columns],
     }
-    return Judged(**{name: _spread(values, known, len(of_class), n_positive > 0) for name, values in found.items()})
+    return ClassMetrics(
+        **{name: _spread(values, known, len(of_class), n_positive > 0) for name, values in found.items()}
+    )
 
 
 def beyond(
@@ -108,10 +110,10 @@ def beyond(
     """(tokens, tokens of its class) with codes >= threshold, of the latent and class of each row."""
     chosen = table.edges >= threshold[table.latent]
     n = table.n_latents
-    predicted = segments.scattered(table.count * chosen, table.latent, n)
+    predicted = segments.scatter_sum(table.count * chosen, table.latent, n)
     owner = table.latent[table.group]
     mine = (table.label == classes[owner]) & chosen[table.group]
-    hits = segments.scattered(table.joint * mine, owner, n)
+    hits = segments.scatter_sum(table.joint * mine, owner, n)
     row = torch.arange(n, device=classes.device)
     silent = (threshold <= 0).long()
     predicted = predicted + silent * (table.n_tokens - table.firings)

@@ -14,33 +14,33 @@ SHARE = 64  # a cell with more than one in so many of a latent's firings is halv
 def cells(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
     """Where the cells begin: runs of groups that agree in as much of their keys as is left of them."""
     latent, fired = table.latent, table.firings.clamp(min=1)
-    mean = segments.scattered(table.total, latent, table.n_latents) / fired
-    std = (segments.scattered(table.squares, latent, table.n_latents) / fired - mean.square()).clamp(min=0).sqrt()
+    mean = segments.scatter_sum(table.total, latent, table.n_latents) / fired
+    std = (segments.scatter_sum(table.squares, latent, table.n_latents) / fired - mean.square()).clamp(min=0).sqrt()
 
     def placed(groups: Tensor) -> tuple[Tensor, Tensor]:
         """The mean code of some groups, and how wide cells there may be."""
-        owner, total, count = (segments.picked(column, groups) for column in (latent, table.total, table.count))
+        owner, total, count = (segments.index_select(column, groups) for column in (latent, table.total, table.count))
         middle = total / count
-        apart = (middle - segments.picked(mean, owner)).abs()
-        return middle, torch.maximum(segments.picked(std, owner), apart) * 2.0 ** (-bits - 1)
+        apart = (middle - segments.index_select(mean, owner)).abs()
+        return middle, torch.maximum(segments.index_select(std, owner), apart) * 2.0 ** (-bits - 1)
 
     # Groups whose cells may have to be halved, and their places: one number, as keys have 9 + 23 bits at most.
     wide = torch.arange(len(latent), device=latent.device)
     place, count = (latent << (MANTISSA + 10)) + table.key, table.count
     first = torch.zeros(len(latent), dtype=torch.bool, device=latent.device)
     for drop in range(table.mantissa_bits - bits, -1, -1):
-        starts = segments.run_starts(place >> drop)
+        starts = segments.segment_starts(place >> drop)
         low = wide[starts]
         first[low] = True
         if drop == 0:
             break
-        lengths = segments.run_lengths(starts, len(wide))
+        lengths = segments.segment_lengths(starts, len(wide))
         (least, fitting), (most, fitting_there) = placed(low), placed(wide[starts + lengths - 1])
-        much = segments.run_sums(count, starts) * SHARE > fired[latent[low]]
+        much = segments.segment_sums(count, starts) * SHARE > fired[latent[low]]
         much |= most - least > torch.minimum(fitting, fitting_there)
-        kept = segments.places((much & (lengths > 1)).repeat_interleave(lengths))
-        wide, place, count = (segments.picked(column, kept) for column in (wide, place, count))
-    return segments.places(first)
+        kept = segments.nonzero((much & (lengths > 1)).repeat_interleave(lengths))
+        wide, place, count = (segments.index_select(column, kept) for column in (wide, place, count))
+    return segments.nonzero(first)
 
 
 def inner(

@@ -18,7 +18,7 @@ from saev.files import replacing
 from saev.probing.counts.columns import Columns
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.data.sources import Batch, Source, Split
-from saev.probing.judging.evidence import Witnesses
+from saev.probing.judging.firing_tokens import FiringTokens
 from saev.progress import bar
 from saev.runs.signals import After, Signals
 
@@ -90,7 +90,7 @@ def second_pass(
     sources: Sequence[Source],
     chosen: Mapping[tuple[str, str], Columns],
     new_stats: Callable[[int], LatentLabelStats],
-) -> tuple[dict[Key, LatentLabelStats], dict[tuple[str, str], Witnesses]]:
+) -> tuple[dict[Key, LatentLabelStats], dict[tuple[str, str], FiringTokens]]:
     """Exact statistics of the chosen columns of each (variant, dictionary), and their validation tokens.
 
     Those with no columns are left out.
@@ -100,7 +100,7 @@ def second_pass(
         return {}, {}
     stats = {(split.name, *key): new_stats(len(columns)) for split in splits for key, columns in chosen.items()}
     val = splits[-1]
-    seen = {key: Witnesses(len(val.images)) for key in chosen}
+    seen = {key: FiringTokens(len(val.images)) for key in chosen}
     for split, _, batch, _ in walk(splits, sources, "The best latents", {}):
         for variant in split.variants:
             labels, counted, image = split.facts(variant, batch.example, batch.token)
@@ -111,8 +111,8 @@ def second_pass(
                 stats[split.name, variant, name].update(columns, labels, counted)
                 if split is val:
                     seen[variant, name].update(columns, labels, image, counted)
-    for witnesses in seen.values():
-        witnesses.finish()
+    for firing in seen.values():
+        firing.finish()
     return stats, seen
 
 

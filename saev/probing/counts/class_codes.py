@@ -4,18 +4,19 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
+from saev.ops import ordering
 from saev.probing.counts import segments
 
 Labels = Int[Tensor, " tokens"] | Bool[Tensor, "tokens classes"]
 
 
-def known_tokens(labels: Labels, counted: Bool[Tensor, " tokens"] | None) -> Bool[Tensor, " tokens"]:
+def labelled_tokens(labels: Labels, counted: Bool[Tensor, " tokens"] | None) -> Bool[Tensor, " tokens"]:
     """Which tokens count: those that `counted` does not leave out, nor a label below 0."""
     known = labels >= 0 if labels.ndim == 1 else labels.new_ones(len(labels))
     return known if counted is None else known & counted.to(known.device)
 
 
-def slots_of(
+def class_codes(
     labels: Labels, known: Bool[Tensor, " tokens"], n_classes: int
 ) -> tuple[Int64[Tensor, " slots"], Int64[Tensor, " slots"]]:
     """Token and slot of each class that a known token has; one slot, 2 * n_classes, of a known token without classes.
@@ -23,11 +24,11 @@ def slots_of(
     ValueError for classes from n_classes on.
 
     >>> labels = torch.tensor([[True, False], [False, False], [True, True]])
-    >>> slots_of(labels, torch.tensor([True, True, True]), 2)  # class 0; none; class 0 and, further, class 1
+    >>> class_codes(labels, torch.tensor([True, True, True]), 2)  # class 0; none; class 0 and, further, class 1
     (tensor([0, 1, 2, 2]), tensor([0, 4, 0, 3]))
     """
     if labels.ndim == 1:
-        token = segments.places(known)
+        token = segments.nonzero(known)
         classes = labels[token].long()
         if len(classes) and int(classes.max()) >= n_classes:
             raise ValueError(
@@ -40,8 +41,8 @@ def slots_of(
     token, classes = (labels & known[:, None]).nonzero(as_tuple=True)
     further = torch.zeros_like(token, dtype=torch.bool)
     torch.eq(token[1:], token[:-1], out=further[1:])
-    none = segments.places(known & ~labels.any(1))
+    none = segments.nonzero(known & ~labels.any(1))
     token = torch.cat([token, none])
     slots = torch.cat([2 * classes + further, torch.full_like(none, 2 * n_classes)])
-    by_token = segments.order(token)
+    by_token = ordering.order(token)
     return token[by_token], slots[by_token]

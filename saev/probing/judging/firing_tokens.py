@@ -6,11 +6,11 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from saev.ops.sparse import SparseCodes
-from saev.probing.counts.slots import Labels, known_tokens
-from saev.probing.judging.bootstrap import Evidence
+from saev.probing.counts.class_codes import Labels, labelled_tokens
+from saev.probing.judging.bootstrap import ColumnCodes
 
 
-class Witnesses:
+class FiringTokens:
     """What is known of each validation token, and the columns' codes of one dictionary.
 
     Memory: 16 bytes per code that is not 0 in a chosen column (twice that while `finish` sorts), and per token its labels and 4 bytes.
@@ -28,7 +28,7 @@ class Witnesses:
         counted: Bool[Tensor, " tokens"] | None = None,
     ) -> None:
         """Add a batch; tokens without a label are left out. `image` is 0 to n_images - 1."""
-        known = known_tokens(labels, counted).cpu()
+        known = labelled_tokens(labels, counted).cpu()
         row = torch.repeat_interleave(codes.offsets.diff(), output_size=len(codes.latents)).cpu()
         place = known.cumsum(0) - 1 + self.n_tokens
         kept = known[row] & (codes.values != 0).cpu()
@@ -58,11 +58,11 @@ class Witnesses:
         """Tokens of a class in each image."""
         return np.bincount(self.image[self.of_class(number)], minlength=self.n_images)
 
-    def of(self, column: int, number: int) -> Evidence:
+    def of(self, column: int, number: int) -> ColumnCodes:
         """The evidence of one column for one class."""
         here = slice(*np.searchsorted(self.column, [column, column + 1]))
         rows = self.row[here]
-        return Evidence(
+        return ColumnCodes(
             self.value[here],
             self.of_class(number)[rows],
             self.image[rows].astype(np.int64),

@@ -11,9 +11,9 @@ from sklearn.utils.class_weight import compute_sample_weight
 from saev.codes.pairs import from_dense
 from saev.probing.counts.columns import Columns
 from saev.probing.judging.bootstrap import cross_entropies, draws
-from saev.probing.judging.evidence import Witnesses
-from saev.probing.judging.summary import intervals, overall
-from saev.probing.judging.winners import Judged, judge, ranked
+from saev.probing.judging.class_metrics import ClassMetrics, best_latents, evaluate
+from saev.probing.judging.firing_tokens import FiringTokens
+from saev.probing.judging.summary import intervals, summarise
 from saev.probing.logistic.fit import RIDGE
 from saev.probing.logistic.weighting import fit_all
 from saev.probing.ranking.measures import average_precision
@@ -28,14 +28,14 @@ def judged(y, weights="none"):
     x = codes()
     train = table(x[TRAIN], y[TRAIN])
     fit = fit_all(train, 3, weights)
-    top = ranked(fit, train, 3)
+    top = best_latents(fit, train, 3)
     at = torch.arange(train.n_classes)
     columns = Columns.choose(top[:, 0], fit.w[top[:, 0].clamp(min=0), at], LATENTS)
     own = torch.stack([sign * x[:, latent] for latent, sign in zip(columns.latents, columns.signs, strict=True)], 1)
     known = columns.of_class.clamp(min=0)
     start = fit.b[top[:, 0], at], fit.w[top[:, 0], at] * columns.signs[known]
     tables = table(own[TRAIN], y[TRAIN]), table(own[VAL], y[VAL])
-    return fit, top, columns, judge(*tables, columns.of_class, start, RIDGE, weights), own
+    return fit, top, columns, evaluate(*tables, columns.of_class, start, RIDGE, weights), own
 
 
 @pytest.mark.parametrize("y", EVERY)
@@ -94,26 +94,28 @@ def test_balanced_ones_are_scikit_learns_with_its_balanced_weights(y):
     torch.testing.assert_close(found.ce_prevalence[:3], torch.full((3,), np.log(2), dtype=torch.float64))
     torch.testing.assert_close(found.train_ce_prevalence[:3], found.ce_prevalence[:3])
     assert (top[CLASSES - 1] == -1).all() and bool(found.ce[CLASSES - 1].isnan())  # no token of class 3
-    total = overall(found)
+    total = summarise(found)
     assert total["r"] == pytest.approx(found.r[:3].mean().item()) == pytest.approx(total["r_macro"])
 
 
 def test_balanced_intervals_lie_around_what_was_found():
     y = labels()
     _, _, columns, found, own = judged(y, "balanced")
-    witnesses, image = Witnesses(10), torch.arange(200) // 20
-    witnesses.update(from_dense(own[VAL]), y[VAL], image)
-    witnesses.finish()
+    firing, image = FiringTokens(10), torch.arange(200) // 20
+    firing.update(from_dense(own[VAL]), y[VAL], image)
+    firing.finish()
     once = np.ones((10, 1), np.int64)  # every image once: what was found
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once, "balanced")
-    evidence = [witnesses.of(int(columns.of_class[c]), c) for c in range(3)]
+    rows, ends = intervals(found, columns.of_class.numpy(), firing, once, "balanced")
+    evidence = [firing.of(int(columns.of_class[c]), c) for c in range(3)]
     losses = [cross_entropies(evidence[c], found.b[c].item(), found.w[c].item(), once, "balanced")[0] for c in range(3)]
     assert [loss.item() for loss in losses] == pytest.approx(found.ce[:3].tolist(), rel=1e-9)
-    assert rows[1]["r_low"] == pytest.approx(found.r[1].item()) and ends["r_high"] == pytest.approx(overall(found)["r"])
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200), "balanced")
+    assert rows[1]["r_low"] == pytest.approx(found.r[1].item()) and ends["r_high"] == pytest.approx(
+        summarise(found)["r"]
+    )
+    rows, ends = intervals(found, columns.of_class.numpy(), firing, draws(10, 200), "balanced")
     for c in range(3):  # the rare class is in part of the resamples
         assert rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
-    assert ends["r_low"] < overall(found)["r"] < ends["r_high"]
+    assert ends["r_low"] < summarise(found)["r"] < ends["r_high"]
 
 
 def test_a_class_of_every_validation_token_has_no_balanced_loss_and_spoils_no_sum():
@@ -121,27 +123,27 @@ def test_a_class_of_every_validation_token_has_no_balanced_loss_and_spoils_no_su
     y[VAL, 1] = True
     _, _, columns, found, own = judged(y, "balanced")
     assert columns.of_class[1] >= 0 and found.ce[1].isnan() and found.r[1].isnan() and found.ap[1] == 1
-    assert overall(found)["r"] == pytest.approx(found.r[[0, 2]].mean().item())
-    witnesses = Witnesses(10)
-    witnesses.update(from_dense(own[VAL]), y[VAL], torch.arange(200) // 20)
-    witnesses.finish()
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 50), "balanced")
-    assert np.isnan(rows[1]["r_low"]) and ends["r_low"] < overall(found)["r"] < ends["r_high"]
+    assert summarise(found)["r"] == pytest.approx(found.r[[0, 2]].mean().item())
+    firing = FiringTokens(10)
+    firing.update(from_dense(own[VAL]), y[VAL], torch.arange(200) // 20)
+    firing.finish()
+    rows, ends = intervals(found, columns.of_class.numpy(), firing, draws(10, 50), "balanced")
+    assert np.isnan(rows[1]["r_low"]) and ends["r_low"] < summarise(found)["r"] < ends["r_high"]
 
 
 @pytest.mark.parametrize("y", EVERY)
 def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     _, _, columns, found, own = judged(y)
-    total = overall(found)
+    total = summarise(found)
     judgeable = found.ap.isfinite()
     assert total["n_classes"] == 3 and total["map"] == pytest.approx(found.ap[judgeable].mean().item())
     assert total["r"] == pytest.approx(1 - (found.ce[judgeable].sum() / found.ce_prevalence[judgeable].sum()).item())
     assert total["coverage_0.5"] == (found.ap[judgeable] >= 0.5).double().mean()
-    witnesses, image = Witnesses(10), torch.arange(200) // 20
+    firing, image = FiringTokens(10), torch.arange(200) // 20
     for part in (slice(0, 77), slice(77, 200)):
-        witnesses.update(from_dense(own[VAL][part]), y[VAL][part], image[part])
-    witnesses.finish()
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, draws(10, 200), "none")
+        firing.update(from_dense(own[VAL][part]), y[VAL][part], image[part])
+    firing.finish()
+    rows, ends = intervals(found, columns.of_class.numpy(), firing, draws(10, 200), "none")
     for c in range(CLASSES - 1):
         assert (
             rows[c]["ap_low"] < found.ap[c] < rows[c]["ap_high"] and rows[c]["r_low"] < found.r[c] < rows[c]["r_high"]
@@ -149,7 +151,7 @@ def test_summary_and_intervals_are_those_of_the_classes_that_can_be_judged(y):
     assert ends["map_low"] < total["map"] < ends["map_high"] and ends["r_low"] < total["r"] < ends["r_high"]
     assert np.isnan(rows[CLASSES - 1]["ap_low"])
     once = draws(10, 200)[:, :1] * 0 + 1  # every image once: what was found
-    rows, ends = intervals(found, columns.of_class.numpy(), witnesses, once, "none")
+    rows, ends = intervals(found, columns.of_class.numpy(), firing, once, "none")
     assert rows[1]["ap_low"] == pytest.approx(found.ap[1].item()) and ends["r_high"] == pytest.approx(total["r"])
 
 
@@ -159,13 +161,13 @@ def test_a_class_of_every_validation_token_has_no_share_to_explain_and_spoils_no
     _, _, columns, found, _ = judged(y)
     assert columns.of_class[1] >= 0 and found.r[1].isnan() and found.ap[1] == 1
     others = found.ap.isfinite() & found.r.isfinite()
-    assert overall(found)["r_macro"] == pytest.approx(found.r[others].mean().item())
+    assert summarise(found)["r_macro"] == pytest.approx(found.r[others].mean().item())
     only = found._replace(**{name: values[1:2] for name, values in found._asdict().items()})
-    assert np.isnan(overall(only)["r"]) and overall(only)["map"] == 1
+    assert np.isnan(summarise(only)["r"]) and summarise(only)["map"] == 1
 
 
 def test_a_dictionary_without_a_latent_for_any_class_has_no_numbers():
-    nothing = Judged.nothing(CLASSES)
-    assert overall(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
-    rows, means = intervals(nothing, np.full(CLASSES, -1), Witnesses(4), draws(4, 10), "none")
+    nothing = ClassMetrics.nothing(CLASSES)
+    assert summarise(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
+    rows, means = intervals(nothing, np.full(CLASSES, -1), FiringTokens(4), draws(4, 10), "none")
     assert means == {} and len(rows) == CLASSES and np.isnan(rows[0]["r_low"])
