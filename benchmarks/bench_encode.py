@@ -23,12 +23,14 @@ from rich.table import Table
 from scipy.sparse import csr_matrix
 
 from saev.checkpoint import save_dictionary
-from saev.codes import CodesManifest, CodeWriter, Layout, Selection
-from saev.codes.encoding import encode
+from saev.codes import CodesManifest, CodeWriter, EncodeSettings
+from saev.codes.manifest import identity_of
 from saev.codes.pairs import from_pairs, narrowed
+from saev.codes.passes import encode_shards
 from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, TopK
 from saev.ops.topk import topk_indices
 from saev.shards import ActivationStore, RecordingWriter
+from saev.shards.selected_tokens import Selection
 
 K, TOKENS, BATCH = 32, 256, 4096
 KINDS: dict[str, Callable] = {
@@ -96,9 +98,9 @@ class Encoding:
 
     def encode(self) -> None:
         self.runs += 1
-        manifest = CodesManifest.of(self.saved, self.sae.n_latents, self.selection, Layout())
+        manifest = CodesManifest.of(identity_of(self.saved), self.sae.n_latents, self.selection, EncodeSettings())
         writer = CodeWriter(self.scratch / f"codes-{self.runs}", manifest, self.selection.runs, self.selection.rows)
-        encode({"it": self.sae}, {"it": writer}, self.selection, batch_size=BATCH)
+        encode_shards({"it": self.sae}, {"it": writer}, self.selection, batch_size=BATCH)
         assert writer.finish()
 
 

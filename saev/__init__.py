@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from saev.checkpoint import load, read_config, save_dictionary
-    from saev.codes import CodeStore
+    from saev.codes.store import CodeStore
     from saev.dictionary import Dictionary, Scorer
     from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
     from saev.shards import ActivationStore, TokenStream

@@ -1,4 +1,4 @@
-"""How far something long is: a bar on a terminal, a line at its end in a log file."""
+"""The progress bar of all long loops, on stderr: a bar on a terminal, a line at the end in a log file."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,9 +8,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 @contextlib.contextmanager
-def bar(what: str, total: int, completed: int = 0) -> Iterator[Callable[[int], None]]:
-    """Shows how much of `total` is done and the time that is left; what it gives is told how much more is done."""
+def bar(what: str, total: int, completed: int = 0, visible: bool = True) -> Iterator[Callable[[int], None]]:
+    """Show how much of `total` is done and the time left; yields a function that advances the bar by n."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not total) as progress:
+    shown = visible and total > 0
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(what, total=total, completed=completed)
         yield lambda n: progress.advance(task, n)

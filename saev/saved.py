@@ -1,5 +1,9 @@
-"""The dictionaries that a command names: single ones, a run's, a sweep's; and the activations they were trained on."""
+"""The dictionaries that a user names, and the recorded tokens on which each of them is evaluated, encoded or shown.
 
+paths or dictionaries in memory ──find_dictionaries──▶ SavedDictionary ──select_tokens──▶ Selection ──shared_passes──▶ groups
+"""
+
+import copy
 import dataclasses
 import logging
 import os
@@ -8,64 +12,95 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch import nn
+
 from saev.checkpoint import CONFIG, load, read_config
 from saev.dictionary import Dictionary
+from saev.settings import Examples
 from saev.shards import ActivationStore
+from saev.shards.selected_tokens import Selection
+from saev.shards.split import held_out_split
 from saev.vits.place import differences
 
 log = logging.getLogger(__name__)
 
+Recording = ActivationStore | str | os.PathLike
 # Of runs whose config.json does not say what was held out: the defaults of conf/datamodule.
 HELD_OUT = {"fraction": 0.1, "tokens": 500_000, "by_shard": False}
 
 
 @dataclasses.dataclass(frozen=True)
 class SavedDictionary:
-    """A saved dictionary, not loaded yet."""
+    """A dictionary and its config.json: saved in `path` and not loaded yet, or `dictionary` in memory, with a minimal config."""
 
     name: str
-    path: Path
+    path: Path | None
     config: Mapping[str, Any]
+    dictionary: Dictionary | None = None
 
     @property
-    def about(self) -> Mapping[str, Any]:
-        """What it was trained on."""
+    def provenance(self) -> Mapping[str, Any]:
+        """What it was trained on: dataset, layer, token_roles, ...; empty where that is not known."""
         return self.config.get("provenance") or {}
 
     def load(self, device: str) -> Dictionary:
-        """The dictionary itself, in evaluation mode."""
-        return load(self.path, device)
+        """The dictionary on `device`, in evaluation mode; of one in memory, a copy."""
+        if self.path is not None:
+            return load(self.path, device)
+        assert self.dictionary is not None, "saved or in memory"
+        copied = copy.deepcopy(self.dictionary)
+        return copied.to(device).eval() if isinstance(copied, nn.Module) else copied  # type: ignore[return-value]
 
 
-def find_dictionaries(directories: Sequence[str]) -> list[SavedDictionary]:
-    """The dictionaries in these directories: each a dictionary, a run (saes/*) or a sweep (*/saes/*).
+Dictionaries = (
+    str | os.PathLike | SavedDictionary | Sequence[str | os.PathLike | SavedDictionary] | Mapping[str, Dictionary]
+)
 
-    Names are the folders' own, with those above them where two are the same. ValueError where a directory has none.
+
+def find_dictionaries(dictionaries: Dictionaries) -> list[SavedDictionary]:
+    """The dictionaries that a user names: folders of dictionaries, runs (saes/*) or sweeps (*/saes/*), or name -> dictionary.
+
+    Saved ones are called by their folder, with the folder above where two names are equal. ValueError where a folder has none.
     """
-    if not directories:
+    if isinstance(dictionaries, Mapping):
+        return [
+            SavedDictionary(name, None, {"d_model": one.d_model, "n_latents": one.n_latents}, one)
+            for name, one in dictionaries.items()
+        ]
+    single = isinstance(dictionaries, str | os.PathLike | SavedDictionary)
+    given: Sequence[Any] = [dictionaries] if single else list(dictionaries)
+    if not given:
         raise ValueError(
             "no dictionary is named: give directories of runs, sweeps or dictionaries, e.g. outputs/train/<date>/<run>."
         )
-    paths: list[Path] = []
-    for given in directories:
-        path = Path(given)
-        path = Path(os.path.abspath(path)) if path.name in ("", "..") else path  # codes and rows are called by its name
-        if (path / CONFIG).is_file():
-            inside = [path]
+    entries: list[SavedDictionary] = []
+    paths: set[Path] = set()
+    for item in given:
+        if isinstance(item, SavedDictionary):
+            new = [item]
         else:
-            found = (file.parent for at in ("saes/*", "*/saes/*") for file in path.glob(f"{at}/{CONFIG}"))
-            inside = sorted(found, key=by_number)
-        if not inside:
-            state = "has no dictionaries" if path.is_dir() else "is not there"
-            raise ValueError(
-                f"{path} {state}: give a finished run, or a folder with {CONFIG} and dictionary.safetensors."
-            )
-        paths += [one for one in inside if one not in paths]
-    return [SavedDictionary(name, path, read_config(path)) for name, path in zip(names(paths), paths, strict=True)]
+            new = [SavedDictionary(path.name, path, read_config(path)) for path in folders_in(Path(item))]
+        entries += [one for one in new if one.path is None or one.path not in paths]
+        paths |= {one.path for one in new if one.path is not None}
+    unique = names([one.path or Path(one.name) for one in entries])
+    return [dataclasses.replace(one, name=name) for one, name in zip(entries, unique, strict=True)]
+
+
+def folders_in(path: Path) -> list[Path]:
+    """The folder of each dictionary in a folder: itself, those of a run, or those of a sweep. ValueError where it has none."""
+    path = Path(os.path.abspath(path)) if path.name in ("", "..") else path  # codes and rows are called by its name
+    if (path / CONFIG).is_file():
+        return [path]
+    found = (file.parent for pattern in ("saes/*", "*/saes/*") for file in path.glob(f"{pattern}/{CONFIG}"))
+    if folders := sorted(found, key=by_number):
+        return folders
+    state = "has no dictionaries" if path.is_dir() else "is not there"
+    raise ValueError(f"{path} {state}: give a finished run, or a folder with {CONFIG} and dictionary.safetensors.")
 
 
 def by_number(path: Path) -> list[tuple[bool, float, str]]:
-    """A key by which paths sort as people count.
+    """A sort key that orders the numbers within names by value.
 
     >>> [path.name for path in sorted(map(Path, ("k=16", "k=8", "sparsity=4e-3")), key=by_number)]
     ['k=8', 'k=16', 'sparsity=4e-3']
@@ -75,7 +110,7 @@ def by_number(path: Path) -> list[tuple[bool, float, str]]:
 
 
 def names(paths: Sequence[Path]) -> list[str]:
-    """A short name of each: its folder's; with the run's folder, or whole, where that is not unique.
+    """A short unique name of each path: its folder's name, with the run's folder where that is not unique, or the whole path.
 
     >>> names([Path("a/saes/k=1"), Path("b/saes/k=1")]), names([Path("a/saes/k=1"), Path("a/saes/k=2")])
     (['a/k=1', 'b/k=1'], ['k=1', 'k=2'])
@@ -88,43 +123,89 @@ def names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def open_store(found: SavedDictionary, dataset: str | None, root: Path) -> ActivationStore:
-    """The activations to evaluate on: `dataset`, or those it was trained on, looked for under `root`.
+def open_recording(
+    one: SavedDictionary, recording: Recording | None = None, root: str | os.PathLike | None = None
+) -> ActivationStore:
+    """`recording`, or the one that a dictionary was trained on, under `root` (None: $SAEV_OUTPUTS/activations).
 
-    ValueError where they are not there or of another width; warnings where they are of another backbone or hook.
+    ValueError where it is missing or of another width; warnings where it is of another backbone or hook.
     """
-    trained = found.about.get("dataset")
-    place = dataset or (str(root / trained) if trained else None)
-    if place is None:
+    trained = one.provenance.get("dataset")
+    if recording is None and trained is None:
         raise ValueError(
-            f"{found.name} does not say what it was trained on: give activations, dataset=/path/to/recording."
+            f"{one.name} does not say what it was trained on: give activations, dataset=/path/to/recording."
         )
-    if dataset is None and not Path(place).is_dir():
+    if recording is None:
+        root = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "activations") if root is None else Path(root)
+        recording = root / str(trained)
+        if not recording.is_dir():
+            raise ValueError(
+                f"{one.name} was trained on {trained}, which is not under {root}: give it, dataset=/path/to/{trained}."
+            )
+    store = recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
+    if store.d_model != one.config["d_model"]:
         raise ValueError(
-            f"{found.name} was trained on {trained}, which is not under {root}: give it, dataset=/path/to/{trained}."
+            f"{one.name} has d_model={one.config['d_model']}, the activations of {store.name} have {store.d_model}: "
+            "give activations of the backbone it was trained on (without dataset= they are looked up)."
         )
-    store = ActivationStore(place)
-    if store.d_model != found.config["d_model"]:
-        raise ValueError(
-            f"{found.name} has d_model={found.config['d_model']}, the activations of {store.name} have {store.d_model}: "
-            "evaluate on activations of its own backbone (leave dataset out)."
-        )
-    ours, theirs = found.about.get("vit"), store.manifest.meaning.get("vit")
-    if ours and theirs and (differ := differences(ours, theirs)):
-        log.warning("%s was trained on another backbone than %s has (%s)", found.name, store.name, ", ".join(differ))
-    hooks = found.about.get("hook"), store.manifest.meaning.get("hook")
+    vit, recorded = one.provenance.get("vit"), store.manifest.meaning.get("vit")
+    if vit and recorded and (differ := differences(vit, recorded)):
+        log.warning("%s was trained on another backbone than %s has (%s)", one.name, store.name, ", ".join(differ))
+    hooks = one.provenance.get("hook"), store.manifest.meaning.get("hook")
     if all(hooks) and hooks[0] != hooks[1]:
-        log.warning("%s was trained at hook %s, %s holds %s", found.name, hooks[0], store.name, hooks[1])
+        log.warning("%s was trained at hook %s, %s holds %s", one.name, hooks[0], store.name, hooks[1])
     return store
 
 
-def layer_of(found: SavedDictionary, store: ActivationStore, asked: int | None) -> int:
-    """The layer to evaluate on: the one asked for (with a warning where it is another), or its own."""
-    own = found.about.get("layer")
-    wanted = own if asked is None else asked
-    if wanted is None:
-        raise ValueError(f"{found.name} does not say on which layer it was trained: give layer=.")
-    layer = store.resolve_layer(wanted)
-    if own is not None and layer != own:
-        log.warning("%s was trained on layer %d, not on layer=%d", found.name, own, layer)
-    return layer
+def layer_of(one: SavedDictionary, store: ActivationStore, layer: int | None = None) -> int:
+    """`layer`, or the one a dictionary was trained on, as a block index; a warning where the two differ."""
+    trained = one.provenance.get("layer")
+    target = trained if layer is None else layer
+    if target is None:
+        raise ValueError(f"{one.name} does not say on which layer it was trained: give layer=.")
+    index = store.resolve_layer(target)
+    if trained is not None and index != trained:
+        log.warning("%s was trained on layer %d, not on layer=%d", one.name, trained, index)
+    return index
+
+
+def select_tokens(
+    one: SavedDictionary,
+    recording: Recording | None = None,
+    root: str | os.PathLike | None = None,
+    layer: int | None = None,
+    tokens: str | None = None,
+    examples: Examples = "held_out",
+) -> Selection:
+    """The recorded tokens of the images that training held out, or of all; what is None is as the dictionary was trained."""
+    store = open_recording(one, recording, root)
+    layer = layer_of(one, store, layer)
+    trained_on: str = one.provenance.get("token_roles") or "patches"
+    tokens = tokens or trained_on
+    store.role_slice(tokens)  # ValueError for unknown roles
+    ignore_labels = tuple(one.provenance.get("ignore_labels") or ())
+    if examples == "all":
+        return Selection(store, layer, np.flatnonzero(store.tokens_per_image(layer)), tokens, ignore_labels)
+    if "held_out" not in one.provenance:
+        log.warning("%s does not say which images were held out: taking those of the default settings", one.name)
+    split = one.provenance.get("held_out") or HELD_OUT
+    fraction, most_tokens, by_shard = (split[key] for key in ("fraction", "tokens", "by_shard"))
+    images = held_out_split(store, layer, trained_on, ignore_labels, fraction, most_tokens, by_shard)[1]
+    return Selection(store, layer, images, tokens, ignore_labels)
+
+
+def shared_passes(selections: Mapping[str, Selection]) -> list[list[str]]:
+    """Names in groups that share one pass: equal activations, layer, tokens and images."""
+    groups: list[list[str]] = []
+    for name, selection in selections.items():
+        for group in groups:
+            other = selections[group[0]]
+            same = selection.store.manifest.fingerprint == other.store.manifest.fingerprint and all(
+                getattr(selection, key) == getattr(other, key) for key in ("layer", "tokens", "ignore_labels")
+            )
+            if same and np.array_equal(selection.images, other.images):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return groups

@@ -11,6 +11,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
+Examples = Literal["held_out", "all"]  # the images that training left out, or all recorded ones
 BOUNDS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 

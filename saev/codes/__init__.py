@@ -1,9 +1,15 @@
 """Sparse codes: any dictionary's codes as (latent, value) pairs, on disk as CSR shards with a manifest (docs/formats.md)"""
 
-from saev.codes.manifest import CodesManifest, Layout
-from saev.codes.pairs import sparse_codes
-from saev.codes.selection import Selection
-from saev.codes.store import CodeRows, CodeStore
-from saev.codes.writer import CodeWriter
+import lazy_loader as lazy
 
-__all__ = ["CodeRows", "CodeStore", "CodeWriter", "CodesManifest", "Layout", "Selection", "sparse_codes"]
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__,
+    submod_attrs={
+        "encoding": ["encode", "encode_part"],
+        "manifest": ["CodesManifest"],
+        "pairs": ["sparse_codes"],
+        "settings": ["EncodeSettings"],
+        "store": ["CodeRows", "CodeStore"],
+        "writer": ["CodeWriter"],
+    },
+)

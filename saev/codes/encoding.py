@@ -1,71 +1,165 @@
-"""One pass over recorded activations that writes the codes of several dictionaries.
+"""Dictionaries -> their sparse codes on recorded activations, in folders that are complete or can be resumed.
 
-Selection ──batch──▶ sparse_codes, per dictionary ──pairs──▶ its shard: CSR arrays, statistics
+dictionaries ──select_tokens──▶ one pass per recording and layer ──encode_shards──▶ <out>/<dataset>-<dictionary>-<hash8>
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
-import torch
-from jaxtyping import Float
+import numpy as np
 
-from saev.codes.pairs import sparse_codes
-from saev.codes.selection import Selection
+from saev.codes.manifest import CodesManifest, identify
+from saev.codes.passes import density, encode_shards, pending_tokens, refuse_dense
+from saev.codes.settings import EncodeSettings
+from saev.codes.store import CodeStore
 from saev.codes.writer import CodeWriter
-from saev.dictionary import Dictionary
+from saev.device import check_device, resolve_device
+from saev.locks import exclusive, part_of
+from saev.progress import bar
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+from saev.shards.manifest import FILE
+from saev.shards.merging import sidecar_path
+from saev.shards.selected_tokens import Selection
 
-DENSE = 0.1  # fraction of active codes from which a dictionary counts as dense
+log = logging.getLogger(__name__)
 
 
-@torch.inference_mode()
 def encode(
-    members: Mapping[str, Dictionary],
-    writers: Mapping[str, CodeWriter],
-    selection: Selection,
-    most: int | None = None,
+    dictionaries: Dictionaries,
+    recording: Recording | None = None,
+    settings: EncodeSettings = EncodeSettings(),  # noqa: B008 it is frozen
+    *,
+    layer: int | None = None,
+    out: str | os.PathLike | None = None,
+    activations: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> list[CodeStore]:
+    """The codes of each dictionary, in their order; encoded where `out` does not hold them yet. See `encode_part`."""
+    directories = encode_part(
+        dictionaries, recording, settings, layer=layer, out=out, activations=activations, progress=progress
+    )
+    return [CodeStore(directory) for directory in directories]
+
+
+def encode_part(
+    dictionaries: Dictionaries,
+    recording: Recording | None = None,
+    settings: EncodeSettings = EncodeSettings(),  # noqa: B008 it is frozen
     part: tuple[int, int] = (0, 1),
-    batch_size: int = 4096,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Encode the shards of this part that are missing, those of a shard for all dictionaries at once.
+    *,
+    layer: int | None = None,
+    out: str | os.PathLike | None = None,
+    activations: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> list[Path]:
+    """Encode part i of n, so that n jobs divide the work; the folder of each dictionary's codes, in their order.
 
-    The dictionaries lie on one device; `advance` is told of every batch's tokens. Memory: two windows of two batches of
-    activations, and one dictionary's codes of a batch. An exception, Ctrl-C too, leaves every whole shard.
+    Args:
+        dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
+        recording, layer: the activations; None: those that each dictionary was trained on.
+        out: each dictionary's codes get a folder in it; None: $SAEV_OUTPUTS/codes.
+        activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
+
+    Raises ValueError, before anything is encoded, for what does not fit.
     """
-    pending = {name: {*writer.pending(*part)} for name, writer in writers.items()}
-    for shard in sorted(set().union(*pending.values())):
-        with ExitStack() as stack:
-            outs = {n: stack.enter_context(writers[n].shard(shard)) for n in members if shard in pending[n]}
-            for batch in selection.batches(shard, batch_size):
-                x = on_device(batch, next(iter(members.values())))
-                for name, out in outs.items():
-                    out.add(sparse_codes(members[name], x, most), batch["example"], batch["token"])
-                advance(len(x))
+    check_device(settings.device)
+    out = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "codes") if out is None else Path(out)
+    saved = {one.name: one for one in find_dictionaries(dictionaries)}
+    selections = {
+        name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples)
+        for name, one in saved.items()
+    }
+    device = resolve_device(settings.device)
+    directories: dict[str, Path] = {}
+    for group in shared_passes(selections):
+        members = [saved[name] for name in group]
+        directories |= Job(members, selections[group[0]], settings, part, device, out, progress).run()
+    return [directories[name] for name in saved]
 
 
-def tokens_to_do(writers: Mapping[str, CodeWriter], selection: Selection, part: tuple[int, int]) -> int:
-    """Tokens that `encode` would read."""
-    shards = set().union(*(writer.pending(*part) for writer in writers.values()))
-    return int(selection.rows[sorted(shards)].sum())
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Dictionaries that share a pass over the same tokens."""
+
+    dictionaries: Sequence[SavedDictionary]
+    selection: Selection
+    settings: EncodeSettings
+    part: tuple[int, int]
+    device: str
+    out: Path
+    progress: bool = False
+
+    @property
+    def locks(self) -> Path:
+        """The folder of lock files."""
+        return self.out / ".locks"
+
+    def run(self) -> dict[str, Path]:
+        """Encode in one pass what is not encoded yet; the folder of each dictionary's codes by its name."""
+        manifests = {
+            one.name: CodesManifest.of(identify(one), one.config["n_latents"], self.selection, self.settings)
+            for one in self.dictionaries
+        }
+        directories = {name: self.out / manifest.name for name, manifest in manifests.items()}
+        distinct = {directory: name for name, directory in reversed(directories.items())}  # copies have the same codes
+        with ExitStack() as locked:
+            for directory in sorted(distinct):  # in one order, so that two commands never block each other
+                locked.enter_context(part_of(self.locks, directory.name, *self.part))
+            names = distinct.values()
+            pending = [one for one in self.dictionaries if one.name in names and is_pending(directories[one.name])]
+            if pending:
+                self.encode(pending, manifests)
+        return directories
+
+    def encode(self, pending: Sequence[SavedDictionary], manifests: Mapping[str, CodesManifest]) -> None:
+        """Encode this part by these dictionaries, holding their locks; finalise the codes that are complete then."""
+        selection, most = self.selection, self.settings.most
+        members = {one.name: one.load(self.device) for one in pending}
+        active = {name: density(member, selection, most) for name, member in members.items()}
+        if self.settings.latent_topk is None:
+            for name, fraction in active.items():
+                refuse_dense(name, fraction)
+        self.check_disk(manifests, active)
+        writers = {name: CodeWriter(self.out, manifests[name], selection.runs, selection.rows) for name in members}
+        total = pending_tokens(writers, selection, self.part)
+        if total:
+            log.info("%s layer %d, %d tokens: %s", selection.store.name, selection.layer, total, "; ".join(members))
+        with bar("Encoding", total, visible=self.progress) as advance:
+            try:
+                encode_shards(members, writers, selection, most, self.part, self.settings.batch_size, advance)
+            except KeyboardInterrupt:
+                log.info("interrupted; the same command resumes after the last complete shard")
+                raise
+        for writer in writers.values():
+            with exclusive(self.locks / f"{writer.root.name}-finish"):  # parts that end together: one after the other
+                finished = writer.finish()
+            if not finished:
+                log.info("part %d/%d is done; %s is complete when the others are", *self.part, writer.root)
+
+    def check_disk(self, manifests: Mapping[str, CodesManifest], active: Mapping[str, float]) -> None:
+        """ValueError where the disk has no room for the shards left to encode, with this fraction of codes active."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        pair = 4 + np.dtype(self.settings.dtype).itemsize
+        part, n_parts = self.part
+        needed = 0.0
+        for name, fraction in active.items():
+            root = self.out / manifests[name].name
+            shards = range(part, len(self.selection.rows), n_parts)
+            pending = [i for i in shards if not sidecar_path(root, i).is_file()]
+            needed += int(self.selection.rows[pending].sum()) * (8 + pair * fraction * manifests[name].n_latents)
+        free = shutil.disk_usage(self.out).free
+        if needed > free:
+            raise ValueError(
+                f"out={self.out} has {free / 1e9:.3g} GB free, the codes need about {needed / 1e9:.3g} GB: choose another "
+                "disk (out=/big/disk), fewer dictionaries, or latent_topk=."
+            )
 
 
-@torch.inference_mode()
-def density(dictionary: Dictionary, selection: Selection, most: int | None, batch_size: int = 1024) -> float:
-    """Codes that are not 0 per token of the selection's first ones, as a fraction of the latents."""
-    x = on_device(selection.first_batch(batch_size), dictionary)
-    return len(sparse_codes(dictionary, x, most).latents) / (len(x) * dictionary.n_latents)
-
-
-def refuse_dense(name: str, share: float) -> None:
-    """ValueError where this fraction of active codes is that of a dictionary whose codes are dense."""
-    if share > DENSE:
-        raise ValueError(
-            f"{name} is dense, {share:.0%} of its codes are not 0: keep the largest of each token, latent_topk=64, or write "
-            "them all, latent_topk=all."
-        )
-
-
-def on_device(batch: Mapping[str, Any], dictionary: Dictionary) -> Float[torch.Tensor, "batch d_model"]:
-    """A batch's activations in float32, where the dictionary is."""
-    return torch.from_numpy(batch["acts"]).to(dictionary.atoms.device).float()
+def is_pending(directory: Path) -> bool:
+    """Whether there are no complete codes yet."""
+    return not (directory / FILE).is_file() or not CodesManifest.load(directory).complete

@@ -5,47 +5,26 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from saev.checkpoint import CONFIG, WEIGHTS
-from saev.codes.selection import Selection
+from saev.baselines.baseline import Baseline
+from saev.checkpoint import CONFIG, WEIGHTS, save_dictionary
+from saev.codes.settings import EncodeSettings
 from saev.files import fingerprint, sha256, write_atomically
+from saev.nn.autoencoder import SparseAutoencoder
+from saev.saved import SavedDictionary
 from saev.shards.manifest import FILE
+from saev.shards.selected_tokens import Selection
 
 SCHEMA = 1
 KIND = "codes"
-DTYPES = ("float16", "float32")
 RUNS, LATENTS = "runs.npy", "latents.parquet"
 ARRAYS = ("indptr", "indices", "values")
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How codes are stored; the fields are the knobs of conf/encode.yaml.
-
-    `latent_topk`: at most so many codes of a token, the largest by absolute value; "all": every one that is not 0, however
-    many; None: every one, of dictionaries whose codes are sparse.
-    """
-
-    latent_topk: int | str | None = None
-    dtype: str = "float16"
-
-    def check(self) -> None:
-        """ValueError for values that are none of these."""
-        if self.dtype not in DTYPES:
-            raise ValueError(f"codes.dtype={self.dtype}: choose {' or '.join(DTYPES)}.")
-        k = self.latent_topk
-        if not (k in (None, "all") or (type(k) is int and k >= 1)):
-            raise ValueError(f"latent_topk={k}: give a number of at least 1, e.g. latent_topk=64, or all.")
-
-    @property
-    def most(self) -> int | None:
-        """The most codes of a token; None: no bound."""
-        return self.latent_topk if isinstance(self.latent_topk, int) else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,18 +49,20 @@ class CodesManifest:
     schema: int = SCHEMA
 
     @classmethod
-    def of(cls, path: Path, n_latents: int, selection: Selection, layout: Layout) -> "CodesManifest":
-        """The manifest of codes that are to be made, by the dictionary saved at `path`."""
+    def of(
+        cls, dictionary: dict[str, str], n_latents: int, selection: Selection, settings: EncodeSettings
+    ) -> "CodesManifest":
+        """The manifest of codes that are still to be computed; `dictionary` as `identify` returns it."""
         store = selection.store
         return cls(
-            dictionary={"path": str(path), "sha256": dictionary_sha256(path)},
+            dictionary=dictionary,
             dataset={"name": store.name, "fingerprint": store.manifest.fingerprint},
             layer=selection.layer,
             tokens=selection.tokens,
             ignore_labels=tuple(sorted(selection.ignore_labels)),
             images={"n": len(selection.images), "sha256": numbers_sha256(selection.images)},
-            latent_topk=layout.latent_topk,
-            dtype=layout.dtype,
+            latent_topk=settings.latent_topk,
+            dtype=settings.dtype,
             n_latents=n_latents,
             n_tokens=selection.runs.n_tokens,
         )
@@ -134,9 +115,21 @@ def array_path(root: Path, shard: int, array: str) -> Path:
     return root / f"{shard:06d}.{array}.npy"
 
 
-def dictionary_sha256(path: Path) -> str:
-    """sha256 of a saved dictionary: of its weights and its config.json."""
-    return fingerprint({name: sha256(path / name) for name in (WEIGHTS, CONFIG)})
+def identify(one: SavedDictionary) -> dict[str, str]:
+    """`identity_of` a saved dictionary; of one in memory, with its name in place of the path."""
+    if one.path is not None:
+        return identity_of(one.path)
+    if not isinstance(one.dictionary, SparseAutoencoder | Baseline):
+        raise ValueError(
+            f"{one.name} is a {type(one.dictionary).__name__}: only saev's autoencoders and baselines are encoded."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        return identity_of(save_dictionary(one.dictionary, folder)) | {"path": one.name}
+
+
+def identity_of(path: Path) -> dict[str, str]:
+    """{path, sha256} of a saved dictionary; the hash is of its weights and its config.json."""
+    return {"path": str(path), "sha256": fingerprint({name: sha256(path / name) for name in (WEIGHTS, CONFIG)})}
 
 
 def numbers_sha256(numbers: Int64[np.ndarray, " n"]) -> str:

@@ -90,7 +90,7 @@ class ShardWriter:
             return f"{self.name} has codes that are NaN or infinite: it has diverged; leave it out or train it again."
         return (
             f"{self.name} has a code of {values.abs().max().item():.4g}, beyond the range of float16 (65504): encode with "
-            "codes.dtype=float32."
+            "dtype=float32."
         )
 
     def commit(self) -> tuple[dict[str, Any], LatentStatistics]:

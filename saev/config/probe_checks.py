@@ -9,8 +9,8 @@ from typing import Any, get_args
 from omegaconf import DictConfig, OmegaConf
 
 from saev.checkpoint import WEIGHTS
-from saev.codes import CodeStore
 from saev.codes.manifest import KIND
+from saev.codes.store import CodeStore
 from saev.device import check_device
 from saev.probing.data.splits import check
 from saev.probing.logistic.weighting import Weights
@@ -76,7 +76,11 @@ def stamps(cfg: DictConfig) -> dict[str, Any]:
     """What tells that the files named were replaced: sizes and times of the dictionaries', a hash of the labels' table."""
     files = []
     for path in cfg.dictionaries:
-        files += [Path(path) / FILE] if is_codes(path) else [one.path / WEIGHTS for one in find_dictionaries([path])]
+        files += (
+            [Path(path) / FILE]
+            if is_codes(path)
+            else [one.path / WEIGHTS for one in find_dictionaries([path]) if one.path]
+        )
     about: dict[str, Any] = {"files": [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
     if Path(cfg.labels).is_file():
         about["table"] = hashlib.sha256(Path(cfg.labels).read_bytes()).hexdigest()

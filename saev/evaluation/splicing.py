@@ -1,5 +1,6 @@
-"""Splice fidelity of saved dictionaries: their places, the pictures that were recorded, and the backbone."""
+"""Splice fidelity of dictionaries: the places they read, the images that were recorded, and the backbone."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -7,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from saev.dictionary import Dictionary
+from saev.evaluation.settings import EvaluateSettings
 from saev.images.source import ImageSource
 from saev.saved import SavedDictionary
 from saev.shards import ActivationStore
+from saev.shards.selected_tokens import Selection
 from saev.vits.backbone import Backbone
 from saev.vits.picture_batches import image_batches
 from saev.vits.place import Place, place_of
@@ -23,30 +27,86 @@ from saev.vits.splice import Spliced, splice_fidelity
 log = logging.getLogger(__name__)
 
 
-def places(found: Sequence[SavedDictionary], vit: VitSource) -> dict[str, Place]:
-    """Where each dictionary belongs in this backbone; ValueError where one was trained elsewhere."""
-    identity, shape = vit.identity(), vit.shape()
-    return {one.name: place_of(one.name, one.config, identity, shape) for one in found}
+@dataclasses.dataclass(frozen=True)
+class Splicing:
+    """The images and the backbone that were recorded, and a classifier's head."""
+
+    images: ImageSource
+    vit: VitSource
+    head: Mapping[str, Tensor]
+    settings: EvaluateSettings
+
+    @classmethod
+    def prepare(
+        cls, images: ImageSource | None, vit: VitSource | None, settings: EvaluateSettings
+    ) -> "Splicing | None":
+        """None without images and backbone; ValueError where one of them is missing or cannot be read."""
+        if images is None and vit is None:
+            return None
+        if images is None or vit is None:
+            raise ValueError(
+                "splicing needs both the images and the backbone that were recorded: give images= and vit=."
+            )
+        head = read_head(settings.head)
+        vit.check()
+        images.check()
+        return cls(images, vit, head, settings)
+
+    def places(self, saved: Sequence[SavedDictionary], selections: Mapping[str, Selection]) -> dict[str, Place]:
+        """The place of each dictionary in this backbone; ValueError where it was trained elsewhere.
+
+        A dictionary in memory is taken to belong where the selected activations were recorded.
+        """
+        identity, shape = self.vit.identity(), self.vit.shape()
+        result = {}
+        for one in saved:
+            selection, config = selections[one.name], one.config
+            if one.dictionary is not None:
+                recorded = {key: selection.store.manifest.meaning.get(key) for key in ("vit", "hook")}
+                origin = {**recorded, "layer": selection.layer, "token_roles": selection.tokens}
+                config = {**config, "provenance": origin}
+            place = result[one.name] = place_of(one.name, config, identity, shape)
+            if place.layer != selection.layer:
+                raise ValueError(
+                    f"layer={selection.layer}: {one.name} belongs into layer {place.layer}; leave layer out to splice it."
+                )
+        return result
+
+    def splice(
+        self, members: Mapping[str, Dictionary], places: Mapping[str, Place], selection: Selection, backbone: Backbone
+    ) -> dict[str, dict[str, Any]]:
+        """Per dictionary the numbers of `splice_fidelity` over the chosen images, and `splice_images`, their number."""
+        chosen = recorded_images(selection.store, selection.images, self.images, self.settings.splice_images)
+        mean = torch.from_numpy(selection.store.moments(selection.layer, selection.tokens).mean).float()
+        skipped: list[str] = []
+        workers = min(16, os.cpu_count() or 1)
+        batches = image_batches(backbone, self.images, chosen, self.settings.splice_batch, workers, skipped)
+        spliced = {name: Spliced(members[name], places[name], mean) for name in members}
+        log.info("putting %d dictionaries back into %s, on %d images", len(members), backbone.name, len(chosen))
+        rows = splice_fidelity(backbone, spliced, batches, self.settings.references, self.head)
+        if skipped:
+            log.warning("%d images could not be read, the first: %s", len(skipped), skipped[0])
+        return {name: {**row, "splice_images": len(chosen) - len(skipped)} for name, row in rows.items()}
 
 
-def pictures_of(
+def recorded_images(
     store: ActivationStore, examples: Int64[np.ndarray, " images"], images: ImageSource, most: int | None
 ) -> Int64[np.ndarray, " chosen"]:
-    """The numbers, in `images`, of at most `most` of the recorded images (a seeded draw, in ascending order).
+    """Indices, in `images`, of at most `most` of the recorded images (a seeded draw), ascending.
 
     ValueError where one of them is not among the files of the image set.
     """
     if most is not None and most < len(examples):
         examples = np.sort(np.random.default_rng(0).permutation(examples)[:most])
-    number = {path: i for i, path in enumerate(images.paths())}
+    index = {path: i for i, path in enumerate(images.paths())}
     keys = store.examples["key"].to_list()
-    missing = [keys[i] for i in examples if keys[i] not in number]
+    missing = [keys[i] for i in examples if keys[i] not in index]
     if missing:
         raise ValueError(
             f"images={images.name} does not have {missing[0]} and {len(missing) - 1} more of the images of {store.name}: "
             "give the image set that was recorded, as for `saev record`."
         )
-    return np.sort(np.array([number[keys[i]] for i in examples], np.int64))
+    return np.sort(np.array([index[keys[i]] for i in examples], np.int64))
 
 
 def read_head(path: str | None) -> dict[str, Tensor]:
@@ -66,25 +126,3 @@ def read_head(path: str | None) -> dict[str, Tensor]:
             f"head={path} holds {shapes}: give weight [classes, width], and bias [classes] or logit_scale."
         )
     return head
-
-
-def splice(
-    members: Mapping[str, Dictionary],
-    at: Mapping[str, Place],
-    means: Mapping[str, Tensor],
-    images: ImageSource,
-    chosen: Int64[np.ndarray, " chosen"],
-    backbone: Backbone,
-    head: Mapping[str, Tensor],
-    settings: Any,
-) -> dict[str, dict[str, Any]]:
-    """Per dictionary the numbers of `splice_fidelity` over the chosen pictures, and `splice_images`, how many there were."""
-    skipped: list[str] = []
-    workers = min(16, os.cpu_count() or 1)
-    batches = image_batches(backbone, images, chosen, settings.splice_batch, workers, skipped)
-    spliced = {name: Spliced(members[name], at[name], means[name].float()) for name in members}
-    log.info("putting %d dictionaries back into %s, on %d images", len(members), backbone.name, len(chosen))
-    rows = splice_fidelity(backbone, spliced, batches, tuple(settings.references), head)
-    if skipped:
-        log.warning("%d images could not be read, the first: %s", len(skipped), skipped[0])
-    return {name: {**row, "splice_images": len(chosen) - len(skipped)} for name, row in rows.items()}

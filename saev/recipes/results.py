@@ -12,7 +12,7 @@ from rich.console import Console
 
 from datamodules import ActivationDataModule
 from saev.checkpoint import load
-from saev.runs.tables import write_table
+from saev.runs.tables import print_files, write_table
 from saev.visuals.report import write_report
 from saev.visuals.table import results_table
 
@@ -47,8 +47,7 @@ def finish(cfg: DictConfig, directory: Path, rows: list[dict[str, Any]], data: A
     if cfg.report:
         files["report"] = report(cfg, directory, rows, data, config, files)
     console.print(results_table(rows))
-    for name, path in files.items():
-        console.print(f"{name + ':':<13} {path}", soft_wrap=True, highlight=False)
+    print_files(files)
 
 
 def report(

@@ -80,7 +80,8 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
     from saev.nn.normalise import Normaliser
     from saev.recipes.fitting_passes import Passes
     from saev.recipes.train import provenance
-    from saev.runs.tables import write_table
+    from saev.runs.tables import print_files, write_table
+    from saev.shards.selected_tokens import Selection
     from saev.visuals.evaluation_table import evaluation_table
 
     data = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
@@ -104,7 +105,7 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
             settings[name] = {RENAMED.get(key, key): value for key, value in own.items()}
             members[name] = made.to(device).eval()
     measured = measure(
-        members, data.store, data.layer, data.val_examples, data.tokens, data.ignore_labels,
+        members, Selection(data.store, data.layer, data.val_examples, data.tokens, tuple(data.ignore_labels)),
         min(cfg.batch_size, 4096), device, correlation_latents=0, progress=True,
     )  # fmt: skip
     rows = []
@@ -119,6 +120,5 @@ def fit(cfg: DictConfig, planned: list[PlannedFit], recording: Any, directory: P
     write_table(directory, "results", rows)
     console = Console()
     console.print(evaluation_table(rows))
-    for what, path in {"results": directory / "results.csv", "dictionaries": directory / "saes"}.items():
-        console.print(f"{what + ':':<13} {path}", soft_wrap=True, highlight=False)
+    print_files({"results": directory / "results.csv", "dictionaries": directory / "saes"})
     return {row["member"]: row["nmse"] for row in rows}

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from saev.codes import CodeStore
+from saev.codes.store import CodeStore
 from saev.config.probe_checks import check_stored, is_codes, sparse_settings, stamps, validate
 from saev.device import resolve_device
 from saev.probing.counts.columns import Columns
@@ -35,8 +35,8 @@ from saev.probing.sparse.probing import sparse_probing
 from saev.progress import bar
 from saev.recipes.supervised import check_linear, supervised
 from saev.runs.signals import answer_slurm
-from saev.runs.tables import write_table
-from saev.saved import SavedDictionary, find_dictionaries, layer_of, names, open_store
+from saev.runs.tables import print_files, write_table
+from saev.saved import SavedDictionary, find_dictionaries, layer_of, names, open_recording
 from saev.shards import ActivationStore
 from saev.visuals.probe_table import probe_table
 
@@ -80,8 +80,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     (directory / CHECKPOINT).unlink(missing_ok=True)
     console = Console()
     console.print(probe_table(rows))
-    for path in written:
-        console.print(f"{path.stem + ':':<15} {path}", soft_wrap=True, highlight=False)
+    print_files(written)
     return rows
 
 
@@ -159,7 +158,7 @@ def layer_for(cfg: DictConfig, found: Sequence[SavedDictionary], stored: Sequenc
     """The one layer that all dictionaries read. ValueError where they differ, and for activations that do not fit."""
     store = ActivationStore(cfg.dataset)
     layers = {
-        one.name: layer_of(one, open_store(one, cfg.dataset, Path(cfg.paths.activations)), cfg.layer) for one in found
+        one.name: layer_of(one, open_recording(one, cfg.dataset, cfg.paths.activations), cfg.layer) for one in found
     }
     layers |= {str(codes.root): codes.manifest.layer for codes in stored}
     if not layers:

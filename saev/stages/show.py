@@ -13,8 +13,7 @@ from omegaconf import DictConfig, ListConfig
 from saev.device import check_device, resolve_device
 from saev.recipes.results import credits_of
 from saev.runs.planning import key_of
-from saev.saved import SavedDictionary, find_dictionaries
-from saev.stages.evaluate import EXAMPLES, plan, together
+from saev.saved import SavedDictionary, find_dictionaries, select_tokens, shared_passes
 from saev.visuals.report import evenly, write_report
 
 log = logging.getLogger(__name__)
@@ -31,25 +30,26 @@ def run(cfg: DictConfig) -> list[Path]:
     images = instantiate(cfg.images) if cfg.get("images") is not None else None
     if images is not None:
         images.check()
-    work = {name: plan(cfg, one) for name, one in found.items()}
+    work = {
+        name: select_tokens(one, cfg.dataset, cfg.paths.activations, cfg.layer, None, cfg.examples)
+        for name, one in found.items()
+    }
     for name, job in work.items():
-        if job["store"].location.remote:
-            raise ValueError(
-                f"{name}: {job['store'].name} is remote, its images cannot be read one by one: copy it here."
-            )
+        if job.store.location.remote:
+            raise ValueError(f"{name}: {job.store.name} is remote, its images cannot be read one by one: copy it here.")
     pages = []
-    for number, group in enumerate(together(work), 1):
+    for number, group in enumerate(shared_passes(work), 1):
         job = work[group[0]]
-        log.info("%s layer %d: %s", job["store"].name, job["layer"], "; ".join(group))
-        looked_at = job["images"] if cfg.most_images is None else evenly(job["images"], cfg.most_images)
+        log.info("%s layer %d: %s", job.store.name, job.layer, "; ".join(group))
+        looked_at = job.images if cfg.most_images is None else evenly(job.images, cfg.most_images)
         pages.append(
             write_report(
                 Path(cfg.paths.run_dir) / ("latents.html" if number == 1 else f"latents-{number}.html"),
                 rows=[],
                 members={name: found[name].load(resolve_device(cfg.device)) for name in group},
-                store=job["store"],
-                layer=job["layer"],
-                tokens=job["tokens"],
+                store=job.store,
+                layer=job.layer,
+                tokens=job.tokens,
                 examples=looked_at,
                 examples_are={"all": "recorded", "held_out": "held-out"}[cfg.examples],
                 images=images,
@@ -70,8 +70,8 @@ def run(cfg: DictConfig) -> list[Path]:
 
 def check(cfg: DictConfig) -> None:
     """ValueError for values out of bounds, before anything is loaded."""
-    if cfg.examples not in EXAMPLES:
-        raise ValueError(f"examples={cfg.examples}: choose {' or '.join(EXAMPLES)}.")
+    if cfg.examples not in ("held_out", "all"):
+        raise ValueError(f"examples={cfg.examples}: choose held_out or all.")
     for key in ("n_images", "most_images"):
         if cfg[key] is not None and cfg[key] < 1:
             raise ValueError(f"{key}={cfg[key]}: give at least 1.")

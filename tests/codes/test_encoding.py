@@ -12,9 +12,11 @@ from nursery import Nursery
 from recordings import record
 from safetensors.torch import save_file
 
-from saev.codes import CodesManifest, CodeStore, CodeWriter, Layout, Selection
-from saev.codes.encoding import encode
+from saev.codes import CodesManifest, CodeStore, CodeWriter, EncodeSettings
+from saev.codes.manifest import identity_of
+from saev.codes.passes import encode_shards
 from saev.shards import ActivationStore
+from saev.shards.selected_tokens import Selection
 
 
 def selection(data: Path, images=None, **settings) -> Selection:
@@ -28,13 +30,15 @@ def writer(out: Path, chosen: Selection, dictionary, layout=None, saved: Path | 
     path.mkdir(parents=True, exist_ok=True)
     save_file({"atoms": dictionary.atoms.contiguous()}, path / "dictionary.safetensors")
     (path / "config.json").write_text("{}")
-    manifest = CodesManifest.of(path, dictionary.n_latents, chosen, layout or Layout(dtype="float32"))
+    manifest = CodesManifest.of(
+        identity_of(path), dictionary.n_latents, chosen, layout or EncodeSettings(dtype="float32")
+    )
     return CodeWriter(out, manifest, chosen.runs, chosen.rows)
 
 
 def encoded(out: Path, chosen: Selection, dictionary, layout=None, **settings) -> CodeStore:
     target = writer(out, chosen, dictionary, layout)
-    encode({"it": dictionary}, {"it": target}, chosen, (layout or Layout()).most, **settings)
+    encode_shards({"it": dictionary}, {"it": target}, chosen, (layout or EncodeSettings()).most, **settings)
     assert target.finish()
     return CodeStore(target.root)
 
@@ -81,7 +85,7 @@ def test_several_dictionaries_share_a_pass(tiny, tmp_path):
     chosen, batches = selection(tiny), []
     members = {kind: sae(kind) for kind in ("topk", "gated")}
     writers = {kind: writer(tmp_path, chosen, members[kind], saved=tmp_path / kind) for kind in members}
-    encode(members, writers, chosen, batch_size=64, advance=batches.append)
+    encode_shards(members, writers, chosen, batch_size=64, advance=batches.append)
     assert sum(batches) == 640 and all(one.finish() for one in writers.values())
     for kind, one in writers.items():
         np.testing.assert_allclose(CodeStore(one.root).rows().dense(), dense(chosen, members[kind]), rtol=1e-5)
@@ -91,8 +95,8 @@ def test_several_dictionaries_share_a_pass(tiny, tmp_path):
 def test_dense_codes_keep_the_largest(dtype, tiny, tmp_path):
     chosen, dictionary = selection(tiny), Signed(factor=1e-4)
     wanted = dense(chosen, dictionary)
-    few = encoded(tmp_path, chosen, dictionary, Layout(4, dtype))
-    whole = encoded(tmp_path, chosen, dictionary, Layout("all", dtype))
+    few = encoded(tmp_path, chosen, dictionary, EncodeSettings(latent_topk=4, dtype=dtype))
+    whole = encoded(tmp_path, chosen, dictionary, EncodeSettings(latent_topk="all", dtype=dtype))
     assert few.root != whole.root and few.nnz == 4 * 640 and whole.nnz == 40 * 640
     rtol = 1e-3 if dtype == "float16" else 1e-4
     np.testing.assert_allclose(whole.rows().dense(), wanted, rtol=rtol, atol=1e-7)
@@ -103,12 +107,15 @@ def test_dense_codes_keep_the_largest(dtype, tiny, tmp_path):
 
 def test_values_beyond_the_dtype_stop_with_the_remedy(tiny, tmp_path):
     chosen, large = selection(tiny), Signed(factor=1e5)
-    with pytest.raises(ValueError, match=r"beyond the range of float16 \(65504\).*codes.dtype=float32"):
-        encoded(tmp_path, chosen, large, Layout("all", "float16"))
+    with pytest.raises(ValueError, match=r"beyond the range of float16 \(65504\).*dtype=float32"):
+        encoded(tmp_path, chosen, large, EncodeSettings(latent_topk="all", dtype="float16"))
     assert not [path for path in tmp_path.rglob("*0*.npy*")], "nothing of the shard is left"
-    assert encoded(tmp_path, chosen, large, Layout("all", "float32")).rows(0, 9).dense().max() > 65504
+    assert (
+        encoded(tmp_path, chosen, large, EncodeSettings(latent_topk="all", dtype="float32")).rows(0, 9).dense().max()
+        > 65504
+    )
     with pytest.raises(ValueError, match="NaN or infinite: it has diverged"):
-        encoded(tmp_path, chosen, Signed(factor=float("nan")), Layout("all", "float32"))
+        encoded(tmp_path, chosen, Signed(factor=float("nan")), EncodeSettings(latent_topk="all", dtype="float32"))
 
 
 def test_parts_make_the_same_codes(tiny, tmp_path):
@@ -119,7 +126,7 @@ def test_parts_make_the_same_codes(tiny, tmp_path):
         assert not target.finish()
         with pytest.raises(ValueError, match="is incomplete"):
             CodeStore(target.root)
-        encode({"it": dictionary}, {"it": target}, chosen, part=(number, 3), batch_size=50)
+        encode_shards({"it": dictionary}, {"it": target}, chosen, part=(number, 3), batch_size=50)
     assert target.finish() and target.finish()
     expected, found = files(whole.root), files(target.root)
     assert {n: b for n, b in found.items() if n != "manifest.json"} == {
@@ -154,7 +161,7 @@ def encode_small(root: str, dies_at: str = "0") -> None:
     dictionary.encode = mortal  # type: ignore[method-assign]
     chosen = selection(data)
     target = writer(Path(root), chosen, dictionary, saved=Path(root).parent / "dictionary")
-    encode({"it": dictionary}, {"it": target}, chosen, batch_size=4)
+    encode_shards({"it": dictionary}, {"it": target}, chosen, batch_size=4)
     assert target.finish()
 
 
@@ -207,9 +214,9 @@ def test_ctrl_c_leaves_whole_shards_alone(tiny, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode({"it": dictionary}, {"it": target}, chosen, batch_size=64, advance=interrupt)
+        encode_shards({"it": dictionary}, {"it": target}, chosen, batch_size=64, advance=interrupt)
     assert target.pending() == [1, 2] and not target.finish()
     assert not list(target.root.glob("*.part")) and not list(target.root.glob("000001*"))
-    encode({"it": dictionary}, {"it": target}, chosen, batch_size=64)
+    encode_shards({"it": dictionary}, {"it": target}, chosen, batch_size=64)
     assert target.finish()
     np.testing.assert_allclose(CodeStore(target.root).rows().dense(), dense(chosen, dictionary), rtol=1e-5)

@@ -12,11 +12,11 @@ from codes.test_encoding import selection
 from conftest import TINY
 from recordings import record
 
-from saev.codes import CodesManifest, CodeStore, Layout
+from saev.codes import CodesManifest, CodeStore, EncodeSettings
+from saev.codes.encoding import Job
 from saev.saved import find_dictionaries
 from saev.shards import ActivationStore
 from saev.shards.merging import sidecar_path
-from saev.stages.encode import Job, check_room
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def dense(run: Path, kind: str, tiny: Path, images, tokens: str = "patches") -> 
 
 
 def test_a_run_is_encoded_in_one_pass_and_prints_its_directories(cli, tiny, tmp_path, run):
-    stores = encoded(cli, run, f"dataset={tiny}", "codes.dtype=float32", "latent_topk=all")
+    stores = encoded(cli, run, f"dataset={tiny}", "dtype=float32", "latent_topk=all")
     found = find_dictionaries([str(run)])
     assert [Path(s.manifest.dictionary["path"]).name for s in stores] == [one.path.name for one in found]
     for store, one in zip(stores, found, strict=True):
@@ -133,12 +133,12 @@ def test_what_is_left_to_encode_needs_room_and_nothing_else(cli, tiny, run, monk
         sidecar_path(store.root, i).write_text("{}")
     usage = shutil.disk_usage(store.root)
     chosen = selection(tiny)
-    job = Job([], chosen, Layout(), (0, 1), 64, "cpu", store.root.parent)
-    monkeypatch.setattr("saev.stages.encode.shutil.disk_usage", lambda path: usage._replace(free=160 * (8 + 6 * 4)))
-    check_room(job, {"it": store.manifest}, {"it": 4 / 64})  # the third shard, of 160 tokens
+    job = Job([], chosen, EncodeSettings(), (0, 1), "cpu", store.root.parent)
+    monkeypatch.setattr("saev.codes.encoding.shutil.disk_usage", lambda path: usage._replace(free=160 * (8 + 6 * 4)))
+    job.check_disk({"it": store.manifest}, {"it": 4 / 64})  # the third shard, of 160 tokens
     sidecar_path(store.root, 1).unlink()
     with pytest.raises(ValueError, match="the codes need about"):
-        check_room(job, {"it": store.manifest}, {"it": 4 / 64})
+        job.check_disk({"it": store.manifest}, {"it": 4 / 64})
 
 
 def test_a_dictionary_is_called_by_its_folder_wherever_one_stands(run, monkeypatch):
@@ -176,8 +176,8 @@ def test_codes_beyond_float16_stop_with_the_remedy(cli, tiny, run):
     weights["w_enc"] *= 1e6
     save_file(weights, one / "dictionary.safetensors")
     shown = cli("encode", str(one), f"dataset={tiny}", "device=cpu")
-    assert shown.code == 1 and "beyond the range of float16" in shown.err and "codes.dtype=float32" in shown.err
-    encoded(cli, one, f"dataset={tiny}", "codes.dtype=float32")
+    assert shown.code == 1 and "beyond the range of float16" in shown.err and "dtype=float32" in shown.err
+    encoded(cli, one, f"dataset={tiny}", "dtype=float32")
 
 
 def test_dictionaries_of_different_recordings_are_encoded_on_their_own(cli, tiny, run, tmp_path):
@@ -201,7 +201,7 @@ WRONG = {
     "no such tokens": (["{run}", "dataset={tiny}", "tokens=words"], ["tokens=words"]),
     "no such examples": (["{run}", "examples=none"], ["examples=none", "held_out"]),
     "no batch": (["{run}", "batch_size=0"], ["batch_size=0"]),
-    "no such dtype": (["{run}", "codes.dtype=int8"], ["codes.dtype=int8", "float16"]),
+    "no such dtype": (["{run}", "dtype=int8"], ["dtype=int8", "float16"]),
     "no such number of codes": (["{run}", "latent_topk=0"], ["latent_topk=0", "at least 1"]),
     "yes for a number of codes": (["{run}", "latent_topk=true"], ["latent_topk=True", "at least 1"]),
     "another program's folder": (["{theirs}"], ["config.json is no dictionary's of ours", "saev convert"]),
@@ -234,6 +234,6 @@ def test_wrong_input_is_a_message_with_the_remedy(case, cli, tiny, tmp_path, run
 
 def test_a_full_disk_is_foreseen(cli, tiny, run, monkeypatch, tmp_path):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr("saev.stages.encode.shutil.disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr("saev.codes.encoding.shutil.disk_usage", lambda path: usage._replace(free=1000))
     shown = cli("encode", str(member(run, "topk")), f"dataset={tiny}", "device=cpu")
     assert shown.code == 1 and "GB free, the codes need about" in shown.err and "out=/big/disk" in shown.err

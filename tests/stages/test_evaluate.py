@@ -13,11 +13,11 @@ from PIL import Image
 from recordings import record
 from safetensors.torch import save_file
 
+from saev.evaluation.evaluating import directions
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.histograms import FREQUENCY_EDGES
 from saev.saved import find_dictionaries
 from saev.shards import ActivationStore
-from saev.stages.evaluate import directions
 
 MICRO = ("vit=micro", "images=folder")
 

@@ -68,7 +68,7 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
 def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
     live, _, _ = probed(cli, place, "nulls=[]")
     shown = cli(
-        "encode", str(place), f"dataset={place / 'data'}", "layer=1", "latent_topk=all", "codes.dtype=float32",
+        "encode", str(place), f"dataset={place / 'data'}", "layer=1", "latent_topk=all", "dtype=float32",
         f"out={tmp_path / 'codes'}", "device=cpu",
     )  # fmt: skip
     assert shown.code == 0, shown.text

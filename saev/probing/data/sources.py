@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
-from saev.codes import CodeStore
 from saev.codes.pairs import sparse_codes
+from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.ops.sparse import SparseCodes
 from saev.probing.data.labels import Labels

@@ -1,4 +1,4 @@
-"""Which tokens are encoded, as rows of the codes, and how they are read: shard by shard of the activations."""
+"""Tokens of some images of one layer of a recording, and the streams that read them."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from saev.shards import ActivationStore, TokenStream, open_stream
+from saev.shards.reader import ActivationStore
 from saev.shards.selection import Runs, select
+from saev.shards.stream import TokenStream, open_stream
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Selection:
 
     @cached_property
     def runs(self) -> Runs:
-        """The rows as runs of tokens; a token is numbered within its image's stored tokens."""
+        """The rows as spans of tokens; a token is numbered within its image's stored tokens."""
         labels = self.store.labels_for(self.ignore_labels)
         counts, part = self.store.tokens_per_image(self.layer), self.store.role_slice(self.tokens)
         runs = select(counts, self.images, part, labels, self.ignore_labels)
@@ -41,27 +42,29 @@ class Selection:
 
     @cached_property
     def rows(self) -> Int64[np.ndarray, " shards"]:
-        """Rows that come from each shard of the activations; some may have none."""
-        lengths = self.runs.stop - self.runs.start
-        n_shards = len(self.store.shard_urls(self.layer))
-        rows = np.zeros(n_shards, np.int64)
-        np.add.at(rows, self._shard[self.runs.example], lengths)
+        """Rows in each shard of the activations, 0 where no token of it is selected."""
+        rows = np.zeros(len(self.store.shard_urls(self.layer)), np.int64)
+        np.add.at(rows, self._shard[self.runs.example], self.runs.stop - self.runs.start)
         return rows
 
     def batches(self, shard: int, batch_size: int) -> Iterator[dict[str, Any]]:
         """A shard's rows in order, in the fewest equal batches of at most `batch_size`.
 
-        Batches begin anew at each shard: what a shard holds depends on its own tokens alone, so an encoding that was
-        interrupted or divided equals one that was not.
+        Batches start anew at each shard, so the codes of a shard depend on its tokens alone: an encoding that was
+        interrupted or divided into parts equals one that was not.
         """
         if self.rows[shard] == 0:
             return
-        stream = self._stream(self.images[self._shard[self.images] == shard], batch_size)
+        stream = self.stream(batch_size, self.images[self._shard[self.images] == shard])
         yield from stream.batches(0, stream.n_batches)
 
     def first_batch(self, batch_size: int) -> dict[str, Any]:
         """The first rows, at most `batch_size`."""
-        return next(self._stream(self.images, batch_size, limit=batch_size).batches(0, 1))
+        return next(self.stream(batch_size, limit=batch_size).batches(0, 1))
 
-    def _stream(self, images: Int64[np.ndarray, " some"], batch_size: int, limit: int | None = None) -> TokenStream:
+    def stream(
+        self, batch_size: int, images: Int64[np.ndarray, " images"] | None = None, limit: int | None = None
+    ) -> TokenStream:
+        """A stream over the rows in order: of all images, or of the given ones among them."""
+        images = self.images if images is None else images
         return open_stream(self.store, self.layer, batch_size, images, self.tokens, self.ignore_labels, limit)

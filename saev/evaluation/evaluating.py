@@ -1,0 +1,140 @@
+"""Dictionaries measured on recorded activations, and spliced back into their backbone.
+
+dictionaries ──select_tokens──▶ one pass per recording and layer ──measure, splice──▶ a row per dictionary
+"""
+
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import torch
+
+from saev.device import check_device, resolve_device
+from saev.dictionary import Dictionary
+from saev.evaluation.measuring import measure
+from saev.evaluation.settings import EvaluateSettings
+from saev.evaluation.splicing import Splicing
+from saev.images.source import ImageSource
+from saev.metrics.stability import stability
+from saev.runs.tables import write_table
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+from saev.shards.selected_tokens import Selection
+from saev.visuals.plots import frontier
+from saev.visuals.style import save
+from saev.vits.source import VitSource
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A row per dictionary; with stability, a row per pair of dictionaries; and the files written."""
+
+    results: pl.DataFrame
+    stability: pl.DataFrame | None
+    directory: Path | None
+    files: tuple[Path, ...] = ()
+
+
+def evaluate(
+    dictionaries: Dictionaries,
+    recording: Recording | None = None,
+    settings: EvaluateSettings = EvaluateSettings(),  # noqa: B008 it is frozen
+    *,
+    layer: int | None = None,
+    images: ImageSource | None = None,
+    vit: VitSource | None = None,
+    directory: str | os.PathLike | None = None,
+    activations: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Measure dictionaries, each on what it was trained on unless `recording` and `layer` say otherwise.
+
+    Args:
+        dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
+        images, vit: the images and the backbone that were recorded; both or neither. With them reconstructions are put
+            back into the backbone (splice_* in the results).
+        directory: where to write results.parquet, results.csv, frontier.png and stability.*; None: nothing is written.
+        activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
+
+    Raises ValueError, before anything is computed, for what does not fit.
+    """
+    check_device(settings.device)
+    saved = find_dictionaries(dictionaries)
+    if settings.stability and not any(pairs(saved)):
+        raise ValueError("stability=true: give at least two dictionaries of one d_model.")
+    splicing = Splicing.prepare(images, vit, settings)
+    selections = {
+        one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
+    }
+    places = splicing.places(saved, selections) if splicing else {}
+    device = resolve_device(settings.device)
+    members = {one.name: one.load(device) for one in saved}
+    backbone = splicing.vit.load(device) if splicing else None
+    rows = {one.name: describe(one, selections[one.name]) for one in saved}
+    for group in shared_passes(selections):
+        selection = selections[group[0]]
+        log.info(
+            "%s layer %d, %d images: %s", selection.store.name, selection.layer, len(selection.images), "; ".join(group)
+        )
+        together = {name: members[name] for name in group}
+        measured = measure(
+            together, selection, settings.batch_size, device, settings.correlation_latents, progress=progress
+        )
+        spliced = splicing.splice(together, places, selection, backbone) if splicing and backbone else {}
+        for name in group:
+            rows[name] |= measured[name] | spliced.get(name, {})
+    table = [rows[one.name] for one in saved]
+    results = pl.DataFrame(table, infer_schema_length=None)
+    compared = pl.DataFrame(compare(saved, members)) if settings.stability else None
+    if directory is None:
+        return Evaluation(results, compared, None)
+    directory = Path(directory)
+    files = [write_table(directory, "results", results)]
+    if (figure := frontier(table)) is not None:
+        save(figure, directory / "frontier.png")
+        files.append(directory / "frontier.png")
+    if compared is not None:
+        files.append(write_table(directory, "stability", compared))
+    return Evaluation(results, compared, directory, tuple(files))
+
+
+def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:
+    """A row's columns beside its numbers: the dictionary, how it was trained, and on what it is evaluated."""
+    hyperparameters = one.config.get("hyperparameters", {})
+    return {
+        "member": one.name,
+        "dictionary": str(one.path or one.name),
+        **{key: value for key, value in hyperparameters.items() if not isinstance(value, dict | list)},
+        "d_sae": one.config["n_latents"],
+        "failed": bool(one.provenance.get("failed")),
+        "dataset": selection.store.name,
+        "layer": selection.layer,
+        "tokens": selection.tokens,
+        "n_images": len(selection.images),
+    }
+
+
+def pairs(saved: list[SavedDictionary]) -> list[tuple[str, str]]:
+    """Names of all pairs of dictionaries of one d_model."""
+    return [(a.name, b.name) for a, b in itertools.combinations(saved, 2) if a.config["d_model"] == b.config["d_model"]]
+
+
+def compare(saved: list[SavedDictionary], members: Mapping[str, Dictionary]) -> list[dict[str, Any]]:
+    """A row per pair of dictionaries of one width: how similar their atoms are, as directions of raw activations."""
+    rows = []
+    for a, b in pairs(saved):
+        numbers = stability(directions(members[a]), directions(members[b]))
+        rows.append({"a": a, "b": b, **{key: float(value) for key, value in numbers._asdict().items()}})
+    return rows
+
+
+def directions(dictionary: Dictionary) -> torch.Tensor:
+    """Atoms in the space of raw activations: with normalise=standardise, times the scale of each dimension."""
+    scale = getattr(getattr(dictionary, "normaliser", None), "scale", None)
+    return dictionary.atoms if scale is None or scale.ndim == 0 else dictionary.atoms * scale

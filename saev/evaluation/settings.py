@@ -1,0 +1,38 @@
+"""How dictionaries are evaluated; no torch here, so that the command line's --help stays fast."""
+
+import dataclasses
+from typing import Literal
+
+from saev.settings import Examples, bounded, check
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateSettings:
+    """Settings of `saev.evaluate`.
+
+    Args:
+        tokens: patches, cls, special or all; None: those each dictionary was trained on.
+        examples: images that training held out, or all.
+        batch_size: tokens.
+        correlation_latents: at most so many latents' correlations, 8 bytes for each pair; 0: none.
+        stability: also compare all pairs of dictionaries, atom by atom.
+        device: auto (cuda where there is one), cpu, cuda, cuda:1.
+        splice_images: of the evaluated images, drawn at random; None: all.
+        splice_batch: images.
+        references: what all tokens are replaced by for comparison.
+        head: safetensors of weight [classes, width] and bias, on the pooled features; with logit_scale: zero-shot.
+    """
+
+    tokens: str | None = None
+    examples: Examples = "held_out"
+    batch_size: int = bounded(4096, at_least=1)
+    correlation_latents: int = bounded(8192, at_least=0, hint="0 leaves the correlation out")
+    stability: bool = False
+    device: str = "auto"
+    splice_images: int | None = bounded(200, at_least=1)
+    splice_batch: int = bounded(32, at_least=1)
+    references: tuple[Literal["mean", "zero"], ...] = ("mean",)
+    head: str | None = None
+
+    def __post_init__(self):
+        check(self)
