@@ -2,7 +2,7 @@
 
 source files --ast--> imports of modules --owner--> imports of packages --> violations, cycles, table and diagram
 
-Run `uv run python docs/architecture.py` to bring the picture up to date.
+Run `uv run python docs/architecture.py` to regenerate the page.
 """
 
 import ast
@@ -38,7 +38,7 @@ FRAMEWORKS = {"lightning": 2, "pytorch_lightning": None, "hydra": 5, "omegaconf"
 
 @dataclasses.dataclass(frozen=True)
 class Import:
-    """One import statement: which module asks for which, and where."""
+    """One import statement: module `source` imports `target`."""
 
     source: str
     target: str
@@ -46,14 +46,14 @@ class Import:
 
 
 def layer_of(package: str) -> int | None:
-    """The number of a package's layer; None for one that LAYERS does not know."""
+    """The number of a package's layer; None if it is not in LAYERS."""
     return next((number for number, (_, packages) in enumerate(LAYERS) if package in packages), None)
 
 
 def package_of(module: str) -> str:
-    """The package (or single file) a module counts to.
+    """The package (or single file) that a module belongs to.
 
-    >>> package_of("saev.nn.bank"), package_of("saev.training.bank.logging_steps"), package_of("saev")
+    >>> package_of("saev.nn.bank"), package_of("callbacks.coherence"), package_of("saev")
     ('saev.nn', 'callbacks', 'saev')
     """
     parts = module.split(".")
@@ -72,9 +72,9 @@ def _dotted(path: Path) -> str:
 
 
 def imports(root: Path = ROOT) -> list[Import]:
-    """Every import statement of the source, those inside functions too; `from a import b` means a.b where that is a module."""
+    """Every import statement of the source, also inside functions; `from a import b` is a.b if that is a module."""
     known = modules(root)
-    return [found for module, path in known.items() for found in _imports_of(module, path, known, root)]
+    return [one for module, path in known.items() for one in _imports_of(module, path, known, root)]
 
 
 def _imports_of(module: str, path: Path, known: Mapping[str, Path], root: Path) -> Iterator[Import]:
@@ -83,7 +83,7 @@ def _imports_of(module: str, path: Path, known: Mapping[str, Path], root: Path) 
             targets = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
-            if node.level:  # relative: counted from the package that the module is in
+            if node.level:  # relative: relative to the package of the module
                 parts = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
                 base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
             inside = [f"{base}.{alias.name}" for alias in node.names]
@@ -94,35 +94,35 @@ def _imports_of(module: str, path: Path, known: Mapping[str, Path], root: Path) 
             yield Import(module, target, f"{path.relative_to(root)}:{node.lineno}")
 
 
-def edges(found: Sequence[Import]) -> dict[str, set[str]]:
-    """Which packages of ours each of our packages imports, itself left out."""
-    graph: dict[str, set[str]] = {package_of(i.source): set() for i in found}
-    ours = {package.split(".")[0] for _, packages in LAYERS for package in packages}
-    for i in found:
+def edges(imported: Sequence[Import]) -> dict[str, set[str]]:
+    """The packages of this repository that each of its packages imports, without itself."""
+    graph: dict[str, set[str]] = {package_of(i.source): set() for i in imported}
+    first_party = {package.split(".")[0] for _, packages in LAYERS for package in packages}
+    for i in imported:
         source, target = package_of(i.source), package_of(i.target)
-        if target.split(".")[0] in ours and source != target:
+        if target.split(".")[0] in first_party and source != target:
             graph[source].add(target)
     return graph
 
 
-def violations(found: Sequence[Import]) -> list[str]:
-    """What breaks the rules, a line each: unknown packages, imports that point up, frameworks too far down, cycles."""
+def violations(imported: Sequence[Import]) -> list[str]:
+    """A line per violation: unknown packages, imports that point up, frameworks too far down, cycles."""
     faults = []
-    graph = edges(found)
+    graph = edges(imported)
     for package in sorted(set(graph).union(*graph.values())):
         if layer_of(package) is None:
-            faults.append(f"{package} stands in no layer: add it to LAYERS in docs/architecture.py")
-    for i in found:
+            faults.append(f"{package} is in no layer: add it to LAYERS in docs/architecture.py")
+    for i in imported:
         source, target = package_of(i.source), package_of(i.target)
-        mine, theirs = layer_of(source), layer_of(target)
-        if mine is not None and theirs is not None and theirs > mine:
-            faults.append(f"{i.where}: {source} (layer {mine}) imports {target} (layer {theirs}): imports point down")
+        layer, target_layer = layer_of(source), layer_of(target)
+        if layer is not None and target_layer is not None and target_layer > layer:
+            faults.append(f"{i.where}: {source} (layer {layer}) imports {target} (layer {target_layer}): imports point down")
         framework = i.target.split(".")[0]
-        if mine is not None and framework in FRAMEWORKS:
+        if layer is not None and framework in FRAMEWORKS:
             lowest = FRAMEWORKS[framework]
-            if lowest is None or mine < lowest:
+            if lowest is None or layer < lowest:
                 allowed = "nowhere" if lowest is None else f"from layer {lowest} on"
-                faults.append(f"{i.where}: {source} (layer {mine}) imports {framework}, allowed {allowed}")
+                faults.append(f"{i.where}: {source} (layer {layer}) imports {framework}, allowed {allowed}")
     try:
         tuple(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:
@@ -131,7 +131,7 @@ def violations(found: Sequence[Import]) -> list[str]:
 
 
 def picture(root: Path = ROOT) -> str:
-    """The graph as a Mermaid diagram and a table, in Markdown."""
+    """A table of all imports, and a Mermaid diagram without the edges that a path of other edges implies, in Markdown."""
     graph, known = edges(imports(root)), modules(root)
     diagram, table = ["```mermaid", "flowchart BT"], ["| layer | package | what it is | imports |", "|---|---|---|---|"]
     for number, (title, packages) in reversed(list(enumerate(LAYERS))):
@@ -142,8 +142,19 @@ def picture(root: Path = ROOT) -> str:
                 targets = ", ".join(f"`{target}`" for target in sorted(graph[package])) or "-"
                 table.append(f"| {number} | `{package}` | {_about(package, known)} | {targets} |")
         diagram.append("  end")
-    diagram += [f"  {_node(a)} --> {_node(b)}" for a in sorted(graph) for b in sorted(graph[a])]
+    diagram += [
+        f"  {_node(a)} --> {_node(b)}" for a in sorted(graph) for b in sorted(graph[a]) if not implied(graph, a, b)
+    ]
     return "\n".join([*table, "", *diagram, "```"])
+
+
+def implied(graph: Mapping[str, set[str]], source: str, target: str) -> bool:
+    """Whether a path of several edges leads from source to target."""
+    seen, ahead = {source}, graph[source] - {target}
+    while ahead:
+        seen |= ahead
+        ahead = set().union(*(graph.get(package, set()) for package in ahead)) - seen
+    return target in seen
 
 
 def _node(package: str) -> str:
@@ -158,7 +169,7 @@ def _about(package: str, known: Mapping[str, Path]) -> str:
 
 
 def page(text: str, root: Path = ROOT) -> str:
-    """The page with its generated part replaced by the source's present picture."""
+    """The page with its generated part replaced by the table and diagram of the source."""
     before, rest = text.split(BEGIN)
     after = rest.split(END)[1]
     return f"{before}{BEGIN}\n\n{picture(root)}\n\n{END}{after}"

@@ -56,7 +56,7 @@ PLANTED = {
     "hydra below layer 5": ({"callbacks/x.py": "from hydra.utils import instantiate"}, "allowed from layer 5"),
     "a circle": ({"saev/ops/x.py": "import saev.metrics", "saev/metrics/x.py": "import saev.ops"}, "each other"),
     "the front page from below": ({"saev/nn/x.py": "import saev"}, "imports point down"),
-    "an unknown package": ({"saev/misc/x.py": "import saev.ops"}, "stands in no layer"),
+    "an unknown package": ({"saev/misc/x.py": "import saev.ops"}, "is in no layer"),
 }
 
 
