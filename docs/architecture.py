@@ -116,7 +116,9 @@ def violations(imported: Sequence[Import]) -> list[str]:
         source, target = package_of(i.source), package_of(i.target)
         layer, target_layer = layer_of(source), layer_of(target)
         if layer is not None and target_layer is not None and target_layer > layer:
-            faults.append(f"{i.where}: {source} (layer {layer}) imports {target} (layer {target_layer}): imports point down")
+            faults.append(
+                f"{i.where}: {source} (layer {layer}) imports {target} (layer {target_layer}): imports point down"
+            )
         framework = i.target.split(".")[0]
         if layer is not None and framework in FRAMEWORKS:
             lowest = FRAMEWORKS[framework]
