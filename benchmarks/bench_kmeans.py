@@ -26,6 +26,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from benchmarks.synthetic import Law, World
+from saev.baselines import KMeans
 from saev.baselines.kmeans import KMeansFitter
 from saev.baselines.nearest import nearest
 from saev.nn import Normaliser
@@ -56,7 +57,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def started(z: Tensor, k: int, passes: int, tol: float = 0.0) -> KMeansFitter:
-    fitter = KMeansFitter(k, passes=passes, tol=tol)
+    fitter = KMeansFitter(KMeans(k, passes=passes, tol=tol))
     fitter.start(Normaliser(torch.zeros(z.shape[1]), torch.ones(())), z[: fitter.sample_tokens], len(z))
     return fitter
 

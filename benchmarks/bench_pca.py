@@ -20,7 +20,8 @@ from rich.table import Table
 from sklearn.decomposition import PCA, IncrementalPCA
 from threadpoolctl import threadpool_limits
 
-from saev.baselines.pca import PCAFitter, principal_components
+from saev.baselines import PCA as PCASettings
+from saev.baselines.pca import principal_components
 from saev.nn import Normaliser
 from saev.shards import ActivationStore, Moments, TokenStream
 
@@ -47,7 +48,7 @@ def recorded(directory: str, n: int) -> torch.Tensor:
 
 def ours(normaliser: Normaliser, z: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """(variances, components) after one pass; the orientation is part of it."""
-    fitter = PCAFitter(k=[None])
+    fitter = PCASettings(k=(None,)).build()
     fitter.start(normaliser, z[: fitter.sample_tokens], len(z))
     for token, batch in zip(torch.arange(len(z)).split(BATCH), z.split(BATCH), strict=True):
         fitter.update(batch, token)

@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saev.baselines.baseline import Baseline
-from saev.baselines.kmeans import KMeans
-from saev.baselines.pca import PCA
-from saev.baselines.random_vectors import RandomVectors
-from saev.baselines.semi_nmf import SemiNMF
+from saev.baselines.kmeans import KMeansDictionary
+from saev.baselines.pca import PCADictionary
+from saev.baselines.random_vectors import RandomVectorsDictionary
+from saev.baselines.semi_nmf import SemiNMFDictionary
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
@@ -35,7 +35,9 @@ SPARSIFIERS: dict[str, type[Sparsifier]] = {
     cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
 }
 
-BASELINES: dict[str, type[Baseline]] = {cls.kind: cls for cls in (KMeans, PCA, RandomVectors, SemiNMF)}
+BASELINES: dict[str, type[Baseline]] = {
+    cls.kind: cls for cls in (KMeansDictionary, PCADictionary, RandomVectorsDictionary, SemiNMFDictionary)
+}
 
 
 def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | Path, **about: Any) -> Path:

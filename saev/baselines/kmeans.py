@@ -1,6 +1,5 @@
 """k-means: atoms are the centroids of clusters, found on a sample by faiss and then by exact Lloyd passes over all tokens."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -13,6 +12,7 @@ from saev.baselines.baseline import Baseline
 from saev.baselines.fitter import Fitter
 from saev.baselines.lloyd import Clusters
 from saev.baselines.nearest import blocks, distances, full_precision, nearest
+from saev.baselines.settings import KMeans
 from saev.nn.centroids import ENOUGH, kmeans
 from saev.nn.initialise import PER_CENTROID
 from saev.nn.normalise import Normaliser
@@ -26,7 +26,7 @@ BEYOND = 0.8
 as many passes reach the same one (over-relaxation: Salakhutdinov & Roweis, ICML 2003, section 3)."""
 
 
-class KMeans(Baseline):
+class KMeansDictionary(Baseline):
     """Centroids in normalised space as a dictionary; `code` says what the codes f of a token z are.
 
     - `onehot`: 1 for the nearest centroid (the first of equally near ones), so L0 = 1; decoding gives that centroid.
@@ -56,7 +56,6 @@ class KMeans(Baseline):
             return super().decode(codes)
 
 
-@dataclasses.dataclass(eq=False)
 class KMeansFitter(Fitter):
     """Lloyd's method in passes over the stream, from the centroids of a sample; between passes centroids are moved BEYOND the
     means of their clusters, after the last one onto them.
@@ -64,50 +63,35 @@ class KMeansFitter(Fitter):
     The start is faiss's on half of the sample (at least FEW tokens, and ENOUGH for each centroid), then SAMPLE_PASSES over all
     of it, each of which saves a pass over the stream.
 
-    Args:
-        n_latents: centroids.
-        passes: exact Lloyd passes, at most.
-        seed: of the start and of splits.
-        n_init: starts on the sample, of which the one with the least inertia there is taken.
-        code: of the dictionary, `onehot` or `inverse`.
-        tol: stop once a pass has lowered the inertia by less than this share and left no cluster empty: `n_passes` is then
-            the number of passes made, and further batches are ignored. 0: only where nothing is gained any more.
+    `n_passes` is the number of passes made once one has lowered the inertia by less than `tol` and left no cluster empty;
+    further batches are then ignored.
     """
 
-    n_latents: int
-    passes: int = 10
-    seed: int = 0
-    n_init: int = 1
-    code: str = "onehot"
-    tol: float = 1e-4
-
-    def __post_init__(self):
-        _check_code(self.code)
-        for name, least in (("n_latents", 1), ("passes", 1), ("n_init", 1), ("tol", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}={getattr(self, name)} of k-means: give {least} or more.")
-        self.n_passes = self.passes
-        self.sample_tokens = max(2 * FEW, PER_CENTROID * self.n_latents)
+    def __init__(self, settings: KMeans):
+        self.settings, self.n_passes = settings, settings.passes
+        self.sample_tokens = max(2 * FEW, PER_CENTROID * settings.n_latents)
         self.done, self.inertia = 0, math.inf
-        self.populations = torch.zeros(self.n_latents, dtype=torch.int64)
+        self.populations = torch.zeros(settings.n_latents, dtype=torch.int64)
 
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
         """Centroids of the sample; ValueError where it has fewer tokens than n_latents."""
         few = min(len(sample), n_tokens)
-        if few < self.n_latents:
+        if few < self.settings.n_latents:
             raise ValueError(
-                f"n_latents={self.n_latents} of k-means: there are {few} tokens, and every centroid wants "
-                "one at least, better 39: lower n_latents, or record more images."
+                f"n_latents={self.settings.n_latents} of k-means: there are {few} tokens, and each centroid needs "
+                "at least one, better 39: lower n_latents, or record more images."
             )
         self.normaliser = normaliser
         advice = "record more images, or lower n_latents"
-        first = sample[: max(len(sample) // 2, FEW, ENOUGH * self.n_latents)]
-        self.centroids = kmeans(first, self.n_latents, self.seed, self.n_init, advice).float()
+        first = sample[: max(len(sample) // 2, FEW, ENOUGH * self.settings.n_latents)]
+        self.centroids = kmeans(
+            first, self.settings.n_latents, self.settings.seed, self.settings.n_init, advice
+        ).float()
         self.means = self.centroids
         self._begin_pass()
         for _ in range(SAMPLE_PASSES if len(first) < len(sample) else 0):
             self._add(sample)
-            self._move(self.seed)
+            self._move(self.settings.seed)
 
     def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
         """Add a batch to the clusters of its tokens' nearest centroids."""
@@ -129,9 +113,9 @@ class KMeansFitter(Fitter):
             gain, self.inertia = self.inertia / inertia - 1 if inertia else 0.0, inertia
             self.populations = self.clusters.counts.cpu()
             self.done += 1
-            if gain < self.tol and self.populations.all():
+            if gain < self.settings.tol and self.populations.all():
                 self.n_passes = self.done
-            self._move(self.seed + self.done)
+            self._move(self.settings.seed + self.done)
         return {
             "inertia": self.inertia,
             "utilisation": float((self.populations > 0).double().mean()),
@@ -144,9 +128,9 @@ class KMeansFitter(Fitter):
         assert isinstance(other, KMeansFitter)
         self.clusters.merge(other.clusters)
 
-    def dictionaries(self) -> Mapping[str, KMeans]:
+    def dictionaries(self) -> Mapping[str, KMeansDictionary]:
         """The centroids, each the mean of the tokens nearest to it in the last pass."""
-        return {"": KMeans(self.normaliser, self.means, self.code)}
+        return {"": KMeansDictionary(self.normaliser, self.means, self.settings.code)}
 
     def state_dict(self) -> dict[str, Any]:
         """Centroids, the clusters of the pass under way, and numbers of the pass before."""

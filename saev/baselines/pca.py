@@ -1,6 +1,6 @@
 """Principal components: one pass of second moments, one eigendecomposition, every rank and sparsity out of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,14 +10,14 @@ from torch import Tensor
 from saev.baselines.baseline import Baseline
 from saev.baselines.fitter import Fitter
 from saev.baselines.second_moments import SecondMoments, shift_of
+from saev.baselines.settings import PCA
 from saev.nn.normalise import Normaliser
 
-KS = (1, 4, 16, 64, 256, 1024)
 SAMPLE = 16384  # tokens that orient the components
 NEGLIGIBLE = 1e-12  # a variance so much smaller than the largest is rounding
 
 
-class PCA(Baseline):
+class PCADictionary(Baseline):
     """codes = V (z - centre), z_hat = centre + V^T codes, for orthonormal rows V by decreasing variance; codes are signed.
 
     Args:
@@ -55,7 +55,7 @@ class PCA(Baseline):
         variance: Float[Tensor, " n_components"],
         centre: Float[Tensor, " d_model"],
         **settings: Any,
-    ) -> "PCA":
+    ) -> "PCADictionary":
         """The dictionary of these components of normalised activations; `variance` is that of their codes."""
         pca = cls(normaliser, components, **settings)
         pca.variance.copy_(variance[: pca.n_latents])
@@ -89,35 +89,28 @@ class PCAFitter(Fitter):
     moments of the coefficients would take a second pass, as the components are known after the first, and a sample of
     16384 tells the sign of every skewness beyond 0.04 (two standard errors of a Gaussian's).
 
-    Args:
-        k: a dictionary for each of these numbers of codes kept per token (null: all); those above the rank are left out.
-        rank: components to find; null: d_model.
-        whiten: as in `PCA`.
+    A dictionary for each entry of `settings.k`; those above the rank are left out.
     """
 
     sample_tokens = SAMPLE
 
-    def __init__(self, k: Sequence[int | None] = KS, rank: int | None = None, whiten: bool = False):
-        whole = not isinstance(k, int | str) and all(n is None or (type(n) is int and n >= 1) for n in k)
-        if not whole or (rank is not None and rank < 1):
-            raise ValueError(
-                f"k={k}, rank={rank} of PCA: k is a list of numbers of at least 1, null for all codes, e.g. baseline.k=[4,16]; "
-                "rank is at least 1, or null."
-            )
-        self.k, self.rank, self.whiten = tuple(k), rank, whiten
+    def __init__(self, settings: PCA):
+        self.settings = settings
 
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
         d_model = sample.shape[1]
-        _check("rank", self.rank, d_model)
-        rank = self.rank or d_model
+        _check("rank", self.settings.rank, d_model)
+        rank = self.settings.rank or d_model
         if n_tokens <= rank:
             raise ValueError(
-                f"rank={self.rank}: {rank} components need more than {rank} tokens, an epoch has {n_tokens}: "
+                f"rank={self.settings.rank}: {rank} components need more than {rank} tokens, an epoch has {n_tokens}: "
                 "lower rank or record more images."
             )
-        self._kept = [k for k in self.k if k is None or k <= rank]
+        self._kept = [k for k in self.settings.k if k is None or k <= rank]
         if not self._kept:
-            raise ValueError(f"k={list(self.k)}: at least one between 1 and rank={rank}, or null for all codes.")
+            raise ValueError(
+                f"k={list(self.settings.k)}: at least one between 1 and rank={rank}, or null for all codes."
+            )
         self._normaliser, self._sample = normaliser, sample
         self.moments = SecondMoments(shift_of(sample))
 
@@ -134,12 +127,12 @@ class PCAFitter(Fitter):
         assert isinstance(other, PCAFitter)
         self.moments.merge(other.moments)
 
-    def dictionaries(self) -> Mapping[str, PCA]:
+    def dictionaries(self) -> Mapping[str, PCADictionary]:
         """One per k: "k=1", ..., and "k=all" for null."""
         variance, components = principal_components(self.moments.covariance)
         found = (self._normaliser, oriented(components, self._sample), variance, self.moments.mean)
-        settings = {"rank": self.rank, "whiten": self.whiten}
-        return {f"k={'all' if k is None else k}": PCA.of(*found, k=k, **settings) for k in self._kept}
+        settings = {"rank": self.settings.rank, "whiten": self.settings.whiten}
+        return {f"k={'all' if k is None else k}": PCADictionary.of(*found, k=k, **settings) for k in self._kept}
 
     def state_dict(self) -> dict[str, Any]:
         return self.moments.state_dict()

@@ -1,6 +1,6 @@
-"""Random vectors as atoms: tokens of the data, Gaussians of its covariance, or the rows of an SAE that nobody trained.
+"""Random vectors as atoms: tokens of the data, Gaussians of its covariance, or the random start of an SAE.
 
-What a trained dictionary is worth shows beside these: whatever they explain, training has not found.
+The reference for a trained dictionary: what these explain is no result of training.
 """
 
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ from saev.baselines.fitter import Fitter
 from saev.baselines.refit import least_squares_on
 from saev.baselines.reservoir import Reservoir
 from saev.baselines.second_moments import SecondMoments, shift_of
+from saev.baselines.settings import RandomVectors
 from saev.nn.normalise import Normaliser
 from saev.ops.topk import topk_indices
 
-VARIANTS = ("tokens", "gaussian", "untrained")
 SAMPLE = 4096  # tokens that tell the shift of the moments
 RCOND = 1e-8  # squared singular values below this fraction of the largest are directions that the atoms do not span
 
 
-class RandomVectors(Baseline):
+class RandomVectorsDictionary(Baseline):
     """Atoms a_j = s_j u_j of norm s_j, and y = z - centre. A code counts atoms: 1 is the whole of a_j.
 
     k: the k largest of relu(y u_j) are kept. Their codes are relu(y u_j) / s_j (matching: what two atoms have in common is
@@ -78,54 +78,30 @@ class RandomVectors(Baseline):
 
 
 class RandomVectorsFitter(Fitter):
-    """One set of random vectors; a function of (seed, the dataset), whatever the order of the stream.
-
-    Args:
-        n_latents: vectors to take.
-        variant: `tokens` are a uniform sample of tokens without repetition, seen from their mean if `centred`;
-            `gaussian` ones are drawn from N(mean, covariance) of the tokens, the mean left out if `centred`;
-            `untrained` ones are unit vectors of any direction, with zero biases an SAE at its random start, and need no
-            pass over the data (`n_passes` is 0).
-        unit_norm: divide each vector by its norm.
-        k, refit: as in `RandomVectors`.
-    """
+    """One set of random vectors; a function of (seed, the dataset), whatever the order of the stream."""
 
     sample_tokens = SAMPLE
 
-    def __init__(
-        self,
-        n_latents: int,
-        variant: str = "tokens",
-        seed: int = 0,
-        k: int | None = None,
-        refit: bool = False,
-        centred: bool = True,
-        unit_norm: bool = True,
-    ):
-        if variant not in VARIANTS:
-            raise ValueError(f"variant={variant}: choose one of {list(VARIANTS)}.")
-        if n_latents < 1 or (k is not None and not 1 <= k <= n_latents):
-            raise ValueError(f"n_latents={n_latents}, k={k}: both at least 1, and k at most n_latents (null: all).")
-        self.n_latents, self.variant, self.seed, self.k, self.refit = n_latents, variant, seed, k, refit
-        self.centred, self.unit_norm = centred, unit_norm
-        self.n_passes = int(variant != "untrained")
+    def __init__(self, settings: RandomVectors):
+        self.settings = settings
+        self.n_passes = int(settings.variant != "untrained")
 
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
-        if self.variant == "tokens" and n_tokens < self.n_latents:
+        if self.settings.variant == "tokens" and n_tokens < self.settings.n_latents:
             raise ValueError(
-                f"n_latents={self.n_latents}: an epoch has {n_tokens} tokens to choose from: lower n_latents, or take "
-                "variant=gaussian, which draws as many as one likes."
+                f"n_latents={self.settings.n_latents}: an epoch has {n_tokens} tokens to choose from: lower n_latents, or take "
+                "variant=gaussian, which draws any number of them."
             )
         self._normaliser = normaliser
-        self._reservoir = Reservoir(self.n_latents, sample.shape[1], self.seed, sample.device)
+        self._reservoir = Reservoir(self.settings.n_latents, sample.shape[1], self.settings.seed, sample.device)
         self._shift = shift_of(sample)
         self._moments = SecondMoments(self._shift)
         self._total, self._count = torch.zeros_like(self._shift), 0
 
     def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
-        if self.variant == "gaussian":
+        if self.settings.variant == "gaussian":
             self._moments.add(z)
-        if self.variant == "tokens":
+        if self.settings.variant == "tokens":
             self._reservoir.add(z, token)
             self._total += (z.double() - self._shift).sum(0)
             self._count += len(z)
@@ -140,30 +116,37 @@ class RandomVectorsFitter(Fitter):
         self._total += other._total
         self._count += other._count
 
-    def dictionaries(self) -> Mapping[str, RandomVectors]:
+    def dictionaries(self) -> Mapping[str, RandomVectorsDictionary]:
         mean = self._mean()
         atoms = self._vectors()
-        if self.variant == "tokens" and self.centred:
+        if self.settings.variant == "tokens" and self.settings.centred:
             atoms = atoms - mean
-        if self.variant == "gaussian" and not self.centred:
+        if self.settings.variant == "gaussian" and not self.settings.centred:
             atoms = atoms + mean
-        found = RandomVectors(self._normaliser, as_unit_rows(atoms) if self.unit_norm else atoms, self.k, self.refit)
-        if self.centred:
-            found.centre.copy_(mean)
-        return {"": found}
+        atoms = as_unit_rows(atoms) if self.settings.unit_norm else atoms
+        dictionary = RandomVectorsDictionary(self._normaliser, atoms, self.settings.k, self.settings.refit)
+        if self.settings.centred:
+            dictionary.centre.copy_(mean)
+        return {"": dictionary}
 
     def _mean(self) -> Float[Tensor, " d_model"]:
-        if self.variant == "untrained":
+        if self.settings.variant == "untrained":
             return torch.zeros_like(self._shift)
-        return self._moments.mean if self.variant == "gaussian" else self._shift + self._total / max(self._count, 1)
+        return (
+            self._moments.mean
+            if self.settings.variant == "gaussian"
+            else self._shift + self._total / max(self._count, 1)
+        )
 
     def _vectors(self) -> Float[Tensor, "n_latents d_model"]:
-        if self.variant == "tokens":
+        if self.settings.variant == "tokens":
             return self._reservoir.rows.double()
-        generator = torch.Generator().manual_seed(self.seed)
-        drawn = torch.randn(self.n_latents, len(self._shift), generator=generator, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        drawn = torch.randn(self.settings.n_latents, len(self._shift), generator=generator, dtype=torch.float64)
         drawn = drawn.to(self._shift.device)
-        return as_unit_rows(drawn) if self.variant == "untrained" else drawn @ root_of(self._moments.covariance)
+        return (
+            as_unit_rows(drawn) if self.settings.variant == "untrained" else drawn @ root_of(self._moments.covariance)
+        )
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saev.baselines.baseline import Baseline, as_unit_rows
 from saev.baselines.fitter import Fitter
+from saev.baselines.settings import SemiNMF
 from saev.nn.centroids import kmeans
 from saev.nn.normalise import Normaliser
 
@@ -24,8 +25,8 @@ NEGLIGIBLE = 1e-10  # a direction of code space with so small a fraction of the 
 SWEEPS = 10  # over the atoms, where l1 bounds their norms
 
 
-class SemiNMF(Baseline):
-    """Codes f = argmin over f >= 0 of 1/2 ||z - f A||^2 + l1 sum f, by `iterations` of ADMM; atoms have unit norm.
+class SemiNMFDictionary(Baseline):
+    """Codes f = argmin over f >= 0 of 1/2 ||z - f A||^2 + l1_penalty sum f, by `iterations` of ADMM; atoms have unit norm.
 
     With more atoms than d_model 100 iterations end near the minimum, not at it: with 40 random atoms of 16 dimensions the
     squared error was above that of SciPy's NNLS by 0.7 % of ||z||^2, after 300 by nothing.
@@ -38,15 +39,15 @@ class SemiNMF(Baseline):
         normaliser: Normaliser,
         atoms: Float[Tensor, "n_latents d_model"],
         iterations: int = 100,
-        l1: float = 0.0,
+        l1_penalty: float = 0.0,
     ):
         super().__init__(normaliser, atoms)
-        _check(iterations, l1)
-        self.iterations, self.l1 = iterations, l1
+        _check(iterations, l1_penalty)
+        self.iterations, self.l1_penalty = iterations, l1_penalty
 
     def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
         """Nonnegative codes of normalised activations, with exact zeros."""
-        return nonnegative_codes(z, self.atoms_, self.iterations, self.l1)
+        return nonnegative_codes(z, self.atoms_, self.iterations, self.l1_penalty)
 
 
 class SemiNMFFitter(Fitter):
@@ -55,28 +56,20 @@ class SemiNMFFitter(Fitter):
     The objective of a pass is no higher than the last one's as far as the codes are converged: codes are found anew in each
     pass, so that none has to be stored. It starts from the directions of k-means centroids, as Ding et al. advise.
 
-    Args:
-        n_latents: atoms.
-        passes: epochs over the data.
-        seed: of k-means.
-        iterations, l1: as in `SemiNMF`.
     """
 
-    def __init__(self, n_latents: int, passes: int = 10, seed: int = 0, iterations: int = 100, l1: float = 0.0):
-        if n_latents < 1 or passes < 1:
-            raise ValueError(f"n_latents={n_latents}, passes={passes}: take at least one of each.")
-        _check(iterations, l1)
-        self.n_latents, self.n_passes, self.seed, self.iterations, self.l1 = n_latents, passes, seed, iterations, l1
-        self.sample_tokens = PER_ATOM * n_latents
+    def __init__(self, settings: SemiNMF):
+        self.settings, self.n_passes = settings, settings.passes
+        self.sample_tokens = PER_ATOM * settings.n_latents
 
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
-        if min(len(sample), n_tokens) < self.n_latents:
+        if min(len(sample), n_tokens) < self.settings.n_latents:
             raise ValueError(
-                f"n_latents={self.n_latents}: more atoms than tokens ({min(len(sample), n_tokens)}): lower n_latents or "
+                f"n_latents={self.settings.n_latents}: more atoms than tokens ({min(len(sample), n_tokens)}): lower n_latents or "
                 "record more images."
             )
         self._normaliser = normaliser
-        self.atoms = as_unit_rows(kmeans(sample, self.n_latents, self.seed))
+        self.atoms = as_unit_rows(kmeans(sample, self.settings.n_latents, self.settings.seed))
         self._reset()
 
     def _reset(self) -> None:
@@ -86,7 +79,7 @@ class SemiNMFFitter(Fitter):
         self._square, self._sum, self._active, self._count = zeros, zeros, zeros.long(), 0
 
     def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
-        codes = nonnegative_codes(z, self.atoms, self.iterations, self.l1)
+        codes = nonnegative_codes(z, self.atoms, self.settings.iterations, self.settings.l1_penalty)
         f, y = codes.double(), z.double()
         self._ftf.addmm_(f.T, f)
         self._ftz.addmm_(f.T, y)
@@ -106,9 +99,9 @@ class SemiNMFFitter(Fitter):
             "mse": float(error) / (n * a.shape[1]),
             "l0": float(self._active) / n,
             "used": float((self._ftf.diagonal() > 0).double().mean()),
-            "objective": float(error / 2 + self.l1 * self._sum) / n,
+            "objective": float(error / 2 + self.settings.l1_penalty * self._sum) / n,
         }
-        self.atoms = best_atoms(self._ftf, self._ftz, a, bounded=self.l1 > 0).to(self.atoms)
+        self.atoms = best_atoms(self._ftf, self._ftz, a, bounded=self.settings.l1_penalty > 0).to(self.atoms)
         self._reset()
         return numbers
 
@@ -117,8 +110,8 @@ class SemiNMFFitter(Fitter):
         for name in ("_ftf", "_ftz", "_square", "_sum", "_active", "_count"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
-    def dictionaries(self) -> Mapping[str, SemiNMF]:
-        return {"": SemiNMF(self._normaliser, self.atoms, self.iterations, self.l1)}
+    def dictionaries(self) -> Mapping[str, SemiNMFDictionary]:
+        return {"": SemiNMFDictionary(self._normaliser, self.atoms, self.settings.iterations, self.settings.l1_penalty)}
 
     def state_dict(self) -> dict[str, Any]:
         sums = {"ftf": self._ftf, "ftz": self._ftz, "square": self._square, "sum": self._sum}
@@ -132,9 +125,11 @@ class SemiNMFFitter(Fitter):
         )
 
 
-def _check(iterations: int, l1: float) -> None:
-    if iterations < 1 or not 0 <= l1 < torch.inf:
-        raise ValueError(f"iterations={iterations}, l1={l1}: take at least one iteration and an l1 of 0 or more.")
+def _check(iterations: int, l1_penalty: float) -> None:
+    if iterations < 1 or not 0 <= l1_penalty < torch.inf:
+        raise ValueError(
+            f"iterations={iterations}, l1_penalty={l1_penalty}: take at least one iteration and an l1_penalty of 0 or more."
+        )
 
 
 def nonnegative_codes(

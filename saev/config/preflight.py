@@ -17,9 +17,9 @@ def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     `here`: the jobs run on this machine, so its devices count.
     """
     if verb == "fit":
-        from saev.stages import fit
+        from saev.config import fit_job
 
-        return fit.examine(cfg, here)
+        return fit_job.member_sizes(fit_job.prepare(cfg, here))
     ready = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)

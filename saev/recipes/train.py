@@ -103,7 +103,7 @@ def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataM
     """Lightning's Trainer with the configured callbacks, the export of members, and the writer of numbers last."""
     settings = {plan.spec.name: plan.settings for plan in planned}
     callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
-    callbacks.append(MemberExport(directory / "saes", settings, provenance(cfg, data)))
+    callbacks.append(MemberExport(directory / "saes", settings, provenance(data, cfg.normalise)))
     callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
     # Lightning would answer Slurm's signals by itself, beside callbacks.Checkpoint
     plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
@@ -139,7 +139,7 @@ def names_of(directory: Path) -> tuple[str, str]:
     return "/".join(directory.parts[-2:]), ""
 
 
-def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:
+def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
     """What the members are trained on, for their config.json."""
     assert data.store is not None
     manifest = data.store.manifest
@@ -154,7 +154,7 @@ def provenance(cfg: DictConfig, data: ActivationDataModule) -> dict[str, Any]:
         "ignore_labels": list(data.ignore_labels),
         # so that `saev evaluate` finds the images again that were not trained on
         "held_out": {"fraction": data.val_fraction, "tokens": data.val_tokens, "by_shard": data.reader == "streamed"},
-        "normalise": cfg.normalise,
+        "normalise": normalise,
         "git_commit": git_commit(),
     }
 

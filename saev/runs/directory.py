@@ -4,6 +4,7 @@ A configuration is a plain nested mapping of what was asked for; it is written t
 """
 
 import contextlib
+import datetime
 import logging
 import secrets
 from collections.abc import Collection, Iterator, Mapping
@@ -15,6 +16,7 @@ import yaml
 from saev.files import write_atomically
 from saev.locks import Busy, exclusive
 from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, LOCK, RESULTS
+from saev.runs.outputs import runs_root
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,12 @@ def checkpoint_of(
         return path
     check_same(directory, configuration, may_differ)
     return own if own.is_file() else path
+
+
+def new_directory(verb: str) -> Path:
+    """A directory of its own, below the outputs and the date, for a run that is started from Python."""
+    now = datetime.datetime.now()
+    return (runs_root(verb) / f"{now:%Y-%m-%d}" / f"{now:%H-%M-%S-%f}_python").absolute()
 
 
 def run_id(directory: Path) -> str:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from sklearn.cluster import KMeans as Reference
 
+from saev.baselines import KMeans
 from saev.baselines import kmeans as fitting
 from saev.baselines import nearest as searching
-from saev.baselines.kmeans import KMeans, KMeansFitter
+from saev.baselines.kmeans import KMeansDictionary
 from saev.baselines.lloyd import Clusters
 from saev.baselines.nearest import distances, nearest
 from saev.nn import Normaliser
@@ -22,7 +23,7 @@ NORMALISER = Normaliser(torch.arange(8.0), torch.tensor(2.0))
 
 
 def fitter(n_latents=12, z=Z, **settings):
-    made = KMeansFitter(n_latents, **{"tol": 0, **settings})
+    made = KMeans(n_latents, **{"tol": 0, **settings}).build()
     made.start(NORMALISER, z[: made.sample_tokens], len(z))
     return made
 
@@ -69,7 +70,7 @@ def test_the_first_of_equally_near_centroids_is_taken():
 
 
 def test_autocast_and_lower_precision_of_products_leave_the_search_as_it_is():
-    expected, codes = nearest(Z, Z[:50]), KMeans(NORMALISER, Z[:50])
+    expected, codes = nearest(Z, Z[:50]), KMeansDictionary(NORMALISER, Z[:50])
     with torch.autocast("cpu", torch.bfloat16):
         found, decoded = nearest(Z, Z[:50]), codes(NORMALISER.inverse(Z))
     assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])
@@ -207,7 +208,7 @@ def test_one_hot_codes_decode_to_the_centroid():
 
 
 def test_inverse_distance_codes_decode_to_a_weighted_mean():
-    found = KMeans(NORMALISER, Z[:12], code="inverse")
+    found = KMeansDictionary(NORMALISER, Z[:12], code="inverse")
     codes = found.encode(NORMALISER.inverse(Z[:100]))
     expected = 1 / (1e-6 + brute(NORMALISER(NORMALISER.inverse(Z[:100])), Z[:12]).sqrt())
     far = expected < 1e3
@@ -221,8 +222,8 @@ def test_inverse_distance_codes_decode_to_a_weighted_mean():
 
 @pytest.mark.parametrize("code", ["onehot", "inverse"])
 def test_settings_and_tensors_make_it_anew(code):
-    found = KMeans(NORMALISER, Z[:12], code)
-    again = KMeans(Normaliser(torch.zeros(8), torch.ones(())), torch.zeros(12, 8), **found.settings())
+    found = KMeansDictionary(NORMALISER, Z[:12], code)
+    again = KMeansDictionary(Normaliser(torch.zeros(8), torch.ones(())), torch.zeros(12, 8), **found.settings())
     again.load_state_dict(found.state_dict())
     x = NORMALISER.inverse(Z[:50])
     assert again.settings() == {"code": code} and torch.equal(again.encode(x), found.encode(x))
@@ -234,10 +235,10 @@ def test_settings_and_tensors_make_it_anew(code):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"n_latents=12 of k-means: there are 11 tokens.*lower n_latents"):
         fitter(12, Z[:11])
-    with pytest.raises(ValueError, match=r"passes=0 of k-means: give 1 or more"):
-        KMeansFitter(12, passes=0)
-    with pytest.raises(ValueError, match=r"code=soft of k-means: choose one of"):
-        KMeansFitter(12, code="soft")
+    with pytest.raises(ValueError, match=r"passes=0: must be at least 1"):
+        KMeans(12, passes=0)
+    with pytest.raises(ValueError, match=r"code=soft: choose onehot or inverse"):
+        KMeans(12, code="soft")
     with pytest.raises(ValueError, match=r"without any token"):
         fitter().finish_pass()
 

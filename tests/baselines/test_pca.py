@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.decomposition import PCA as Reference
 
-from saev.baselines.pca import PCA, PCAFitter, nmse_of_ranks, oriented
+from saev.baselines import PCA
+from saev.baselines.pca import PCADictionary, nmse_of_ranks, oriented
 from saev.baselines.second_moments import SecondMoments
 from saev.dictionary import Dictionary
 from saev.metrics import functional as F
@@ -31,7 +32,7 @@ def normaliser(mode="scalar"):
 
 
 def fitter(mode="scalar", **settings):
-    fit = PCAFitter(**settings)
+    fit = PCA(**settings).build()
     z = normaliser(mode)(X)
     fit.start(normaliser(mode), z, N)
     return fit, z
@@ -137,7 +138,7 @@ def test_whitened_codes_have_variance_one_and_stand_for_the_same_activations():
 
 def test_a_direction_without_variance_has_whitened_code_zero():
     x = torch.cat([X[:, :8], X[:, :1]], dim=1)
-    fit = PCAFitter(k=[None], whiten=True)
+    fit = PCA(k=[None], whiten=True).build()
     norm = Normaliser(x.mean(0), torch.ones(()))
     z = norm(x).double().float()
     fit.start(norm, z, N)
@@ -181,7 +182,7 @@ def test_an_interrupted_fit_goes_on_bit_for_bit():
 def test_it_is_made_anew_by_its_settings_and_tensors(whiten):
     pca = fitted(k=[3], rank=5, whiten=whiten)[0].dictionaries()["k=3"]
     assert isinstance(pca, Dictionary) and pca.settings() == {"k": 3, "rank": 5, "whiten": whiten}
-    again = PCA(normaliser("none"), torch.zeros(5, D), **pca.settings())
+    again = PCADictionary(normaliser("none"), torch.zeros(5, D), **pca.settings())
     again.load_state_dict(pca.state_dict())
     torch.testing.assert_close(again(X), pca(X), rtol=0, atol=0)
 
@@ -201,15 +202,15 @@ def test_a_pass_reports_the_variance_explained():
         ({"rank": D + 1}, N, f"rank={D + 1} must be between 1 and {D}"),
         ({}, D, f"an epoch has {D}: lower rank"),
         ({"k": [64, 256]}, N, "k=.64, 256.: at least one between 1 and rank=24"),
-        ({"k": [0, 4]}, N, "k=.0, 4., rank=None of PCA: k is a list of numbers of at least 1"),
-        ({"rank": 0}, N, "rank=0 of PCA"),
+        ({"k": [0, 4]}, N, "k=.0, 4. of PCA: must be a list of integers of at least 1"),
+        ({"rank": 0}, N, "rank=0: must be at least 1"),
     ],
 )
 def test_settings_that_cannot_be_are_named(settings, n, message):
     with pytest.raises(ValueError, match=message):
-        PCAFitter(**settings).start(normaliser(), X, n)
+        PCA(**settings).build().start(normaliser(), X, n)
 
 
 def test_too_large_a_k_is_named():
     with pytest.raises(ValueError, match="k=6 must be between 1 and 5"):
-        PCA(normaliser(), torch.eye(D), k=6, rank=5)
+        PCADictionary(normaliser(), torch.eye(D), k=6, rank=5)

@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
-from saev.baselines.semi_nmf import SemiNMF, SemiNMFFitter, best_atoms, nonnegative_codes
+from saev.baselines import SemiNMF
+from saev.baselines.semi_nmf import SemiNMFDictionary, best_atoms, nonnegative_codes
 from saev.dictionary import Dictionary
 from saev.nn.normalise import Normaliser
 
@@ -19,7 +20,7 @@ TOKENS = torch.arange(N)
 
 
 def started(**settings):
-    fit = SemiNMFFitter(**({"n_latents": K, "passes": 12, "iterations": 300} | settings))
+    fit = SemiNMF(**({"n_latents": K, "passes": 12, "iterations": 300} | settings)).build()
     fit.start(NORMALISER, Z, N)
     return fit
 
@@ -87,7 +88,7 @@ def test_it_ends_no_higher_than_the_multiplicative_algorithm():
 
 @pytest.mark.parametrize("l1", [0.0, 0.3])
 def test_what_is_minimised_falls_from_pass_to_pass(l1):
-    fit, log = fitted(l1=l1)
+    fit, log = fitted(l1_penalty=l1)
     objective = np.array([entry["objective"] for entry in log])
     assert bool((np.diff(objective) <= 1e-6).all()) and objective[-1] < 0.97 * objective[0]
     assert float(fit.atoms.norm(dim=1).max()) < 1 + 1e-5
@@ -145,20 +146,23 @@ def test_a_fit_interrupted_in_a_pass_goes_on_bit_for_bit():
 
 
 def test_it_is_made_anew_by_its_settings_and_tensors():
-    dictionary = fitted(passes=2, l1=0.1)[0].dictionaries()[""]
-    assert isinstance(dictionary, Dictionary) and dictionary.settings() == {"iterations": 300, "l1": 0.1}
-    again = SemiNMF(NORMALISER, torch.zeros(K, D), **dictionary.settings())
+    dictionary = fitted(passes=2, l1_penalty=0.1)[0].dictionaries()[""]
+    assert isinstance(dictionary, Dictionary) and dictionary.settings() == {"iterations": 300, "l1_penalty": 0.1}
+    again = SemiNMFDictionary(NORMALISER, torch.zeros(K, D), **dictionary.settings())
     again.load_state_dict(dictionary.state_dict())
     torch.testing.assert_close(again(X), dictionary(X), rtol=0, atol=0)
 
 
 def test_settings_that_cannot_be_are_named():
-    with pytest.raises(ValueError, match=r"iterations=0, l1=0\.0"):
-        SemiNMF(NORMALISER, torch.eye(D), iterations=0)
+    with pytest.raises(ValueError, match=r"iterations=0, l1_penalty=0\.0"):
+        SemiNMFDictionary(NORMALISER, torch.eye(D), iterations=0)
     with pytest.raises(ValueError, match=r"n_latents=601: more atoms than tokens \(600\)"):
         started(n_latents=601)
-    with pytest.raises(ValueError, match="n_latents=6, passes=0"):
-        SemiNMFFitter(K, passes=0)
-    for settings, message in (({"iterations": 0}, "iterations=0, l1="), ({"l1": -1.0}, r"l1=-1\.0: take")):
+    with pytest.raises(ValueError, match="passes=0: must be at least 1"):
+        SemiNMF(K, passes=0)
+    for settings, message in (
+        ({"iterations": 0}, "iterations=0: must"),
+        ({"l1_penalty": -1.0}, r"l1_penalty=-1\.0: must"),
+    ):
         with pytest.raises(ValueError, match=message):  # before the first pass
-            SemiNMFFitter(K, **settings)
+            SemiNMF(K, **settings)

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from training.probes import D_MODEL, N_IMAGES, dictionary, image, record_classes
 
 import saev
-from saev.baselines.kmeans import KMeans
+from saev.baselines.kmeans import KMeansDictionary
 from saev.codes import CodeStore
 from saev.config.probe_checks import check_stored, stamps
 from saev.nn import Normaliser
@@ -32,8 +32,8 @@ def place(tmp_path_factory) -> Path:
     means = torch.from_numpy(np.random.default_rng(99).normal(size=(4, D_MODEL))).float()[:3]
     normaliser = Normaliser(torch.zeros(D_MODEL), torch.ones(()))
     saev.save_dictionary(dictionary(), root / "saes" / "untrained")
-    saev.save_dictionary(KMeans(normaliser, means, "inverse"), root / "saes" / "means")
-    saev.save_dictionary(KMeans(normaliser, means), root / "saes" / "nearest")
+    saev.save_dictionary(KMeansDictionary(normaliser, means, "inverse"), root / "saes" / "means")
+    saev.save_dictionary(KMeansDictionary(normaliser, means), root / "saes" / "nearest")
     return root
 
 

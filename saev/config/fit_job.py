@@ -1,0 +1,100 @@
+"""A job of `saev fit`: its baselines, each composed as if it were the only one, validated before anything slow starts."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from saev.baselines import BaselineSettings
+from saev.config.build import build
+from saev.config.checks import Facts, data_facts
+from saev.config.members import check_shared, variants_of
+from saev.config.values import check_values
+from saev.device import check_device
+from saev.recipes.settings import FitSettings
+from saev.runs import planning
+from saev.runs.memory import Size, member_size
+
+
+class FitJob(NamedTuple):
+    """What a job fits to what; `recording` makes the dataset where the configuration names none."""
+
+    settings: FitSettings
+    baselines: dict[str, BaselineSettings]
+    recording: Any
+    facts: Facts
+
+
+def prepare(cfg: DictConfig, here: bool = True) -> FitJob:
+    """The job of a configuration; ValueError for everything that can be refused before it starts.
+
+    `here`: the job runs on this machine, so its device is checked.
+    """
+    check_values(cfg)
+    if here:
+        check_device(str(cfg.device), "device")
+    if cfg.datamodule.n_tokens is not None:
+        raise ValueError(
+            f"datamodule.n_tokens={cfg.datamodule.n_tokens} has no effect: baselines take whole passes; drop it, or fit on fewer "
+            "tokens by subset_tokens."
+        )
+    settings, baselines = build(FitSettings, cfg), plan_baselines(cfg)
+    recording = instantiate(cfg.record) if cfg.dataset is None else None
+    return FitJob(settings, baselines, recording, data_facts(cfg, recording))
+
+
+def member_sizes(job: FitJob) -> list[Size]:
+    """The memory of each baseline."""
+    width, batch_size = job.facts.d_model, job.settings.batch_size
+    return [
+        member_size(width, getattr(baseline, "n_latents", width), batch_size) for baseline in job.baselines.values()
+    ]
+
+
+def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
+    """The baselines that the configuration's `variants` and its command line ask for, by name, at least one.
+
+    ValueError names the variant at fault, or an override of a key that no baseline uses.
+    """
+    task, base, variants = variants_of(cfg, "baseline")
+    planned = [plan_baseline(cfg, base, variant) for _, variant in variants]
+    used = {key for _, keys in planned for key in keys}
+    for override in dict.fromkeys([*task, *(override for _, variant in variants for override in variant)]):
+        key = planning.key_of(override)
+        if key in planning.PER_BASELINE and key not in used:
+            kinds = ", ".join(dict.fromkeys(baseline.kind for baseline, _ in planned))
+            hint = "; PCA's numbers are baseline.k=[...]" if key == "k" else ""
+            raise ValueError(f"{override} has no effect: baseline={kinds} has no {key}{hint}: drop it.")
+    names = shortened([name for name, _ in variants])
+    return {name: baseline for name, (baseline, _) in zip(names, planned, strict=True)}
+
+
+def plan_baseline(cfg: DictConfig, base: list[str], variant: list[str]) -> tuple[BaselineSettings, set[str]]:
+    """(settings of one variant, the root keys they are taken from)."""
+    try:
+        composed = compose(str(HydraConfig.get().job.config_name), [*base, *variant], return_hydra_config=True)
+        check_values(composed)
+        baseline = instantiate(composed.baseline, _convert_="all")
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
+        raise ValueError(f"variant {variant}: {cause}") from error
+    check_shared(cfg, composed, variant)
+    keys = {key for key in planning.PER_BASELINE if hasattr(baseline, key) and getattr(baseline, key) == composed[key]}
+    return baseline, {"baseline", *keys}
+
+
+def shortened(names: Sequence[str]) -> list[str]:
+    """The names without "baseline=", and without PCA's list of k, which the names of its dictionaries tell.
+
+    >>> shortened(["baseline=kmeans", "baseline=pca,baseline.k=_1,4_", "n_latents=8"])
+    ['kmeans', 'pca', 'n_latents=8']
+    """
+    short = [re.sub(r"baseline[.=]", "", name) for name in names]
+    shortest = [re.sub(r",k=_.*?_", "", name) for name in short]
+    return shortest if len(set(shortest)) == len(names) else short
