@@ -3,7 +3,13 @@
 files of a library ──reader──▶ ForeignSAE(evaluate, sae, ...) ──proof──▶ dictionary directory
 """
 
-# Written out, so that the command line can tell it without importing the readers.
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach(
+    __name__, submod_attrs={"converting": ["Conversion", "convert"], "foreign": ["Options"]}
+)
+
+# Here, so that the command line prints it without importing the readers.
 KNOWN = """\
   saev                 sae.pt, or a folder with sae.pt or checkpoint/sae.pt
   saev shards          a folder with metadata.json and acts000000.bin

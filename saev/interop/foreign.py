@@ -1,7 +1,7 @@
-"""What a reader makes of another library's files: their own equations, and the same function as one of ours."""
+"""The options of a conversion, and what a reader returns: the library's equations, and the same function as one of ours."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from saev.interop.rebuilding import Rebuilt
 from saev.nn.autoencoder import SparseAutoencoder
+from saev.settings import bounded, check
 
 # Raw activations [batch, d_model] -> (codes [batch, d_sae], reconstruction [batch, d_model]), all float64.
 Equations = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -17,16 +18,42 @@ Equations = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What some files leave open and the user has to say."""
+    """Settings of `saev.convert`: facts that the files do not record, how to compare, how to store. None: not given.
+
+    Args:
+        centred: whether the encoder subtracts b_dec, which saev's files of schema 1 do not say.
+        mean: the mean that a saev run subtracted from activations (.npy, or a tensor saved by torch).
+        scale: what activations were divided by (saev) or multiplied by (SAELens): a number, or a file like `mean`.
+        ignore_unknown: accept keys of a configuration that this version does not know.
+        layer, tokens, n_tokens: of the recording to compare on: patches and 20000 where they are not given.
+        dtype, depth, grid: of activation shards: how values are stored (float32); the backbone's number of blocks, where
+            layers are counted from its end; rows and columns of patches, which the files do not say.
+    """
 
     centred: bool | None = None
-    """Whether the encoder subtracts b_dec: saev's files of schema 1 do not say."""
     mean: Path | None = None
-    """The mean that a saev run subtracted from activations (.npy, or a tensor saved by torch)."""
     scale: str | None = None
-    """What activations were divided by (saev) or multiplied by (SAELens): a number, or a file like `mean`."""
     ignore_unknown: bool = False
-    """Go on where the configuration has keys that this version does not know."""
+    layer: int | None = None
+    tokens: str | None = None
+    n_tokens: int | None = bounded(None, at_least=1)
+    dtype: str | None = None
+    depth: int | None = None
+    grid: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        check(self)
+
+    def refuse(self, names: Sequence[str], why: str) -> None:
+        """ValueError where one of these options is given."""
+        given = [option(name) for name in names if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: {why}; leave it out.")
+
+
+def option(name: str) -> str:
+    """A field of Options as it is written on the command line."""
+    return "--centred-encoder" if name == "centred" else f"--{name.replace('_', '-')}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
-from rich.progress import Progress
 
 from saev.interop.saev_layout import METADATA, Layout, check_whole, open_shard, read_layout
 from saev.interop.weights import load_json, sha256
+from saev.progress import bar
 from saev.shards import ActivationStore, RecordingWriter
 from saev.shards.manifest import VOID
 
@@ -19,9 +19,9 @@ METHODS = {"majority": "majority", "prefer-fg": "prefer-foreground"}
 
 def convert(
     source: Path, out: Path, dtype: str = "float32", depth: int | None = None,
-    grid: tuple[int, int] | None = None, ignore_unknown: bool = False, progress: Progress | None = None,
+    grid: tuple[int, int] | None = None, ignore_unknown: bool = False, progress: bool = False,
 ) -> ActivationStore:  # fmt: skip
-    """Record the activations of saev's shards into `out`, then read some back and compare; goes on where it stopped.
+    """Record the activations of saev's shards into `out`, then read a sample back and compare; resumes after the last complete shard.
 
     Args:
         dtype: float32 keeps every bit; float16 halves the size.
@@ -45,14 +45,16 @@ def convert(
         d_model=layout.d_model, dtype=dtype, labels=None if labels is None else labelling(layout),
     )  # fmt: skip
     pending = writer.pending()
-    rows = {"grid_h": grid[0], "grid_w": grid[1]} if grid else {"grid_h": None, "grid_w": None}
-    for i in progress.track(pending, description="converting shards") if progress else pending:
-        acts = open_shard(source, layout, i)
-        with writer.shard(i) as shard:
-            for at, example in enumerate(writer.examples_of(i)):
-                values = {layer: acts[at, n] for n, layer in enumerate(layout.layers)}
-                row = {"key": str(example), "path": str(example), "width": None, "height": None, **rows}
-                shard.add(example, values, row, *token_labels(labels, example, layout))
+    grids = {"grid_h": grid[0], "grid_w": grid[1]} if grid else {"grid_h": None, "grid_w": None}
+    with bar("Converting shards", len(pending), visible=progress) as advance:
+        for i in pending:
+            acts = open_shard(source, layout, i)
+            with writer.shard(i) as shard:
+                for offset, example in enumerate(writer.examples_of(i)):
+                    values = {layer: acts[offset, n] for n, layer in enumerate(layout.layers)}
+                    row = {"key": str(example), "path": str(example), "width": None, "height": None, **grids}
+                    shard.add(example, values, row, *token_labels(labels, example, layout))
+            advance(1)
     writer.finish()
     store = ActivationStore(out)
     check(source, layout, store)

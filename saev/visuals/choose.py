@@ -1,51 +1,66 @@
-"""Which latents to show: neither dead nor dense, not the weakest, spread over how often they fire. No chance in it."""
+"""Which latents to show: by rule (neither dead nor dense, not the weakest, spread over how often they fire), or those of classes."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+import polars as pl
+from jaxtyping import Int64
 
+from saev.visuals.settings import Choice
 from saev.visuals.top_images import Survey
 
-
-@dataclass(frozen=True)
-class Choice:
-    """The rule.
-
-    Args:
-        n: how many latents.
-        rarest, commonest: bounds of the firing frequency, as log10 of the fraction of tokens.
-        images: fire on at least so many images, else there is nothing to compare.
-        weakest: leave out this fraction of the remaining latents, those of the lowest mean value when firing.
-    """
-
-    n: int = 6
-    rarest: float = -4.0
-    commonest: float = -1.0
-    images: int = 4
-    weakest: float = 0.5
-
-    def __post_init__(self):
-        if min(self.n, self.images) < 1 or not 0 <= self.weakest < 1 or not self.rarest <= self.commonest:
-            raise ValueError(
-                f"choice.n={self.n}, choice.images={self.images}, choice.weakest={self.weakest}, choice.rarest={self.rarest}, "
-                f"choice.commonest={self.commonest}: give n and images of at least 1, weakest from 0 to below 1, and rarest not "
-                "above commonest."
-            )
+MOST_CLASSES = 24  # where no classes are named
 
 
-def choose_latents(survey: Survey, rule: Choice = Choice()) -> Int64[np.ndarray, " some"]:
+def choose_latents(survey: Survey, rule: Choice) -> Int64[np.ndarray, " chosen"]:
     """Up to `rule.n` latents, rarest first: evenly spaced in the order of firing frequency among those the rule admits."""
-    admitted = np.flatnonzero(between(survey.frequency, rule) & (survey.images.numpy() >= rule.images))
+    frequency = survey.frequency
+    between = (frequency >= 10**rule.rarest) & (frequency <= 10**rule.commonest)
+    admitted = np.flatnonzero(between & (survey.images.numpy() >= rule.images))
     if not len(admitted):
         return admitted
     values = survey.mean_value[admitted]
     strong = admitted[values >= np.quantile(values, rule.weakest)]
-    ordered = strong[np.argsort(survey.frequency[strong], kind="stable")]
+    ordered = strong[np.argsort(frequency[strong], kind="stable")]
     n = min(rule.n, len(ordered))
-    return ordered[(2 * np.arange(n) + 1) * len(ordered) // (2 * n)]  # the middles of n equal runs
+    return ordered[(2 * np.arange(n) + 1) * len(ordered) // (2 * n)]  # the middles of n equal spans
 
 
-def between(frequency: Float[np.ndarray, " n_latents"], rule: Choice) -> np.ndarray:
-    """Which latents fire neither too rarely nor too often for the rule."""
-    return (frequency >= 10**rule.rarest) & (frequency <= 10**rule.commonest)
+def read_classes(probe: str | os.PathLike | pl.DataFrame) -> pl.DataFrame:
+    """Classes and their best latents (true labels) of a probe run's directory, or of its table of classes."""
+    if not isinstance(probe, pl.DataFrame):
+        path = Path(probe) / "classes.parquet"
+        if not path.is_file():
+            raise ValueError(f"probe={probe}: it has no {path.name}; give the directory that `saev probe` printed.")
+        probe = pl.read_parquet(path)
+    return probe.filter(pl.col("labels") == "true", pl.col("latent").is_not_null())
+
+
+def latents_of_classes(table: pl.DataFrame, member: str, classes: Sequence[str] | None = None) -> dict[int, str]:
+    """The best latents of a dictionary's classes, with captions; a latent that is best for several classes occurs once."""
+    rows = table.filter(pl.col("member") == member)
+    if rows.is_empty():
+        known = ", ".join(sorted(set(table["member"])))
+        raise ValueError(f"probe=: it has no class of {member}; it has those of {known}.")
+    best = rows.sort("ap", descending=True, nulls_last=True).head(MOST_CLASSES).to_dicts()
+    if classes is not None:
+        by_class = {row["class"]: row for row in rows.to_dicts()}
+        if unknown := [str(name) for name in classes if name not in by_class]:
+            raise ValueError(
+                f"classes: {member} has no latent for {', '.join(unknown)}; choose among {sorted(by_class)}."
+            )
+        best = [by_class[name] for name in classes]
+    captions: dict[int, list[str]] = {}
+    for row in best:
+        captions.setdefault(int(row["latent"]), []).append(caption(row))
+    return {latent: "; ".join(texts) for latent, texts in captions.items()}
+
+
+def caption(row: Mapping[str, Any]) -> str:
+    """The class of a row, `not` where the latent is negatively associated, and the average precision."""
+    negated = "not " if row["sign"] < 0 else ""
+    precision = "" if row["ap"] is None else f", AP {row['ap']:.2f}"
+    return f"{negated}{row['class']}{precision}"

@@ -21,11 +21,12 @@ from jaxtyping import Int
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
 from saev.visuals import plots
-from saev.visuals.choose import Choice, choose_latents
+from saev.visuals.choose import choose_latents
 from saev.visuals.columns import COLUMNS, failed, whole
 from saev.visuals.gallery import gallery, spread, why_none
 from saev.visuals.history import Curves, read_history
 from saev.visuals.pictures import Album, Images
+from saev.visuals.settings import Choice
 from saev.visuals.style import data_uri
 from saev.visuals.top_images import Survey, survey
 

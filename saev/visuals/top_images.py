@@ -10,11 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 
 from saev.dictionary import Dictionary
+from saev.progress import bar
 from saev.shards import ActivationStore
 
 NOBODY = -1  # in `example`: fewer images than asked for excite the latent
@@ -104,18 +103,19 @@ def survey(
     Memory: one batch of activations, one batch of codes, and per dictionary `n_latents * (n + images per batch)` values.
     """
     assert not any(isinstance(d, nn.Module) and d.training for d in members.values()), "dictionaries in eval mode"
-    found = {name: Survey.empty(d.n_latents, n) for name, d in members.items()}
-    if not found:
+    surveys = {name: Survey.empty(d.n_latents, n) for name, d in members.items()}
+    if not surveys:
         return {}
     lengths = token_counts(store, layer, examples, tokens)
     batches = whole_images(np.asarray(examples, np.int64), lengths, batch_tokens)
-    console = Console(stderr=True, quiet=not progress)
-    for batch, sizes in track(batches, "Looking for top images", console=console, disable=not progress):
-        acts = torch.from_numpy(np.concatenate([store.read(layer, int(e), tokens) for e in batch]))
-        for name, dictionary in members.items():
-            codes = dictionary.encode(acts.to(dictionary.atoms.device).float())
-            found[name].update(codes, torch.from_numpy(batch), sizes)
-    return found
+    with bar("Top images", len(batches), visible=progress) as advance:
+        for batch, sizes in batches:
+            acts = torch.from_numpy(np.concatenate([store.read(layer, int(e), tokens) for e in batch]))
+            for name, dictionary in members.items():
+                codes = dictionary.encode(acts.to(dictionary.atoms.device).float())
+                surveys[name].update(codes, torch.from_numpy(batch), sizes)
+            advance(1)
+    return surveys
 
 
 def token_counts(
@@ -146,13 +146,6 @@ def heatmaps(
     codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
     height, width = grid(store, example)
     return codes.T.float().cpu().numpy().reshape(len(latents), height, width)
-
-
-def heatmap(
-    dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latent: int
-) -> Float32[np.ndarray, "grid_h grid_w"]:
-    """Codes of one latent on the patch tokens of one image: row 0 is the top of the picture, column 0 its left."""
-    return heatmaps(dictionary, store, layer, example, [latent])[0]
 
 
 def grid(store: ActivationStore, example: int) -> tuple[int, int]:

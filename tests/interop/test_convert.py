@@ -136,11 +136,11 @@ WRONG = {
     "a path that is not there": (["nowhere", "out"], "nowhere is not there"),
     "an option of shards": (["{lens}", "out", "--dtype", "float16"], "--dtype: .*holds a dictionary"),
     "a layer of nothing": (["{lens}", "out", "--layer", "3"], "--layer: the option belongs to --check"),
-    "activations of no layer": (["{lens}", "out", "--check", "{recording}"], "say of which layer"),
+    "activations of no layer": (["{lens}", "out", "--check", "{recording}"], "give the layer"),
     "activations of another layer": (["{lens}", "out", "--check", "{recording}", "--layer", "5"], "layer=5 is not in"),
     "activations of another width": (["{lens}", "out", "--check", "{tiny}", "--layer", "1"], "has d_model=16, the dictionary has 6"),
     "tokens that were not recorded": (
-        ["{lens}", "out", "--check", "{recording}", "--layer", "1", "--n-tokens", "0"], "n-tokens|limit"
+        ["{lens}", "out", "--check", "{recording}", "--layer", "1", "--n-tokens", "0"], "n_tokens=0: must be at least 1"
     ),
 }  # fmt: skip
 

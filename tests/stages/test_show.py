@@ -5,13 +5,12 @@ import re
 import polars as pl
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 
 from saev.checkpoint import save_dictionary
 from saev.nn import ReLU, SparseAutoencoder, TopK
 from saev.shards import ActivationStore
-from saev.stages.show import of_classes
+from saev.visuals.choose import latents_of_classes
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_only_so_many_classes_without_being_asked(probed):
     table = pl.DataFrame(
         {"member": "a", "class": [f"c{i}" for i in range(30)], "latent": range(30), "sign": 1, "ap": 0.5}
     )
-    assert len(of_classes(table, "a", OmegaConf.create({"classes": None, "probe": "p"}))) == 24
+    assert len(latents_of_classes(table, "a")) == 24
 
 
 @pytest.mark.parametrize(
@@ -96,12 +95,12 @@ def test_only_so_many_classes_without_being_asked(probed):
         (["latents=[wing]"], r"give their numbers, e.g. latents=\[12,965\]"),
         (["latents=[]"], r"give their numbers"),
         (["latents=[1]", "probe=x"], r"give one of them"),
-        (["classes=[wing]"], r"give the probe that knows them"),
-        (["classes=wing"], r"classes=wing: give the probe"),
-        (["choice.n=0"], r"choice\.n=0.*give n and images of at least 1"),
-        (["probe=/nope"], r"classes\.parquet is missing there"),
+        (["classes=[wing]"], r"give the probe run that scored"),
+        (["classes=wing"], r"classes=\['wing'\]: give the probe run"),
+        (["choice.n=0"], r"choice\.n=0: must be at least 1"),
+        (["probe=/nope"], r"it has no classes\.parquet"),
         (["probe={probed}", "classes=[none,wing]"], r"has no latent for none; choose among \['beak', 'tail', 'wing'\]"),
-        (["n_images=0"], r"n_images=0: give at least 1"),
+        (["n_images=0"], r"n_images=0: must be at least 1"),
         (["examples=some"], r"choose held_out or all"),
         (["images=folder", "images.root=/nope"], r"/nope"),
     ],

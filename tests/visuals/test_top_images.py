@@ -4,7 +4,7 @@ import torch
 
 from saev.nn import SparseAutoencoder, TopK
 from saev.shards import ActivationStore
-from saev.visuals.top_images import NOBODY, heatmap, heatmaps, image_max, survey
+from saev.visuals.top_images import NOBODY, heatmaps, image_max, survey
 from tests.visuals.conftest import D_MODEL, GRID, LAYER, N_IMAGES, identity_sae
 
 
@@ -98,10 +98,10 @@ def test_a_heat_map_shows_a_bright_patch_where_it_is(tmp_path, order):
     store = make_store(tmp_path / "planted", values, order, {"cls": 1, "patches": GRID[0] * GRID[1]})
     expected = np.zeros(GRID, np.float32)
     expected[row, column] = 7
-    np.testing.assert_array_equal(heatmap(identity_sae(), store, LAYER, image, latent), expected)
+    np.testing.assert_array_equal(heatmaps(identity_sae(), store, LAYER, image, [latent])[0], expected)
 
 
 def test_several_heat_maps_of_an_image_are_the_single_ones(store: ActivationStore):
     sae = identity_sae()
     together = heatmaps(sae, store, LAYER, 3, [4, 0])
-    np.testing.assert_array_equal(together, [heatmap(sae, store, LAYER, 3, latent) for latent in (4, 0)])
+    np.testing.assert_array_equal(together, [heatmaps(sae, store, LAYER, 3, [latent])[0] for latent in (4, 0)])

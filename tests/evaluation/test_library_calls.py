@@ -1,0 +1,159 @@
+"""saev's evaluate, encode and show from Python: the numbers of the commands, for dictionaries on disk and in memory."""
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from codes.dictionaries import Signed
+from PIL import Image
+from vits.micro_recordings import recording as micro
+
+from saev.checkpoint import save_dictionary
+from saev.codes.encoding import encode
+from saev.codes.settings import EncodeSettings
+from saev.evaluation.evaluating import evaluate
+from saev.evaluation.settings import EvaluateSettings
+from saev.images.folder import FolderImages
+from saev.nn import SparseAutoencoder, TopK
+from saev.nn.initialise import initialise
+from saev.saved import find_dictionaries, select_tokens, shared_passes
+from saev.shards import ActivationStore
+from saev.visuals.settings import ShowSettings
+from saev.visuals.showing import show
+from saev.vits.micro import MicroVit
+
+
+def autoencoder(seed: int = 0, d_model: int = 16) -> SparseAutoencoder:
+    sae = SparseAutoencoder(d_model, 32, TopK(4))
+    initialise(sae, torch.randn(256, d_model, generator=torch.Generator().manual_seed(seed)), "random", seed)
+    return sae.eval()
+
+
+@pytest.fixture
+def pair() -> dict:
+    return {"a": autoencoder(0), "b": autoencoder(1)}
+
+
+@pytest.fixture
+def run(tmp_path, tiny, pair):
+    """The pair as a run on layer 1 of the tiny recording, which says what it held out."""
+    split = {"fraction": 0.3, "tokens": 500_000, "by_shard": False}
+    about = {"dataset": str(tiny), "layer": 1, "token_roles": "patches", "held_out": split}
+    for name, sae in pair.items():
+        save_dictionary(sae, tmp_path / "run" / "saes" / name, hyperparameters={"k": 4}, provenance=about)
+    return tmp_path / "run"
+
+
+def numbers(table: pl.DataFrame) -> pl.DataFrame:
+    return table.select("member", "nmse", "l0", "dead", "coherence", "n_tokens", "correlation")
+
+
+def test_evaluate_gives_the_numbers_of_the_command(cli, tiny, tmp_path, run):
+    shown = cli("evaluate", str(run), f"dataset={tiny}", "device=cpu", "stability=true")
+    assert shown.code == 0, shown.text
+    command = {
+        name: pl.read_parquet(next((tmp_path / "outputs").rglob(f"{name}.parquet")))
+        for name in ("results", "stability")
+    }
+    called = evaluate(run, tiny, EvaluateSettings(device="cpu", stability=True))
+    assert called.results.equals(command["results"])
+    assert called.stability is not None and called.stability.equals(command["stability"])
+    assert called.directory is None and called.files == ()
+
+
+def test_dictionaries_in_memory_are_measured_as_saved_ones(tiny, tmp_path, run, pair, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = EvaluateSettings(device="cpu", examples="all")
+    saved, memory = evaluate(run, ActivationStore(tiny), settings), evaluate(pair, tiny, settings, layer=1)
+    assert numbers(saved.results).equals(numbers(memory.results))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"], "nothing is written"
+    assert all(sae.w_enc.requires_grad for sae in pair.values())
+
+
+def test_results_are_written_where_they_are_asked_for(tiny, tmp_path, run):
+    evaluation = evaluate(run, tiny, EvaluateSettings(device="cpu", correlation_latents=0), directory=tmp_path / "out")
+    assert [path.name for path in evaluation.files] == ["results.parquet", "frontier.png"]
+    assert pl.read_parquet(tmp_path / "out" / "results.parquet").equals(evaluation.results)
+
+
+def test_encode_gives_the_same_codes_from_memory(tiny, tmp_path, run, pair):
+    settings = EncodeSettings(device="cpu", dtype="float32", latent_topk="all")
+    from_disk = encode([run / "saes" / "a"], tiny, settings, out=tmp_path / "codes")
+    in_memory = encode({"a": pair["a"]}, tiny, settings, layer=1, out=tmp_path / "more")
+    (x,), (y,) = from_disk, in_memory
+    np.testing.assert_array_equal(x.rows().dense(), y.rows().dense())
+    assert y.manifest.dictionary["path"] == "a" and x.root.name.startswith("tiny-a-")
+    again = encode({"a": pair["a"]}, tiny, settings, layer=1, out=tmp_path / "more")
+    assert again[0].root == y.root, "the weights say that it is the same dictionary"
+
+
+def test_show_writes_a_page_of_latents_in_memory(tiny, tmp_path, pair):
+    settings = ShowSettings(device="cpu", latents=(3, 1), n_images=2)
+    (page,) = show(pair, tiny, settings, layer=1, directory=tmp_path / "pages")
+    text = page.read_text()
+    assert page == tmp_path / "pages" / "latents.html" and text.count("<b>Latent 3</b>") == 2
+    classes = pl.DataFrame(
+        {"member": ["a", "b"], "labels": "true", "class": "wing", "latent": [5, 6], "sign": 1, "ap": 0.5}
+    )
+    (page,) = show(pair, tiny, ShowSettings(device="cpu"), layer=1, probe=classes, directory=tmp_path / "probed")
+    assert "<b>Latent 5: wing, AP 0.50</b>" in page.read_text() and "<b>Latent 6: wing, AP 0.50</b>" in page.read_text()
+
+
+def test_splicing_takes_dictionaries_in_memory(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (36, 40, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i:02d}.png")
+    images, vit = FolderImages(root=str(tmp_path / "photos")), MicroVit()
+    recording = micro(tmp_path / "photos", tmp_path / "activations", images=images, vit=vit, layers=[1]).run()
+    settings = EvaluateSettings(device="cpu", examples="all", splice_images=5)
+    sae = {"a": autoencoder(d_model=ActivationStore(recording).d_model)}
+    evaluation = evaluate(sae, recording, settings, layer=1, images=images, vit=vit)
+    assert evaluation.results["splice_images"].to_list() == [5] and evaluation.results["splice_error_cls"][0] > 0
+    with pytest.raises(ValueError, match="give images= and vit="):
+        evaluate(sae, recording, settings, layer=1, images=images)
+
+
+# --- what is accepted
+
+
+def test_paths_and_saved_dictionaries_are_accepted_alone_and_in_lists(run):
+    both = find_dictionaries(run)
+    assert [one.name for one in both] == ["a", "b"]
+    assert [one.name for one in find_dictionaries(both[0])] == ["a"]
+    assert find_dictionaries([both[1], run]) == [both[1], both[0]], "each once"
+
+
+def test_the_same_tokens_share_a_pass(tiny, run):
+    one, other = find_dictionaries(run)
+    selections = {
+        "a": select_tokens(one, tiny),
+        "b": select_tokens(other, tiny),
+        "c": select_tokens(one, tiny, layer=2),
+    }
+    assert shared_passes(selections) == [["a", "b"], ["c"]]
+    assert len(selections["a"].images) == 12 and len(select_tokens(one, tiny, examples="all").images) == 40
+
+
+@pytest.mark.parametrize(
+    ("dictionaries", "arguments", "message"),
+    [
+        ([], {}, "no dictionary is named"),
+        ({"a": autoencoder()}, {}, "a does not say on which layer it was trained: give layer="),
+        ({"a": autoencoder(d_model=8)}, {"layer": 1}, "a has d_model=8, the activations of tiny have 16"),
+        ({"a": autoencoder()}, {"layer": 1, "settings": EvaluateSettings(stability=True)}, "at least two dictionaries"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tiny, dictionaries, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(dictionaries, tiny, **arguments)
+
+
+def test_a_dictionary_that_does_not_say_its_recording_needs_one():
+    with pytest.raises(ValueError, match="a does not say what it was trained on"):
+        evaluate({"a": autoencoder()}, layer=1)
+
+
+def test_other_objects_cannot_be_encoded_without_their_files(tiny):
+    with pytest.raises(ValueError, match="x is a Signed: only saev's autoencoders and baselines"):
+        encode({"x": Signed()}, tiny, EncodeSettings(device="cpu"), layer=1)
