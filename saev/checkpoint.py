@@ -5,6 +5,7 @@ hyperparameters, provenance, metrics}.
 Activations go in raw: the normalisation is stored with the weights and applied inside.
 """
 
+import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,10 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from saev.baselines.baseline import Baseline
-from saev.baselines.kmeans import KMeansDictionary
-from saev.baselines.pca import PCADictionary
-from saev.baselines.random_vectors import RandomVectorsDictionary
-from saev.baselines.semi_nmf import SemiNMFDictionary
+from saev.baselines.settings import BaselineSettings
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
@@ -35,9 +33,7 @@ SPARSIFIERS: dict[str, type[Sparsifier]] = {
     cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
 }
 
-BASELINES: dict[str, type[Baseline]] = {
-    cls.kind: cls for cls in (KMeansDictionary, PCADictionary, RandomVectorsDictionary, SemiNMFDictionary)
-}
+BASELINES = [cls.kind for cls in BaselineSettings.__subclasses__()]
 
 
 def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | Path, **about: Any) -> Path:
@@ -96,7 +92,13 @@ def _empty(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SparseAu
     if config["kind"] == "sae":
         settings = dict(config["sparsifier"])
         return SparseAutoencoder(shape[1], shape[0], SPARSIFIERS[settings.pop("kind")](**settings), normaliser)
-    return BASELINES[config["kind"]](normaliser, torch.zeros(shape), **config["settings"])
+    return baseline_class(config["kind"])(normaliser, torch.zeros(shape), **config["settings"])
+
+
+def baseline_class(kind: str) -> type[Baseline]:
+    """The dictionary of this kind, defined in saev/baselines/<kind>.py."""
+    module = importlib.import_module(f"saev.baselines.{kind}")
+    return next(cls for cls in vars(module).values() if getattr(cls, "kind", None) == kind and issubclass(cls, Baseline))
 
 
 def read_config(directory: str | Path) -> Mapping[str, Any]:
