@@ -98,7 +98,9 @@ def _empty(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SparseAu
 def baseline_class(kind: str) -> type[Baseline]:
     """The dictionary of this kind, defined in saev/baselines/<kind>.py."""
     module = importlib.import_module(f"saev.baselines.{kind}")
-    return next(cls for cls in vars(module).values() if getattr(cls, "kind", None) == kind and issubclass(cls, Baseline))
+    return next(
+        cls for cls in vars(module).values() if getattr(cls, "kind", None) == kind and issubclass(cls, Baseline)
+    )
 
 
 def read_config(directory: str | Path) -> Mapping[str, Any]:
