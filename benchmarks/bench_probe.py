@@ -35,7 +35,8 @@ from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, cross_entropy, solve
 from saev.probing.logistic.nodes import exact_nodes, nodes
-from saev.probing.logistic.weighting import Weights, fit_all
+from saev.probing.logistic.weighting import fit_all
+from saev.probing.settings import Weights
 
 T = TypeVar("T")
 Row = tuple[str, str, float, str, float | str, bool]  # what, measured, value, relation, goal, reached

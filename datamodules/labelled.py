@@ -79,7 +79,7 @@ class LabelledDataModule(ActivationDataModule):
             train[self.labels[0].labelled[train]],
             val[self.labels[1].labelled[val]],
         )
-        self.ignore_labels = self.labels[0].left_out
+        self.ignore_labels = self.labels[0].ignored
         self.store = store
         self.n_steps()
 
@@ -117,7 +117,7 @@ class LabelledDataModule(ActivationDataModule):
         held_out = examples is self.val_examples
         return TokenStream(
             self.val_store if held_out else self.store, self.layer, batch_size, examples, self.tokens, self.seed,
-            stripe=self.sizes["stripe"], ignore_labels=self.labels[held_out].left_out,
+            stripe=self.sizes["stripe"], ignore_labels=self.labels[held_out].ignored,
             reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip

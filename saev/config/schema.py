@@ -1,9 +1,15 @@
 """Types of the root configuration: a wrong type or an unknown key is an error before anything starts."""
 
 import dataclasses
-from typing import Any
+import types
+import typing
+from typing import Any, Literal
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from saev.config.build import dataclass_of
+from saev.probing.settings import ProbeSettings
 
 
 @dataclasses.dataclass
@@ -103,60 +109,52 @@ class FitSchema:
     ckpt_path: str | None = None
 
 
-@dataclasses.dataclass
-class SparseSchema:
-    """`sparse` of conf/probe.yaml."""
-
-    levels: list[str] = dataclasses.field(default_factory=list)
-    k: list[int] = dataclasses.field(default_factory=list)
-    selection: str = "l1"
-    candidates: int = 8
-    tokens: int = 50000
-    pooling: list[str] = dataclasses.field(default_factory=list)
-    ridges: list[float] = dataclasses.field(default_factory=list)
-    budget_gib: float = 8
-    seed: int = 0
+Types = dict[str, Any]  # key -> type
 
 
-@dataclasses.dataclass
-class ProbeVerbSchema:
-    """conf/probe.yaml, where each key is explained."""
+def types_of(cls: type) -> Types:
+    """The keys of a settings dataclass with the types that OmegaConf knows."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: omegaconf_type(hints[field.name]) for field in dataclasses.fields(cls)}
 
-    linear_probe: Any = None
-    paths: Any = None
 
-    dictionaries: list[str] = dataclasses.field(default_factory=list)
-    dataset: str | None = None
-    validation: str | None = None
-    val_fraction: float = 0.3
-    layer: int | None = None
-    tokens: str = "patches"
+def omegaconf_type(annotation: Any) -> Any:
+    """The annotation in OmegaConf's types: a Literal is its values' type, a tuple a list, a settings dataclass a schema.
 
-    labels: str = "patches"
-    classes: list[int] | None = None
-    ignore_labels: list[int] = dataclasses.field(default_factory=list)
-    compat: str = "strict"
+    >>> omegaconf_type(Literal["a", "b"]), omegaconf_type(tuple[int, ...]), omegaconf_type(float | None)
+    (<class 'str'>, list[int], float | None)
+    """
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return type(arguments[0])
+    if origin in (typing.Union, types.UnionType):
+        (inner,) = [each for each in arguments if each is not type(None)]
+        return omegaconf_type(inner) | None
+    if origin in (tuple, list):
+        return list[omegaconf_type(arguments[0])]
+    nested = dataclass_of(annotation)
+    return schema(nested.__name__, types_of(nested)) if nested else annotation
 
-    latent_topk: int | None = None
-    weights: str = "none"
-    ridge: float = 1e-8
-    mantissa_bits: int = 10
-    budget_gib: float = 8
-    top: int = 5
-    pairs: bool = False
-    nulls: list[str] = dataclasses.field(default_factory=list)
-    bootstrap: int = 1000
-    seed: int = 0
 
-    sparse: SparseSchema = dataclasses.field(default_factory=SparseSchema)
-    linear: bool = False
-    batch_size: int = 4096
-    device: str = "auto"
-    save_every_s: float = 120
+def schema(name: str, keys: Types, groups: typing.Iterable[str] = ()) -> type:
+    """A dataclass of these keys for Hydra's ConfigStore; `groups` are filled by the defaults list."""
+    fields: list[Any] = [(group, Any, None) for group in groups]
+    for key, annotation in keys.items():
+        optional = type(None) in typing.get_args(annotation)
+        if dataclasses.is_dataclass(annotation):
+            fields.append((key, annotation, dataclasses.field(default_factory=annotation)))  # type: ignore[arg-type]
+        else:
+            fields.append((key, annotation, None if optional else MISSING))
+    return dataclasses.make_dataclass(name, fields)
+
+
+PROBE_KEYS: Types = {  # beside ProbeSettings
+    "dictionaries": list[str], "dataset": str | None, "validation": str | None, "layer": int | None, "linear": bool, "device": str,
+}  # fmt: skip
 
 
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="fit_schema", node=FitSchema)
-    ConfigStore.instance().store(name="probe_schema", node=ProbeVerbSchema)
+    ConfigStore.instance().store(name="probe_schema", node=schema("Probe", types_of(ProbeSettings) | PROBE_KEYS, ("linear_probe", "paths")))
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)

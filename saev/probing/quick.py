@@ -16,7 +16,7 @@ from saev.probing.counts.columns import Columns
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
 from saev.probing.data.sample import Sample, Tokens
-from saev.probing.judging.class_metrics import best_latents, evaluate
+from saev.probing.judging.class_metrics import best_columns, evaluate
 from saev.probing.judging.summary import summarise
 from saev.probing.logistic.fit import solve
 from saev.probing.logistic.nodes import nodes
@@ -26,7 +26,7 @@ BATCH = 4096  # tokens encoded at a time
 
 
 @torch.inference_mode()
-def score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
+def quick_score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
     """The numbers of `summary.summarise`, `r` and `map` among them; {} where codes are not finite or no latent fires.
 
     Computed where the dictionary is, activations in float32. Costs an encoding of the sample and a few Newton steps on
@@ -36,13 +36,11 @@ def score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
     if train is None or val is None:
         return {}
     fit = solve(nodes(train, BITS), train.positives, train.p1)
-    best = best_latents(fit, train, 1)[:, 0]
-    pair = best.clamp(min=0), torch.arange(len(best), device=best.device)
-    columns = Columns.choose(best, fit.w[pair], dictionary.n_latents)
+    columns, start, _ = best_columns(fit, train, 1)
     if not len(columns):
         return {}
-    start = fit.b[pair], fit.w[pair].abs()
-    return summarise(evaluate(of_columns(train, columns), of_columns(val, columns), columns.of_class, start))
+    tables = (column_table(table, columns) for table in (train, val))
+    return summarise(evaluate(*tables, columns.of_class, start))
 
 
 def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable | None:
@@ -57,9 +55,9 @@ def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable
     return stats.compute()
 
 
-def of_columns(table: LabelTable, columns: Columns) -> LabelTable:
+def column_table(table: LabelTable, columns: Columns) -> LabelTable:
     """The table that the columns' codes would make: that of their latents, with values of the other sign where `signs` is -1."""
-    mine = table.of(columns.latents)
+    mine = table.select(columns.latents)
     turned = columns.signs < 0
     flip = turned[mine.latent]
     sign = torch.where(flip, -1.0, 1.0).double()

@@ -5,6 +5,7 @@ linear/<input>/     the chosen probe: probe.safetensors (weight, bias) and class
 checkpoints/        what an interrupted fit goes on from
 """
 
+import dataclasses
 import json
 import logging
 import math
@@ -33,6 +34,7 @@ from saev.training.linear.inputs import Input, inputs_of
 from saev.training.linear.loss import class_weights, prior_logits
 from saev.training.linear.module import ProbeModule
 from saev.training.linear.probe import grid
+from saev.training.linear.settings import LinearProbeSettings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ Masks = Callable[[int], Integer[np.ndarray, "height width"] | None]
 
 
 def fit_linear(
-    settings: Mapping[str, Any],
+    settings: LinearProbeSettings,
     store: ActivationStore | tuple[ActivationStore, ActivationStore],
     layer: int,
     images: Images | None,
@@ -64,7 +66,6 @@ def fit_linear(
     128 + signal, when one ended it early.
 
     Args:
-        settings: conf/linear_probe.
         store: one recording, or (training, validation).
         images: their (training, validation) image numbers; None: all, of one recording but a tenth that is held out.
         members: dictionaries by name, for `settings.inputs`.
@@ -76,9 +77,9 @@ def fit_linear(
     directory = Path(directory)
     train, validation = store if isinstance(store, tuple) else (store, None)
     data = LabelledDataModule(
-        train, layer, settings["batch_size"], validation=validation, images=images, labels=labels,
-        ignore_labels=ignore_labels, tokens=tokens, seed=settings["seed"],
-        pool=max(1 << 20, 4 * settings["batch_size"]),
+        train, layer, settings.batch_size, validation=validation, images=images, labels=labels,
+        ignore_labels=ignore_labels, tokens=tokens, seed=settings.seed,
+        pool=max(1 << 20, 4 * settings.batch_size),
     )  # fmt: skip
     data.setup()
     if data.classes is None and labels is not None and isinstance(labels[0], TokenLabels):
@@ -110,33 +111,33 @@ def fit_linear(
 
 
 def build(
-    settings: Mapping[str, Any], data: LabelledDataModule, members: Mapping[str, Dictionary]
+    settings: LinearProbeSettings, data: LabelledDataModule, members: Mapping[str, Dictionary]
 ) -> tuple[ProbeModule, Normaliser]:
     """The grid on the training data's scale and class shares."""
     assert data.store is not None and data.labels is not None
-    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings["normalise"])
-    inputs: dict[str, Input] = inputs_of(settings["inputs"], normaliser, members)
+    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings.normalise)
+    inputs: dict[str, Input] = inputs_of(settings.inputs, normaliser, members)
     n_tokens, counts = data.class_counts()
     positives, exclusive = torch.from_numpy(counts), data.labels[0].exclusive
-    specs = grid(list(inputs), settings["lrs"], settings["weight_decays"])
+    specs = grid(list(inputs), settings.lrs, settings.weight_decays)
     module = ProbeModule(
         specs, inputs, prior_logits(n_tokens, positives, exclusive), exclusive,
-        data.n_steps(int(settings["trainer"]["devices"])), settings["patience"],
-        class_weights(settings["weights"], n_tokens, positives, exclusive),
+        data.n_steps(int(settings.trainer["devices"])), settings.patience,
+        class_weights(settings.weights, n_tokens, positives, exclusive),
     )  # fmt: skip
     log.info("fitting %d linear probes of %d classes on %d tokens", len(specs), len(counts), n_tokens)
     return module, normaliser
 
 
-def build_trainer(settings: Mapping[str, Any], module: ProbeModule, directory: Path) -> L.Trainer:
+def build_trainer(settings: LinearProbeSettings, module: ProbeModule, directory: Path) -> L.Trainer:
     """A trainer that validates at the end of each epoch of the stream, and leaves a checkpoint there."""
-    if settings["max_epochs"] < 1:
+    if settings.max_epochs < 1:
         raise ValueError(f"linear_probe.max_epochs={settings['max_epochs']}: give at least 1.")
-    several = int(settings["trainer"]["devices"]) > 1
+    several = int(settings.trainer["devices"]) > 1
     quiet: dict[str, Any] = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
     return L.Trainer(
-        **{"strategy": ProbeDDP() if several else "auto", **settings["trainer"]},
-        max_steps=settings["max_epochs"] * module.steps_per_epoch, max_epochs=-1,
+        **{"strategy": ProbeDDP() if several else "auto", **settings.trainer},
+        max_steps=settings.max_epochs * module.steps_per_epoch, max_epochs=-1,
         val_check_interval=module.steps_per_epoch, check_val_every_n_epoch=None, num_sanity_val_steps=0,
         callbacks=[Checkpoint(directory / CHECKPOINT, module.steps_per_epoch)], logger=False,
         use_distributed_sampler=False, default_root_dir=directory, **quiet,
@@ -144,14 +145,14 @@ def build_trainer(settings: Mapping[str, Any], module: ProbeModule, directory: P
 
 
 def collect(
-    settings: Mapping[str, Any], data: LabelledDataModule, module: ProbeModule, masks: Masks | None
+    settings: LinearProbeSettings, data: LabelledDataModule, module: ProbeModule, masks: Masks | None
 ) -> list[dict[str, Any]]:
     """The rows, with maps of the chosen probes."""
-    rows: list[dict[str, Any]] = [{**row, "weights": settings["weights"], "chosen": False} for row in module.rows]
+    rows: list[dict[str, Any]] = [{**row, "weights": settings.weights, "chosen": False} for row in module.rows]
     for i in module.chosen().values():
         rows[i] |= {"chosen": True}
         if data.classes is not None and data.tokens == "patches":
-            rows[i] |= map_numbers(data, module, i, settings["map_size"], masks)
+            rows[i] |= map_numbers(data, module, i, settings.map_size, masks)
     return [{key: blank(value) for key, value in row.items()} for row in rows]
 
 
@@ -179,10 +180,10 @@ def keep(folder: Path, module: ProbeModule, i: int, data: LabelledDataModule, no
 
 
 def identity_of(
-    settings: Mapping[str, Any], data: LabelledDataModule, members: Mapping[str, Dictionary]
+    settings: LinearProbeSettings, data: LabelledDataModule, members: Mapping[str, Dictionary]
 ) -> dict[str, Any]:
     """What the results depend on, as JSON has it."""
-    own = {key: value for key, value in settings.items() if key != "trainer"}
+    own = {key: value for key, value in dataclasses.asdict(settings).items() if key != "trainer"}
     names = {name: member.n_latents for name, member in members.items()}
     return json.loads(json.dumps({**own, "data": data.state_dict(), "members": names}, default=list))
 

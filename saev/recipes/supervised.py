@@ -1,43 +1,42 @@
-"""The supervised bound in `saev probe`: linear probes on the same tokens, as rows beside the dictionaries'."""
+"""The supervised bound beside `saev.probe`: linear probes on the same tokens, as rows beside the dictionaries'."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+import polars as pl
 
-from saev.dictionary import Dictionary
-from saev.probing.data.splits import TRUE, Labelled
+from saev.device import resolve_device
+from saev.probing.data.splits import TRUE, count_labelled
+from saev.probing.inputs import ProbeInputs
 from saev.probing.judging.summary import TAUS
 from saev.recipes.linear_probe import fit_linear
 from saev.training.linear.inputs import names_of
-from saev.training.linear.probe import grid
+from saev.training.linear.settings import LinearProbeSettings
 
 
-def supervised(
-    cfg: DictConfig, data: Labelled, members: Mapping[str, Dictionary], directory: Path
-) -> list[dict[str, Any]]:
-    """A row per input: its best probe (by validation loss). All rows of the grid are in linear/linear.json."""
-    settings: Any = OmegaConf.to_container(cfg.linear_probe, resolve=True)
-    train, val = data.splits
+def linear_bound(
+    inputs: ProbeInputs, settings: LinearProbeSettings, directory: str | os.PathLike, device: str = "auto"
+) -> pl.DataFrame:
+    """A row per input: its best probe (by validation loss). All rows of the grid are in `directory`/linear/linear.json."""
+    train, val = inputs.data.splits
     stores = train.store if train.store is val.store else (train.store, val.store)
     rows = fit_linear(
-        settings, stores, train.layer, (train.images, val.images), members, directory / "linear",
-        labels=(train.variants[TRUE], val.variants[TRUE]), tokens=cfg.tokens,
+        settings, stores, train.layer, (train.images, val.images), inputs.load(resolve_device(device)),
+        Path(directory) / "linear", labels=(train.variants[TRUE], val.variants[TRUE]), tokens=train.tokens,
     )  # fmt: skip
-    return [summary(row) for row in rows if row["chosen"]]
+    return pl.DataFrame([summary(row) for row in rows if row["chosen"]])
 
 
-def check_linear(settings: Mapping[str, Any], members: Iterable[str], n_tokens: int) -> None:
-    """ValueError for settings of conf/linear_probe that cannot be fitted to so many tokens, before anything is read."""
-    grid(names_of(settings["inputs"], members), settings["lrs"], settings["weight_decays"])
-    for key in ("max_epochs", "batch_size", "patience"):
-        if settings[key] < 1:
-            raise ValueError(f"linear_probe.{key}={settings[key]}: give at least 1.")
-    if settings["batch_size"] > n_tokens:
+def check_linear(inputs: ProbeInputs, settings: LinearProbeSettings) -> None:
+    """ValueError for unknown inputs, and for a batch that exceeds the labelled training tokens, before anything is read."""
+    names_of(settings.inputs, [one.name for one in inputs.dictionaries])
+    n_tokens = count_labelled(inputs.data.splits[0])
+    if settings.batch_size > n_tokens:
         raise ValueError(
-            f"linear_probe.batch_size={settings['batch_size']} is more than the {n_tokens} training tokens with a label: lower it."
+            f"linear_probe.batch_size={settings.batch_size} is more than the {n_tokens} training tokens with a label: lower it."
         )
 
 

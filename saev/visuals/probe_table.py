@@ -27,6 +27,7 @@ PROBE = (
 def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row per dictionary and null, in the given order. The caption says what the columns mean."""
     columns = [column for column in PROBE if any(row.get(column.key) is not None for row in rows)]
+    intervals = any(row.get("map_low") is not None for row in rows)
     lines = [f"{column.label}: {column.meaning}" for column in columns]
     table = Table(
         caption=Text("\n".join(lines)), caption_justify="left", caption_style="dim", box=box.SIMPLE_HEAD, pad_edge=False
@@ -34,14 +35,14 @@ def probe_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table.add_column("dictionary", overflow="fold", min_width=12)
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)
-        if column.key == "map" and any("map_low" in row for row in rows):
+        if column.key == "map" and intervals:
             table.add_column("95 %", no_wrap=True, style="dim")
     for row in rows:
         name = str(row["member"]) if row["labels"] == "true" else f"{row['member']} ({row['labels']} labels)"
         cells = []
         for column in columns:
             cells.append(column.text(row))
-            if column.key == "map" and any("map_low" in other for other in rows):
-                cells.append(f"{row['map_low']:.3f}–{row['map_high']:.3f}" if "map_low" in row else "")
+            if column.key == "map" and intervals:
+                cells.append("" if row.get("map_low") is None else f"{row['map_low']:.3f}–{row['map_high']:.3f}")
         table.add_row(name, *cells)
     return table

@@ -13,7 +13,7 @@ def test_columns_are_the_chosen_latents_codes_turned_round_where_they_speak_agai
     slope = torch.tensor([1.0, -2.0, 0.0, -3.0, -1.0], dtype=torch.float64)
     columns = Columns.choose(best, slope, 6)
     assert len(columns) == 3 and columns.of_class[2] == -1
-    codes = columns.of(from_dense(x))
+    codes = columns.select(from_dense(x))
     dense = torch.zeros(50, 3)
     for row in range(50):
         here = slice(codes.offsets[row], codes.offsets[row + 1])
@@ -25,5 +25,5 @@ def test_columns_are_the_chosen_latents_codes_turned_round_where_they_speak_agai
 
 def test_no_class_with_a_latent_has_no_columns():
     columns = Columns.choose(torch.tensor([-1, -1]), torch.zeros(2, dtype=torch.float64), 6)
-    codes = columns.of(from_dense(torch.ones(3, 6)))
+    codes = columns.select(from_dense(torch.ones(3, 6)))
     assert len(columns) == 0 and codes.offsets.tolist() == [0, 0, 0, 0] and len(codes.values) == 0

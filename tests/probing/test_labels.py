@@ -29,7 +29,7 @@ def test_a_token_has_the_label_recorded_of_it(store):
     labels = TokenLabels(store, 1, Classes((2, 0, 3), ("", "", "")))
     recorded = [int(labels_of(e, 1, 16)[t]) for e, t in zip(EXAMPLE, TOKEN, strict=True)]
     assert labels.of(EXAMPLE, TOKEN).tolist() == [{2: 0, 0: 1, 3: 2}.get(id, -1) for id in recorded]
-    assert labels.left_out == (1, 65535)  # what the stream leaves out: the other id, and what is not labelled
+    assert labels.ignored == (1, 65535)  # what the stream leaves out: the other id, and what is not labelled
     assert not labels.labelled[5] and labels.labelled.sum() == 39
 
 

@@ -35,7 +35,7 @@ def test_rows_of_a_table_turned_round_are_those_of_the_columns_codes():
     columns = Columns.choose(best, slope, LATENTS)
     every, chosen = LatentLabelStats(LATENTS, CLASSES, 5), LatentLabelStats(len(columns), CLASSES, 5)
     every.update(codes(), labels())
-    chosen.update(columns.of(from_dense(codes())), labels())
+    chosen.update(columns.select(from_dense(codes())), labels())
     assert {*columns.signs.tolist()} == {1, -1}
     equal(of_columns(every.compute(), columns), chosen.compute())
 

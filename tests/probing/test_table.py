@@ -23,8 +23,8 @@ def test_bins_cannot_be_made_narrower():
 def test_some_latents_are_numbered_as_asked_for():
     x, y = codes(), labels()
     chosen = torch.tensor([6, 5, 0, 3])
-    equal(table(x, y).of(chosen), table(x[:, chosen], y), exact=True)
-    assert table(x, y).of(chosen[:0]).n_latents == 0
+    equal(table(x, y).select(chosen), table(x[:, chosen], y), exact=True)
+    assert table(x, y).select(chosen[:0]).n_latents == 0
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))

@@ -86,7 +86,7 @@ def interrupted(cli, command, tmp_path, monkeypatch):
             patched.setattr(SemiNMFFitter, "update", signalled)
             stopped = cli(*command, f"hydra.run.dir={tmp_path}/run")
         assert stopped.code == 128 + number and not (tmp_path / "run" / "results.parquet").exists(), stopped.text
-        assert f"go on with: saev fit ckpt_path={tmp_path}/run" in stopped.text
+        assert f"to resume: saev fit ckpt_path={tmp_path}/run" in stopped.text
         return tmp_path / "run"
 
     return interrupt

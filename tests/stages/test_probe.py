@@ -279,7 +279,7 @@ def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_p
 class Numbered:
     """Labels that are the numbers of tokens, of images with 1 + 4 and 1 + 2 of them."""
 
-    exclusive, n_classes, left_out, labelled = True, 5, (), np.ones(2, bool)
+    exclusive, n_classes, ignored, labelled = True, 5, (), np.ones(2, bool)
 
     def of(self, example, token):
         return np.asarray(token)

@@ -39,7 +39,7 @@ class Columns:
     def __len__(self) -> int:
         return len(self.latents)
 
-    def of(self, codes: SparseCodes) -> SparseCodes:
+    def select(self, codes: SparseCodes) -> SparseCodes:
         """The columns' codes of a batch."""
         n_rows, device = len(codes.offsets) - 1, codes.values.device
         row = torch.repeat_interleave(codes.offsets.diff().to(device), output_size=len(codes.latents))

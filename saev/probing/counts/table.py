@@ -7,9 +7,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from saev.ops import ordering
 from saev.probing.counts import segments
-from saev.probing.counts.bins import MANTISSA, lower_edges
+from saev.probing.counts.bins import lower_edges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,41 +64,12 @@ class LabelTable:
         """The smallest code of each group's bin: code >= edge selects the groups from this one up."""
         return lower_edges(self.key, self.mantissa_bits)
 
-    def coarser(self, mantissa_bits: int) -> "LabelTable":
-        """The same statistics in wider bins. ValueError for narrower ones: what was summed cannot be told apart."""
-        if not 0 <= mantissa_bits <= self.mantissa_bits:
-            raise ValueError(
-                f"bits={mantissa_bits}: this table can be given in 0 to mantissa_bits={self.mantissa_bits}."
-            )
-        if mantissa_bits == self.mantissa_bits:
-            return self
-        key = self.key >> (self.mantissa_bits - mantissa_bits)
-        starts = segments.segment_starts(
-            (self.latent << (MANTISSA + 10)) + key
-        )  # one number: keys have 9 + 23 bits at most
-        pair = segments.segment_ids(starts, len(key))[self.group] * self.n_classes + self.label
-        by_pair = ordering.order(pair)
-        pair = pair[by_pair]
-        first = segments.segment_starts(pair)
-        return dataclasses.replace(
-            self,
-            mantissa_bits=mantissa_bits,
-            latent=self.latent[starts],
-            key=key[starts],
-            count=segments.segment_sums(self.count, starts),
-            total=segments.segment_sums(self.total, starts),
-            squares=segments.segment_sums(self.squares, starts),
-            group=pair[first] // self.n_classes,
-            label=pair[first] % self.n_classes,
-            joint=segments.segment_sums(self.joint[by_pair], first),
-        )
-
     def groups(self, block: slice) -> "LabelTable":
         """A stretch of the groups, without joint counts and p1."""
         columns = ("latent", "key", "count", "total", "squares")
         return dataclasses.replace(self, **{name: getattr(self, name)[block] for name in columns})
 
-    def of(self, latents: Int64[Tensor, " chosen"]) -> "LabelTable":
+    def select(self, latents: Int64[Tensor, " chosen"]) -> "LabelTable":
         """The table of some latents alone; they are numbered anew, in the order given."""
         groups, sizes = self._places(self.latent, latents)
         entries, joint_sizes = self._places(self.group, groups)

@@ -1,9 +1,7 @@
-"""What a token is: the class of its patch, or the labels of its image, as class numbers 0 to C - 1.
+"""The class of each token as a number from 0 to C - 1: the class of its patch, or the labels of its image.
 
-    (example, token) --TokenLabels--> class, -1 for none      labels of patches, as masks give them
-    (example, token) --ImageLabels--> class, or a bool of each class      a table by image, told to all its tokens
-
-Both are `Labels`, so that whoever streams tokens need not know which it has.
+    (example, token) --TokenLabels--> class, -1 for none           labels of patches, from masks
+    (example, token) --ImageLabels--> class, or a bool per class   image-level labels, broadcast to all tokens
 """
 
 from typing import Protocol, runtime_checkable
@@ -16,7 +14,7 @@ from saev.shards import ActivationStore
 from saev.shards.manifest import VOID
 from saev.shards.selection import Runs, per_image, per_label
 
-Found = Int64[np.ndarray, " batch"] | Bool[np.ndarray, "batch classes"]
+LabelValues = Int64[np.ndarray, " batch"] | Bool[np.ndarray, "batch classes"]
 
 
 @runtime_checkable
@@ -30,21 +28,21 @@ class Labels(Protocol):
 
     @property
     def exclusive(self) -> bool:
-        """Whether a token has one class at most (class numbers), or any number (a bool of each)."""
+        """Whether a token has at most one class (class numbers), or any number of them (a bool per class)."""
         ...
 
     @property
-    def left_out(self) -> tuple[int, ...]:
-        """Labels of patches whose tokens have no class, for the stream to leave out."""
+    def ignored(self) -> tuple[int, ...]:
+        """Patch labels that are no class: the stream leaves their tokens out."""
         ...
 
     @property
     def labelled(self) -> Bool[np.ndarray, " n_examples"]:
-        """Images of which tokens may have labels."""
+        """Images whose tokens may have labels."""
         ...
 
-    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Found:
-        """The labels of tokens, given their images and their numbers within the images' stored tokens."""
+    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
+        """The labels of tokens, given their images and their positions among the images' stored tokens."""
         ...
 
     def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
@@ -55,16 +53,16 @@ class Labels(Protocol):
 class TokenLabels:
     """The recorded labels of patches: exclusive classes.
 
-    `void_is`: the label that tokens without one count as; None: they are left out. ValueError where the recording has none.
+    `void_class` is the label that tokens without one count as; None: they are left out. ValueError without recorded labels.
     """
 
     exclusive = True
 
-    def __init__(self, store: ActivationStore, layer: int, classes: Classes, void_is: int | None = None):
+    def __init__(self, store: ActivationStore, layer: int, classes: Classes, void_class: int | None = None):
         self.store, self.classes = store, classes
         self.labels, self.tokens = patch_labels(store), store.tokens_per_image(layer)
-        if void_is is not None:
-            self.labels = np.where(self.labels == VOID, np.uint16(void_is), self.labels)
+        if void_class is not None:
+            self.labels = np.where(self.labels == VOID, np.uint16(void_class), self.labels)
         self.first = np.cumsum(self.tokens) - self.tokens
 
     @property
@@ -72,9 +70,9 @@ class TokenLabels:
         return len(self.classes)
 
     @property
-    def left_out(self) -> tuple[int, ...]:
-        there = np.flatnonzero(np.bincount(self.labels, minlength=VOID + 1))
-        return tuple(sorted({*map(int, there), VOID} - {*self.classes.ids}))
+    def ignored(self) -> tuple[int, ...]:
+        present = np.flatnonzero(np.bincount(self.labels, minlength=VOID + 1))
+        return tuple(sorted({*map(int, present), VOID} - {*self.classes.ids}))
 
     @property
     def labelled(self) -> Bool[np.ndarray, " n_examples"]:
@@ -88,15 +86,15 @@ class TokenLabels:
 
 
 class ImageLabels:
-    """A table of one's own: per image a class number (-1: none), or a bool of each class.
+    """Image-level labels: per image a class number (-1: none), or a bool per class.
 
     Args:
         table: a row per image of the recording.
         n_classes: C, for a table of class numbers.
-        counted: images whose labels are known; None: all, but those with class -1.
+        counted: images whose labels are known; None: all, except those with class -1.
     """
 
-    left_out = ()
+    ignored = ()
 
     def __init__(
         self,
@@ -115,7 +113,7 @@ class ImageLabels:
         if self.exclusive:
             self.labelled = self.labelled & (self.table >= 0)
 
-    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Found:
+    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
         return self.table[example]
 
     def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:

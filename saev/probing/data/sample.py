@@ -95,8 +95,8 @@ def _select(
     store: ActivationStore, layer: int, tokens: str, images: Int64[np.ndarray, " images"], classes: Classes
 ) -> Runs:
     """The tokens of some images that are of these classes."""
-    left_out = TokenLabels(store, layer, classes).left_out
-    return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(left_out), left_out)
+    ignored = TokenLabels(store, layer, classes).ignored
+    return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(ignored), ignored)
 
 
 def _read(
@@ -115,7 +115,7 @@ def _read(
             "take more images."
         )
     labels = TokenLabels(store, layer, classes)
-    stream = open_stream(store, layer, BATCH, images, tokens, labels.left_out)
+    stream = open_stream(store, layer, BATCH, images, tokens, labels.ignored)
     kept = np.zeros(stream.n_tokens, bool)
     kept[rng.permutation(stream.n_tokens)[:most]] = True
     acts, found, at = [], [], 0

@@ -1,9 +1,9 @@
-"""Codes with labels, batch by batch: encoded while they are read, or read from disk.
+"""Codes with labels, batch by batch: encoded while activations are read, or read from disk.
 
-Live     TokenStream ──batch──▶ sparse_codes, per dictionary ─┐
-Stored   CodeStore   ──rows───▶ codes of one dictionary ──────┴──▶ Batch(codes, example, token)
+Encoder       TokenStream ──batch──▶ sparse_codes, per dictionary ─┐
+CodesOnDisk   CodeStore   ──rows───▶ codes of one dictionary ──────┴──▶ CodeBatch(codes, example, token)
 
-Split.facts(example, token) ──▶ labels, whether they are known, and the image's number
+Split.token_info(variant, example, token) ──▶ labels, whether the token counts, and the image's number
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,17 +24,17 @@ from saev.probing.data.labels import Labels
 from saev.shards import ActivationStore, TokenStream, open_stream
 
 
-class Facts(NamedTuple):
-    """What is known of a batch's tokens."""
+class TokenInfo(NamedTuple):
+    """Labels and images of a batch's tokens."""
 
     labels: Int64[Tensor, " tokens"] | Bool[Tensor, "tokens classes"]
-    counted: Bool[Tensor, " tokens"]
+    counted: Bool[Tensor, " tokens"]  # of an image of the split, and labelled
     image: Int64[Tensor, " tokens"]  # its number in the split
 
 
 @dataclass(frozen=True)
 class Split:
-    """Training or validation: images of a recording, and their labels; `variants` are the labels and the nulls' ones."""
+    """Training or validation: images of a recording and, by name, the variants of their labels: the true ones and nulls."""
 
     name: str
     store: ActivationStore
@@ -45,23 +45,25 @@ class Split:
 
     @cached_property
     def number(self) -> Int64[np.ndarray, " n_examples"]:
-        """Of each image of the recording its number in the split; -1 for others."""
+        """The number in the split of each image of the recording; -1 for images outside it."""
         number = np.full(self.store.manifest.n_examples, -1)
         number[self.images] = np.arange(len(self.images))
         return number
 
-    def facts(self, variant: str, example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]) -> Facts:
-        """Labels of tokens; those of other images, and void ones, do not count."""
+    def token_info(
+        self, variant: str, example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]
+    ) -> TokenInfo:
+        """Labels of tokens, whether they count, and the numbers of their images in the split."""
         labels, image = self.variants[variant], self.number[example]
-        found = labels.of(example, token)
+        values = labels.of(example, token)
         counted = (image >= 0) & labels.labelled[example]
-        if found.ndim == 1:
-            counted &= found >= 0
-        return Facts(*(torch.from_numpy(np.ascontiguousarray(each)) for each in (found, counted, image)))
+        if values.ndim == 1:
+            counted &= values >= 0
+        return TokenInfo(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (values, counted, image)))
 
 
-class Batch(NamedTuple):
-    """Codes of some tokens by dictionary, and whose they are."""
+class CodeBatch(NamedTuple):
+    """Codes of a batch of tokens by dictionary, and the images and positions of the tokens."""
 
     codes: Mapping[str, SparseCodes]
     example: Int[np.ndarray, " tokens"]
@@ -70,7 +72,7 @@ class Batch(NamedTuple):
 
 @runtime_checkable
 class Source(Protocol):
-    """Where codes come from."""
+    """A reader of codes; `names` are its dictionaries."""
 
     names: tuple[str, ...]
 
@@ -78,45 +80,45 @@ class Source(Protocol):
         """Batches of a split."""
         ...
 
-    def batches(self, split: Split, start: int) -> Iterator[Batch]:
-        """Those from `start` on, always the same ones."""
+    def batches(self, split: Split, start: int) -> Iterator[CodeBatch]:
+        """The batches from number `start` on, the same ones in every call."""
         ...
 
 
-class Live:
-    """Dictionaries that encode activations as they are read: one read for all of them."""
+class Encoder:
+    """Dictionaries that encode activations while these are read, once for all of them; at most the `topk` largest codes."""
 
-    def __init__(self, members: Mapping[str, Dictionary], batch_size: int, most: int | None):
-        self.names, self.members, self.batch_size, self.most = tuple(members), members, batch_size, most
+    def __init__(self, dictionaries: Mapping[str, Dictionary], batch_size: int, topk: int | None):
+        self.names, self.dictionaries, self.batch_size, self.topk = tuple(dictionaries), dictionaries, batch_size, topk
 
     def n_batches(self, split: Split) -> int:
         return self._stream(split).n_batches
 
     @torch.inference_mode()
-    def batches(self, split: Split, start: int) -> Iterator[Batch]:
+    def batches(self, split: Split, start: int) -> Iterator[CodeBatch]:
         stream = self._stream(split)
-        device = next(iter(self.members.values())).atoms.device
+        device = next(iter(self.dictionaries.values())).atoms.device
         for batch in stream.batches(start, stream.n_batches):
             x = torch.from_numpy(batch["acts"]).to(device).float()
-            codes = {name: sparse_codes(member, x, self.most) for name, member in self.members.items()}
-            yield Batch(codes, batch["example"], batch["token"])
+            codes = {name: sparse_codes(one, x, self.topk) for name, one in self.dictionaries.items()}
+            yield CodeBatch(codes, batch["example"], batch["token"])
 
     def _stream(self, split: Split) -> TokenStream:
         return open_stream(split.store, split.layer, self.batch_size, split.images, split.tokens)
 
 
-class Stored:
-    """One dictionary's codes on disk. ValueError where they are of other activations than the split's."""
+class CodesOnDisk:
+    """One dictionary's codes that `saev encode` wrote."""
 
     def __init__(self, name: str, codes: CodeStore, batch_size: int, device: str):
         self.names, self.codes, self.batch_size, self.device = (name,), codes, batch_size, device
 
     def check(self, split: Split) -> None:
-        """ValueError where these codes are not of the split's activations, or leave out images of it."""
-        made, wanted = self.codes.manifest, split.store.manifest.fingerprint
-        if made.dataset["fingerprint"] != wanted or made.layer != split.layer or made.tokens != split.tokens:
+        """ValueError where these codes are not of the split's activations, or lack images of it."""
+        codes, expected = self.codes.manifest, split.store.manifest.fingerprint
+        if codes.dataset["fingerprint"] != expected or codes.layer != split.layer or codes.tokens != split.tokens:
             raise ValueError(
-                f"{self.codes.root} has codes of {made.dataset['name']}, layer {made.layer}, tokens={made.tokens}; the "
+                f"{self.codes.root} has codes of {codes.dataset['name']}, layer {codes.layer}, tokens={codes.tokens}; the "
                 f"{split.name} tokens are of {split.store.name}, layer {split.layer}, tokens={split.tokens}: encode these."
             )
         absent = np.setdiff1d(split.images, self.codes.runs.example)
@@ -128,14 +130,14 @@ class Stored:
     def n_batches(self, split: Split) -> int:
         return -(-len(self.codes) // self.batch_size)
 
-    def batches(self, split: Split, start: int) -> Iterator[Batch]:
+    def batches(self, split: Split, start: int) -> Iterator[CodeBatch]:
         for first in range(start * self.batch_size, len(self.codes), self.batch_size):
             last = min(first + self.batch_size, len(self.codes))
             codes = SparseCodes(*(part.to(self.device) for part in self.codes.rows(first, last).torch()))
-            yield Batch({self.names[0]: codes}, *self.codes.tokens(first, last))
+            yield CodeBatch({self.names[0]: codes}, *self.codes.tokens(first, last))
 
 
-def active(source: Source, split: Split) -> dict[str, float]:
-    """Codes of a token that are not 0, by dictionary, in the first batch; 1 at least."""
+def l0_of_first_batch(source: Source, split: Split) -> dict[str, float]:
+    """Mean number of non-zero codes per token of the first batch, by dictionary; at least 1."""
     first = next(iter(source.batches(split, 0)))
     return {name: max(1.0, len(codes.latents) / max(1, len(codes.offsets) - 1)) for name, codes in first.codes.items()}

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from scipy.sparse import csr_matrix
 
 from saev.probing.counts.bins import MANTISSA, ordered
-from saev.probing.logistic.weighting import Weights
+from saev.probing.settings import Weights
 from saev.probing.ranking.rank_sums import rank_sums
 
 BITS = 6

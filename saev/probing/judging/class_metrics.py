@@ -10,9 +10,11 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from saev.probing.counts import segments
+from saev.probing.counts.columns import Columns
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
-from saev.probing.logistic.weighting import Weights, losses_of_pairs, own
+from saev.probing.logistic.weighting import losses_of_pairs, own
+from saev.probing.settings import Weights
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 from saev.probing.ranking.top_tokens import K, precision_at, purity_at
 
@@ -26,6 +28,16 @@ def best_latents(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "
     loss, order = loss.T.sort(dim=1, stable=True)
     order = torch.where(loss < torch.inf, order, -1)[:, :n]
     return torch.nn.functional.pad(order, (0, n - order.shape[1]), value=-1)
+
+
+def best_columns(
+    fit: LogisticFit, train: LabelTable, n: int
+) -> tuple[Columns, tuple[Float64[Tensor, " classes"], Float64[Tensor, " classes"]], Int64[Tensor, "classes n"]]:
+    """(the best latents as columns, (b, w) of each class's column, the n best latents of each class)."""
+    top = best_latents(fit, train, n)
+    best = top[:, 0]
+    pair = best.clamp(min=0), torch.arange(len(best), device=best.device)
+    return Columns.choose(best, fit.w[pair], train.n_latents), (fit.b[pair], fit.w[pair].abs()), top
 
 
 class ClassMetrics(NamedTuple):
@@ -48,8 +60,8 @@ class ClassMetrics(NamedTuple):
     purity: Float64[Tensor, " classes"]  # at K
 
     @classmethod
-    def nothing(cls, n_classes: int) -> "ClassMetrics":
-        """Of a dictionary that has no latent for any class."""
+    def empty(cls, n_classes: int) -> "ClassMetrics":
+        """Those of a dictionary that has no latent for any class."""
         numbers = torch.full((n_classes,), torch.nan, dtype=torch.float64)
         status = torch.full((n_classes,), -1, dtype=torch.int8)
         return cls(**{name: status if name == "status" else numbers for name in cls._fields})
@@ -69,7 +81,7 @@ def evaluate(
     Cross-entropies alone depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
     """
     known = (of_class >= 0).nonzero()[:, 0]
-    mine, theirs = train.of(of_class[known]), val.of(of_class[known])
+    mine, theirs = train.select(of_class[known]), val.select(of_class[known])
     row = torch.arange(len(known), device=known.device)
     begin = (start[0][known, None], start[1][known, None])
     fitted, judging = own(mine, known, weights), own(theirs, known, weights)

@@ -9,7 +9,8 @@ import polars as pl
 from saev.files import replacing
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import LogisticFit, Status
-from saev.probing.logistic.weighting import Weights, losses_of_all_pairs
+from saev.probing.logistic.weighting import losses_of_all_pairs
+from saev.probing.settings import Weights
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float64, Int64
 from saev.probing.judging.bootstrap import average_precisions, cross_entropies, interval
 from saev.probing.judging.class_metrics import ClassMetrics
 from saev.probing.judging.firing_tokens import FiringTokens
-from saev.probing.logistic.weighting import Weights
+from saev.probing.settings import Weights
 
 TAUS = (0.3, 0.5, 0.7)
 

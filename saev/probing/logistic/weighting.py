@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from typing import Literal
 
 import torch
 from jaxtyping import Float64, Int64
@@ -12,8 +11,8 @@ from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.balanced import Pairs, balanced
 from saev.probing.logistic.fit import RIDGE, LogisticFit, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes
+from saev.probing.settings import Weights
 
-Weights = Literal["none", "balanced"]
 AT_A_TIME = 1 << 11  # pairs put together while they are balanced: some 0.15 GB
 
 
@@ -74,4 +73,4 @@ def _parts(table: LabelTable) -> Iterator[tuple[LabelTable, Int64[Tensor, "l cla
     every = torch.arange(table.n_classes, device=table.p1.device)
     numbers = torch.arange(table.n_latents, device=table.p1.device)
     for latents in numbers.split(max(1, AT_A_TIME // table.n_classes)):
-        yield table.of(latents), every.expand(len(latents), -1), latents
+        yield table.select(latents), every.expand(len(latents), -1), latents

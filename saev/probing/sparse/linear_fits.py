@@ -145,7 +145,7 @@ def losses(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -
     return np.logaddexp(0, np.where(y, -logits, logits))
 
 
-def judged(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> dict[str, float]:
+def evaluate_logits(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> dict[str, float]:
     """`ap` (scikit-learn's), `ce` and `ce_prevalence` (of predicting the prevalence everywhere; nats per row), `prevalence`."""
     share = float(y.mean())
     return {

@@ -11,8 +11,6 @@ from scipy.sparse import csr_array
 
 from saev.ops.sparse import SparseCodes
 
-POOLINGS = ("max", "mean")
-
 
 class Pairs(NamedTuple):
     """(image, latent) pairs with codes that are not 0, ascending; a pair's key is image * 2^32 + latent."""
@@ -49,9 +47,7 @@ class PooledCodes:
         return sum(array.nbytes for part in self.parts for array in part)
 
     def codes(self, pooling: str) -> csr_array:
-        """A row per image, a column per latent up to the last that fires; ValueError for another pooling than POOLINGS."""
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling={pooling}: choose of {list(POOLINGS)}.")
+        """A row per image, a column per latent up to the last that fires; `pooling` is max or mean."""
         if len(self.parts) != 1:
             empty = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0), np.zeros(0, np.int64))]
             self.parts = [reduced(Pairs(*(np.concatenate(each) for each in zip(*(empty + self.parts), strict=True))))]
@@ -62,7 +58,7 @@ class PooledCodes:
             value = (pairs.total / n).astype(np.float32)
         else:  # where some token is silent, the largest code is at least 0
             value = np.where(pairs.count < n, np.maximum(pairs.largest, 0), pairs.largest)
-        return table(image, latent, value, len(self.tokens))
+        return codes_matrix(image, latent, value, len(self.tokens))
 
 
 def reduced(pairs: Pairs) -> Pairs:
@@ -80,7 +76,7 @@ def reduced(pairs: Pairs) -> Pairs:
     )
 
 
-def table(
+def codes_matrix(
     row: Int[np.ndarray, " nnz"], latent: Int[np.ndarray, " nnz"], value: Float32[np.ndarray, " nnz"], n_rows: int
 ) -> csr_array:
     """Codes as a sparse matrix, of as many columns as latents are needed."""

@@ -19,7 +19,6 @@ from sklearn.linear_model import LogisticRegression
 
 from saev.probing.sparse.linear_fits import LinearFit, fit_converges, merge_silent_rows, parameters, refit
 
-SELECTIONS = ("l1", "greedy")
 WIDTH = 32  # latents that join a working set at a time
 SLACK = 1e-3  # by which a pull may exceed 1 / C
 GROWTH = 1.25  # of C from one step along the path to the next: small, for twice the C may have ten times the latents
@@ -36,8 +35,6 @@ def sparse_probes(
     `x` has standardised codes; `candidates` is for greedy, the latents tried at each step. ValueError for another selection,
     and where `y` has one value only.
     """
-    if selection not in SELECTIONS:
-        raise ValueError(f"selection={selection}: choose {' or '.join(SELECTIONS)}.")
     if y.all() or not y.any():
         raise ValueError(f"a class with {int(y.sum())} of {len(y)} rows: give rows of it and others.")
     return greedy(x, y, ks, candidates) if selection == "greedy" else by_l1(x, y, ks)

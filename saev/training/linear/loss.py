@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-WEIGHTS = ("none", "balanced")
 Targets = Int64[Tensor, " batch"] | Bool[Tensor, "batch classes"]
 ClassWeights = Float[Tensor, " classes"] | Float[Tensor, "2 classes"]
 
@@ -28,8 +27,6 @@ def class_weights(
 
     Exclusive classes weigh n / (C n_c), C being those that occur; else positives n / (2 n_c) and negatives n / (2 (n - n_c)).
     """
-    if kind not in WEIGHTS:
-        raise ValueError(f"linear_probe.weights={kind}: choose one of {list(WEIGHTS)}.")
     if kind == "none":
         return None
     sides = positives[None].double() if exclusive else torch.stack([n_tokens - positives, positives]).double()

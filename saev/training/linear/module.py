@@ -51,8 +51,6 @@ class ProbeModule(L.LightningModule):
         weights: ClassWeights | None = None,
     ):
         super().__init__()
-        if patience < 1:
-            raise ValueError(f"linear_probe.patience={patience}: give at least 1 epoch.")
         self.automatic_optimization = False
         self.inputs, self.exclusive, self.patience = dict(inputs), exclusive, patience
         self.steps_per_epoch, self.judged = steps_per_epoch, 0  # the step of the last judgement
