@@ -29,12 +29,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks import probe_ranking
-from benchmarks.probe_reference import CLASSES, SPARSE, USUAL, columns, reference, timed, world
+from benchmarks.probe_reference import CLASSES, SPARSE, USUAL, columns, exact_nodes, reference, timed, world
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, cross_entropy, solve
-from saev.probing.logistic.nodes import exact_nodes, nodes
+from saev.probing.logistic.nodes import nodes
 from saev.probing.logistic.weighting import fit_all
 from saev.probing.settings import Weights
 

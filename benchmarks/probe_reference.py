@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from saev.ops.sparse import SparseCodes
+from saev.probing.counts.segments import segment_sums
 from saev.probing.logistic.fit import RIDGE
+from saev.probing.logistic.nodes import Nodes, argsort_nodes, row_starts, sorted_nodes
 
 CLASSES = 151
 ITERATIONS = 30  # of the reference
@@ -102,3 +104,17 @@ def reference(codes: SparseCodes, labels: Tensor, some: Tensor) -> tuple[float, 
         found.append(torch.stack(fit))
     b, w = torch.cat(found, 1).double()
     return spent * len(codes.values) / len(value), b, w
+
+
+def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n_latents: int, n_tokens: int) -> Nodes:
+    """The codes themselves, in any order: one node per distinct value of a latent, and one for its zeros."""
+    fired = torch.bincount(latents, minlength=n_latents)
+    every = torch.arange(n_latents, device=latents.device)
+    owner = torch.cat([latents.long(), every])
+    points = torch.cat([values, values.new_zeros(n_latents)])
+    weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
+    order = argsort_nodes(owner, points, n_latents)
+    owner, points, weights = owner[order], points[order], weights[order]
+    first = row_starts(owner, points)
+    weights = segment_sums(weights, first)
+    return sorted_nodes(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)

@@ -7,7 +7,7 @@ import lightning as L
 import torch
 
 from saev.probing.data.sample import TRAIN, Sample, draw, labelled_store
-from saev.probing.quick import score
+from saev.probing.quick import quick_score
 from saev.training.bank.module import BankModule
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ class Probe(L.Callback):
         table = torch.zeros(len(NUMBERS), len(pl_module.bank), dtype=torch.float64, device=pl_module.device)
         for i, member in enumerate(pl_module.bank):  # all processes have all of them, as they are now
             if i % trainer.world_size == trainer.global_rank:
-                found = {} if member.stopped else score(member.sae, self.sample)
+                found = {} if member.stopped else quick_score(member.sae, self.sample)
                 table[:, i] = torch.tensor([found.get(name, torch.nan) for name in NUMBERS.values()])
         if trainer.world_size > 1:
             table = trainer.strategy.reduce(table, reduce_op="sum")

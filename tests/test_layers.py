@@ -11,9 +11,7 @@ from docs.architecture import LAYERS, ROOT, edges, imports, modules, violations
 HEAVY = ("lightning", "hydra", "omegaconf", "wandb", "faiss", "timm", "open_clip", "polars", "matplotlib", "sklearn")
 
 PENDING = {
-    "saev/probing/data/splits.py:10: saev.probing (layer 2) imports omegaconf, allowed from layer 5 on",
     "saev/recipes/results.py:10: saev.recipes (layer 4) imports omegaconf, allowed from layer 5 on",
-    "saev/recipes/supervised.py:8: saev.recipes (layer 4) imports omegaconf, allowed from layer 5 on",
     "saev/recipes/train.py:11: saev.recipes (layer 4) imports hydra, allowed from layer 5 on",
     "saev/recipes/train.py:14: saev.recipes (layer 4) imports omegaconf, allowed from layer 5 on",
     "saev/recipes/train.py:18: saev.recipes (layer 4) imports saev.config (layer 5): imports point down",

@@ -156,5 +156,7 @@ PROBE_KEYS: Types = {  # beside ProbeSettings
 def register() -> None:
     """Make the schemas known to Hydra."""
     ConfigStore.instance().store(name="fit_schema", node=FitSchema)
-    ConfigStore.instance().store(name="probe_schema", node=schema("Probe", types_of(ProbeSettings) | PROBE_KEYS, ("linear_probe", "paths")))
+    ConfigStore.instance().store(
+        name="probe_schema", node=schema("Probe", types_of(ProbeSettings) | PROBE_KEYS, ("linear_probe", "paths"))
+    )
     ConfigStore.instance().store(name="train_schema", node=TrainSchema)

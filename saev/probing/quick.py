@@ -39,8 +39,7 @@ def quick_score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
     columns, start, _ = best_columns(fit, train, 1)
     if not len(columns):
         return {}
-    tables = (column_table(table, columns) for table in (train, val))
-    return summarise(evaluate(*tables, columns.of_class, start))
+    return summarise(evaluate(column_table(train, columns), column_table(val, columns), columns.of_class, start))
 
 
 def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable | None:

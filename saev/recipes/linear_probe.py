@@ -131,8 +131,6 @@ def build(
 
 def build_trainer(settings: LinearProbeSettings, module: ProbeModule, directory: Path) -> L.Trainer:
     """A trainer that validates at the end of each epoch of the stream, and leaves a checkpoint there."""
-    if settings.max_epochs < 1:
-        raise ValueError(f"linear_probe.max_epochs={settings['max_epochs']}: give at least 1.")
     several = int(settings.trainer["devices"]) > 1
     quiet: dict[str, Any] = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
     return L.Trainer(

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -42,7 +42,7 @@ class Resumable:
                 torch.save(self.state(), file)
         self.saved = time.monotonic()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Resumable":
         self.saved = time.monotonic()
         if self.path is not None:
             self.signals.listen()

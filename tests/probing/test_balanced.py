@@ -45,7 +45,7 @@ def test_both_sides_of_a_class_weigh_half():
 
 @pytest.mark.parametrize(("mantissa_bits", "bits", "rtol"), [(23, 23, 1e-10), (23, 3, 1e-9), (10, 3, 1e-3)])
 def test_nodes_have_the_moments_of_the_weighted_tokens(mantissa_bits, bits, rtol):
-    found = balanced(TABLE.coarser(mantissa_bits), EVERY, bits)
+    found = balanced(table(CODES.float(), Y, mantissa_bits), EVERY, bits)
     for pair, (k, c) in enumerate(PAIRS):
         x, y = CODES[:, k].numpy(), Y[:, c].numpy()
         v = weights(y)

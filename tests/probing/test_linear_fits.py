@@ -9,9 +9,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from saev.probing.sparse.linear_fits import (
+    evaluate_logits,
     fit_converges,
     held_out,
-    judged,
     merge_silent_rows,
     refit,
     ridge_fit,
@@ -119,7 +119,7 @@ def test_other_warnings_are_passed_on():
 def test_numbers_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     logits, y = np.round(rng.normal(size=400), 1), rng.random(400) < 0.2
-    found, p = judged(logits, y), 1 / (1 + np.exp(-logits))
+    found, p = evaluate_logits(logits, y), 1 / (1 + np.exp(-logits))
     assert found["ap"] == average_precision_score(y, logits) and found["prevalence"] == y.mean()
     assert found["ce"] == pytest.approx(log_loss(y, p))
     assert found["ce_prevalence"] == pytest.approx(log_loss(y, np.full(400, y.mean())))

@@ -7,8 +7,9 @@ from probing.worlds import N, world
 from sklearn.linear_model import LogisticRegression
 from tables import table
 
+from benchmarks.probe_reference import exact_nodes
 from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, prevalence_entropy, solve
-from saev.probing.logistic.nodes import exact_nodes, nodes
+from saev.probing.logistic.nodes import nodes
 
 X, CODES, Y, CLASSES = world()
 POSITIVES, P1 = Y.sum(0), CODES.T @ Y.double()

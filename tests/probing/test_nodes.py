@@ -5,7 +5,8 @@ import pytest
 import torch
 from tables import table
 
-from saev.probing.logistic.nodes import coarsened, exact_nodes, nodes
+from benchmarks.probe_reference import exact_nodes
+from saev.probing.logistic.nodes import coarsened, nodes
 from saev.probing.logistic.quadrature import SHARE
 
 RNG = np.random.default_rng(0)

@@ -3,7 +3,6 @@
 from itertools import pairwise
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -49,11 +48,6 @@ def test_memory_is_that_of_pairs_that_fire():
 def test_no_codes_give_an_empty_matrix():
     pooled = PooledCodes(3)
     assert pooled.codes("max").nnz == 0 and len(pooled.codes("mean").indptr) == 4
-
-
-def test_another_pooling_is_refused():
-    with pytest.raises(ValueError, match=r"pooling=median: choose of \['max', 'mean'\]"):
-        PooledCodes(1).codes("median")
 
 
 def test_matrices_are_made_as_wide_as_the_wider():

@@ -8,7 +8,7 @@ from saev.probing.counts.columns import Columns
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.data.classes import Classes
 from saev.probing.data.sample import Sample, Tokens
-from saev.probing.quick import of_columns, score
+from saev.probing.quick import column_table, quick_score
 
 
 class Given:
@@ -37,7 +37,7 @@ def test_rows_of_a_table_turned_round_are_those_of_the_columns_codes():
     every.update(codes(), labels())
     chosen.update(columns.select(from_dense(codes())), labels())
     assert {*columns.signs.tolist()} == {1, -1}
-    equal(of_columns(every.compute(), columns), chosen.compute())
+    equal(column_table(every.compute(), columns), chosen.compute())
 
 
 def test_a_latent_that_is_silent_on_a_class_alone_tells_it_perfectly():
@@ -45,12 +45,12 @@ def test_a_latent_that_is_silent_on_a_class_alone_tells_it_perfectly():
     y = torch.arange(N) % 2
     x = torch.zeros(N, LATENTS)
     x[:, 2] = (y == 1) * torch.rand(N, generator=torch.Generator().manual_seed(0)).add(1)
-    found = score(Given(), sample(x, y, 2))
+    found = quick_score(Given(), sample(x, y, 2))
     assert found["map"] == 1 and found["r"] > 0.999 and found["n_classes"] == 2
 
 
 def test_codes_that_say_nothing_come_to_nothing():
-    assert score(Given(), sample(torch.zeros(N, LATENTS), labels())) == {}
+    assert quick_score(Given(), sample(torch.zeros(N, LATENTS), labels())) == {}
     broken = codes()
     broken[7, 0] = torch.nan
-    assert score(Given(), sample(broken, labels())) == {}
+    assert quick_score(Given(), sample(broken, labels())) == {}

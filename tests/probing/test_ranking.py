@@ -11,10 +11,10 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, ro
 
 from saev.probing.counts import segments
 from saev.probing.ranking import tie_groups
-from saev.probing.ranking.measures import auroc, average_precision, best_f1, best_iou
+from saev.probing.ranking.measures import auroc, average_precision, best_f1
 from saev.probing.ranking.rank_sums import rank_sums
 
-RANKINGS = (average_precision, auroc, lambda t: best_f1(t).value, lambda t: best_iou(t).value)
+RANKINGS = (average_precision, auroc, lambda t: best_f1(t).value)
 
 
 @pytest.fixture(params=["numpy", "torch"])
@@ -103,17 +103,18 @@ def test_auroc_is_scikit_learns(y, path):
             assert torch.isnan(found[latent, label])
 
 
-def test_best_f1_and_iou_are_those_of_the_best_threshold(path):
+def test_the_threshold_of_the_best_f1_has_the_best_iou_too(path):
     y = labels()
-    f1, iou = best_f1(table(codes(), y)), best_iou(table(codes(), y))
+    f1 = best_f1(table(codes(), y))
     for latent, label, x, hit in pairs(y):
         if not hit.any():
-            assert torch.isnan(f1.value[latent, label]) and torch.isnan(iou.threshold[latent, label])
+            assert torch.isnan(f1.value[latent, label]) and torch.isnan(f1.threshold[latent, label])
             continue
-        for best, score in ((f1, f1_score), (iou, jaccard_score)):
-            tried = {t: overlap(hit, x >= t, best is f1) for t in (*x.tolist(), 0.0)}
-            assert best.value[latent, label].item() == pytest.approx(max(tried.values()), abs=1e-12)
-            threshold = best.threshold[latent, label].item()
+        best = f1.value[latent, label].item()
+        for value, score in ((best, f1_score), (best / (2 - best), jaccard_score)):  # IoU = F1 / (2 - F1)
+            tried = {t: overlap(hit, x >= t, score is f1_score) for t in (*x.tolist(), 0.0)}
+            assert value == pytest.approx(max(tried.values()), abs=1e-12)
+            threshold = f1.threshold[latent, label].item()
             assert threshold == max(t for t, value in tried.items() if value > max(tried.values()) - 1e-12)
             assert score(hit, x >= threshold) == pytest.approx(max(tried.values()), abs=1e-12)
 

@@ -4,20 +4,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from probing.labelled import codes, equal, labels, many_labels, table
+from probing.labelled import codes, equal, labels, table
 
 from saev.probing.counts.bins import MANTISSA, floats, lower_edges, ordered
-
-
-@pytest.mark.parametrize("bits", [0, 3, 10, 23])
-@pytest.mark.parametrize("y", [labels(), many_labels()], ids=["one class", "many"])
-def test_wider_bins_are_those_counted_in_the_first_place(bits, y):
-    equal(table(codes(), y).coarser(bits), table(codes(), y, bits))
-
-
-def test_bins_cannot_be_made_narrower():
-    with pytest.raises(ValueError, match="bits=11: this table can be given in 0 to mantissa_bits=10"):
-        table(codes(), labels(), 10).coarser(11)
 
 
 def test_some_latents_are_numbered_as_asked_for():

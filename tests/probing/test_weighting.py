@@ -25,7 +25,7 @@ def by_hand(x, y, b, w):
 
 
 def test_without_weights_all_is_as_solve_and_cross_entropy_have_it():
-    binned = TABLE.coarser(10)
+    binned = table(CODES.float(), Y, 10)
     fit, plain = fit_all(binned, 3, "none", 1e-4), solve(nodes(binned, 3), binned.positives, binned.p1, 1e-4)
     assert all(torch.equal(getattr(fit, name), getattr(plain, name)) for name in ("b", "w", "loss", "steps", "status"))
     losses = cross_entropy(nodes(binned, 3), binned.positives, binned.p1, fit.b, fit.w)
@@ -39,7 +39,7 @@ def test_without_weights_all_is_as_solve_and_cross_entropy_have_it():
 def test_what_bins_cost_is_small(mantissa_bits, moved, excess, far):
     """They move losses, which choose latents, by less than `moved`, and by less than `far` where codes lie many deviations
     from 0; the fits themselves are worse by less than `excess`."""
-    fit = fit_all(TABLE.coarser(mantissa_bits), 3, "balanced")
+    fit = fit_all(table(CODES.float(), Y, mantissa_bits), 3, "balanced")
     assert torch.equal(fit.status, EXACT.status)
     easy = EXACT.status == Status.CONVERGED
     near = easy & torch.tensor([name not in ("far", "modes") for name in X])[:, None]

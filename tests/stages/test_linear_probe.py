@@ -7,8 +7,6 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 from training.probes import N_IMAGES, dictionary, image, record_classes
@@ -16,10 +14,10 @@ from training.probes import N_IMAGES, dictionary, image, record_classes
 from saev.recipes import linear_probe
 from saev.recipes.linear_probe import fit_linear
 from saev.shards import ActivationStore
+from saev.training.linear.settings import LinearProbeSettings
 
-DEFAULT = OmegaConf.to_container(OmegaConf.load(ROOT / "conf" / "linear_probe" / "default.yaml"))
-OWN = {"batch_size": 48, "max_epochs": 4, "lrs": [1e-2, 0.1], "weight_decays": [1e-2]}
-OWN |= {"inputs": ["all"], "trainer": {"accelerator": "cpu", "devices": 1}}
+OWN = {"batch_size": 48, "max_epochs": 4, "lrs": (1e-2, 0.1), "weight_decays": (1e-2,)}
+OWN |= {"inputs": ("all",), "trainer": {"accelerator": "cpu", "devices": 1}}
 IMAGES = np.arange(10, N_IMAGES), np.arange(10)
 
 
@@ -29,7 +27,8 @@ def store(tmp_path_factory):
 
 
 def fit(store, directory, masks=None, **own):
-    return fit_linear({**DEFAULT, **OWN, **own}, store, 1, IMAGES, {"codes": dictionary()}, directory, masks=masks)
+    settings = LinearProbeSettings(**OWN | own)
+    return fit_linear(settings, store, 1, IMAGES, {"codes": dictionary()}, directory, masks=masks)
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +79,10 @@ def test_masks_are_what_maps_are_compared_with_where_there_are_any(store, tmp_pa
     def masks(example):
         return None if example == 3 else np.full((20, 30), 2 if example else 77)  # 77 is no class
 
-    found = fit(store, tmp_path / "fit", masks, inputs=["raw"], lrs=[1e-2])
+    found = fit(store, tmp_path / "fit", masks, inputs=("raw",), lrs=(1e-2,))
     assert found[0]["map_target"] == "masks" and found[0]["map_size"] is None
     assert found[0]["map_pixels"] == 8 * 20 * 30
-    sized = fit(store, tmp_path / "sized", masks, inputs=["raw"], lrs=[1e-2], map_size=[6, 6])
+    sized = fit(store, tmp_path / "sized", masks, inputs=("raw",), lrs=(1e-2,), map_size=(6, 6))
     assert sized[0]["map_pixels"] == 8 * 36 and sized[0]["map_size"] == [6, 6]
 
 
@@ -119,9 +118,13 @@ def test_an_interrupted_fit_goes_on_to_the_same_rows(rows, store, tmp_path, monk
 
 def test_wrong_settings_are_named(store, tmp_path):
     for own, message in (
-        ({"max_epochs": 0}, r"linear_probe\.max_epochs=0: give at least 1"),
-        ({"inputs": ["pca"]}, r"linear_probe\.inputs=\['pca'\]: there is no pca: choose of \['raw', 'all', 'codes'\]"),
-        ({"weights": "even"}, r"linear_probe\.weights=even: choose one of"),
+        ({"max_epochs": 0}, r"linear_probe\.max_epochs=0: must be at least 1"),
+        ({"inputs": ("pca",)}, r"linear_probe\.inputs=\['pca'\]: there is no pca: choose of \['raw', 'all', 'codes'\]"),
+        ({"weights": "even"}, r"linear_probe\.weights=even: choose none or balanced"),
+        ({"lrs": (0.0,)}, r"linear_probe\.lrs=\[0\.0\]: must be above 0"),
+        ({"weight_decays": ()}, r"linear_probe\.weight_decays=\[\]: give at least one number"),
+        ({"patience": 0}, r"linear_probe\.patience=0: must be at least 1"),
+        ({"map_size": (6,)}, r"linear_probe\.map_size=\[6\]: give \[height, width\]"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(store, tmp_path / "wrong", **own)

@@ -8,18 +8,21 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import ROOT
 from omegaconf import OmegaConf
 from training.probes import D_MODEL, N_IMAGES, dictionary, image, record_classes
 
 import saev
 from saev.baselines.kmeans import KMeansDictionary
 from saev.codes import CodeStore
-from saev.config.probe_checks import check_stored, stamps
+from saev.config.build import build
 from saev.nn import Normaliser
-from saev.probing import passes as label_passes
-from saev.probing.data.splits import Permuted, labels_of
+from saev.probing import ProbeSettings, SparseSettings, passes, pipeline, probe
+from saev.probing.data.splits import PermutedLabels, labels_of
+from saev.probing.inputs import check_codes, stamps
+from saev.saved import find_dictionaries
 from saev.shards.split import split_images
-from saev.stages import probe
+from saev.training.linear.settings import LinearProbeSettings
 
 FAST = ("bootstrap=50", "device=cpu", "batch_size=100")
 
@@ -86,40 +89,40 @@ def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=name)
 
 
-def test_what_was_stopped_goes_on_and_ends_alike(cli, place, tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_with_equal_rows(cli, place, tmp_path, monkeypatch):
     whole, _, _ = probed(cli, place)
-    walk = label_passes.walk
+    batches = passes.batches
 
-    def stopped(splits, sources, what, done):
-        for i, each in enumerate(walk(splits, sources, what, done)):
+    def stopped(*arguments):
+        for i, batch in enumerate(batches(*arguments)):
             if i == 5:
                 raise KeyboardInterrupt
-            yield each
+            yield batch
 
-    monkeypatch.setattr(label_passes, "walk", stopped)
+    monkeypatch.setattr(passes, "batches", stopped)
     run = f"hydra.run.dir={tmp_path / 'run'}"
     arguments = (str(place), f"dataset={place / 'data'}", "layer=1", *FAST, run, "save_every_s=0")
     assert cli("probe", *arguments).code == 130
     assert (tmp_path / "run" / "statistics.pt").is_file()
-    monkeypatch.setattr(label_passes, "walk", walk)
+    monkeypatch.setattr(passes, "batches", batches)
     refused = cli("probe", *arguments, "val_fraction=0.4")
     assert refused.code != 0 and "belongs to other settings" in refused.text
     shown = cli("probe", *arguments)
-    assert shown.code == 0 and "going on after 5 batches" in shown.text, shown.text
+    assert shown.code == 0 and "resuming after 5 batches" in shown.text, shown.text
     assert pl.read_parquet(tmp_path / "run" / "classes.parquet").equals(whole)
     assert not (tmp_path / "run" / "statistics.pt").exists()
 
 
-def test_weights_may_change_where_a_stopped_run_goes_on(cli, place, tmp_path, monkeypatch):
+def test_weights_may_change_when_a_stopped_run_resumes(cli, place, tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
     arguments = (str(place), f"dataset={place / 'data'}", "layer=1", *FAST, f"hydra.run.dir={tmp_path / 'run'}")
     with monkeypatch.context() as patch:
-        patch.setattr(probe, "fit_all", stopped)
+        patch.setattr(pipeline, "fit_all", stopped)
         assert cli("probe", *arguments).code == 130
     shown = cli("probe", *arguments, "weights=balanced")
-    assert shown.code == 0 and "going on after" in shown.text, shown.text
+    assert shown.code == 0 and "resuming after" in shown.text, shown.text
     whole, _, _ = probed(cli, place, "weights=balanced")
     assert pl.read_parquet(tmp_path / "run" / "classes.parquet").equals(whole)
 
@@ -166,7 +169,7 @@ def test_unlabelled_tokens_count_as_class_0_as_saev_has_it(cli, place):
     assert "ap_low" not in strict.columns
 
 
-def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_path):
+def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
     file = tmp_path / "traits.csv"
     file.write_text("image,even,late\n" + "".join(f"{e}.jpg,{1 - e % 2},{int(e > 20)}\n" for e in range(N_IMAGES)))
     classes, _, _ = probed(cli, place, f"labels={file}", "nulls=[]", "bootstrap=0")
@@ -183,24 +186,25 @@ def test_labels_of_images_from_a_table_are_told_to_their_tokens(cli, place, tmp_
         (["dataset=null"], "dataset is not given"),
         (["compat=old"], "compat=old: choose strict or saev"),
         (["weights=half"], "weights=half: choose none or balanced"),
-        (["nulls=[random]"], "nulls=['random']: choose of ['permuted']"),
+        (["nulls=[random]"], "nulls=[random]: choose permuted"),
         (["labels=species"], "labels=species: data has no such column"),
         (["labels=key", "classes=[1]"], "classes=[1] is for labels=patches"),
-        (["val_fraction=1"], "val_fraction=1.0: give a share between 0 and 1"),
-        (["bootstrap=-1"], "bootstrap=-1"),
-        (["top=0"], "top=0: give at least 1"),
+        (["val_fraction=1"], "val_fraction=1.0: must be below 1"),
+        (["bootstrap=-1"], "bootstrap=-1: must be at least 0"),
+        (["top=0"], "top=0: must be at least 1"),
         (["latent_topk=0"], "latent_topk=0"),
         (["layer=7"], "layer=7"),
         (["nulls=permuted"], "str is not a ListConfig"),
         (["ignore_labels=0"], "int is not a ListConfig"),
         (["bootstrap=1.5"], "'1.5' of type 'float' could not be converted to Integer"),
-        (["seed=-1"], "seed=-1: give 0 or more"),
+        (["seed=-1"], "seed=-1: must be at least 0"),
         (["labels=nowhere.csv"], "labels=nowhere.csv is not there"),
         (["classes=[7]"], "no train token (tokens=patches) is of one of the 1 classes"),
         (["compat=saev", "ignore_labels=[0]"], "compat=saev counts what has no label as class 0"),
         (["linear=true", "linear_probe.inputs=[nosuch]"], "there is no nosuch"),
         (["linear=true"], "linear_probe.batch_size=4096 is more than the 399 training tokens"),
-        (["linear=true", "linear_probe.max_epochs=0"], "linear_probe.max_epochs=0: give at least 1"),
+        (["linear=true", "linear_probe.weights=even"], "linear_probe.weights=even: choose none or balanced"),
+        (["linear=true", "linear_probe.max_epochs=0"], "linear_probe.max_epochs=0: must be at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_remedy(cli, place, arguments, message):
@@ -233,7 +237,7 @@ def test_what_is_found_is_written_before_what_may_fail(cli, place, tmp_path, mon
     def fails(*_):
         raise ValueError("no room")
 
-    monkeypatch.setattr(probe, "sparse_probing", fails)
+    monkeypatch.setattr(pipeline, "sparse_probing", fails)
     run = tmp_path / "run"
     shown = cli("probe", str(place), f"dataset={place / 'data'}", "layer=1", *FAST, "nulls=[]", "sparse.levels=[token]",
                 f"hydra.run.dir={run}")  # fmt: skip
@@ -245,14 +249,16 @@ def test_a_checkpoint_is_of_these_weights_and_this_table(place, tmp_path):
     saev.save_dictionary(dictionary(), tmp_path / "a")
     table = tmp_path / "traits.csv"
     table.write_text("image,even\n0.jpg,1\n")
-    cfg = OmegaConf.create({"dictionaries": [str(tmp_path / "a")], "labels": str(table)})
-    before = stamps(cfg)
-    assert stamps(cfg) == before
+    dictionaries = find_dictionaries([str(tmp_path / "a")])
+    before = stamps(dictionaries, [], str(table))
+    assert stamps(dictionaries, [], str(table)) == before
     table.write_text("image,even\n0.jpg,0\n")
-    changed = stamps(cfg)
-    assert changed["table"] != before["table"] and changed["files"] == before["files"]
+    changed = stamps(dictionaries, [], str(table))["files"]
+    assert {name for name, stamp in changed.items() if stamp != before["files"][name]} == {"table"}
     saev.save_dictionary(dictionary(), tmp_path / "a")
-    assert stamps(cfg)["files"] != before["files"]
+    assert stamps(dictionaries, [], "patches")["files"].items() - changed.items()
+    in_memory = [find_dictionaries({"a": sae}) for sae in (dictionary(), dictionary(d_sae=64))]
+    assert stamps(in_memory[0], [], "patches") != stamps(in_memory[1], [], "patches")
 
 
 def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_path):
@@ -261,16 +267,15 @@ def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_p
     assert shown.code == 0, shown.text
     stored = next(line for line in shown.out.splitlines() if Path(line).is_dir())
     for own, message in (
-        ("latent_topk=2", "latent_topk=2 is for codes that are made now"),
+        ("latent_topk=2", "was encoded before: leave latent_topk out"),
         ("validation=/elsewhere", "has codes of one recording: leave validation out"),
     ):
         shown = cli("probe", stored, f"dataset={place / 'data'}", *FAST, own)
         assert shown.code != 0 and message in shown.text, shown.text
     codes = CodeStore(stored)
     codes.manifest = dataclasses.replace(codes.manifest, layer=2)
-    cfg = OmegaConf.create({"dataset": str(place / "data"), "validation": None, "latent_topk": None, "layer": 1})
     with pytest.raises(ValueError, match=r"layer=1: .* has codes of layer 2"):
-        check_stored(cfg, [codes])
+        check_codes(codes, saev.ActivationStore(place / "data"), ProbeSettings(), None, 1)
     run = tmp_path / "run"
     twice = cli("probe", stored, f"{stored}/", f"dataset={place / 'data'}", *FAST, "nulls=[]", f"hydra.run.dir={run}")
     assert twice.code == 0 and len(pl.read_parquet(run / "results.parquet")) == 1, twice.text
@@ -290,11 +295,11 @@ class Numbered:
 
 def test_permuted_labels_come_from_another_image_and_from_what_is_looked_at():
     tokens = np.array([5, 3])
-    null = Permuted(Numbered(), np.array([0, 1]), tokens, seed=0, start=1)
+    null = PermutedLabels(Numbered(), np.array([0, 1]), tokens, seed=0, start=1)
     assert null.other.tolist() == [1, 0]
     assert null.of(np.zeros(4, int), np.arange(1, 5)).tolist() == [1, 2, 1, 2]  # never 0, the class token
     with pytest.raises(ValueError, match="there is only one: give nulls="):
-        Permuted(Numbered(), np.array([1]), tokens, seed=0)
+        PermutedLabels(Numbered(), np.array([1]), tokens, seed=0)
 
 
 def test_a_recording_without_labels_is_refused(cli, place, tiny):
@@ -304,7 +309,7 @@ def test_a_recording_without_labels_is_refused(cli, place, tiny):
     with pytest.raises(
         ValueError, match=r"has no patch labels: take those of whole images, labels=/path/to/table\.csv"
     ):
-        labels_of(OmegaConf.create({"labels": "patches"}), (store, store), 1, np.arange(3))
+        labels_of(ProbeSettings(), (store, store), 1, np.arange(3))
 
 
 def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_path):
@@ -321,3 +326,29 @@ def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_pat
     (row,) = [row for row in json.loads((run / "linear" / "linear.json").read_text())["rows"] if row["chosen"]]
     assert 0 < row["map_miou"] <= 1 and row["map_target"] == "patch labels"
     assert len(bound) == 1 and 0 < bound["map"].item() <= 1 and json.loads(json.dumps(bound["n_classes"].item())) == 3
+
+
+def test_the_library_gives_the_rows_of_the_command(cli, place, tmp_path):
+    classes, results, _ = probed(
+        cli, place, "sparse.levels=[image]", "sparse.k=[1]", f"hydra.run.dir={tmp_path / 'run'}"
+    )
+    settings = ProbeSettings(bootstrap=50, batch_size=100, sparse=SparseSettings(levels=("image",), k=(1,)))
+    result = probe(place, saev.ActivationStore(place / "data"), settings, layer=1, device="cpu")
+    assert result.classes.equals(classes) and result.results.equals(results) and result.directory is None
+    assert result.sparse is not None and result.sparse.equals(pl.read_parquet(tmp_path / "run" / "sparse.parquet"))
+    means = saev.load(place / "saes" / "means", "cpu")
+    alone = probe({"means": means}, place / "data", settings, layer=1, directory=tmp_path / "alone", device="cpu")
+    assert alone.classes.equals(classes.filter(pl.col("member") == "means"))
+    assert pl.read_parquet(tmp_path / "alone" / "results.parquet").equals(alone.results)
+    with pytest.raises(ValueError, match="pairs=true writes a table"):
+        probe({"means": means}, place / "data", ProbeSettings(pairs=True), layer=1)
+
+
+def test_the_yaml_has_the_defaults_of_the_settings():
+    cfg = OmegaConf.load(ROOT / "conf" / "probe.yaml")
+    assert build(ProbeSettings, cfg) == ProbeSettings()
+    assert {*cfg} >= {field.name for field in dataclasses.fields(ProbeSettings)} and {*cfg.sparse} == {
+        *vars(SparseSettings())
+    }
+    linear = OmegaConf.load(ROOT / "conf" / "linear_probe" / "default.yaml")
+    assert build(LinearProbeSettings, linear) == LinearProbeSettings() and {*linear} == {*vars(LinearProbeSettings())}

@@ -4,7 +4,6 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from omegaconf import OmegaConf
 from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
@@ -12,10 +11,11 @@ from sklearn.metrics import average_precision_score, log_loss
 from saev.codes.pairs import from_dense
 from saev.probing.data.classes import Classes
 from saev.probing.data.labels import ImageLabels, TokenLabels
-from saev.probing.data.sources import Batch, Live, Split
-from saev.probing.data.splits import TRUE, Labelled
+from saev.probing.data.sources import CodeBatch, Encoder, Split
+from saev.probing.data.splits import TRUE, LabelledData
+from saev.probing.settings import SparseSettings
 from saev.probing.sparse.linear_fits import ridge_fit, standardised
-from saev.probing.sparse.probing import check_sparse, sparse_probing
+from saev.probing.sparse.probing import sparse_probing
 from saev.probing.sparse.reading import TokenSample
 from saev.shards import ActivationStore, RecordingWriter
 
@@ -23,8 +23,8 @@ N, TOKENS, LATENTS = 60, 16, 10
 TRAIN, VAL = np.arange(20, N), np.arange(20)
 CLASSES = Classes((0, 1, 2, 7, 9), ("other", "union", "seven", "trained alone", "validated alone"))
 SETTINGS = {
-    "levels": ["token", "image"], "k": [1, 2, 4], "selection": "greedy", "candidates": 8, "tokens": 10**6,
-    "pooling": ["max", "mean"], "ridges": [0.01, 1.0], "budget_gib": 1, "seed": 0,
+    "levels": ("token", "image"), "k": (1, 2, 4), "selection": "greedy", "candidates": 8, "tokens": 10**6,
+    "pooling": ("max", "mean"), "ridges": (0.01, 1.0), "budget_gib": 1, "seed": 0,
 }  # fmt: skip
 
 
@@ -78,12 +78,12 @@ MEMBERS = {"plain": Plain(list(range(LATENTS))), "turned": Plain(list(range(LATE
 def labelled(store, labels=None, classes=CLASSES):
     labels = labels or TokenLabels(store, 1, classes)
     splits = (Split(name, store, 1, i, "patches", {TRUE: labels}) for name, i in (("train", TRAIN), ("val", VAL)))
-    return Labelled(tuple(splits), classes.ids, classes.names, isinstance(labels, TokenLabels))
+    return LabelledData(tuple(splits), classes.ids, classes.names)
 
 
 def probe(store, data=None, sources=None, batch_size=100, **own):
-    sources = sources or [Live(MEMBERS, batch_size, None)]
-    return sparse_probing({**SETTINGS, **own}, data or labelled(store), sources)
+    sources = sources or [Encoder(MEMBERS, batch_size, None)]
+    return sparse_probing(SparseSettings(**SETTINGS | own), data or labelled(store), sources)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_a_union_takes_its_two_latents_and_one_of_them_alone_is_worse(found):
 
 
 def test_the_selections_agree_on_what_is_there(store, found):
-    rows, _ = probe(store, selection="l1", levels=["token"])
+    rows, _ = probe(store, selection="l1", levels=("token",))
     for k in (1, 2):
         l1, greedy = (row_of(r, member="plain", level="token", k=k, class_id=1) for r in (rows, found[0]))
         assert sorted(l1["latents"]) == sorted(greedy["latents"]) and l1["selection"] == "l1"
@@ -203,7 +203,7 @@ def test_neither_batches_nor_other_images_tokens_change_a_row(store, found):
         def batches(self, split, start):
             for example in range(start, N):
                 codes = from_dense(torch.from_numpy(image(example)[0]))
-                yield Batch({"plain": codes}, np.full(TOKENS, example), np.arange(TOKENS))
+                yield CodeBatch({"plain": codes}, np.full(TOKENS, example), np.arange(TOKENS))
 
     rows, _ = probe(store, sources=[Everything()])
     expected = [row for row in found[0] if row["member"] == "plain"]
@@ -216,7 +216,7 @@ def test_neither_batches_nor_other_images_tokens_change_a_row(store, found):
 def test_labels_of_images_are_taken_as_they_are(store):
     table = np.stack([[image(e)[0][:, 3].max() > 2.5, image(e)[0][:, 5].mean() > 0.25] for e in range(N)])
     data = labelled(store, ImageLabels(table), Classes((0, 1), ("peak", "much")))
-    rows, _ = probe(store, data, levels=["image"], k=[1], ridges=[])
+    rows, _ = probe(store, data, levels=("image",), k=(1,), ridges=())
     for id, latent, better in ((0, 3, "max"), (1, 5, "mean")):
         ap = {row["pooling"]: row["ap"] for row in rows if row["class_id"] == id and row["member"] == "plain"}
         row = row_of(rows, member="plain", pooling=better, class_id=id)
@@ -227,7 +227,7 @@ def test_labels_of_images_are_taken_as_they_are(store):
 
 def test_images_without_a_labelled_token_are_left_out(store):
     only = Classes((7, 9), ("trained alone", "validated alone"))  # all other labels are none
-    rows, _ = probe(store, labelled(store, classes=only), levels=["image"], k=[1])
+    rows, _ = probe(store, labelled(store, classes=only), levels=("image",), k=(1,))
     assert {row["n_train"] for row in rows if row["class_id"] == 7} == {len(TRAIN) // 4}
     assert {row["reason"] for row in rows if row["class_id"] == 7} == {"all training rows are of the class"}
 
@@ -248,14 +248,14 @@ def test_codes_beyond_the_budget_are_an_error(store):
 
 
 WRONG = {
-    "levels": ([], r"sparse.levels=\[\]: choose of \['token', 'image'\]"),
-    "pooling": (["median"], "sparse.pooling"),
+    "levels": (("pixel",), r"sparse.levels=\[pixel\]: choose token or image"),
+    "pooling": (("median",), r"sparse.pooling=\[median\]: choose max or mean"),
     "selection": ("best", "sparse.selection=best: choose l1 or greedy"),
-    "k": ([4, 0], r"sparse.k=\[4, 0\]"),
-    "ridges": ([0.0], "sparse.ridges"),
-    "candidates": (0, "sparse.candidates=0: give at least 1"),
-    "tokens": (1, "sparse.tokens=1"),
-    "budget_gib": (0, "sparse.budget_gib=0"),
+    "k": ((4, 0), r"sparse.k=\[4,0\]: must be at least 1"),
+    "ridges": ((0.0,), r"sparse.ridges=\[0.0\]: must be above 0"),
+    "candidates": (0, "sparse.candidates=0: must be at least 1"),
+    "tokens": (1, "sparse.tokens=1: must be at least 2"),
+    "budget_gib": (0, "sparse.budget_gib=0: must be above 0"),
 }
 
 
@@ -263,10 +263,13 @@ WRONG = {
 def test_bad_values_are_refused_by_name(key):
     value, message = WRONG[key]
     with pytest.raises(ValueError, match=message):
-        check_sparse({**SETTINGS, key: value})
+        SparseSettings(**SETTINGS | {key: value})
 
 
 def test_nothing_to_fit_is_refused():
     with pytest.raises(ValueError, match=r"sparse.k=\[\] leaves nothing to fit"):
-        check_sparse({**SETTINGS, "k": [], "levels": ["token"]})
-    check_sparse(OmegaConf.create({**SETTINGS, "k": [], "levels": ["image"]}))  # and a configuration is a mapping
+        SparseSettings(levels=("token",), k=())
+    SparseSettings(levels=("image",), k=())
+    for wrong, message in (({"k": (1, 1)}, "different numbers"), ({"pooling": ()}, r"pooling=\[\]: choose")):
+        with pytest.raises(ValueError, match=message):
+            SparseSettings(**wrong)

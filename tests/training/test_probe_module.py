@@ -173,8 +173,6 @@ def test_balanced_weights_are_those_of_scikit_learn():
     assert pairs[:, 0].tolist() == pytest.approx(
         compute_class_weight("balanced", classes=np.arange(2), y=[0] * 6 + [1] * 4)
     )
-    with pytest.raises(ValueError, match=r"linear_probe\.weights=even: choose one of"):
-        class_weights("even", 10, counts, exclusive=True)
 
 
 def test_labels_that_do_not_exclude_each_other_are_fitted_as_binary_ones(dataset):
@@ -245,14 +243,8 @@ def test_another_grid_is_not_resumed(dataset, tmp_path):
 
 
 def test_wrong_settings_are_named(dataset):
-    with pytest.raises(ValueError, match=r"linear_probe\.lrs=\[0\]: give at least one number above 0"):
-        grid(["raw"], [0], [0.0])
-    with pytest.raises(ValueError, match=r"linear_probe\.weight_decays=\[\]"):
-        grid(["raw"], [0.1], [])
     with pytest.raises(ValueError, match=r"there is no kmeans: choose of \['raw', 'all', 'codes'\]"):
         build(dataset, inputs=["kmeans"])
-    with pytest.raises(ValueError, match=r"linear_probe\.patience=0"):
-        build(dataset, patience=0)
     trainer, module, data = build(dataset, val_check_interval=2)
     with pytest.raises(ValueError, match="val_check_interval=2 is not"):
         trainer.fit(module, data)

@@ -1,7 +1,7 @@
 """The class of each token as a number from 0 to C - 1: the class of its patch, or the labels of its image.
 
-    (example, token) --TokenLabels--> class, -1 for none           labels of patches, from masks
-    (example, token) --ImageLabels--> class, or a bool per class   image-level labels, broadcast to all tokens
+(example, token) --TokenLabels--> class, -1 for none           labels of patches, from masks
+(example, token) --ImageLabels--> class, or a bool per class   image-level labels, broadcast to all tokens
 """
 
 from typing import Protocol, runtime_checkable

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from scipy.sparse import csr_matrix
 
 from saev.probing.counts.bins import MANTISSA, ordered
-from saev.probing.settings import Weights
 from saev.probing.ranking.rank_sums import rank_sums
+from saev.probing.settings import Weights
 
 BITS = 6
 

@@ -14,9 +14,9 @@ from saev.probing.counts.columns import Columns
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
 from saev.probing.logistic.weighting import losses_of_pairs, own
-from saev.probing.settings import Weights
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 from saev.probing.ranking.top_tokens import K, precision_at, purity_at
+from saev.probing.settings import Weights
 
 
 def best_latents(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:

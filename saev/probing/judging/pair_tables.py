@@ -10,8 +10,8 @@ from saev.files import replacing
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import LogisticFit, Status
 from saev.probing.logistic.weighting import losses_of_all_pairs
-from saev.probing.settings import Weights
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
+from saev.probing.settings import Weights
 
 
 def write_pairs(

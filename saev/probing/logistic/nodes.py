@@ -10,7 +10,7 @@ distinct values the nodes are these values.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from saev.ops import ordering
@@ -89,20 +89,6 @@ def nodes(table: LabelTable, bits: int = 3) -> Nodes:
     return sorted_nodes(owner, values, weights, hidden, table.n_tokens, table.n_latents)
 
 
-def exact_nodes(latents: Int[Tensor, " nnz"], values: Float64[Tensor, " nnz"], n_latents: int, n_tokens: int) -> Nodes:
-    """The codes themselves, in any order: one node per distinct value of a latent, and one for its zeros."""
-    fired = torch.bincount(latents, minlength=n_latents)
-    every = torch.arange(n_latents, device=latents.device)
-    owner = torch.cat([latents.long(), every])
-    points = torch.cat([values, values.new_zeros(n_latents)])
-    weights = torch.cat([torch.ones_like(values), (n_tokens - fired).double()])
-    order = argsort_nodes(owner, points, n_latents)
-    owner, points, weights = owner[order], points[order], weights[order]
-    first = _starts(owner, points)
-    weights = segments.segment_sums(weights, first)
-    return sorted_nodes(owner[first], points[first], weights, torch.zeros_like(weights), n_tokens, n_latents)
-
-
 def coarsened(given: Nodes) -> Nodes:
     """Nodes with the same mean and variance, about four times the logarithm of as many.
 
@@ -114,7 +100,7 @@ def coarsened(given: Nodes) -> Nodes:
     of_size = torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
     below = segments.ranges(torch.ones_like(sizes), sizes)
     above = (sizes + 1)[of_size] - below
-    first = _starts(of_size, torch.minimum(below, above).double().frexp().exponent, below <= above)
+    first = row_starts(of_size, torch.minimum(below, above).double().frexp().exponent, below <= above)
     n_cells = torch.bincount(of_size[first], minlength=len(sizes))
     mine = segments.ranges((n_cells.cumsum(0) - n_cells)[kind], n_cells[kind])
     owner = torch.arange(given.n_latents, device=kind.device).repeat_interleave(n_cells[kind])
@@ -124,7 +110,7 @@ def coarsened(given: Nodes) -> Nodes:
     return sorted_nodes(owner.repeat_interleave(2), *points, given.n_tokens, given.n_latents)
 
 
-def _starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
+def row_starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
     """Where runs of equal rows begin."""
     first = torch.ones(len(columns[0]), dtype=torch.bool, device=columns[0].device)
     first[1:] = False

@@ -91,15 +91,6 @@ def best_f1(table: LabelTable) -> Best:
     return Best(torch.where(known, value, torch.nan), torch.where(known, threshold, torch.nan))
 
 
-def best_iou(table: LabelTable) -> Best:
-    """The largest intersection over union of the tokens of a class and those of "code >= threshold".
-
-    IoU = F1 / (2 - F1) at every threshold, so both are best at the same one.
-    """
-    f1, threshold = best_f1(table)
-    return Best(f1 / (2 - f1), threshold)
-
-
 def _zeros(table: LabelTable) -> Float64[Tensor, "latents classes"]:
     """Zeros to sum into."""
     return table.p1.new_zeros(table.n_latents, table.n_classes)
