@@ -1,7 +1,7 @@
-"""How far numbers of one split would move with other images: the bootstrap over images.
+"""The bootstrap over images: how much the numbers of one split vary with the images.
 
-A resample draws as many images as there are, with replacement; all tokens of an image come and go together. What a winner's
-numbers need of each image is counted once, and a resample is a product of these counts with the images' multiplicities.
+A resample draws as many images as the split has, with replacement; all tokens of an image are drawn together. Sums per image
+are computed once; those of a resample are their product with the images' multiplicities.
 """
 
 from typing import NamedTuple
@@ -19,9 +19,9 @@ BITS = 6
 
 
 class ColumnCodes(NamedTuple):
-    """What one column's codes and one class's labels say, image by image."""
+    """The codes of one column, and which of its tokens are of one class."""
 
-    values: Float[np.ndarray, " firing"]  # the codes that are not 0
+    values: Float[np.ndarray, " firing"]  # non-zero codes
     positive: Bool[np.ndarray, " firing"]  # whether the token is of the class
     image: Int64[np.ndarray, " firing"]
     tokens: Int64[np.ndarray, " images"]  # all tokens
@@ -36,7 +36,7 @@ class Interval(NamedTuple):
 
 
 def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]:
-    """How often each image is in each of n resamples."""
+    """How often each resample has each image."""
     rng = np.random.default_rng(seed)
     return np.ascontiguousarray(rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n).T)
 
@@ -44,7 +44,7 @@ def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]
 def average_precisions(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
     """The AP of each resample, ties as in `ranking.average_precision`; NaN where it has no token of the class.
 
-    Codes within 1/64 of each other tie: it moves an AP by 1e-5 or so, and makes the resamples of dense codes affordable.
+    Codes within a relative 1/64 of each other tie: this changes an AP by about 1e-5 and bounds the cost of dense codes.
     """
     bins = ordered(torch.from_numpy(evidence.values)).numpy() >> (MANTISSA - BITS)
     distinct, group = np.unique(-bins, return_inverse=True)  # highest first
@@ -53,7 +53,7 @@ def average_precisions(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n
     n_groups, n_images = len(distinct) + 1, len(evidence.tokens)
 
     def resampled(chosen: np.ndarray, totals: Int64[np.ndarray, " images"]) -> np.ndarray:
-        """Tokens of each group in each resample; of the silent group what is left of the totals."""
+        """Tokens of each group in each resample; the silent group has the rest of the totals."""
         where = group[chosen], evidence.image[chosen]
         fired = csr_matrix((np.ones(len(where[0]), np.int64), where), shape=(n_groups, n_images))
         out = fired @ drawn
@@ -76,10 +76,10 @@ def average_precisions(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n
 def cross_entropies(
     evidence: ColumnCodes, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Of each resample the cross-entropy (nats) of sigmoid(b + w x), and that of predicting the resample's own prevalence.
+    """Cross-entropy (nats) of sigmoid(b + w x) in each resample, and that of predicting the resample's prevalence.
 
-    Sums over the resample's tokens; balanced, half of the mean over its tokens of the class and half of that over the others,
-    and NaN where it lacks either.
+    Sums over the resample's tokens; balanced: half the mean over its tokens of the class plus half the mean over the others,
+    NaN where it lacks either.
     """
     negative, positive = (losses @ drawn for losses in image_losses(evidence, b, w))
     if weights == "none":
@@ -94,8 +94,7 @@ def cross_entropies(
 def image_losses(
     evidence: ColumnCodes, b: float, w: float
 ) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]:
-    """The sums over each image's tokens that are not of the class, and over those that are, of the cross-entropy (nats) of
-    sigmoid(b + w x)."""
+    """Cross-entropy (nats) of sigmoid(b + w x), summed over each image's (negative, positive) tokens."""
     score = b + w * evidence.values.astype(float)
     n = len(evidence.tokens)
     fired = np.bincount(evidence.image, minlength=n)
@@ -103,26 +102,26 @@ def image_losses(
     negative = np.bincount(evidence.image, np.logaddexp(0, score) * ~evidence.positive, minlength=n)
     positive = np.bincount(evidence.image, np.logaddexp(0, -score) * evidence.positive, minlength=n)
     silent, silent_positives = evidence.tokens - fired, evidence.positives - fired_positives
-    # not in place: of no values bincount makes integers
+    # not in place: bincount of no values returns integers
     negative = negative + (silent - silent_positives) * np.logaddexp(0, b)
     return negative, positive + silent_positives * np.logaddexp(0, -b)
 
 
 def entropies(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
-    """The sum over the tokens of each resample of the cross-entropy of predicting its own prevalence."""
+    """Cross-entropy (nats) of predicting the resample's prevalence, summed over its tokens."""
     tokens, positives = evidence.tokens @ drawn, evidence.positives @ drawn
-    share = torch.from_numpy(positives / np.maximum(tokens, 1))
-    entropy = -(torch.xlogy(share, share) + torch.special.xlog1py(1 - share, -share))
+    prevalence = torch.from_numpy(positives / np.maximum(tokens, 1))
+    entropy = -(torch.xlogy(prevalence, prevalence) + torch.special.xlog1py(1 - prevalence, -prevalence))
     return entropy.numpy() * tokens
 
 
-def interval(values: Float64[np.ndarray, " n"], found: float, level: float = 0.95) -> Interval:
-    """The middle `level` of the resamples that have a value, moved so that their mean is what was found; NaN where none has.
+def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 0.95) -> Interval:
+    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where there is none.
 
-    Resamples have fewer different images, so that ranking them is easier and their mean too high: that is taken off.
+    Resamples have fewer different images, which are easier to rank: the shift removes the bias of their mean.
     """
     values = values[np.isfinite(values)]
-    if len(values) == 0 or not np.isfinite(found):
+    if len(values) == 0 or not np.isfinite(estimate):
         return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (found - values.mean())
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (estimate - values.mean())
     return Interval(float(low), float(high))

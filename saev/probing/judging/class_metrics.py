@@ -1,6 +1,6 @@
-"""The best latent of each class: chosen on training tokens, fitted exactly, judged on validation tokens.
+"""The best latent of each class: chosen and fitted on training tokens, evaluated on validation tokens.
 
-fit of all pairs --choose--> Columns      their exact tables --judge--> numbers per class
+fit of all pairs --best_columns--> Columns      their exact tables --evaluate--> ClassMetrics
 """
 
 from typing import NamedTuple
@@ -20,9 +20,9 @@ from saev.probing.settings import Weights
 
 
 def best_latents(fit: LogisticFit, train: LabelTable, n: int) -> Int64[Tensor, "classes n"]:
-    """The n latents with the least training loss of each class, the best first.
+    """The n latents with the lowest training loss of each class, the best first; of equal ones the lowest index.
 
-    -1 where there are fewer that fire, or no token of the class, or nothing else. Of equal ones the lowest number.
+    -1 where fewer latents fire, or where no token or every token is of the class.
     """
     loss = torch.where(fit.status == Status.CONSTANT, torch.inf, fit.loss)
     loss, order = loss.T.sort(dim=1, stable=True)
@@ -41,19 +41,19 @@ def best_columns(
 
 
 class ClassMetrics(NamedTuple):
-    """Numbers of each class; NaN (latents: -1) where it has no latent, or no validation token of its own."""
+    """Numbers of each class; NaN (status: -1) where it has no latent, or no validation token."""
 
     b: Float64[Tensor, " classes"]
-    w: Float64[Tensor, " classes"]  # of the column: never negative but by the exact fit
+    w: Float64[Tensor, " classes"]  # of the column, so not negative, except by the exact fit
     status: Int8[Tensor, " classes"]
     train_ce: Float64[Tensor, " classes"]  # mean cross-entropy, nats per token
     train_ce_prevalence: Float64[Tensor, " classes"]
-    ce: Float64[Tensor, " classes"]  # from here on of validation tokens
-    ce_prevalence: Float64[Tensor, " classes"]  # of predicting their prevalence everywhere
+    ce: Float64[Tensor, " classes"]  # from here on over validation tokens
+    ce_prevalence: Float64[Tensor, " classes"]  # of predicting the prevalence everywhere
     r: Float64[Tensor, " classes"]  # 1 - ce / ce_prevalence
     ap: Float64[Tensor, " classes"]
     auroc: Float64[Tensor, " classes"]
-    threshold: Float64[Tensor, " classes"]  # of the column's code: the best F1 in training
+    threshold: Float64[Tensor, " classes"]  # on the column's code, with the best F1 in training
     f1: Float64[Tensor, " classes"]
     iou: Float64[Tensor, " classes"]
     precision: Float64[Tensor, " classes"]  # at K
@@ -75,10 +75,10 @@ def evaluate(
     ridge: float = RIDGE,
     weights: Weights = "none",
 ) -> ClassMetrics:
-    """Fit each class's column to the training tokens and judge it on the validation tokens.
+    """Fit each class's column on the training tokens and evaluate it on the validation tokens.
 
-    Exact where the tables' bins hold a value each (mantissa_bits=23). `start` is each class's (b, w) from all pairs' fit.
-    Cross-entropies alone depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
+    Exact where each bin of the tables holds one value (mantissa_bits=23). `start` is each class's (b, w) from the fit of all
+    pairs. Only cross-entropies depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
     """
     known = (of_class >= 0).nonzero()[:, 0]
     mine, theirs = train.select(of_class[known]), val.select(of_class[known])
@@ -102,7 +102,7 @@ def evaluate(
         "train_ce_prevalence": train_prior,
         "ce": ce,
         "ce_prevalence": prior,
-        "r": 1 - ce / torch.where(prior > 0, prior, torch.nan),  # of every token, or none, there is nothing to tell
+        "r": 1 - ce / torch.where(prior > 0, prior, torch.nan),  # NaN where every token or none is of the class
         "ap": average_precision(theirs)[row, known],
         "auroc": auroc(theirs)[row, known],
         "threshold": threshold,
@@ -119,7 +119,7 @@ def evaluate(
 def beyond(
     table: LabelTable, classes: Int64[Tensor, " rows"], threshold: Float64[Tensor, " rows"]
 ) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
-    """(tokens, tokens of its class) with codes >= threshold, of the latent and class of each row."""
+    """(tokens, tokens of the class) with codes >= threshold, for the latent and class of each row."""
     chosen = table.edges >= threshold[table.latent]
     n = table.n_latents
     predicted = segments.scatter_sum(table.count * chosen, table.latent, n)
@@ -133,7 +133,7 @@ def beyond(
 
 
 def _spread(values: Tensor, known: Int64[Tensor, " rows"], n_classes: int, judged: Bool[Tensor, " rows"]) -> Tensor:
-    """The rows' values at their classes."""
+    """The rows' values, at the indices of their classes."""
     if not values.is_floating_point():
         return torch.full((n_classes,), -1, dtype=values.dtype, device=values.device).index_copy(0, known, values)
     values = torch.where(judged, values, torch.nan)

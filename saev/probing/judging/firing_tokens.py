@@ -1,4 +1,4 @@
-"""The validation tokens on which chosen columns fire, kept one by one: what intervals over images are made of."""
+"""The validation tokens on which the columns fire, for intervals over images."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from saev.probing.judging.bootstrap import ColumnCodes
 
 
 class FiringTokens:
-    """What is known of each validation token, and the columns' codes of one dictionary.
+    """The columns' non-zero codes of one dictionary, and the labels and images of all validation tokens.
 
-    Memory: 16 bytes per code that is not 0 in a chosen column (twice that while `finish` sorts), and per token its labels and 4 bytes.
+    Memory: 16 bytes per non-zero code (twice that while `finish` sorts), and per token its labels and 4 bytes.
     """
 
     def __init__(self, n_images: int):
@@ -27,7 +27,7 @@ class FiringTokens:
         image: Int[Tensor, " tokens"],
         counted: Bool[Tensor, " tokens"] | None = None,
     ) -> None:
-        """Add a batch; tokens without a label are left out. `image` is 0 to n_images - 1."""
+        """Add a batch; unlabelled tokens are left out. `image` is 0 to n_images - 1."""
         known = labelled_tokens(labels, counted).cpu()
         row = torch.repeat_interleave(codes.offsets.diff(), output_size=len(codes.latents)).cpu()
         place = known.cumsum(0) - 1 + self.n_tokens
@@ -43,7 +43,7 @@ class FiringTokens:
         self.n_tokens += int(known.sum())
 
     def finish(self) -> None:
-        """Put the batches together, by column."""
+        """Join the batches and sort them by column."""
         joined = {name: np.concatenate(self.parts.pop(name)) for name in list(self.parts)}
         order = np.argsort(joined["column"], kind="stable")
         self.row, self.column, self.value = (joined.pop(name)[order] for name in ("row", "column", "value"))
@@ -59,11 +59,11 @@ class FiringTokens:
         return np.bincount(self.image[self.of_class(number)], minlength=self.n_images)
 
     def of(self, column: int, number: int) -> ColumnCodes:
-        """The evidence of one column for one class."""
-        here = slice(*np.searchsorted(self.column, [column, column + 1]))
-        rows = self.row[here]
+        """The codes of one column, with the labels of one class."""
+        block = slice(*np.searchsorted(self.column, [column, column + 1]))
+        rows = self.row[block]
         return ColumnCodes(
-            self.value[here],
+            self.value[block],
             self.of_class(number)[rows],
             self.image[rows].astype(np.int64),
             self.tokens,

@@ -24,9 +24,9 @@ def write_pairs(
     names: Sequence[str],
     weights: Weights,
 ) -> Path:
-    """pairs/<dictionary>.parquet: latent, class_id, class, status, b, w, train_ce, val_ce, ap, auroc, best_f1 (of validation tokens).
+    """<dictionary>.parquet: latent, class_id, class, status, b, w, train_ce, and val_ce, ap, auroc, best_f1 of validation tokens.
 
-    From the bins of the statistics: the best latents' exact numbers are in classes.parquet.
+    Computed from the binned statistics; the exact numbers of the best latents are in classes.parquet.
     """
     bits = min(3, val.mantissa_bits)
     n_latents, n_classes = fit.b.shape

@@ -1,7 +1,4 @@
-"""What a dictionary's classes come to: means over classes, with intervals over images.
-
-Means are over the classes that have validation tokens and a latent.
-"""
+"""Numbers of a dictionary: means over the classes that have validation tokens and a latent, with intervals over images."""
 
 import math
 from collections.abc import Sequence
@@ -18,14 +15,13 @@ TAUS = (0.3, 0.5, 0.7)
 
 
 def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, float]:
-    """`r` = 1 - sum of CE / sum of prevalence entropies; `r_macro` the mean of each class's; `map`, `auroc`, `f1`, `iou`,
-    `precision16` and `purity16` means; `coverage_<tau>` the fraction of classes with AP >= tau; `n_classes` those counted.
-    NaN where none of them has a number."""
+    """`r` = 1 - sum of CE / sum of prevalence entropies; `r_macro` the mean of the classes' r; `map`, `auroc`, `f1`, `iou`,
+    `precision16`, `purity16` means; `coverage_<tau>` the fraction of classes with AP >= tau; `n_classes` the classes counted."""
     known = judged.ap.isfinite()
     n = int(known.sum())
     if n == 0:
         return {"n_classes": 0}
-    # A class of every validation token has no balanced cross-entropy, and a prior of 0: it adds nothing.
+    # A class of every validation token has no balanced cross-entropy and a prior of 0: it adds nothing.
     ce, prior, train_prior = (x[known].nansum() for x in (judged.ce, judged.ce_prevalence, judged.train_ce_prevalence))
     means = {"map": judged.ap, "auroc": judged.auroc, "f1": judged.f1, "iou": judged.iou}
     means |= {"precision16": judged.precision, "purity16": judged.purity}
@@ -57,23 +53,23 @@ def intervals(
     rs = 1 - losses / np.where(priors > 0, priors, np.nan)
     ap, r = judged.ap.numpy(), judged.r.numpy()
     rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]
-    found = summarise(judged)
-    if not found["n_classes"]:
+    estimate = summarise(judged)
+    if not estimate["n_classes"]:
         return rows, {}
     prior = np.nansum(priors, 0)
     total = 1 - np.nansum(losses, 0) / np.where(prior > 0, prior, np.nan)
-    return rows, {**_ends("map", _mean(aps), found["map"]), **_ends("r", total, found["r"])}
+    return rows, {**_ends("map", _mean(aps), estimate["map"]), **_ends("r", total, estimate["r"])}
 
 
 def _mean(values: Float64[np.ndarray, "classes n"]) -> Float64[np.ndarray, " n"]:
-    """Over the classes that a resample has."""
-    there = np.isfinite(values)
-    return np.where(there, values, 0).sum(0) / np.maximum(there.sum(0), 1)
+    """Mean over the classes that a resample has."""
+    finite = np.isfinite(values)
+    return np.where(finite, values, 0).sum(0) / np.maximum(finite.sum(0), 1)
 
 
-def _ends(name: str, values: Float64[np.ndarray, " n"], found: float) -> dict[str, float]:
-    """An AP's interval ends at 0 and 1, be it moved beyond."""
-    low, high = interval(values, float(found))
+def _ends(name: str, values: Float64[np.ndarray, " n"], estimate: float) -> dict[str, float]:
+    """The ends of the interval; those of an AP are clipped to [0, 1]."""
+    low, high = interval(values, float(estimate))
     if name != "r":
         low, high = float(np.maximum(low, 0)), float(np.minimum(high, 1))
     return {f"{name}_low": low, f"{name}_high": high}
