@@ -257,7 +257,9 @@ def test_a_checkpoint_is_of_these_weights_and_this_table(place, tmp_path):
     assert {name for name, stamp in changed.items() if stamp != before["files"][name]} == {"table"}
     saev.save_dictionary(dictionary(), tmp_path / "a")
     after = stamps(dictionaries, [], str(table))["files"]
-    assert {name for name, stamp in after.items() if stamp != changed[name]} == {str(tmp_path / "a" / "dictionary.safetensors")}
+    assert {name for name, stamp in after.items() if stamp != changed[name]} == {
+        str(tmp_path / "a" / "dictionary.safetensors")
+    }
     in_memory = [find_dictionaries({"a": sae}) for sae in (dictionary(), dictionary(d_sae=64))]
     assert stamps(in_memory[0], [], "patches") != stamps(in_memory[1], [], "patches")
 
