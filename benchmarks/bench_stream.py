@@ -37,8 +37,8 @@ from stream_references import (
 from datamodules import ActivationDataModule
 from saev.metrics.mixing import batch_entropy, expected_entropy, expected_mates, mates
 from saev.shards import ActivationStore
-from saev.shards.plan import EpochPlan
-from saev.shards.selection import Runs, positions
+from saev.shards.epoch_plan import EpochPlan
+from saev.shards.selection import Spans, positions
 
 POOL = 1 << 20
 STEPS = {"webdataset rows": 8, "row-wise reservoir": 3, "webdataset in order": 4000}
@@ -125,14 +125,14 @@ def speed(root: Path, loaded: bool, n_rounds: int) -> list[Row]:
 def mixing(n_images: int = 200_000, n_classes: int = 4000, batches: int = 40) -> list[Row]:
     """A class-sorted dataset larger than any disk here, by the plan's arithmetic alone, at the pool that is timed."""
     zeros = np.zeros(n_images, np.int64)
-    runs = Runs(np.arange(n_images), zeros, zeros + TOKENS)
-    plan, classes = EpochPlan(runs, BATCH, (POOL - 2 * BATCH) // 2), np.arange(n_images) * n_classes // n_images
+    spans = Spans(np.arange(n_images), zeros, zeros + TOKENS)
+    plan, classes = EpochPlan(spans, BATCH, (POOL - 2 * BATCH) // 2), np.arange(n_images) * n_classes // n_images
     found_mates, entropy = [], []
     for window in range(0, plan.n_windows, plan.n_windows // 3):
-        span = plan.span(0, window)
-        run, _ = positions(span.runs)
-        example = span.runs.example[run][plan.permutation(0, window, 0, len(run))]
-        for low, high in itertools.islice(itertools.pairwise(span.edges), batches // 3):
+        spans, edges = plan.window_plan(0, window)
+        span, _ = positions(spans)
+        example = spans.example[span][plan.permutation(0, window, 0, len(span))]
+        for low, high in itertools.islice(itertools.pairwise(edges), batches // 3):
             batch = torch.from_numpy(example[low:high])
             found_mates.append(float(mates(batch)) + 1)
             entropy.append(float(batch_entropy(torch.from_numpy(classes[example[low:high]]))))

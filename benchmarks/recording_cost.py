@@ -1,7 +1,7 @@
 """What recording costs beyond the forward passes it cannot do without: decoding, resizing, writing.
 
     forward   the same pictures, decoded beforehand, through the backbone in the same batches
-    record    `Filler.fill`: decode, resize, forward, store (the weights are loaded beforehand)
+    record    `RecordingPass.fill`: decode, resize, forward, store (the weights are loaded beforehand)
 Both in one process, in turns that change their order; the quotient of the medians is what is to be at most 1.1.
 """
 
@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from saev.images import FolderImages
 from saev.shards import RecordingWriter
 from saev.vits import MicroVit, Recording, TimmVit
-from saev.vits.filling import Filler
-from saev.vits.grouping import chunks
+from saev.vits.batching import chunks
+from saev.vits.recording_pass import RecordingPass
 
 
 def writer_of(recording: Recording, root: Path) -> RecordingWriter:
@@ -46,21 +46,21 @@ def timed(call: Callable[[], object]) -> float:
 
 def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of the forward passes alone and of the whole recording, for each round."""
-    filler: Filler = recording._filler()
-    items = [filler.loader(index) for index in range(recording.plan.n_images)]
+    recording_pass: RecordingPass = recording._recording_pass()
+    items = [recording_pass.loader(index) for index in range(recording.plan.n_images)]
     batches = [[items[at] for at in batch] for batch in chunks(range(len(items)), recording.batch_size)]
     alone: list[float] = []
     whole: list[float] = []
 
     def forward() -> None:
         for batch in batches:
-            list(filler._passes(batch, recording.batch_size))
+            list(recording_pass._passes(batch, recording.batch_size))
 
     def record() -> None:
         root = Path(tempfile.mkdtemp(dir=recording.root))
         try:
             writer = writer_of(recording, root / "acts")
-            filler.fill(writer, writer.pending(), Console(quiet=True), False)
+            recording_pass.fill(writer, writer.pending(), Console(quiet=True), False)
             writer.finish()
         finally:
             shutil.rmtree(root)
@@ -103,8 +103,9 @@ def main() -> None:
             )
             alone, whole = compare(recording, args.rounds)
             ratio = statistics.median(whole) / statistics.median(alone)
+            threads = recording._recording_pass().n_workers
             print(
-                f"decoding threads {recording._filler().n_workers}, torch {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}: "
+                f"decoding threads {threads}, torch {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}: "
                 f"forward {' '.join(f'{s:.2f}' for s in alone)} s, record {' '.join(f'{s:.2f}' for s in whole)} s, "
                 f"record / forward {ratio:.2f} (goal 1.1)"
             )

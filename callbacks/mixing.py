@@ -24,7 +24,7 @@ class Mixing(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         stream = data.stream(data.train_examples)
-        runs, batch = stream.plan.runs, min(data.batch_size, stream.n_tokens)
+        runs, batch = stream.plan.spans, min(data.batch_size, stream.n_tokens)
         images = per_image(runs, len(stream.tokens))
         groups: dict[str, Any] = {"image": images, "position": per_position(runs)}
         self.classes = classes_of(data.store)

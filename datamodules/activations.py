@@ -30,7 +30,7 @@ SEQUENTIAL_BATCHES = 4  # in a window that is not shuffled: enough to read ahead
 
 
 class Recordable(Protocol):
-    """What makes the dataset where it is not there yet (saev.vits.recorder.Recording)."""
+    """What makes the dataset where it is not there yet (saev.vits.recording.Recording)."""
 
     images: Any
     vit: Any

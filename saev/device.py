@@ -1,8 +1,8 @@
-"""The device a computation runs on: `auto`, or one that torch names."""
+"""The device of a computation: `auto`, or one of torch's names."""
 
 
 def check_device(device: str, key: str = "device") -> None:
-    """ValueError for a CUDA device on a machine without one; `key` is the setting that names it."""
+    """ValueError for a CUDA device on a machine without one; `key` is the setting, for the message."""
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -10,7 +10,7 @@ def check_device(device: str, key: str = "device") -> None:
 
 
 def resolve_device(device: str) -> str:
-    """The device to compute on; `auto` is cuda where there is a GPU, else cpu."""
+    """`device`, or for `auto` cuda if there is a GPU, else cpu."""
     import torch
 
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device

@@ -1,4 +1,4 @@
-"""Files written in one step, and hashes of their contents."""
+"""Files written atomically, and hashes of their contents."""
 
 import hashlib
 import json
@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that becomes `path` when the block ends, and leaves no trace when it raises.
+    """A file that replaces `path` at the end of the block; deleted if the block raises.
 
-    A reader, a killed process or a power cut sees the whole file or the one before it, never a part.
+    Readers see the whole new file or the previous one, never a part, also after a killed process or a power cut.
     """
-    # not the process number: parts may be recorded on machines that number alike
+    # random, because process numbers may coincide on machines that record parts side by side
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Put `data` at `path` in one step."""
+    """Write `data` to `path` atomically."""
     with replacing(path) as file:
         file.write(data)
 
@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(meaning: Mapping[str, Any]) -> str:
-    """sha256 (hex) of a JSON-able mapping, whatever the order of its keys.
+    """sha256 (hex) of a JSON-able mapping; the order of keys does not matter.
 
     >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
     True

@@ -21,7 +21,7 @@ from saev.settings import Examples
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
 from saev.shards.split import held_out_split
-from saev.vits.place import differences
+from saev.vits.activation_site import differences
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from saev.codes.manifest import ARRAYS, LATENTS, RUNS, CodesManifest, array_path
 from saev.files import sha256
 from saev.ops.sparse import SparseCodes
 from saev.shards.merging import sidecar_path
-from saev.shards.selection import Runs, positions
+from saev.shards.selection import Spans, positions
 
 if TYPE_CHECKING:
     import polars as pl
@@ -119,9 +119,9 @@ class CodeStore:
         return self._mapped[shard, name]
 
     @cached_property
-    def runs(self) -> Runs:
+    def runs(self) -> Spans:
         """The rows as runs of tokens of an image."""
-        return Runs(*np.load(self.root / RUNS, allow_pickle=False).T)
+        return Spans(*np.load(self.root / RUNS, allow_pickle=False).T)
 
     def tokens(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(image, number of the token among the image's stored tokens) of each row from start to stop, int64.
@@ -131,7 +131,7 @@ class CodeStore:
         stop = self._stop(start, stop)
         ends = self._run_ends
         low, high = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1
-        runs = Runs(*(field[low:high] for field in self.runs))
+        runs = Spans(*(field[low:high] for field in self.runs))
         run, token = positions(runs)
         skip = start - (int(ends[low - 1]) if low else 0)
         chosen = slice(skip, skip + stop - start)

@@ -21,7 +21,7 @@ from saev.codes.shard_writer import ShardWriter
 from saev.files import replacing, sha256, write_atomically
 from saev.shards.manifest import FILE
 from saev.shards.merging import MERGED, complete, sidecar_path
-from saev.shards.selection import Runs
+from saev.shards.selection import Spans
 from saev.shards.tar import npy
 
 
@@ -33,7 +33,7 @@ class CodeWriter:
         runs, rows: the selected tokens, and how many each shard of the activations has.
     """
 
-    def __init__(self, parent: Path, manifest: CodesManifest, runs: Runs, rows: Int64[np.ndarray, " shards"]):
+    def __init__(self, parent: Path, manifest: CodesManifest, runs: Spans, rows: Int64[np.ndarray, " shards"]):
         self.root, self.manifest, self.runs, self.rows = parent / manifest.name, manifest, runs, rows
         self._floor: np.ndarray | None = None  # see TopExamples
         self.root.mkdir(parents=True, exist_ok=True)

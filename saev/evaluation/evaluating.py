@@ -72,7 +72,7 @@ def evaluate(
     selections = {
         one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
     }
-    places = splicing.places(saved, selections) if splicing else {}
+    sites = splicing.sites(saved, selections) if splicing else {}
     device = resolve_device(settings.device)
     members = {one.name: one.load(device) for one in saved}
     backbone = splicing.vit.load(device) if splicing else None
@@ -86,7 +86,7 @@ def evaluate(
         measured = measure(
             together, selection, settings.batch_size, device, settings.correlation_latents, progress=progress
         )
-        spliced = splicing.splice(together, places, selection, backbone) if splicing and backbone else {}
+        spliced = splicing.splice(together, sites, selection, backbone) if splicing and backbone else {}
         for name in group:
             rows[name] |= measured[name] | spliced.get(name, {})
     table = [rows[one.name] for one in saved]

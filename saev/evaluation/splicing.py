@@ -1,4 +1,4 @@
-"""Splice fidelity of dictionaries: the places they read, the images that were recorded, and the backbone."""
+"""Splice fidelity of dictionaries: the sites they read, the images that were recorded, and the backbone."""
 
 import dataclasses
 import logging
@@ -18,9 +18,9 @@ from saev.images.source import ImageSource
 from saev.saved import SavedDictionary
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
+from saev.vits.activation_site import ActivationSite, site_of
 from saev.vits.backbone import Backbone
-from saev.vits.picture_batches import image_batches
-from saev.vits.place import Place, place_of
+from saev.vits.image_batches import image_batches
 from saev.vits.source import VitSource
 from saev.vits.splice import Spliced, splice_fidelity
 
@@ -52,8 +52,8 @@ class Splicing:
         images.check()
         return cls(images, vit, head, settings)
 
-    def places(self, saved: Sequence[SavedDictionary], selections: Mapping[str, Selection]) -> dict[str, Place]:
-        """The place of each dictionary in this backbone; ValueError where it was trained elsewhere.
+    def sites(self, saved: Sequence[SavedDictionary], selections: Mapping[str, Selection]) -> dict[str, ActivationSite]:
+        """The site of each dictionary in this backbone; ValueError where it was trained elsewhere.
 
         A dictionary in memory is taken to belong where the selected activations were recorded.
         """
@@ -65,15 +65,19 @@ class Splicing:
                 recorded = {key: selection.store.manifest.meaning.get(key) for key in ("vit", "hook")}
                 origin = {**recorded, "layer": selection.layer, "token_roles": selection.tokens}
                 config = {**config, "provenance": origin}
-            place = result[one.name] = place_of(one.name, config, identity, shape)
-            if place.layer != selection.layer:
+            site = result[one.name] = site_of(one.name, config, identity, shape)
+            if site.layer != selection.layer:
                 raise ValueError(
-                    f"layer={selection.layer}: {one.name} belongs into layer {place.layer}; leave layer out to splice it."
+                    f"layer={selection.layer}: {one.name} belongs into layer {site.layer}; leave layer out to splice it."
                 )
         return result
 
     def splice(
-        self, members: Mapping[str, Dictionary], places: Mapping[str, Place], selection: Selection, backbone: Backbone
+        self,
+        members: Mapping[str, Dictionary],
+        sites: Mapping[str, ActivationSite],
+        selection: Selection,
+        backbone: Backbone,
     ) -> dict[str, dict[str, Any]]:
         """Per dictionary the numbers of `splice_fidelity` over the chosen images, and `splice_images`, their number."""
         chosen = recorded_images(selection.store, selection.images, self.images, self.settings.splice_images)
@@ -81,7 +85,7 @@ class Splicing:
         skipped: list[str] = []
         workers = min(16, os.cpu_count() or 1)
         batches = image_batches(backbone, self.images, chosen, self.settings.splice_batch, workers, skipped)
-        spliced = {name: Spliced(members[name], places[name], mean) for name in members}
+        spliced = {name: Spliced(members[name], sites[name], mean) for name in members}
         log.info("putting %d dictionaries back into %s, on %d images", len(members), backbone.name, len(chosen))
         rows = splice_fidelity(backbone, spliced, batches, self.settings.references, self.head)
         if skipped:

@@ -81,8 +81,8 @@ def patch_labels(
         score |= (~np.isin(ids, (*labelling.background, VOID))).astype(np.int64) << 50
     best = np.maximum.reduceat(score, np.searchsorted(starts, np.arange(n) * size))
     labels = VOID - (best & 0xFFFF)
-    shares = ((best >> 17) & ((1 << 33) - 1)) / size
-    return labels.astype(np.uint16), shares.astype(np.float16)
+    fractions = ((best >> 17) & ((1 << 33) - 1)) / size
+    return labels.astype(np.uint16), fractions.astype(np.float16)
 
 
 def void_to_65535(

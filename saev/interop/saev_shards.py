@@ -77,13 +77,13 @@ def open_labels(source: Path, layout: Layout) -> UInt8[np.ndarray, "examples pat
 def token_labels(
     labels: UInt8[np.ndarray, "examples patches"] | None, example: int, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
-    """(labels, shares) of an image's tokens; how much of a patch shows its label saev does not keep: NaN."""
+    """(labels, fractions) of an image's tokens; how much of a patch shows its label saev does not keep: NaN."""
     if labels is None:
         return ()
     own = np.full(layout.tokens, VOID, np.uint16)
-    shares = np.zeros(layout.tokens, np.float16)
-    own[-layout.patches :], shares[-layout.patches :] = labels[example], np.nan
-    return own, shares
+    fractions = np.zeros(layout.tokens, np.float16)
+    own[-layout.patches :], fractions[-layout.patches :] = labels[example], np.nan
+    return own, fractions
 
 
 def labelling(layout: Layout) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Activations on disk: manifest, writer, index, reader, statistics (docs/formats.md)."""
+"""Activations on disk: writing, reading and streaming recordings (docs/formats.md)."""
 
 from saev.files import fingerprint
 from saev.shards.manifest import Manifest

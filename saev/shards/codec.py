@@ -1,8 +1,8 @@
-"""How a token's row is stored: its values as they are, or eight bits a channel and a scale for the token.
+"""How a token's row is stored: unchanged, or as 8 bits per channel and a scale per token.
 
 int8:  z = (x - mean) / std    per channel, mean and std from a calibration, one pair a layer
        scale = max |z| / 127   per token
-       row = round(z / scale) as int8 [d_model], then scale as float32, little-endian, in four more bytes
+       row = round(z / scale) as int8 [d_model], then scale as little-endian float32 in four more bytes
 """
 
 import abc
@@ -20,7 +20,7 @@ from saev.shards.manifest import Manifest, layer_dir
 
 FILE = "codec.safetensors"
 SCALE_BYTES = 4
-LEAST_STD = 1e-3  # of the rms over channels: a channel that hardly moved in the calibration must not rule every scale
+MIN_STD = 1e-3  # of the rms over channels: a channel nearly constant in the calibration would dominate every scale
 
 
 def stored_row(d_model: int, dtype: str) -> tuple[int, np.dtype]:
@@ -33,7 +33,7 @@ def stored_row(d_model: int, dtype: str) -> tuple[int, np.dtype]:
 
 
 class Codec(abc.ABC):
-    """Activations [n, d_model] to stored rows [n, width] and back; made by `plain`, `int8`, `calibrated` or `load`."""
+    """Converts activations [n, d_model] to stored rows [n, width] and back; create one by `plain`, `int8`, `calibrated` or `load`."""
 
     decoded_dtype: np.dtype
 
@@ -59,24 +59,24 @@ class Codec(abc.ABC):
     def decode(
         self, rows: Shaped[np.ndarray, "n width"], out: Float[np.ndarray, "n d_model"] | None = None
     ) -> Float[np.ndarray, "n d_model"]:
-        """The activations of stored rows, in `out` where it is given; `rows` itself where nothing is to be decoded."""
+        """The activations of stored rows, written to `out` if given; `rows` itself where they are stored unchanged."""
 
     @staticmethod
     def plain(dtype: str, d_model: int) -> "Codec":
-        """Values as they are, in `dtype`."""
+        """Values stored unchanged, in `dtype`."""
         return _Plain(d_model, dtype)
 
     @staticmethod
     def int8(mean: Float[np.ndarray, " d_model"], std: Float[np.ndarray, " d_model"]) -> "Codec":
-        """Eight bits a channel about `mean` in units of `std`; ValueError where std is not positive and finite."""
+        """8 bits per channel about `mean` in units of `std`; ValueError where std is not positive and finite."""
         return _Int8(mean, std)
 
     @staticmethod
     def calibrated(acts: Float[np.ndarray, "n d_model"]) -> "Codec":
-        """The int8 codec of some activations' mean and standard deviation."""
+        """The int8 codec with the mean and standard deviation of these activations."""
         x = acts.astype(np.float64)
         std = x.std(0)
-        return _Int8(x.mean(0), np.maximum(std, LEAST_STD * np.sqrt(np.mean(std**2)) or 1.0))
+        return _Int8(x.mean(0), np.maximum(std, MIN_STD * np.sqrt(np.mean(std**2)) or 1.0))
 
     @staticmethod
     def load(root: Path, layer: int, manifest: Manifest) -> "Codec":
@@ -86,11 +86,11 @@ class Codec(abc.ABC):
         path = codec_path(root, layer)
         if not path.is_file():
             raise ValueError(
-                f"{path} is missing, without it int8 activations mean nothing: restore it or record again."
+                f"{path} is missing, int8 activations cannot be decoded without it: restore it or record again."
             )
         try:
-            found = load_file(path)
-            codec = _Int8(found["mean"], found["std"])
+            statistics = load_file(path)
+            codec = _Int8(statistics["mean"], statistics["std"])
             if codec.d_model != manifest.d_model:
                 raise ValueError(f"{codec.d_model} channels instead of {manifest.d_model}")
         except (SafetensorError, KeyError, ValueError) as err:
@@ -99,7 +99,7 @@ class Codec(abc.ABC):
 
 
 class _Plain(Codec):
-    """The stored values are the activations."""
+    """Stores the activations unchanged."""
 
     def __init__(self, d_model: int, dtype: str):
         super().__init__(d_model, dtype)
@@ -119,7 +119,7 @@ class _Plain(Codec):
 
 
 class _Int8(Codec):
-    """Eight bits a channel, standardised, with a scale per token."""
+    """8 bits per channel, standardised, with a scale per token."""
 
     def __init__(self, mean: Float[np.ndarray, " d_model"], std: Float[np.ndarray, " d_model"]):
         super().__init__(len(mean), "int8")
@@ -136,7 +136,7 @@ class _Int8(Codec):
         scale[scale == 0] = 1  # a token at the mean: all its values are 0
         z /= scale
         rows = np.empty((len(z), self.d_model + SCALE_BYTES), np.int8)
-        with np.errstate(invalid="ignore"):  # NaN is for the caller to find
+        with np.errstate(invalid="ignore"):  # the caller checks for NaN
             rows[:, : self.d_model] = np.rint(z, out=z)
         rows[:, self.d_model :] = scale.astype("<f4").view(np.int8)
         return rows
@@ -153,20 +153,20 @@ class _Int8(Codec):
 
 
 def codec_path(root: Path, layer: int) -> Path:
-    """Where a layer's mean and std are kept."""
+    """The file with a layer's mean and std."""
     return Path(root) / layer_dir(layer) / FILE
 
 
 def keep_codec(root: Path, layer: int, codec: Codec) -> None:
-    """Write an int8 codec for a layer that has none; the first of several processes decides for all."""
+    """Write an int8 codec for a layer that has none; of several processes the first one's codec is kept."""
     assert isinstance(codec, _Int8)
     path = codec_path(root, layer)
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    write_atomically(own, save({"mean": codec.mean, "std": codec.std}))
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    write_atomically(temporary, save({"mean": codec.mean, "std": codec.std}))
     try:
-        os.link(own, path)
-    except OSError:  # it is there, or the file system has no links
+        os.link(temporary, path)
+    except OSError:  # the codec exists, or the file system has no links
         if not path.is_file():
-            own.replace(path)
-    own.unlink(missing_ok=True)
+            temporary.replace(path)
+    temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The offset index of a shard: where each image's values start, so that tar members can be read in place."""
+"""The offset index of a shard: where each image's values start, so that tar entries can be read in place."""
 
 import io
 import re
@@ -14,12 +14,12 @@ from saev.shards import tar
 from saev.shards.codec import stored_row
 
 SUFFIX = ".acts.npy"
-FOREIGN = ".foreign.idx.npy"  # of a tar that another program wrote: its names say nothing about image numbers
+FOREIGN = ".foreign.idx.npy"  # index of a tar that another program wrote, whose entry names are not image numbers
 REMEDY = "restore it or record the dataset again"
 
 
-def member_name(example: int) -> str:
-    """The tar member that holds image number `example`."""
+def entry_name(example: int) -> str:
+    """Name of the tar entry with image number `example`."""
     return f"{example:09d}{SUFFIX}"
 
 
@@ -29,7 +29,7 @@ def index_path(shard: Path) -> Path:
 
 
 def read_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype, int]:
-    """(shape, dtype, bytes of the header) of a .npy file in C order; ValueError where it is none."""
+    """(shape, dtype, bytes of the header) of a .npy file in C order; ValueError for anything else."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -39,38 +39,38 @@ def read_header(file: io.BufferedIOBase) -> tuple[tuple[int, ...], np.dtype, int
 
 
 def rows_of(shard: Path, d_model: int, dtype: str) -> Iterator[tuple[int, int, int]]:
-    """(example, byte offset of the first value, tokens) of each member, read from the tar's own headers."""
+    """(example, byte offset of the first value, tokens) of each entry, read from the tar's headers."""
     width, stored = stored_row(d_model, dtype)
     with open(shard, "rb") as file:
-        for name, offset, size in tar.members(shard):
+        for name, offset, size in tar.entries(shard):
             example = re.fullmatch(rf"(\d{{9}}){re.escape(SUFFIX)}", name)
             if example is None:
                 raise ValueError(
-                    f"{shard}: member {name} is not named like {member_name(0)}: {REMEDY}, or index the tars of another "
+                    f"{shard}: entry {name} is not named like {entry_name(0)}: {REMEDY}, or index the tars of another "
                     "program with saev.shards.foreign.index_foreign."
                 )
             file.seek(offset)
             try:
-                shape, found, head = read_header(io.BytesIO(file.read(min(size, 4096))))
+                shape, dtype_in_file, head = read_header(io.BytesIO(file.read(min(size, 4096))))
             except ValueError as error:
-                raise ValueError(f"{shard}: member {name} is not an array ({error}): {REMEDY}.") from error
-            if len(shape) != 2 or shape[1] != width or found != stored:
+                raise ValueError(f"{shard}: entry {name} is not an array ({error}): {REMEDY}.") from error
+            if len(shape) != 2 or shape[1] != width or dtype_in_file != stored:
                 raise ValueError(
-                    f"{shard}: member {name} holds {found} {shape}, the manifest says {dtype} [tokens, {d_model}]: "
+                    f"{shard}: entry {name} holds {dtype_in_file} {shape}, the manifest says {dtype} [tokens, {d_model}]: "
                     f"the shard belongs to another dataset; {REMEDY}."
                 )
             yield int(example[1]), offset + head, shape[0]
 
 
-def scan(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"]:
-    """The index made anew from the tar's own headers."""
+def scan(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "entries 3"]:
+    """The index rebuilt from the tar's headers."""
     return np.array(list(rows_of(shard, d_model, dtype)), np.int64).reshape(-1, 3)
 
 
-def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"]:
-    """The stored index where it fits the tar, a fresh scan where it is missing, stale or another tar's.
+def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "entries 3"]:
+    """The stored index if it fits the tar, else a new scan.
 
-    ValueError where the tar is missing, damaged or of another dataset, or where a foreign tar's index is stale.
+    ValueError where the tar is missing, damaged or of another recording, or where a foreign tar's index is out of date.
     """
     if not shard.is_file():
         raise ValueError(f"{shard} is missing: {REMEDY}.")
@@ -91,12 +91,12 @@ def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "members 3"
         if fits and (first is None if len(rows) == 0 else first == tuple(rows[0].tolist())):
             return rows
     rows = scan(shard, d_model, dtype)
-    with suppress(OSError):  # the next reader need not scan; a read-only disk is no reason to fail
+    with suppress(OSError):  # saves the next reader the scan; reading works on a read-only disk too
         write_atomically(index_path(shard), tar.npy(rows))
     return rows
 
 
-def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "members 3"] | None:
+def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "entries 3"] | None:
     """The index in a file; None where it is missing, unreadable, or older than the tar."""
     if not path.is_file() or path.stat().st_mtime_ns < shard.stat().st_mtime_ns:
         return None
@@ -107,6 +107,6 @@ def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "members 3"] | No
     return rows if rows.dtype == np.int64 and rows.ndim == 2 and rows.shape[1] == 3 else None
 
 
-def end_of(rows: Int64[np.ndarray, "members 3"], row_bytes: int) -> int:
-    """Where the last member's values end."""
+def end_of(rows: Int64[np.ndarray, "entries 3"], row_bytes: int) -> int:
+    """The offset at which the last entry's values end."""
     return int((rows[:, 1] + rows[:, 2] * row_bytes).max()) if len(rows) else 0

@@ -1,9 +1,9 @@
-"""One layer's part of one shard: a tar file that appears whole, its index and its moments.
+"""One layer's part of one shard: a tar file committed atomically, its index and its moments.
 
-add ──copy──▶ block of members ──┬──▶ file
+add ──copy──▶ block of entries ──┬──▶ file
             (two, used in turn)  ├──▶ sha256
                                  └──▶ moments
-Each is done by a thread of its own, so that a layer is recorded at the speed of the slowest of them.
+A thread per task: a layer is recorded at the speed of the slowest.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ from saev.shards import index, tar
 from saev.shards.codec import Codec
 from saev.shards.moments import ByRole, Moments, by_role, merge_roles, save_moments
 
-BLOCK_BYTES = 2 << 20  # a task of the threads: milliseconds, so that handing it over costs nothing
+BLOCK_BYTES = 2 << 20  # a thread's task takes milliseconds, so that the overhead of handing it over is negligible
 
 
 class Block:
-    """Members of the tar, one after another, on their way to the file."""
+    """Consecutive tar entries that are not written yet."""
 
     def __init__(self):
         self.bytes = np.empty(BLOCK_BYTES, np.uint8)
         self.used = 0
-        self.images: list[tuple[np.ndarray, str]] = []  # what the moments are taken of, and what errors call it
+        self.images: list[tuple[np.ndarray, str]] = []  # activations for the moments, and their name in errors
         self.tasks: list[Future] = []
 
     def settle(self) -> None:
-        """Wait until nothing reads the block any more, and raise what its tasks raised."""
+        """Wait until all tasks on the block have ended; raises their first error."""
         tasks, self.tasks = self.tasks, []
         for task in tasks:
             task.result()
@@ -47,7 +47,7 @@ class LayerShard:
     def __init__(self, path: Path, roles: Mapping[str, int], codec: Codec):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.roles, self.codec = path, roles, codec
-        self._remove()  # what a process left that was killed in this very shard
+        self._remove()  # files of a process that was killed while it wrote this shard
         self.file = open(path.with_name(f"{path.name}.part"), "wb", buffering=0)  # noqa: SIM115 commit, discard
         self.sha, self.at = hashlib.sha256(), 0
         self.rows: list[tuple[int, int, int]] = []
@@ -59,21 +59,21 @@ class LayerShard:
         """Append an image's activations, which are copied; `path` names it in errors."""
         name, stored = f"{self.path.parent.name} of {path!r}", self.codec.encode(acts)
         same = stored.dtype == acts.dtype
-        if not same:  # else the moments tell
+        if not same:  # else the moments show it
             check_finite(acts, stored, name)
         head = tar.npy_header(stored.shape, stored.dtype.name)
         size = len(head) + stored.nbytes
-        head, padding = tar.header(index.member_name(example), size) + head, tar.padding(size)
-        place = self._reserve(len(head) + stored.nbytes + len(padding))
+        head, padding = tar.header(index.entry_name(example), size) + head, tar.padding(size)
+        entry = self._reserve(len(head) + stored.nbytes + len(padding))
         self.rows.append((example, self.at - len(padding) - stored.nbytes, len(stored)))
-        place[: len(head)] = np.frombuffer(head, np.uint8)
-        values = place[len(head) : len(head) + stored.nbytes].view(stored.dtype).reshape(stored.shape)
+        entry[: len(head)] = np.frombuffer(head, np.uint8)
+        values = entry[len(head) : len(head) + stored.nbytes].view(stored.dtype).reshape(stored.shape)
         values[:] = stored
-        place[len(place) - len(padding) :] = 0
+        entry[len(entry) - len(padding) :] = 0
         self.block.images.append((values if same else acts.copy(), name))
 
     def _reserve(self, n: int) -> np.ndarray:
-        """Room for n bytes in the block, or in the next one where it is full."""
+        """n bytes of the block, or of the next one if it is full."""
         if self.block.used + n > len(self.block.bytes):
             self._send()
             if n > len(self.block.bytes):
@@ -84,7 +84,7 @@ class LayerShard:
         return self.block.bytes[start : start + n]
 
     def _send(self) -> None:
-        """Write, hash and sum the block; go on with the other one, once that is done with."""
+        """Start writing, hashing and summing the block, and swap in the other block once its tasks have ended."""
         block, (writing, hashing, summing) = self.block, self.threads
         data = block.bytes[: block.used].data
         block.tasks = [
@@ -110,12 +110,12 @@ class LayerShard:
         self.moments = merge_roles(self.moments, moments)
 
     def end(self) -> None:
-        """Send off what is left; the layers of a shard do so before the first of them is waited for."""
+        """Send the last block; called for all layers of a shard before waiting for the first of them."""
         self._reserve(len(tar.END))[:] = 0
         self._send()
 
     def commit(self) -> dict[str, Any]:
-        """Make the tar, its index and its moments appear, after `end`; their entry of the manifest."""
+        """After `end`: rename the tar to its final name, write its index and moments; returns the manifest's line on it."""
         self.other.settle()
         os.fsync(self.file.fileno())
         self._close()
@@ -128,7 +128,7 @@ class LayerShard:
         return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, "sha256": self.sha.hexdigest()}
 
     def discard(self) -> None:
-        """Leave nothing of the shard, not even what is committed."""
+        """Delete all files of the shard, committed ones too."""
         self._close()
         self._remove()
 
@@ -143,14 +143,14 @@ class LayerShard:
 
 
 def all_finite(values: Shaped[np.ndarray, "..."]) -> bool:
-    """Whether no value is NaN or infinite; float16 by its exponent bits, which is ten times as fast as np.isfinite."""
+    """Whether no value is NaN or infinite; float16 by its exponent bits, ten times as fast as np.isfinite."""
     if values.dtype == np.float16:
         return bool(((values.view(np.uint16) & 0x7C00) != 0x7C00).all())
     return bool(np.isfinite(values).all())
 
 
 def check_finite(acts: Shaped[np.ndarray, "n d_model"], stored: Shaped[np.ndarray, "n width"], name: str) -> None:
-    """ValueError where one of the activations called `name` is NaN or infinite, or does not fit the stored dtype."""
+    """ValueError where an activation is NaN or infinite or does not fit the stored dtype; `name` names them."""
     if not all_finite(acts):
         raise ValueError(
             f"{name} has NaN or infinite activations: check the backbone's weights, or record with "

@@ -1,4 +1,4 @@
-"""Where a dataset is: a directory, or files behind http(s)://, pipe: and whatever else webdataset opens."""
+"""Location of a recording: a directory, or files behind http(s)://, pipe: and whatever else webdataset opens."""
 
 import shutil
 import tempfile
@@ -11,7 +11,7 @@ TIMEOUT_S = 20
 
 
 class Location:
-    """A dataset's files by their path below its root.
+    """A recording's files by their path below its root.
 
     A remote root is an address (`http://host/data/birds-vits14-1a2b3c4d`) or a command that writes one file to its
     standard output (`pipe:ssh host cat /data/birds-vits14-1a2b3c4d/{file}`).
@@ -23,22 +23,22 @@ class Location:
         self._fetched: Path | None = None
         if self.root.startswith("pipe:") and "{file}" not in self.root:
             raise ValueError(
-                f"dataset={self.root}: say where the file's name belongs, e.g. dataset='pipe:ssh host cat /data/x/{{file}}'."
+                f"dataset={self.root}: put {{file}} where the file's name belongs, e.g. dataset='pipe:ssh host cat /data/x/{{file}}'."
             )
 
     @property
     def name(self) -> str:
-        """The dataset's own name: the last part of its path."""
+        """The recording's name: the last part of its path."""
         return self.root.removesuffix("/{file}").rstrip("/").split("/")[-1]
 
     def url(self, file: str) -> str:
-        """Where webdataset finds a file."""
+        """Address of a file for webdataset."""
         if self.root.startswith("pipe:"):
             return self.root.replace("{file}", file)
         return f"{self.root.rstrip('/')}/{file}"
 
     def path(self, file: str) -> Path:
-        """A local path of a small file: a remote one is fetched once, into a folder that ends with this object."""
+        """A local path of a small file; a remote one is fetched once, into a folder deleted with this object."""
         if not self.remote:
             return Path(self.root) / file
         if self._fetched is None:
@@ -66,9 +66,9 @@ class Location:
 
 
 def open_url(url: str) -> Any:
-    """A readable stream of what the address holds, as a context manager; gives up on a silent server after 20 s.
+    """A readable stream of the file at the address, as a context manager; times out after 20 s without an answer.
 
-    Not webdataset's opener for http: it calls curl with 30 retries, which is right within a run and not at its start.
+    webdataset's opener is not used for http: its 30 retries are right during a run and too slow at its start.
     """
     if url.startswith(("http://", "https://")):
         return urllib.request.urlopen(url, timeout=TIMEOUT_S)

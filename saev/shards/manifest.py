@@ -1,4 +1,4 @@
-"""manifest.json: what a directory of activations holds, and whether it is whole."""
+"""manifest.json: the contents of a recording, and whether it is complete."""
 
 import dataclasses
 import json
@@ -12,18 +12,18 @@ SCHEMA = 1
 FILE = "manifest.json"
 VOID = 65535  # the label of patches without one
 DTYPES = ("float16", "float32", "float64", "int8")
-LABELS, SHARES = "token_labels.npy", "token_shares.npy"
+LABELS, FRACTIONS = "token_labels.npy", "token_fractions.npy"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The meaning of a recording (what went in), its size, and the shards that hold it.
+    """The meaning of a recording (its inputs), its size, and its shards.
 
-    `meaning` decides the directory's name; it never holds an absolute path. Fields that every reader needs
-    (layers, roles, d_model, dtype) stand beside it.
+    `meaning` determines the directory's name and never contains an absolute path. Fields that every reader needs
+    (layers, roles, d_model, dtype) are kept beside it.
     """
 
-    meaning: dict[str, Any]  # images, vit, hook, order, ... as the recorder described them
+    meaning: dict[str, Any]  # description of images, vit, hook, order, ...
     layers: tuple[int, ...]  # true block indices, ascending
     roles: dict[str, int]  # tokens per image by role in stored order; patches = -1 when images differ in shape
     d_model: int
@@ -39,7 +39,7 @@ class Manifest:
 
     @classmethod
     def load(cls, root: str | os.PathLike) -> "Manifest":
-        """The manifest of the directory `root`; ValueError where there is none or it is not one of ours."""
+        """The manifest in the directory `root`; ValueError where it is missing, damaged or of another schema."""
         path = Path(root) / FILE
         if not path.is_file():
             raise ValueError(
@@ -53,31 +53,31 @@ class Manifest:
                     f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or record again."
                 )
             fields["layers"], fields["shards"] = tuple(fields["layers"]), tuple(fields["shards"])
-            found = cls(**fields)
+            manifest = cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
             raise ValueError(
                 f"{path} is cut off or not a manifest of recorded activations ({err!r}): restore it or record again."
             ) from err
-        if found.dtype not in DTYPES:
+        if manifest.dtype not in DTYPES:
             raise ValueError(
-                f"{path} says dtype={found.dtype}, known are {', '.join(DTYPES)}: restore it or record again."
+                f"{path} says dtype={manifest.dtype}, known are {', '.join(DTYPES)}: restore it or record again."
             )
-        return found
+        return manifest
 
     def save(self, root: str | os.PathLike, name: str = FILE) -> None:
-        """Write manifest.json into `root` in one step (temporary name, fsync, rename)."""
+        """Write manifest.json into `root` atomically."""
         write_atomically(Path(root) / name, json.dumps(dataclasses.asdict(self), indent=1).encode())
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the recording's meaning and of its shards: changes when, and only when, the contents change."""
+        """sha256 of the meaning, the shards and the labels: changes if and only if the contents change."""
         shards = [[s["file"], s["sha256"]] for s in self.shards]
         contents = {"meaning": self.meaning, "layers": self.layers, "dtype": self.dtype, "shards": shards}
         if self.labels is not None:
-            contents["labels"] = [self.labels, self.files.get(LABELS), self.files.get(SHARES)]
+            contents["labels"] = [self.labels, self.files.get(LABELS), self.files.get(FRACTIONS)]
         return fingerprint(contents)
 
 
 def layer_dir(layer: int) -> str:
-    """The folder of one layer's stream."""
+    """The folder of a layer's shards."""
     return f"layer-{layer:02d}"

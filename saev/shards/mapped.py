@@ -1,4 +1,4 @@
-"""Filling a window from local shards: one ordered read per chunk, straight to where its tokens belong."""
+"""Reading a window from local shards: one read per chunk, in file order, directly into the window's rows."""
 
 import os
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
-from saev.shards.selection import Runs
+from saev.shards.selection import Spans
 
 
 class Closed(Exception):
@@ -17,7 +17,7 @@ class Closed(Exception):
 
 
 class MappedRows:
-    """Reads runs of tokens at the offsets of the index, in `readers` threads (more than one helps cold or far disks)."""
+    """Reads spans of tokens at the offsets of the index, in `readers` threads (several help on cold or remote disks)."""
 
     def __init__(
         self,
@@ -31,20 +31,20 @@ class MappedRows:
         self.files = [OpenFiles(paths) for _ in range(readers)]
         self.pool = ThreadPoolExecutor(readers, "read") if readers > 1 else None
 
-    def fill(self, runs: Runs, rows: Shaped[np.ndarray, "tokens width"]) -> None:
-        """Read the runs, one after the other, into `rows`; ValueError naming the file where one is cut off."""
+    def fill(self, spans: Spans, rows: Shaped[np.ndarray, "tokens width"]) -> None:
+        """Read the spans, one after the other, into `rows`; ValueError naming the file where one is cut off."""
         if self.pool is None:
-            return self._fill(self.files[0], runs, rows)
-        cuts = np.linspace(0, len(runs.example), len(self.files) + 1).astype(int)
-        ends = np.concatenate([[0], np.cumsum(runs.stop - runs.start)])[cuts]
-        parts = [Runs(*(field[a:b] for field in runs)) for a, b in pairwise(cuts)]
+            return self._fill(self.files[0], spans, rows)
+        cuts = np.linspace(0, len(spans.example), len(self.files) + 1).astype(int)
+        ends = np.concatenate([[0], np.cumsum(spans.stop - spans.start)])[cuts]
+        parts = [Spans(*(field[a:b] for field in spans)) for a, b in pairwise(cuts)]
         targets = [rows[a:b] for a, b in pairwise(ends)]
         list(self.pool.map(self._fill, self.files, parts, targets))
 
-    def _fill(self, files: "OpenFiles", runs: Runs, rows: np.ndarray) -> None:
-        shards, offsets = self.offsets[runs.example, 0], self.offsets[runs.example, 1]
-        starts = (offsets + runs.start * self.row_bytes).tolist()
-        sizes = ((runs.stop - runs.start) * self.row_bytes).tolist()
+    def _fill(self, files: "OpenFiles", spans: Spans, rows: np.ndarray) -> None:
+        shards, offsets = self.offsets[spans.example, 0], self.offsets[spans.example, 1]
+        starts = (offsets + spans.start * self.row_bytes).tolist()
+        sizes = ((spans.stop - spans.start) * self.row_bytes).tolist()
         target, at = rows.view(np.uint8).reshape(-1).data, 0
         for shard, start, size in zip(shards.tolist(), starts, sizes, strict=True):
             if self.closing():
@@ -57,10 +57,10 @@ class MappedRows:
             at += size
 
     def interrupt(self) -> None:
-        """Nothing to do: each read is short, and `closing` is asked before it."""
+        """Nothing to do: each read is short and checks `closing` first."""
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all files and end the threads."""
         if self.pool is not None:
             self.pool.shutdown()
         for files in self.files:
@@ -68,7 +68,7 @@ class MappedRows:
 
 
 class OpenFiles:
-    """File descriptors of a layer's shards, opened when needed; at most MOST at a time, as processes may have few."""
+    """File descriptors of a layer's shards, opened when needed; at most MOST at a time, as their number is limited."""
 
     MOST = 128
 
@@ -85,6 +85,6 @@ class OpenFiles:
         return self.open[shard]
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all descriptors."""
         while self.open:
             os.close(self.open.popitem()[1])

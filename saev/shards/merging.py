@@ -1,11 +1,11 @@
-"""The end of a recording: what each shard has beside its tars becomes the tables of the dataset.
+"""The end of a recording: the shards' rows, labels and moments are merged into the recording's tables.
 
     shard-*.json ─────────────────────▶ examples.parquet, shards of manifest.json
-    shard-*.labels.safetensors ───────▶ token_labels.npy, token_shares.npy
+    shard-*.labels.safetensors ───────▶ token_labels.npy, token_fractions.npy
     layer-*/000000.stats.safetensors ─▶ layer-*/stats.safetensors
 
-The manifest is written as `manifest.json.merged`, then the parts are removed, then it gets its name: a dataset that says
-it is complete has nothing beside it, wherever a process was killed.
+The manifest is written as `manifest.json.merged`, the merged files are deleted, then it gets its final name: a complete
+recording never has leftovers, whenever a process is killed.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from jaxtyping import Shaped
 from saev.files import replacing, sha256
 from saev.shards import tar
 from saev.shards.codec import FILE as CODEC
-from saev.shards.manifest import FILE, LABELS, SHARES, Manifest, layer_dir
+from saev.shards.manifest import FILE, FRACTIONS, LABELS, Manifest, layer_dir
 from saev.shards.moments import ByRole, load_moments, merge_roles, save_moments
 from saev.shards.shard_writer import load_labels
 
@@ -31,17 +31,17 @@ MERGED = f"{FILE}.merged"
 
 
 def sidecar_path(root: Path, shard: int) -> Path:
-    """Its presence says that the shard is recorded."""
+    """The file whose presence marks a shard as recorded."""
     return root / f"shard-{shard:06d}.json"
 
 
 def labels_path(root: Path, shard: int) -> Path:
-    """The labels and fractions of a shard's tokens."""
+    """The file with the labels and fractions of a shard's tokens."""
     return root / f"shard-{shard:06d}.labels.safetensors"
 
 
 def merge(root: Path, manifest: Manifest, n_shards: int) -> None:
-    """Write the tables and the manifest to come; ValueError where no image could be read."""
+    """Write the tables and the final manifest under a temporary name; ValueError where no image could be read."""
     records = [json.loads(sidecar_path(root, i).read_text()) for i in range(n_shards)]
     shards = tuple(entry for at in range(len(manifest.layers)) for entry in (r["shards"][at] for r in records))
     rows = [row for r in records for row in r["examples"]]
@@ -51,7 +51,7 @@ def merge(root: Path, manifest: Manifest, n_shards: int) -> None:
             f"{root}: none of the {manifest.n_examples} images could be read; first error: {rows[0]['error']}"
         )
     if manifest.labels is not None:
-        for name, kind in ((LABELS, "labels"), (SHARES, "shares")):
+        for name, kind in ((LABELS, "labels"), (FRACTIONS, "fractions")):
             join(root / name, n_tokens, n_shards, lambda i, kind=kind: load_labels(labels_path(root, i), kind))
     moments = {}
     for layer in manifest.layers:
@@ -63,12 +63,12 @@ def merge(root: Path, manifest: Manifest, n_shards: int) -> None:
 def with_tables(
     root: Path, manifest: Manifest, rows: Sequence[Mapping[str, Any]], moments: Mapping[int, ByRole]
 ) -> Manifest:
-    """Write examples.parquet and each layer's statistics; the manifest, complete, with every table's sha256."""
+    """Write examples.parquet and each layer's statistics; returns the complete manifest with every table's sha256."""
     import polars as pl  # heavy, needed once
 
     with replacing(root / EXAMPLES) as file:
         pl.DataFrame(rows, infer_schema_length=None).write_parquet(file)
-    tables = [EXAMPLES] + [LABELS, SHARES] * (manifest.labels is not None)
+    tables = [EXAMPLES] + [LABELS, FRACTIONS] * (manifest.labels is not None)
     for layer in manifest.layers:
         save_moments(root / layer_dir(layer) / STATS, moments[layer])
         tables += [f"{layer_dir(layer)}/{name}" for name in [STATS] + [CODEC] * (manifest.dtype == "int8")]
@@ -77,8 +77,8 @@ def with_tables(
     return dataclasses.replace(manifest, n_tokens=n_tokens, files=files, complete=True)
 
 
-def join(path: Path, n: int, n_pieces: int, piece: Callable[[int], Shaped[np.ndarray, " some"]]) -> None:
-    """Write n values that come in pieces as one .npy file."""
+def join(path: Path, n: int, n_pieces: int, piece: Callable[[int], Shaped[np.ndarray, " n_piece"]]) -> None:
+    """Write n values, given in pieces, as one .npy file."""
     with replacing(path) as file:
         for i in range(n_pieces):
             values = piece(i)
@@ -86,7 +86,7 @@ def join(path: Path, n: int, n_pieces: int, piece: Callable[[int], Shaped[np.nda
 
 
 def complete(root: Path) -> None:
-    """Remove what has been merged, then let the manifest appear."""
+    """Delete the merged files, then give the manifest its final name."""
     for left in (*root.glob("shard-*"), *root.glob(f"layer-*/*[0-9].{STATS}"), *root.rglob("*.tmp")):
         left.unlink(missing_ok=True)
     (root / MERGED).replace(root / FILE)

@@ -15,8 +15,8 @@ from saev.files import write_atomically
 class Moments:
     """Count, mean and second central moment of vectors, and the sum of their norms.
 
-    Sums of squares are kept about the running mean (Chan, Golub, LeVeque 1983), so nothing cancels when the mean is
-    large against the spread, as it is in the massive dimensions of vision transformers.
+    Sums of squares are about the running mean (Chan, Golub, LeVeque 1983), so nothing cancels when the mean is large
+    against the spread, as in the massive dimensions of vision transformers.
     """
 
     mean: Float[np.ndarray, " d_model"]
@@ -54,34 +54,30 @@ class Moments:
         """c with E||(x - mean)/c||^2 = d_model: the root of the variance averaged over dimensions."""
         return float(np.sqrt(self.variance.mean()))
 
-    @property
-    def mean_norm(self) -> float:
-        """Mean over vectors of the Euclidean norm."""
-        return self.norm_sum / max(self.count, 1)
-
 
 ByRole = dict[str, Moments]  # cls tokens and patches differ too much to share a mean
 
 
-CHUNK_BYTES = 1 << 19  # of values that are summed together: they stay in the cache
-CHUNK_ROWS = 128  # at most: float32 keeps six digits of so many
-TORCH_GRAIN = 32767  # elements; torch calls a pool of threads for more, and the pool is the backbone's
+CHUNK_BYTES = 1 << 19  # of values that are summed together: they fit the cache
+CHUNK_ROWS = 128  # at most: a float32 sum of so many keeps six digits
+TORCH_GRAIN = 32767  # elements; for more, torch uses its thread pool, which the backbone needs
 
 
 def by_role(images: Sequence[Shaped[np.ndarray, "_ d_model"]], roles: Mapping[str, int], d_model: int) -> ByRole:
-    """The moments of some images' tokens, role by role in stored order (-1: all that are left)."""
-    found, at = {}, 0
+    """The moments of the images' tokens by role, roles in stored order (-1: all remaining tokens)."""
+    moments, start = {}, 0
     for role, count in roles.items():
-        found[role] = _of_pieces([image[at : len(image) if count < 0 else at + count] for image in images], d_model)
-        at += max(count, 0)
-    return found
+        pieces = [image[start : len(image) if count < 0 else start + count] for image in images]
+        moments[role] = _of_pieces(pieces, d_model)
+        start += max(count, 0)
+    return moments
 
 
 def _of_pieces(pieces: Sequence[Shaped[np.ndarray, "_ d_model"]], d_model: int) -> Moments:
     """The moments of all pieces' rows.
 
-    At most 128 rows at a time are summed in twice the precision of the data (float32 for float16, which halves the
-    time; float64 else), about the mean of what came before; everything beyond that is float64.
+    Up to 128 rows at a time are summed in twice the precision of the data (float32 for float16, which halves the time;
+    float64 else), about the mean of the preceding rows; all further sums are in float64.
     """
     double = np.float32 if all(piece.dtype == np.float16 for piece in pieces) else np.float64
     n_rows = min(CHUNK_ROWS, max(1, CHUNK_BYTES // (np.dtype(double).itemsize * d_model)))
@@ -98,10 +94,10 @@ def _of_pieces(pieces: Sequence[Shaped[np.ndarray, "_ d_model"]], d_model: int) 
 
 
 def _consume(x: Float[np.ndarray, "n d_model"], before: Moments) -> Moments:
-    """The moments of x, which is overwritten."""
+    """The moments of x; overwrites x."""
     if len(x) == 0:
         return Moments.zeros(x.shape[1])
-    with np.errstate(invalid="ignore"):  # NaN and infinity are for the caller to find, in norm_sum
+    with np.errstate(invalid="ignore"):  # the caller checks norm_sum for NaN and infinity
         norms = np.sqrt(np.einsum("ij,ij->i", x, x))  # einsum: a tenth of the time of x**2 and sum
         centre = (before.mean if before.count else x.mean(0)).astype(x.dtype)
         x -= centre
@@ -111,8 +107,8 @@ def _consume(x: Float[np.ndarray, "n d_model"], before: Moments) -> Moments:
 
 
 def _widen(rows: Shaped[np.ndarray, "n d_model"], out: Float[np.ndarray, "n d_model"]) -> None:
-    """Copy to a wider dtype: by torch, which converts float16 four times as fast as NumPy."""
-    import torch  # slow, and not needed by those who only read
+    """Copy to a wider dtype by torch, which converts float16 four times as fast as NumPy."""
+    import torch  # slow to import, and not needed for reading
 
     step = max(1, TORCH_GRAIN // out.shape[1])
     for i in range(0, len(rows), step):
@@ -120,12 +116,12 @@ def _widen(rows: Shaped[np.ndarray, "n d_model"], out: Float[np.ndarray, "n d_mo
 
 
 def merge_roles(one: ByRole, other: ByRole) -> ByRole:
-    """Both sets of images together."""
+    """The moments of both sets of images together, by role."""
     return {role: one[role].merge(other[role]) for role in one}
 
 
 def save_moments(path: Path, moments: ByRole) -> None:
-    """Write as safetensors in one step: <role>.count, <role>.mean, <role>.m2, <role>.norm_sum."""
+    """Write atomically as safetensors: <role>.count, <role>.mean, <role>.m2, <role>.norm_sum."""
     fields = {}
     for role, m in moments.items():
         fields |= {f"{role}.mean": m.mean, f"{role}.m2": m.m2}
@@ -134,7 +130,7 @@ def save_moments(path: Path, moments: ByRole) -> None:
 
 
 def load_moments(path: Path) -> ByRole:
-    """Read what `save_moments` wrote."""
+    """The moments in a file of `save_moments`."""
     f = load_file(path)
     roles = [name.removesuffix(".count") for name in f if name.endswith(".count")]
     return {

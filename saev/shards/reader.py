@@ -1,4 +1,4 @@
-"""Reading a recorded dataset: its tables, and any image's activations in place."""
+"""Reading a recording: its tables, and any image's activations in place."""
 
 import os
 from collections.abc import Collection
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt16
 
+from saev.settings import listed
 from saev.shards import index
 from saev.shards.codec import Codec, codec_path
 from saev.shards.location import Location
@@ -30,18 +31,18 @@ ROLES = {
 
 
 class ActivationStore:
-    """A complete recording, opened for reading. Refuses an incomplete one with what is missing."""
+    """A complete recording, opened for reading; ValueError for an incomplete one."""
 
     def __init__(self, root: str | os.PathLike):
         self.location = Location(root)
         self.root = Path(root)
         self.manifest = Manifest.load(self.location.path(MANIFEST).parent)
         if not self.manifest.complete:
-            done = "some" if self.location.remote else len(list(self.root.glob("shard-*.json")))
+            done = "part" if self.location.remote else len(list(self.root.glob("shard-*.json")))
             total = -(-self.manifest.n_examples // self.manifest.examples_per_shard)
             raise ValueError(
-                f"dataset={root} is incomplete ({done} of {total} shards recorded): run the same `saev record` command again, "
-                "it goes on where it stopped."
+                f"dataset={root} is incomplete ({done} of {total} shards recorded): run the same `saev record` command again "
+                "to resume it."
             )
         self.d_model, self.layers = self.manifest.d_model, self.manifest.layers
         self._offsets: dict[int, np.ndarray] = {}
@@ -51,19 +52,19 @@ class ActivationStore:
 
     @property
     def name(self) -> str:
-        """The dataset's own name, wherever it lies."""
+        """The recording's name: the last part of its path."""
         return self.location.name
 
     @cached_property
     def examples(self) -> "pl.DataFrame":
         """examples.parquet: a row per image, row number = image number."""
-        import polars as pl  # heavy: only for those who look at the table
+        import polars as pl  # slow to import
 
         return pl.read_parquet(self.location.path(EXAMPLES))
 
     @cached_property
     def token_labels(self) -> UInt16[np.ndarray, " n_tokens"] | None:
-        """The label of each stored token, image after image (memory-mapped; 65535: none); None where none were recorded."""
+        """The label of each stored token, image after image (memory-mapped; 65535: unlabelled); None without labels."""
         if self.manifest.labels is None:
             return None
         path = self.location.path(LABELS)
@@ -76,7 +77,7 @@ class ActivationStore:
         return labels
 
     def labels_for(self, ignore: Collection[int]) -> UInt16[np.ndarray, " n_tokens"] | None:
-        """`token_labels`; ValueError where labels are to be ignored and there are none."""
+        """`token_labels`; ValueError if labels are to be ignored but none are recorded."""
         if ignore and self.token_labels is None:
             raise ValueError(
                 f"ignore_labels={list(ignore)}: {self.location.root} has no patch labels; record an image set with masks, "
@@ -85,7 +86,7 @@ class ActivationStore:
         return self.token_labels
 
     def codec(self, layer: int) -> Codec:
-        """How a layer's rows are stored."""
+        """The codec of a layer's stored rows."""
         self.check_layer(layer)
         if layer not in self._codecs:
             file = codec_path(Path(), layer)
@@ -101,24 +102,24 @@ class ActivationStore:
 
     def shard_of(self, layer: int) -> Int64[np.ndarray, " n_examples"]:
         """The number of the shard that holds each image; shards hold consecutive images."""
-        held = np.repeat(np.arange(len(entries := self._entries(layer))), [entry["examples"] for entry in entries])
+        counts = [shard["examples"] for shard in self._shards(layer)]
         readable = self.tokens_per_image(layer) > 0
-        if len(held) != readable.sum():
+        if sum(counts) != readable.sum():
             raise ValueError(
-                f"{self.location.root}: the shards of layer {layer} hold {len(held)} images, {EXAMPLES} says {readable.sum()}: "
+                f"{self.location.root}: the shards of layer {layer} hold {sum(counts)} images, {EXAMPLES} says {readable.sum()}: "
                 "record the dataset again."
             )
         shards = np.zeros(len(readable), np.int64)
-        shards[readable] = held
+        shards[readable] = np.repeat(np.arange(len(counts)), counts)
         return np.maximum.accumulate(shards)
 
     def shard_urls(self, layer: int) -> list[str]:
         """The tar files of a layer in order, as webdataset opens them."""
-        return [self.location.url(entry["file"]) for entry in self._entries(layer)]
+        return [self.location.url(shard["file"]) for shard in self._shards(layer)]
 
-    def _entries(self, layer: int) -> list[dict[str, Any]]:
+    def _shards(self, layer: int) -> list[dict[str, Any]]:
         self.check_layer(layer)
-        return [entry for entry in self.manifest.shards if Path(entry["file"]).parent.name == layer_dir(layer)]
+        return [shard for shard in self.manifest.shards if Path(shard["file"]).parent.name == layer_dir(layer)]
 
     def check_layer(self, layer: int) -> None:
         """ValueError naming the recorded layers where `layer` is not one of them."""
@@ -128,14 +129,14 @@ class ActivationStore:
             )
 
     def resolve_layer(self, layer: int) -> int:
-        """The block index that `layer` means: negative ones count from the backbone's last block."""
+        """The true block index of `layer`; negative ones count from the backbone's last block."""
         depth = self.manifest.meaning.get("vit", {}).get("depth")
         resolved = layer + int(depth or max(self.layers) + 1) if layer < 0 else layer
         self.check_layer(resolved)
         return resolved
 
     def moments(self, layer: int, tokens: str = "all") -> Moments:
-        """Mean, variance and norms over every recorded token of a layer that the selection takes."""
+        """Mean, variance and norms over all selected tokens of a layer."""
         self.check_layer(layer)
         self.role_slice(tokens)
         stored = load_moments(self.location.path(f"{layer_dir(layer)}/stats.safetensors"))
@@ -155,7 +156,7 @@ class ActivationStore:
             rows = index.load(path, self.d_model, self.manifest.dtype)
             if len(rows) and not (rows[:, 0].min() >= 0 and rows[:, 0].max() < len(table)):
                 raise ValueError(
-                    f"{path} holds images beyond the manifest's {len(table)}: it belongs to another dataset."
+                    f"{path} holds images beyond the manifest's {len(table)}: it belongs to another recording."
                 )
             table[rows[:, 0], 0] = number
             table[rows[:, 0], 1:] = rows[:, 1:]
@@ -163,7 +164,7 @@ class ActivationStore:
         return table
 
     def shard_paths(self, layer: int) -> list[Path]:
-        """The tar files of a layer in order; ValueError where one is missing or has another size than recorded."""
+        """The tar files of a layer in order; ValueError where one is missing or has the wrong size."""
         self.check_layer(layer)
         if layer in self._paths:
             return self._paths[layer]
@@ -173,34 +174,34 @@ class ActivationStore:
                 f"dataset={self.location.root} is remote, its images cannot be read one by one: stream it "
                 "(datamodule.reader=streamed), or copy it here."
             )
-        for entry in self._entries(layer):
-            path = self.root / entry["file"]
-            found = path.stat().st_size if path.is_file() else None
-            if found != entry["bytes"]:
-                state = "is missing" if found is None else f"has {found} bytes instead of {entry['bytes']}"
+        for shard in self._shards(layer):
+            path = self.root / shard["file"]
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard["bytes"]:
+                state = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
                 raise ValueError(f"{path} {state}: restore it or record the dataset again.")
             paths.append(path)
         self._paths[layer] = paths
         return paths
 
     def role_slice(self, tokens: str) -> tuple[int, int]:
-        """(start, stop) of a token selection within each image; stop = -1 means up to the image's last token."""
+        """(start, stop) of the selected tokens within each image; stop = -1 means up to the image's last token."""
         if tokens not in ROLES:
-            raise ValueError(f"tokens={tokens}: choose one of {list(ROLES)}.")
-        roles, at, spans = self.manifest.roles, 0, {}
+            raise ValueError(f"tokens={tokens}: choose {listed(list(ROLES))}.")
+        roles, start, slices = self.manifest.roles, 0, {}
         for role, count in roles.items():
-            spans[role] = (at, -1 if count < 0 else at + count)
-            at += max(count, 0)
-        wanted = [spans[role] for role in ROLES[tokens] if roles.get(role)]
-        if not wanted:
+            slices[role] = (start, -1 if count < 0 else start + count)
+            start += max(count, 0)
+        selected = [slices[role] for role in ROLES[tokens] if roles.get(role)]
+        if not selected:
             raise ValueError(
                 f"tokens={tokens}: {self.location.root} has no {' or '.join(ROLES[tokens])} (stored: {list(roles)}): "
                 f"record them, e.g. record.tokens=[{','.join([*ROLES[tokens], *roles])}]."
             )
-        return wanted[0][0], wanted[-1][1]
+        return selected[0][0], selected[-1][1]
 
     def read(self, layer: int, example: int, tokens: str = "all") -> Shaped[np.ndarray, "tokens d_model"]:
-        """The activations of one image: memory-mapped and read-only, in the stored dtype; float32 out of int8 storage."""
+        """The activations of one image: memory-mapped and read-only, in the stored dtype; float32 from int8 storage."""
         shard, offset, n_tokens = self.offsets(layer)[example]
         file = self._files.get(path := self.shard_paths(layer)[shard])
         if file is None:
@@ -212,5 +213,5 @@ class ActivationStore:
         return codec.decode(rows[start : None if stop < 0 else stop])
 
     def verify(self) -> list[str]:
-        """Read every file of the dataset and compare sha256: the faults found, one line each."""
+        """The faults of the recording's files by their sha256, one line each; reads every file."""
         return verify(self.root, self.manifest)

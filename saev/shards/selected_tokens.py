@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from saev.shards.reader import ActivationStore
-from saev.shards.selection import Runs, select
+from saev.shards.selection import Spans, select
 from saev.shards.stream import TokenStream, open_stream
 
 
@@ -24,7 +24,7 @@ class Selection:
     ignore_labels: tuple[int, ...] = ()  # leave out tokens with these labels
 
     @cached_property
-    def runs(self) -> Runs:
+    def runs(self) -> Spans:
         """The rows as spans of tokens; a token is numbered within its image's stored tokens."""
         labels = self.store.labels_for(self.ignore_labels)
         counts, part = self.store.tokens_per_image(self.layer), self.store.role_slice(self.tokens)

@@ -1,8 +1,8 @@
 """Shuffled batches of tokens at memory speed: large ordered reads into two windows, one gather per batch.
 
-    EpochPlan ──span──▶ window (read by threads while the other window is drawn from) ──gather──▶ batches
+    EpochPlan ──spans──▶ window (read by threads while batches are drawn from the other window) ──gather──▶ batches
 
-The stream is a plain function of the number of batches consumed, so that number is all a checkpoint needs.
+The stream is a function of the number of consumed batches, so that number is all a checkpoint needs.
 """
 
 import importlib
@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from saev.shards.buffers import Allocate, Buffers, pageable
+from saev.shards.epoch_plan import EpochPlan
 from saev.shards.mapped import Closed, MappedRows
-from saev.shards.plan import EpochPlan
 from saev.shards.reader import ActivationStore
 from saev.shards.selection import positions, select
 from saev.shards.streamed import StreamedRows
@@ -25,7 +25,7 @@ Reader = Literal["mapped", "streamed"]
 
 
 class Window(NamedTuple):
-    """Tokens in memory, what they are, and the order in which they leave."""
+    """Tokens in memory, their images, positions and labels, and the order in which they are put into batches."""
 
     rows: Shaped[np.ndarray, "tokens width"]
     example: Int32[np.ndarray, " tokens"]
@@ -39,20 +39,19 @@ class TokenStream:
     """Batches of one layer's tokens; all sizes in tokens.
 
     `batches(start)` yields {"acts": [batch, d_model], "example": int64 [batch], "token": int32 [batch], "label": uint16
-    [batch] if the dataset has labels, "step": int} for step = start, start + 1, ... through as many epochs as one asks
-    for. Activations come in the stored dtype (float32 for int8 storage). A token is numbered within its image's stored
-    tokens.
+    [batch] if the recording has labels, "step": int} for step = start, start + 1, ... over any number of epochs.
+    Activations have the stored dtype (float32 for int8 storage). `token` is the position among the image's stored tokens.
 
     Args:
-        examples: the images to take (None: all), in the order in which `limit` takes them.
+        examples: the images to take (None: all), in the order in which `limit` counts them.
         tokens: the roles to take: patches, cls, special or all.
         ignore_labels: leave out tokens with these labels (65535: unlabelled ones).
         limit: take at most so many tokens.
         window: tokens read and mixed at a time; two windows are in memory.
         stripe: tokens of an image that stay together in a window.
         reader: mapped (random access to local files) or streamed (shards in a random order, each from its beginning).
-        readers: threads that read.
-        rank, world: this process, and how many share the stream.
+        readers: reading threads.
+        rank, world: number of this process, and the number of processes that divide the stream.
     """
 
     def __init__(
@@ -76,20 +75,20 @@ class TokenStream:
     ):
         if reader == "streamed" and store.manifest.meaning.get("foreign"):
             raise ValueError(
-                f"datamodule.reader=streamed: {store.location.root} is an index of other programs' tars, which are read in place "
-                "alone; use datamodule.reader=mapped on a local directory."
+                f"datamodule.reader=streamed: {store.location.root} is an index of other programs' tars, which can only be read "
+                "in place: use datamodule.reader=mapped on a local directory."
             )
         if reader == "streamed":
-            importlib.import_module("webdataset")  # slow; and two threads must not import it at once
+            importlib.import_module("webdataset")  # here, because two threads must not import it at once
         self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
         self.codec, self.allocate = store.codec(layer), allocate
         self.tokens = store.tokens_per_image(layer)
         self.labels = store.labels_for(ignore_labels)
-        chosen = np.arange(len(self.tokens)) if examples is None else examples
-        runs = select(self.tokens, chosen, store.role_slice(tokens), self.labels, ignore_labels, limit)
+        examples = np.arange(len(self.tokens)) if examples is None else examples
+        spans = select(self.tokens, examples, store.role_slice(tokens), self.labels, ignore_labels, limit)
         order = "sequential" if not shuffle else "stripes" if reader == "mapped" else "shards"
-        shard = store.shard_of(layer)[runs.example] if order == "shards" else None
-        self.plan = EpochPlan(runs, batch_size, window, order, stripe, seed, world, shard)
+        shard = store.shard_of(layer)[spans.example] if order == "shards" else None
+        self.plan = EpochPlan(spans, batch_size, window, order, stripe, seed, world, shard)
 
     @property
     def n_tokens(self) -> int:
@@ -104,9 +103,9 @@ class TokenStream:
     def batches(
         self, start: int = 0, stop: int | None = None, closing: threading.Event | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Batches start, start + 1, ... (stop excluded; for ever without one), the next window being read meanwhile.
+        """Batches start, start + 1, ..., stop - 1 (endless without `stop`); the next window is read in the background.
 
-        Once `closing` is set, by whatever thread, it ends without waiting for the window that is being read.
+        Once any thread sets `closing`, the iterator ends without waiting for the window that is being read.
         """
         plan, ended = self.plan, threading.Event()
         width, dtype = self.codec.stored_shape_dtype
@@ -149,18 +148,18 @@ class TokenStream:
             return MappedRows(paths, offsets, self.codec.row_bytes, closing, self.readers)
         shard = self.store.shard_of(self.layer)
         return StreamedRows(
-            self.store.shard_urls(self.layer), shard, places(shard, self.tokens), self.tokens, closing, self.readers
+            self.store.shard_urls(self.layer), shard, entry_numbers(shard, self.tokens), self.tokens, closing, self.readers
         )  # fmt: skip
 
     def _read(
         self, rows: MappedRows | StreamedRows, at: tuple[int, int], windows: Buffers, first: np.ndarray
     ) -> Window:
-        runs, edges = self.plan.span(*at, self.rank)
+        spans, edges = self.plan.window_plan(*at, self.rank)
         n = int(edges[-1])
         buffer = windows.take()[:n]
-        rows.fill(runs, buffer)
-        run, token = positions(runs)
-        example = runs.example[run]
+        rows.fill(spans, buffer)
+        span, token = positions(spans)
+        example = spans.example[span]
         label = None if self.labels is None else self.labels[first[example] + token]
         order = self.plan.permutation(*at, self.rank, n)
         return Window(buffer, example.astype(np.int32), token.astype(np.int32), label, edges, order)
@@ -201,16 +200,16 @@ def open_stream(
     )  # fmt: skip
 
 
-def places(
+def entry_numbers(
     shard: Int64[np.ndarray, " n_examples"], tokens: Int64[np.ndarray, " n_examples"]
 ) -> Int64[np.ndarray, " n_examples"]:
-    """The place of each image among its shard's members; unreadable images (0 tokens) have no member.
+    """The number of each image's entry in its shard's tar; unreadable images (0 tokens) have no entry.
 
-    >>> places(np.array([0, 0, 0, 1, 1]), np.array([4, 0, 4, 4, 4]))
+    >>> entry_numbers(np.array([0, 0, 0, 1, 1]), np.array([4, 0, 4, 4, 4]))
     array([0, 0, 1, 0, 1])
     """
     readable = np.flatnonzero(tokens)
-    place = np.zeros(len(tokens), np.int64)
+    numbers = np.zeros(len(tokens), np.int64)
     _, begins, inverse = np.unique(shard[readable], return_index=True, return_inverse=True)
-    place[readable] = np.arange(len(readable)) - begins[inverse]
-    return place
+    numbers[readable] = np.arange(len(readable)) - begins[inverse]
+    return numbers

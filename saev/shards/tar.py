@@ -1,6 +1,6 @@
-"""The few lines of ustar that a shard needs: write a member, list the members of a file.
+"""Minimal ustar: write an entry, list the entries of a file.
 
-General tar writers build and check far more per member; these headers open in tarfile, GNU tar and webdataset.
+General tar writers do much more work per entry; these files open in tarfile, GNU tar and webdataset.
 """
 
 import io
@@ -15,9 +15,9 @@ END = bytes(2 * BLOCK)
 
 
 def header(name: str, size: int) -> bytes:
-    """A 512-byte ustar header of a plain file of `size` bytes; mtime and owner are 0, so bytes depend on content alone."""
+    """A 512-byte ustar header of a plain file of `size` bytes; mtime and owner are 0, so that the bytes are reproducible."""
     if len(name) > 100 or size >= 8**11:
-        raise ValueError(f"tar member {name!r} ({size} bytes): names hold 100 characters and members 8 GiB")
+        raise ValueError(f"tar entry {name!r} ({size} bytes): names hold 100 characters and entries 8 GiB")
     fields = b"".join(
         (
             name.encode("ascii").ljust(100, b"\0"),
@@ -33,13 +33,13 @@ def header(name: str, size: int) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """The zeros that fill a member up to a whole number of blocks."""
+    """The zeros that fill an entry up to a whole number of blocks."""
     return bytes(-size % BLOCK)
 
 
 @lru_cache(maxsize=4096)
 def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
-    """The .npy header of a C-ordered array; padded by NumPy so that the values start at a multiple of 64 bytes."""
+    """The .npy header of a C-ordered array, padded by NumPy so that the values start at a multiple of 64 bytes."""
     buffer = io.BytesIO()
     descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
     np.lib.format.write_array_header_1_0(buffer, {"descr": descr, "fortran_order": False, "shape": shape})
@@ -51,22 +51,22 @@ def npy(array: np.ndarray) -> bytes:
     return npy_header(array.shape, array.dtype.name) + array.tobytes()
 
 
-def members(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
-    """Yield (name, offset of the payload, size) of each member; ValueError naming the file where it is cut off."""
+def entries(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
+    """Yield (name, offset of the payload, size) of each entry; ValueError naming a truncated file."""
     length = os.path.getsize(path)
     with open(path, "rb") as file:
-        at = 0
+        offset = 0
         while True:
-            file.seek(at)
+            file.seek(offset)
             block = file.read(BLOCK)
             if len(block) == BLOCK and not any(block):
                 return
             if len(block) < BLOCK or block[257:262] != b"ustar":
                 raise ValueError(
-                    f"{path} is truncated or not a tar file (at byte {at}): restore it or record it again."
+                    f"{path} is truncated or not a tar file (at byte {offset}): restore it or record it again."
                 )
             size = int(block[124:135].rstrip(b"\0 ") or b"0", 8)
-            if at + BLOCK + size > length:
+            if offset + BLOCK + size > length:
                 raise ValueError(f"{path} is truncated at byte {length}: restore it or record it again.")
-            yield block[:100].rstrip(b"\0").decode(), at + BLOCK, size
-            at += BLOCK + size + (-size % BLOCK)
+            yield block[:100].rstrip(b"\0").decode(), offset + BLOCK, size
+            offset += BLOCK + size + (-size % BLOCK)

@@ -1,4 +1,4 @@
-"""Is a dataset what was recorded? Every byte is read and compared with the manifest's sha256."""
+"""Comparison of a recording's files with the manifest's sha256; reads every byte."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,8 @@ from saev.shards.manifest import Manifest
 
 
 def verify(root: Path, manifest: Manifest) -> list[str]:
-    """The shards and tables that are missing or differ from what was recorded, one line each."""
-    recorded = {entry["file"]: entry["sha256"] for entry in manifest.shards} | manifest.files
+    """The shards and tables that are missing or have changed since they were recorded, one line each."""
+    recorded = {shard["file"]: shard["sha256"] for shard in manifest.shards} | manifest.files
     faults = []
     for file, digest in recorded.items():
         if not (root / file).is_file():
@@ -23,16 +23,16 @@ def verify(root: Path, manifest: Manifest) -> list[str]:
 
 
 def index_faults(root: Path, manifest: Manifest) -> Iterator[str]:
-    """The indices that do not tell what their tars hold. Readers make them anew."""
-    for entry in manifest.shards:
-        shard = root / entry["file"]
+    """The indices that do not match their tars, one line each. Readers rebuild them."""
+    for recorded in manifest.shards:
+        shard = root / recorded["file"]
         path = index.index_path(shard)
         if not shard.is_file() or shard.with_suffix(index.FOREIGN).is_file():
             continue
         try:
             rows = index.scan(shard, manifest.d_model, manifest.dtype)
         except ValueError:
-            continue  # the tar itself is at fault, and found to be so
+            continue  # a damaged tar, which `verify` reports
         stored = index.stored_index(path, shard)
         if stored is None or not np.array_equal(stored, rows):
             yield f"{path.relative_to(root)} is missing, older than its tar, damaged, or another tar's"

@@ -1,9 +1,9 @@
-"""Recording: shards appear whole or not at all, and a recording stops and resumes at any of them.
+"""Writing a recording: shards are committed atomically, and an interrupted recording resumes at the shard.
 
 shard i = images [i * n, (i + 1) * n) of the recording order, for every layer
 layer-08/000000.tar.part -> fsync -> layer-08/000000.tar (+ .idx.npy, .stats.safetensors)
-shard-000000.json written last (after shard-000000.labels.safetensors): this shard is recorded
-finish(): what the shards have beside their tars -> tables of the dataset, manifest.json with complete = true
+shard-000000.json, written last (after shard-000000.labels.safetensors), marks the shard as recorded
+finish(): merges the shards' rows, labels and moments into tables, writes manifest.json with complete = true
 """
 
 import errno
@@ -28,15 +28,15 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class RecordingWriter:
-    """A directory of activations in the making; see the module's picture. `finish` makes it whole.
+    """Writes a recording shard by shard; `finish` completes it.
 
     Args:
-        meaning: what is recorded (JSON-able); it decides whether a recording found at `root` is this one.
+        meaning: description of what is recorded (JSON-able); an incomplete recording at `root` is resumed if it agrees.
         roles: tokens per image by role in stored order; -1: the number differs between images.
         labels: how tokens are labelled (JSON-able); None: no labels are stored.
-        codecs: how rows are stored, by layer, where dtype is int8 and no calibration is wanted.
+        codecs: int8 codecs by layer; without them `calibrate` is called first.
 
-    Raises ValueError where `root` holds a complete dataset or another recording.
+    Raises ValueError where `root` holds a complete recording or another one.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class RecordingWriter:
                 self.manifest.save(root)
         self._keep(codecs or {})
 
-    def _check_same(self, found: Manifest) -> None:
-        if found.complete:
+    def _check_same(self, stored: Manifest) -> None:
+        if stored.complete:
             raise ValueError(
                 f"{self.root} holds a complete dataset: it is never overwritten; delete it to record again."
             )
-        if found != Manifest(
+        if stored != Manifest(
             **json.loads(json.dumps(self.manifest.__dict__)) | {"layers": self.manifest.layers, "shards": ()}
         ):
             raise ValueError(
@@ -89,13 +89,13 @@ class RecordingWriter:
         return -(-self.manifest.n_examples // self.manifest.examples_per_shard)
 
     def examples_of(self, shard: int) -> range:
-        """The image numbers (positions in the recording order) of a shard."""
+        """The images of a shard, as positions in the recording order."""
         size = self.manifest.examples_per_shard
         return range(shard * size, min((shard + 1) * size, self.manifest.n_examples))
 
     def pending(self, part: int = 0, n_parts: int = 1) -> list[int]:
         """The shards of this part that are not recorded yet."""
-        if (self.root / MERGED).is_file():  # all were, and a process was killed while it removed what says so
+        if (self.root / MERGED).is_file():  # all are recorded, and a process was killed in `complete`
             return []
         return [i for i in range(part, self.n_shards, n_parts) if not sidecar_path(self.root, i).is_file()]
 
@@ -106,7 +106,7 @@ class RecordingWriter:
         return m.dtype == "int8" and not all(codec_path(self.root, layer).is_file() for layer in m.layers)
 
     def calibrate(self, acts: Mapping[int, Shaped[np.ndarray, "n d_model"]]) -> None:
-        """Choose each layer's int8 codec by the activations of some images; the first process to come decides."""
+        """Fit each layer's int8 codec to these activations; of several processes the first one's codecs are kept."""
         self._keep({layer: Codec.calibrated(acts[layer]) for layer in self.manifest.layers})
 
     def _keep(self, codecs: Mapping[int, Codec]) -> None:
@@ -116,10 +116,10 @@ class RecordingWriter:
 
     @contextmanager
     def shard(self, i: int) -> Iterator[ShardWriter]:
-        """Open shard i for writing: committed when the block ends, discarded without a trace when it raises."""
+        """Open shard i for writing: committed at the end of the block, discarded if it raises."""
         m, stem = self.manifest, sidecar_path(self.root, i).stem
         with self._room(), ExitStack() as undo:
-            for left in self.root.glob(f"{stem}.*"):  # by a process that was killed in this very shard
+            for left in self.root.glob(f"{stem}.*"):  # by a process that was killed while it wrote this shard
                 left.unlink(missing_ok=True)
             files = {}
             for layer in m.layers:
@@ -139,10 +139,9 @@ class RecordingWriter:
             undo.pop_all()
 
     def finish(self) -> Path | None:
-        """Merge what the shards have beside their tars, mark the dataset complete; None while shards are missing.
+        """Merge the shards' tables and mark the recording complete; returns `root`, or None while shards are missing.
 
-        Parts that end together may both get here: they write the same bytes, and the later one finds the work done.
-        A process killed in here has lost nothing: the next `finish` goes on.
+        Two parts may call it at the same time: they write the same bytes. After a killed process the next call resumes.
         """
         if Manifest.load(self.root).complete:
             return self.root
@@ -153,14 +152,14 @@ class RecordingWriter:
                 if not (self.root / MERGED).is_file():
                     merge(self.root, self.manifest, self.n_shards)
                 complete(self.root)
-        except FileNotFoundError:  # another part has merged what the shards had and removed it meanwhile
+        except FileNotFoundError:  # another part has merged and deleted the shards' tables meanwhile
             if not Manifest.load(self.root).complete:
                 raise
         return self.root
 
     @contextmanager
     def _room(self) -> Iterator[None]:
-        """Name the remedy where the disk is full."""
+        """Add the remedy to the error of a full disk."""
         try:
             yield
         except OSError as err:
@@ -169,5 +168,5 @@ class RecordingWriter:
             raise OSError(
                 err.errno,
                 f"the disk of {self.root} is full ({err.strerror}), {len(self.pending())} of {self.n_shards} shards are "
-                "left: make room and run the same command again, it goes on from there.",
+                "left: make room and run the same command again to resume.",
             ) from err

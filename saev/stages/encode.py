@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from saev.codes.encoding import encode_part
 from saev.codes.settings import EncodeSettings
 from saev.config.build import build
-from saev.vits.precheck import parse_part
+from saev.locks import parse_part
 
 
 def run(cfg: DictConfig) -> list[Path]:

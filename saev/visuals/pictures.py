@@ -86,7 +86,7 @@ def model_view(picture: Image.Image, vit: Mapping[str, Any], side: int) -> Image
     box, size = transform.box(*picture.size), transform.size
     longest = min(side, round(max(box[2] - box[0], box[3] - box[1])))
     height, width = (max(1, round(longest * length / max(size))) for length in size)
-    top, left, h, w = transform.place(*picture.size)
+    top, left, h, w = transform.covered(*picture.size)
     shown = max(1, round(w * width / size[1])), max(1, round(h * height / size[0]))
     view = picture.convert("RGB").resize(shown, Image.Resampling.LANCZOS, box=box, reducing_gap=3.0)
     if shown == (width, height):

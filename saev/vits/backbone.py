@@ -1,8 +1,8 @@
-"""One backbone with one return type: the tokens at chosen layers, at a chosen hook point.
+"""Backbones behind one interface: the tokens at chosen layers, at a chosen hook point.
 
     resid_pre --+--> norm --> attention --(attn)--+--> norm --> mlp --(mlp)--+--> resid_post [--> final norm: norm]
                 +---------------------------------+--------------------------+
-so that resid_post = resid_pre + attn + mlp. Of a hierarchical model, a layer is a stage and resid_post is its map.
+so that resid_post = resid_pre + attn + mlp. In a hierarchical model a layer is a stage and resid_post its feature map.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from saev.vits.sizing import Transform
 
 @runtime_checkable
 class Readable(Protocol):
-    """What a backbone needs of a model: its sizes, and how its activations are read."""
+    """A model whose sizes are known and whose activations can be read."""
 
     @property
     def shape(self) -> VitShape:
@@ -43,26 +43,26 @@ class Backbone(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch 3 height width"], layers: Sequence[int], hook: str = "resid_post"
     ) -> dict[int, Float[Tensor, "batch tokens d_model"]]:
-        """Activations of each layer at `hook`, in ascending order of layers; stops after the deepest one needed.
+        """Activations of each layer at `hook`, in ascending order of layers; deeper blocks do not run.
 
-        Layers count from 0, negative ones from the end. Raises ValueError for a layer or hook that is not there.
+        Layers count from 0, negative ones from the end. Raises ValueError for a layer or hook that does not exist.
         """
-        wanted = resolve_layers(layers, self.depth, self.name)
-        shape, (height, width) = self.shape.at(wanted), images.shape[2:]
+        layers = resolve_layers(layers, self.depth, self.name)
+        shape, (height, width) = self.shape.at(layers), images.shape[2:]
         grid = shape.grid or (height // shape.patch, width // shape.patch)
         expected = (len(images), shape.n_cls + shape.n_registers + grid[0] * grid[1], shape.d_model)
-        found = self.anatomy.read(images, wanted, hook)
-        for value in found.values():
+        acts = self.anatomy.read(images, layers, hook)
+        for value in acts.values():
             if value.shape != expected:
                 raise ValueError(
-                    f"{self.name} yields {tuple(value.shape)}, expected {expected} (images, tokens, width): give images "
-                    "of its own size; it may not be a plain vision transformer."
+                    f"{self.name} yields {tuple(value.shape)}, expected {expected} (images, tokens, width): the images must "
+                    "have its size; it may not be a plain vision transformer."
                 )
-        return {layer: found[layer] for layer in wanted}
+        return {layer: acts[layer] for layer in layers}
 
 
 def resolve_layers(layers: Sequence[int], depth: int, name: str = "vit") -> tuple[int, ...]:
-    """True block indices, ascending, each once; ValueError where one is out of range.
+    """True block indices, ascending, without duplicates; ValueError if one is out of range.
 
     >>> resolve_layers([-1, 3], 12)
     (3, 11)

@@ -1,7 +1,6 @@
-"""Local weight files: read without executing anything, identified by content, fitted to a timm model."""
+"""Local weight files: read without executing code, identified by content, loaded into a timm model."""
 
 import contextlib
-import hashlib
 import io
 import pickle
 import sys
@@ -13,35 +12,36 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saev.files import sha256
+
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def check_file(checkpoint: str) -> Path:
-    """The path of a weight file; ValueError where it is missing or of a kind we do not read."""
+    """The path of a weight file; ValueError where it is missing or of an unknown type."""
     path = Path(checkpoint).expanduser()
     if not path.is_file():
-        raise ValueError(f"vit.checkpoint={checkpoint} is not there: give a weight file, vit.checkpoint=/path.pth.")
+        raise ValueError(f"vit.checkpoint={checkpoint} does not exist: give a weight file, vit.checkpoint=/path.pth.")
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"vit.checkpoint={checkpoint} is none of {', '.join(SUFFIXES)}: convert it to safetensors.")
     return path
 
 
 def digest(path: Path) -> str:
-    """sha256 of the file, in hex; hashed once per process as long as the file stays the same."""
+    """sha256 (hex) of the file; hashed once per process while size and modification time stay the same."""
     stat = path.stat()
     return _digest(path, stat.st_size, stat.st_mtime_ns)
 
 
 @cache
 def _digest(path: Path, size: int, mtime: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(path)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Tensors by name out of a weight file; no pickled code is ever run.
+    """Tensors by name from a weight file; pickled code is never run.
 
-    Raises ValueError where the file is damaged or holds more than tensors.
+    Raises ValueError where the file is damaged or contains more than tensors.
     """
     from safetensors import SafetensorError
     from timm.models import clean_state_dict
@@ -65,9 +65,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
-    """Load `state` into a timm model through the family's own key mapping, position grids resampled to its size.
+    """Load `state` into a timm model by the model family's key mapping; position grids are resampled to its size.
 
-    Every weight the model has must be in the file; heads and pretext parts of the file may go unused.
+    The file must contain every weight of the model; its heads and pretext parts may remain unused.
     """
     takes_bias = any(k.endswith(("q_bias", "qkv.bias", "q_proj.bias")) for k, _ in model.named_parameters())
     if not takes_bias and any(k.endswith("qkv.bias") and has_query_or_value(v) for k, v in state.items()):
@@ -76,29 +76,27 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
         )
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # timm's mapping prints a line per bias it drops
+        with contextlib.redirect_stdout(io.StringIO()):  # timm's mapping prints a line per dropped bias
             state = convert(state, model) if convert else state
         missing, unused = model.load_state_dict(state, strict=False)
-    except (RuntimeError, KeyError, AssertionError) as error:  # shapes, or names that its mapping trips over
+    except (RuntimeError, KeyError, AssertionError) as error:  # other shapes, or names unknown to the mapping
         raise ValueError(f"{what} does not fit this vit.arch: {' '.join(str(error).split()[:40])}") from error
-    missing = [
-        key for key in missing if not key.endswith("num_batches_tracked")
-    ]  # of no use to a model that is trained
-    deeper = [key for key in unused if key.startswith(bodies(model))]
-    if missing or deeper:
+    missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # used only in training
+    of_blocks = [key for key in unused if key.startswith(block_prefixes(model))]
+    if missing or of_blocks:
         raise ValueError(
             f"{what} does not fit this vit.arch: {len(missing)} weights missing ({', '.join(missing[:3])}), "
-            f"{len(deeper)} of its blocks' unused ({', '.join(deeper[:3])}); give the vit.arch it was made with."
+            f"{len(of_blocks)} weights of blocks unused ({', '.join(of_blocks[:3])}); give the file's vit.arch."
         )
 
 
-def bodies(model: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the parameters in a model's blocks or stages: all must be used, for what is left over is a misfit."""
+def block_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Prefixes of the parameters in a model's blocks or stages; an unused one shows that the file is another model's."""
     stages = [info["module"].split(".")[0] + "." for info in getattr(model, "feature_info", [])]
     return ("blocks.", *stages)
 
 
 def has_query_or_value(bias: Float[Tensor, "three_d"]) -> bool:
-    """Whether a joint bias of query, key and value is nonzero in query or value; DINOv3 masks the key's part."""
+    """Whether a joint bias of query, key and value is nonzero in query or value; DINOv3 masks the key bias."""
     query, _, value = bias.chunk(3)
     return bool(query.any() or value.any())

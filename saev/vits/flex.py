@@ -1,4 +1,4 @@
-"""Native-resolution resize: each picture gets the patch grid that suits its shape, of at most N patches."""
+"""Native-resolution resize: each image gets the patch grid that fits its aspect ratio, with at most N patches."""
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -11,32 +11,31 @@ from torch import Tensor
 from saev.vits.transform import ImageTransform, Resize
 
 FITS: dict[str, Resize] = {"stretch": "squash", "crop": "crop", "pad": "pad"}
-# A patch that stays unused weighs half of an equal distortion. Below 1 it never pays to go on beyond the picture's own
-# aspect, so that padding never fills a whole patch; at 1 every such grid would be a tie.
+# An unused patch costs half as much as an equal distortion. Below 1, a grid beyond the image's aspect ratio never pays,
+# so that padding never fills a whole patch; at 1 every such grid would be a tie.
 UNUSED = 0.5
 
 
 @lru_cache(4096)
 def choose_grid(width: int, height: int, n_patches: int) -> tuple[int, int]:
-    """Patches (h, w) for a picture of width x height pixels, h * w <= n_patches.
+    """Patches (h, w) for an image of width x height pixels, h * w <= n_patches.
 
-    The grid with the least |ln((w / h) / (width / height))| + 0.5 ln(n_patches / (h * w)): the distortion of the
-    aspect that filling the grid would take, plus half of the patches left unused, on the same scale. Of equal grids the
-    one with more patches, then the squarer, then the wider. Small pictures are enlarged, and a picture of one pixel's
-    height gets one row.
+    Minimises |ln((w / h) / (width / height))| + 0.5 ln(n_patches / (h * w)): the change of the aspect ratio by filling
+    the grid, plus half of the unused patches, on the same scale. Ties prefer more patches, then the squarer grid, then
+    the wider. Small images are enlarged; an image one pixel high gets one row.
 
     >>> choose_grid(640, 480, 256), choose_grid(1000, 1, 256)
     ((14, 18), (1, 256))
     """
     h, w, unused = _candidates(n_patches)
     cost = np.abs(np.log((w * height) / (h * width))) + UNUSED * unused
-    best = int(np.argmin(np.round(cost, 12)))  # rounded: the order among ties must not hang on the last bit of a log
+    best = int(np.argmin(np.round(cost, 12)))  # rounded, so that ties do not depend on the last bit of a log
     return int(h[best]), int(w[best])
 
 
 @cache
 def _candidates(n_patches: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """Every grid of at most n_patches: its rows, its columns and ln(n_patches / used); the preferred of ties first."""
+    """Rows, columns and ln(n_patches / used patches) of every grid of at most n_patches; the preferred of ties first."""
     grids = [(h, w) for h in range(1, n_patches + 1) for w in range(1, n_patches // h + 1)]
     grids.sort(key=lambda grid: (-grid[0] * grid[1], abs(grid[0] - grid[1]), grid[0]))
     h, w = np.array(grids, np.int64).T
@@ -44,7 +43,7 @@ def _candidates(n_patches: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, 
 
 
 def distortion(width: int, height: int, grid: tuple[int, int]) -> float:
-    """By what factor the aspect of a picture changes when it is stretched to a grid; 1: not at all.
+    """The factor by which the aspect ratio of an image changes if it is stretched to a grid; 1: unchanged.
 
     >>> distortion(200, 100, (10, 25))
     1.25
@@ -55,11 +54,10 @@ def distortion(width: int, height: int, grid: tuple[int, int]) -> float:
 
 @dataclass(frozen=True)
 class FlexTransform:
-    """Resize each picture to its own grid of `patch` pixels a side, at most `n_patches` of them, and normalise.
+    """Resize each image to its grid of at most `n_patches` patches of `patch` pixels a side, and normalise.
 
-    stretch: the whole picture, its aspect changed by the few per cent that the grid differs; crop: aspect exact, the
-    overhang of the longer side cut off; pad: aspect exact (to a pixel), the rest filled with the mean colour, never a
-    whole patch.
+    stretch: the whole image, its aspect ratio changed by a few per cent; crop: aspect ratio kept, the excess of the
+    longer side cut off; pad: aspect ratio kept (to a pixel), the rest (less than a patch) filled with the mean colour.
     """
 
     n_patches: int
@@ -70,11 +68,11 @@ class FlexTransform:
     fit: str = "stretch"
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Patches (h, w) of a picture of this size."""
+        """Patches (h, w) of an image of this size."""
         return choose_grid(width, height, self.n_patches)
 
     def at(self, width: int, height: int) -> ImageTransform:
-        """The transform of pictures of this size."""
+        """The transform of images of this size."""
         h, w = self.grid(width, height)
         size = h * self.patch, w * self.patch
         return ImageTransform(size, self.mean, self.std, self.interpolation, FITS[self.fit])

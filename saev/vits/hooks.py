@@ -1,4 +1,4 @@
-"""What passes through chosen modules of a model, read in one forward that stops as soon as all has been seen."""
+"""Hooks that read or replace activations at chosen modules of a model."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,38 +12,38 @@ HOOKS = ("resid_post", "resid_pre", "attn", "mlp", "norm")
 
 @dataclass(frozen=True)
 class Point:
-    """A place in a model: what goes into a module, or what comes out of it."""
+    """The output of a module, or its input (`before`)."""
 
     module: nn.Module
     before: bool = False
 
 
-class _Enough(Exception):
-    """Every activation asked for has been seen: the deeper blocks need not run."""
+class _Complete(Exception):
+    """All requested activations have been read: the deeper blocks need not run."""
 
 
 def tap(points: Mapping[int, Point], run: Callable[[], Any]) -> dict[int, Tensor]:
-    """What is at each point while `run` runs; the forward is left once all have been seen, and no hook stays behind."""
-    taken: dict[int, Tensor] = {}
+    """The activations at the points during `run()`, which is aborted once all have been read; removes its hooks."""
+    values: dict[int, Tensor] = {}
 
     def take(key: int, value: Tensor) -> None:
-        taken[key] = value
-        if len(taken) == len(points):
-            raise _Enough
+        values[key] = value
+        if len(values) == len(points):
+            raise _Complete
 
     handles = [_hook(key, point, take) for key, point in points.items()]
     try:
-        with suppress(_Enough):
+        with suppress(_Complete):
             run()
     finally:
         for handle in handles:
             handle.remove()
-    return taken
+    return values
 
 
 @contextmanager
 def replacing(point: Point, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Within the block, the forward goes on with `change(value)` instead of what is at the point; hooks are taken away."""
+    """Within the block, forward passes continue with `change(value)` instead of the value at the point."""
 
     def before(module: nn.Module, inputs: Any) -> Any:
         return change(inputs[0]), *inputs[1:]

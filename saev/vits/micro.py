@@ -1,4 +1,4 @@
-"""A vision transformer small enough for tests, with random weights: for mechanics only, its features mean nothing."""
+"""A small vision transformer with random weights, for tests and dry runs: its features mean nothing."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ from saev.vits.source import VitSource
 
 @dataclass(kw_only=True)
 class MicroVit(VitSource):
-    """A seeded random ViT of timm's class; the same weights on every machine for one version of torch."""
+    """A ViT of timm's class with seeded random weights, the same on every machine for one version of torch."""
 
     name: str = "micro"
     img_size: int = 32

@@ -1,11 +1,11 @@
-"""Any vision transformer that is a visual tower of open_clip: CLIP, SigLIP, BioCLIP 2, EVA-CLIP."""
+"""Visual towers of open_clip that are vision transformers: CLIP, SigLIP, BioCLIP 2, EVA-CLIP."""
 
 import difflib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,16 +25,19 @@ FILES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 class OpenClipVit(VitSource):
     """The visual tower of an open_clip model; the text tower is dropped after loading."""
 
-    arch: str | None
+    arch: str | None = field(kw_only=False)
     """open_clip's name, e.g. ViT-B-16."""
     pretrained: str | None = None
-    """A tag of open_clip's own list, or `hf-hub:owner/model` (whose architecture must be `arch`)."""
+    """A tag of open_clip's list, or `hf-hub:owner/model` (whose architecture must be `arch`)."""
     checkpoint: str | None = None
-    """A local file of the whole model's weights, in open_clip's keys or a family that it maps."""
+    """A local file of the whole model's weights, with open_clip's keys or keys that it can map."""
     img_size: int | Sequence[int] | None = None
-    """Pixels (height, width); None for the size it was trained at."""
+    """Pixels (height, width); None for the training size."""
     resize: str | None = None
-    """None for what it was trained with (squash for SigLIP)."""
+    """None for the training's resize (squash for SigLIP)."""
+
+    def __post_init__(self):
+        self.name = self.name or str(self.arch)
 
     def check(self) -> None:
         if self.checkpoint:
@@ -56,16 +59,16 @@ class OpenClipVit(VitSource):
 
             known = open_clip.list_pretrained_tags_by_model(str(self.arch))
             raise ValueError(
-                f"vit.pretrained={self.pretrained} is none of {self.arch}'s weights ({', '.join(known)}): choose one, "
-                "or give a local file, vit.checkpoint=/path.safetensors."
+                f"vit.pretrained={self.pretrained}: choose weights of {self.arch} ({', '.join(known)}), or give a local file, "
+                "vit.checkpoint=/path.safetensors."
             )
 
     @cached_property
     def _tag(self) -> dict[str, Any]:
-        """open_clip's entry for these weights: where they are and what pictures they were trained on."""
+        """open_clip's entry for these weights: their address and the preprocessing of their training."""
         import open_clip
 
-        # a local file is taken to be of the tag's training where one is named
+        # for a local file with a tag, the tag's preprocessing is used
         return open_clip.get_pretrained_cfg(str(self.arch), self.pretrained or "") or {}
 
     def _build(self, weights: str | None, device: str) -> Any:
@@ -130,7 +133,7 @@ class OpenClipVit(VitSource):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without open_clip's warning that a model built for its shape has no weights."""
+    """Suppress open_clip's warning that a model built only for its shape has no weights."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What a vision transformer puts out at its end, perhaps with activations replaced on the way."""
+"""The outputs of a vision transformer, optionally with activations replaced."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -21,25 +21,23 @@ def outputs(
     point: Point | None = None,
     change: Change | None = None,
 ) -> dict[str, Tensor]:
-    """Final features [n, width] by role, normed where the model norms its tokens, and `pooled`, what it returns itself."""
+    """Final features [n, width] by role, normed if the model norms its tokens, and `pooled`, the model's return value."""
     parts = backbone.anatomy
     assert isinstance(parts, Anatomy)
-    seen: list[Tensor] = []
+    last: list[Tensor] = []
 
-    def see(module: nn.Module, inputs: Any, output: Any) -> None:
-        seen.append(output)
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        last.append(output)
 
-    within = replacing(point, change) if point is not None and change is not None else nullcontext()
-    with within:
-        # registered after `replacing`, so that it sees what was put there
-        handle = parts.blocks[-1].register_forward_hook(see)
+    with replacing(point, change) if point is not None and change is not None else nullcontext():
+        # registered after `replacing`, so that it reads the replaced activations
+        handle = parts.blocks[-1].register_forward_hook(keep)
         try:
             pooled = backbone.trunk(images)
-            pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # towers that hand out their tokens too
+            pooled = pooled[0] if isinstance(pooled, tuple) else pooled  # towers that return their tokens too
         finally:
             handle.remove()
-        final = parts.norm(seen[0]) if parts.norm is not None else seen[0]
-    special = backbone.n_cls + backbone.n_registers
-    ends = {"cls": (0, backbone.n_cls), "registers": (backbone.n_cls, special), "patches": (special, final.shape[1])}
-    roles = {role: final[:, a:b].flatten(0, 1) for role, (a, b) in ends.items() if a < b}
+        final = parts.norm(last[0]) if parts.norm is not None else last[0]
+    slices = backbone.shape.slices(final.shape[1])
+    roles = {role: final[:, part].flatten(0, 1) for role, part in slices.items() if part.start < part.stop}
     return {**roles, POOLED: pooled}

@@ -1,4 +1,4 @@
-"""Sizes of a backbone: all that is known of it without its weights."""
+"""Sizes of a backbone, known without its weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,35 +8,35 @@ from saev.vits.flex import choose_grid
 
 @dataclass(frozen=True)
 class VitShape:
-    """Width, depth and tokens of a backbone; its grid is one for all pictures, or each picture's own."""
+    """Width, depth and tokens of a backbone; the grid is one for all images or depends on the image."""
 
     d_model: int
     depth: int
     n_cls: int
     n_registers: int
     grid: tuple[int, int] | None
-    """Patches (h, w) of every picture; None where it depends on the picture."""
+    """Patches (h, w) of every image; None if it depends on the image."""
     image_size: tuple[int, int] | None
-    """Pixels (height, width) of every picture; None where they depend on the picture."""
+    """Pixels (height, width) of every image; None if they depend on the image."""
     patch: int
-    """Pixels of a patch's side."""
+    """Side of a patch in pixels."""
     most_patches: int | None = None
-    """The most patches a picture may have, where the grid depends on it."""
+    """Maximal number of patches per image, if the grid depends on the image."""
 
     stages: tuple["VitShape", ...] = ()
-    """The shape at each layer of a hierarchical model; the other fields are then the last one's."""
+    """The shape at each layer of a hierarchical model; the other fields are then those of the last layer."""
 
     def at(self, layers: Sequence[int]) -> "VitShape":
-        """The shape at these (true) layers; ValueError where they differ, or do not cover the picture evenly."""
+        """The shape at these (true) layers; ValueError where they differ, or do not cover the image evenly."""
         if not self.stages:
             return self  # the same everywhere in a vision transformer
-        chosen = [self.stages[layer] for layer in layers]
-        if any(other != chosen[0] for other in chosen):
-            sizes = "; ".join(f"{n}: {s.d_model} x {s.n_patches}" for n, s in zip(layers, chosen, strict=True))
+        stages = [self.stages[layer] for layer in layers]
+        if any(other != stages[0] for other in stages):
+            sizes = "; ".join(f"{n}: {s.d_model} x {s.n_patches}" for n, s in zip(layers, stages, strict=True))
             raise ValueError(
-                f"layer={list(layers)}: these stages differ in width x cells ({sizes}): record each by itself, layer={layers[0]}."
+                f"layer={list(layers)}: these stages differ in width x cells ({sizes}): record one at a time, layer={layers[0]}."
             )
-        shape = chosen[0]
+        shape = stages[0]
         assert shape.grid and shape.image_size
         if shape.image_size != (shape.grid[0] * shape.patch, shape.grid[1] * shape.patch):
             raise ValueError(
@@ -47,26 +47,35 @@ class VitShape:
 
     @property
     def n_patches(self) -> int:
-        """Patches per picture; the most there may be where the grid depends on the picture."""
+        """Patches per image; their maximum if the grid depends on the image."""
         return self.grid[0] * self.grid[1] if self.grid else self.most_patches or 0
 
     @property
     def n_tokens(self) -> int:
-        """Tokens per picture of all roles; the most there may be where the grid depends on the picture."""
+        """Tokens per image of all roles; their maximum if the grid depends on the image."""
         return self.n_cls + self.n_registers + self.n_patches
 
     @property
     def roles(self) -> dict[str, int]:
-        """Tokens per picture by role, in the order in which they are stored; -1: it depends on the picture."""
+        """Tokens per image by role, in stored order; -1: it depends on the image."""
         return {"cls": self.n_cls, "registers": self.n_registers, "patches": self.n_patches if self.grid else -1}
 
+    def slices(self, n_tokens: int) -> dict[str, slice]:
+        """The tokens of each role among an image's n_tokens."""
+        special = self.n_cls + self.n_registers
+        return {
+            "cls": slice(0, self.n_cls),
+            "registers": slice(self.n_cls, special),
+            "patches": slice(special, n_tokens),
+        }
+
     def grid_of(self, width: int, height: int) -> tuple[int, int]:
-        """Patches (h, w) of a picture of width x height pixels."""
+        """Patches (h, w) of an image of width x height pixels."""
         return self.grid or choose_grid(width, height, self.n_patches)
 
 
 def patch_grid(image_size: tuple[int, int], patch: int) -> tuple[int, int]:
-    """Patches per (height, width) of an image; ValueError where they do not cover it, the edge would go unseen.
+    """Patches per (height, width) of an image; ValueError where they do not cover it.
 
     >>> patch_grid((112, 224), 14)
     (8, 16)

@@ -1,9 +1,10 @@
-"""The knobs resize, n_patches and fit of a backbone: which transform they make, and which shape."""
+"""The settings resize, n_patches and fit of a backbone, and the transform and shape that follow from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from saev.settings import listed
 from saev.vits.flex import FITS, FlexTransform
 from saev.vits.shape import VitShape
 from saev.vits.transform import ImageTransform
@@ -14,7 +15,7 @@ N_PATCHES = 256
 
 @dataclass(frozen=True)
 class Sizing:
-    """How pictures are brought to the sizes a backbone takes; ValueError where the knobs contradict each other."""
+    """How images are resized for a backbone; ValueError where the settings contradict each other."""
 
     resize: str
     n_patches: int | None = None
@@ -23,26 +24,25 @@ class Sizing:
     def __post_init__(self):
         if self.resize not in ("crop", "squash", "flex"):
             raise ValueError(
-                f"vit.resize={self.resize}: choose crop (centre, aspect kept), squash (whole picture) or flex (a grid "
-                "of its own for each picture)."
+                f"vit.resize={self.resize}: choose crop (centre, aspect kept), squash (whole image) or flex (a grid per image)."
             )
         for key in () if self.flex else ("n_patches", "fit"):
             if (value := getattr(self, key)) is not None:
                 raise ValueError(f"vit.{key}={value} belongs to vit.resize=flex: add it, or leave vit.{key} out.")
         if self.n_patches is not None and self.n_patches < 1:
             raise ValueError(
-                f"vit.n_patches={self.n_patches}: give the most patches a picture may have, e.g. 256 or 640."
+                f"vit.n_patches={self.n_patches}: must be at least 1 (maximal number of patches per image, e.g. 256 or 640)."
             )
         if self.fit not in (None, *FITS):
-            raise ValueError(f"vit.fit={self.fit}: choose {', '.join(FITS)}.")
+            raise ValueError(f"vit.fit={self.fit}: choose {listed(list(FITS))}.")
 
     @property
     def flex(self) -> bool:
-        """Whether each picture has its own grid."""
+        """Whether the grid depends on the image."""
         return self.resize == "flex"
 
     def shape(self, fixed: VitShape) -> VitShape:
-        """The shape of a backbone that has the shape `fixed` at its own size."""
+        """The shape of a backbone whose shape at its fixed size is `fixed`."""
         if not self.flex:
             return fixed
         return replace(fixed, grid=None, image_size=None, most_patches=self.n_patches or N_PATCHES)
@@ -50,7 +50,7 @@ class Sizing:
     def transform(
         self, shape: VitShape, mean: Sequence[float], std: Sequence[float], interpolation: str = "bicubic"
     ) -> Transform:
-        """From pictures to what a backbone of this (own) shape was trained to see."""
+        """The transform of images for a backbone of this shape, with its training's mean, std and interpolation."""
         look = tuple(mean), tuple(std), interpolation
         if self.flex:
             assert shape.most_patches is not None
@@ -60,14 +60,14 @@ class Sizing:
 
 
 def one_size(what: str) -> str:
-    """What to say where flex is asked of a model whose positions are fixed."""
-    return f"vit.resize=flex: {what} takes pictures of one size; use vit.resize=crop or squash, or a timm ViT, e.g. vit=dinov3_vits16."
+    """The error message for flex with a model of fixed positions."""
+    return f"vit.resize=flex: {what} takes images of one size; use vit.resize=crop or squash, or a timm ViT, e.g. vit=dinov3_vits16."
 
 
 def geometry(shape: VitShape, transform: Transform) -> dict[str, Any]:
-    """The part of a backbone's identity that says how pictures become tokens."""
+    """The part of a backbone's identity that describes how images become tokens."""
     flex = isinstance(transform, FlexTransform)
-    own = {"n_patches": transform.n_patches, "fit": transform.fit, "patch": transform.patch} if flex else {}
+    of_flex = {"n_patches": transform.n_patches, "fit": transform.fit, "patch": transform.patch} if flex else {}
     return {
         "image_size": list(shape.image_size) if shape.image_size else None,
         "grid": list(shape.grid) if shape.grid else None,
@@ -77,5 +77,5 @@ def geometry(shape: VitShape, transform: Transform) -> dict[str, Any]:
         "std": list(transform.std),
         "d_model": shape.d_model,
         "depth": shape.depth,
-        **own,
+        **of_flex,
     }

@@ -1,10 +1,10 @@
-"""Hierarchical models of timm, CNNs and transformers, whose feature maps are recorded as tokens."""
+"""Hierarchical models of timm (CNNs and transformers), whose feature maps are recorded as tokens."""
 
 from dataclasses import dataclass
 from typing import Any
 
+from saev.vits.feature_maps import FeatureMaps, of_stages
 from saev.vits.sizing import Transform, one_size
-from saev.vits.stages import FeatureMaps, of_stages
 from saev.vits.timm_source import TimmSource, create, look_of, size_of
 
 
@@ -17,7 +17,7 @@ class TimmCnn(TimmSource):
             raise ValueError(one_size(f"vit.arch={self.arch} (its stages)"))
         try:
             return create(self.arch, {"img_size": size_of(self.img_size)} if self.img_size else {}, pretrained)
-        except TypeError:  # convolutions take any size: there is none to set
+        except TypeError:  # a CNN takes any size and has no such option
             return create(self.arch, {}, pretrained)
 
     def _parts(self, model: Any) -> tuple[FeatureMaps, Transform]:

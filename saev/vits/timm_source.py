@@ -1,9 +1,9 @@
-"""What all of timm's models share: names, where weights come from, and a skeleton without any."""
+"""Common parts of timm's models: names, weights, and the model without weights."""
 
 import difflib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,22 +19,25 @@ from saev.vits.source import VitSource
 
 @dataclass(kw_only=True)
 class TimmSource(VitSource):
-    """A timm model by its name; weights from the hub, its local cache, or a file of one's own."""
+    """A timm model by its name; weights from the hub, its local cache, or a local file."""
 
-    arch: str | None
+    arch: str | None = field(kw_only=False)
     """timm's name with the tag of its weights, e.g. vit_large_patch16_dinov3.lvd1689m."""
     checkpoint: str | None = None
-    """A local .safetensors or .pth: timm's keys or the original authors' where timm can map them."""
+    """A local .safetensors or .pth with timm's keys, or the original authors' if timm can map them."""
     img_size: int | Sequence[int] | None = None
-    """Pixels (height, width), a multiple of the patch size; None for the size it was trained at, as flex always has."""
+    """Pixels (height, width), a multiple of the patch size; None for the training size; ignored with flex."""
+
+    def __post_init__(self):
+        self.name = self.name or str(self.arch)
 
     @abstractmethod
     def _build(self, pretrained: bool = False) -> Any:
-        """The timm model at its size, with the hub's weights or fresh ones."""
+        """The timm model at its size, with the hub's weights or new ones."""
 
     @abstractmethod
     def _parts(self, model: Any) -> tuple[Readable, Transform]:
-        """How a built model is read, and what pictures it sees."""
+        """The readable parts of a built model and its transform of images."""
 
     @cached_property
     def _skeleton(self) -> Any:
@@ -52,9 +55,9 @@ class TimmSource(VitSource):
     def _check_hub(self) -> None:
         cfg = self._skeleton.pretrained_cfg
         if repo := cfg.get("hf_hub_id"):
-            # the files that timm looks for, in its order
-            given = cfg.get("hf_hub_filename")
-            hub.check_hub(repo, [given] if given else ["model.safetensors", "pytorch_model.bin"], self.name)
+            # the files that timm tries, in its order
+            file = cfg.get("hf_hub_filename")
+            hub.check_hub(repo, [file] if file else ["model.safetensors", "pytorch_model.bin"], self.name)
         elif url := cfg.get("url"):
             hub.check_url(url, self.name)
         else:
@@ -85,7 +88,7 @@ class TimmSource(VitSource):
 
 
 def create(arch: str | None, options: Mapping[str, Any], pretrained: bool = False) -> Any:
-    """A timm model without a classifier; ValueError for a name timm does not know, TypeError for an option."""
+    """A timm model without a classifier; ValueError for a name unknown to timm, TypeError for an unknown option."""
     import timm
 
     if not arch:
@@ -102,7 +105,7 @@ def create(arch: str | None, options: Mapping[str, Any], pretrained: bool = Fals
 
 
 def size_of(img_size: int | Sequence[int]) -> tuple[int, int]:
-    """Pixels (height, width) of a size that may be one number.
+    """Pixels (height, width) of a size that is one number or two.
 
     >>> size_of(224)
     (224, 224)
@@ -111,6 +114,6 @@ def size_of(img_size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def look_of(model: nn.Module) -> tuple[Sequence[float], Sequence[float], str]:
-    """Mean, std and interpolation of the pictures that a timm model was trained to see, by its own configuration."""
+    """Mean, std and interpolation of a timm model's training images, from its configuration."""
     cfg: Any = model.pretrained_cfg
     return cfg["mean"], cfg["std"], cfg.get("interpolation") or "bicubic"

@@ -1,4 +1,4 @@
-"""Any plain vision transformer of timm: DINOv2 and v3, SigLIP 2, CLIP, PE, EVA, DeiT, supervised ones."""
+"""Plain vision transformers of timm: DINOv2 and v3, SigLIP 2, CLIP, PE, EVA, DeiT, supervised ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,9 +24,9 @@ class TimmVit(TimmSource):
 
 
 def build(arch: str | None, img_size: int | Sequence[int] | None, flex: bool = False, pretrained: bool = False) -> Any:
-    """A timm model without a classifier, at the given size in pixels or (flex) for pictures of any shape.
+    """A timm model without a classifier, at the given size in pixels or (flex) for images of any shape.
 
-    Raises ValueError for a name that timm does not know, or a size that the model cannot take.
+    Raises ValueError for a name unknown to timm, or a size that the model cannot take.
     """
     if not flex:
         options = {} if img_size is None else {"img_size": img_size if isinstance(img_size, int) else tuple(img_size)}
@@ -37,7 +37,7 @@ def build(arch: str | None, img_size: int | Sequence[int] | None, flex: bool = F
                 f"vit.img_size={img_size}: {arch} has one size only ({error}); use vit.img_size=null."
             ) from error
     try:
-        # positions are interpolated from the grid of the training, once, at each forward: never from a resampled one
+        # positions are interpolated at each forward pass from the training's grid, never from a resampled one
         model = create(arch, {"dynamic_img_size": True}, pretrained)
     except TypeError as error:
         raise ValueError(one_size(f"vit.arch={arch}")) from error

@@ -18,9 +18,9 @@ Resize = Literal["crop", "squash", "pad"]
 class ImageTransform:
     """Resize to `size` (height, width) pixels and normalise with the backbone's mean and std.
 
-    crop: the largest centred box of the target's aspect; squash: the whole picture, aspect lost; pad: the whole
-    picture, aspect kept, centred on the mean colour. Crop and resize are one resampling of a box, so that a picture of
-    one pixel's height costs what any other does.
+    crop: the largest centred box of the target's aspect ratio; squash: the whole image, aspect ratio changed; pad: the
+    whole image, aspect ratio kept, centred on the mean colour. Crop and resize are one resampling of a box, so that an
+    image one pixel high is not more expensive than others.
     """
 
     size: tuple[int, int]
@@ -31,11 +31,11 @@ class ImageTransform:
 
     def __post_init__(self):
         if self.resize not in ("crop", "squash", "pad"):
-            raise ValueError(f"vit.resize={self.resize}: choose crop (centre, aspect kept) or squash (whole picture).")
+            raise ValueError(f"vit.resize={self.resize}: choose crop (centre, aspect kept) or squash (whole image).")
 
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         resample = Image.Resampling[self.interpolation.upper()]
-        top, left, height, width = self.place(*image.size)
+        top, left, height, width = self.covered(*image.size)
         picture = image.convert("RGB").resize((width, height), resample, box=self.box(*image.size))
         # NumPy, not torch: this runs in loader threads, which must stay out of torch's thread pool
         values = np.asarray(picture, np.float32) / np.float32(255)
@@ -47,26 +47,26 @@ class ImageTransform:
         return torch.from_numpy(canvas)
 
     def at(self, width: int, height: int) -> "ImageTransform":
-        """The transform of a picture of this size: this one."""
+        """The transform of images of this size: this one."""
         return self
 
     def mask(self, mask: Integer[np.ndarray, "h w"]) -> Integer[np.ndarray, "height width"]:
-        """A mask of class ids over the same pixels as the image's tensor; ids are picked, never mixed.
+        """A mask of class ids over the same pixels as the image's tensor, by nearest neighbours.
 
-        Pixels that the picture does not cover get VOID.
+        Pixels that the image does not cover get VOID.
         """
         left, top, right, bottom = self.box(mask.shape[1], mask.shape[0])
-        y, x, height, width = self.place(mask.shape[1], mask.shape[0])
+        y, x, height, width = self.covered(mask.shape[1], mask.shape[0])
         rows, columns = centres(top, bottom, height), centres(left, right, width)
-        picked = mask[rows[:, None], columns]
+        resized = mask[rows[:, None], columns]
         if (height, width) == self.size:
-            return picked
+            return resized
         canvas = np.full(self.size, VOID, np.promote_types(mask.dtype, np.uint16))
-        canvas[y : y + height, x : x + width] = picked
+        canvas[y : y + height, x : x + width] = resized
         return canvas
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """The part of a width x height picture that is seen: (left, top, right, bottom) in its pixels.
+        """The box of a width x height image that is used: (left, top, right, bottom) in its pixels.
 
         >>> ImageTransform((10, 10), (0.5,), (0.5,)).box(40, 20)
         (10.0, 0.0, 30.0, 20.0)
@@ -77,15 +77,15 @@ class ImageTransform:
         h, w = min(scale * self.size[0], height), min(scale * self.size[1], width)
         return (width - w) / 2, (height - h) / 2, (width + w) / 2, (height + h) / 2
 
-    def place(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """The pixels of the result that a width x height picture covers: (top, left, height, width).
+    def covered(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The pixels of the result that a width x height image covers: (top, left, height, width).
 
-        >>> ImageTransform((10, 10), (0.5,), (0.5,), resize="pad").place(40, 20)
+        >>> ImageTransform((10, 10), (0.5,), (0.5,), resize="pad").covered(40, 20)
         (2, 0, 5, 10)
         """
         if self.resize != "pad":
             return 0, 0, *self.size
-        # whole numbers: rounded up, so that a sliver keeps a pixel
+        # rounded up, so that a thin image keeps a pixel
         tall = height * self.size[1] > width * self.size[0]
         h = self.size[0] if tall else -(-height * self.size[1] // width)
         w = -(-width * self.size[0] // height) if tall else self.size[1]
@@ -93,7 +93,7 @@ class ImageTransform:
 
 
 def centres(start: float, stop: float, n: int) -> Integer[np.ndarray, " n"]:
-    """Whole pixels at the centres of n equal parts of [start, stop), as PIL's nearest resampling picks them.
+    """Pixels at the centres of n equal parts of [start, stop), as in PIL's nearest resampling.
 
     >>> centres(0, 8, 4)
     array([1, 3, 5, 7])

@@ -15,7 +15,7 @@ from saev.images.patch_labels import METHODS, as_ids
 def by_loop(mask, grid, labelling):
     """The definition, a patch at a time."""
     p, q = mask.shape[0] // grid[0], mask.shape[1] // grid[1]
-    labels, shares = [], []
+    labels, fractions = [], []
     for top in range(0, mask.shape[0], p):
         for left in range(0, mask.shape[1], q):
             pixels = mask[top : top + p, left : left + q].ravel().tolist()
@@ -25,8 +25,8 @@ def by_loop(mask, grid, labelling):
                 foreground = votes
             winner = min(foreground, key=lambda id: (-votes[id], id == VOID, id))
             labels.append(winner)
-            shares.append(votes[winner] / len(pixels))
-    return np.array(labels, np.uint16), np.array(shares, np.float16)
+            fractions.append(votes[winner] / len(pixels))
+    return np.array(labels, np.uint16), np.array(fractions, np.float16)
 
 
 @st.composite
@@ -46,25 +46,25 @@ def cases(draw):
 @given(cases())
 def test_labels_are_those_of_the_loop(case):
     mask, grid, options = case
-    labels, shares = patch_labels(mask, grid, Labelling(*options))
-    expected, expected_shares = by_loop(mask, grid, Labelling(*options))
-    assert labels.dtype == np.uint16 and shares.dtype == np.float16
+    labels, fractions = patch_labels(mask, grid, Labelling(*options))
+    expected, expected_fractions = by_loop(mask, grid, Labelling(*options))
+    assert labels.dtype == np.uint16 and fractions.dtype == np.float16
     assert np.array_equal(labels, expected)
-    assert np.array_equal(shares, expected_shares)
+    assert np.array_equal(fractions, expected_fractions)
 
 
 def test_tens_of_thousands_of_classes():
     mask = np.random.default_rng(0).permutation(60000)[: 200 * 200].reshape(200, 200)
-    labels, shares = patch_labels(mask, (100, 100), Labelling())
+    labels, fractions = patch_labels(mask, (100, 100), Labelling())
     assert np.array_equal(labels, mask.reshape(100, 2, 100, 2).min(axis=(1, 3)).ravel()), "all tie: the lower id"
-    assert (shares == 0.25).all()
+    assert (fractions == 0.25).all()
 
 
 MASK = np.array([[0, 0, 9, 255], [0, 7, 255, 255]], np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("labelling", "labels", "shares"),
+    ("labelling", "labels", "fractions"),
     [
         (Labelling(), [0, 255], [0.75, 0.75]),
         (Labelling(void=(255,)), [0, VOID], [0.75, 0.75]),
@@ -72,15 +72,15 @@ MASK = np.array([[0, 0, 9, 255], [0, 7, 255, 255]], np.uint8)
         (Labelling("prefer-foreground", void=(255,), background=(0, 7)), [0, 9], [0.75, 0.25]),
     ],
 )
-def test_what_the_options_mean(labelling, labels, shares):
+def test_what_the_options_mean(labelling, labels, fractions):
     found = patch_labels(MASK, (1, 2), labelling)
-    assert found[0].tolist() == labels and found[1].tolist() == shares
+    assert found[0].tolist() == labels and found[1].tolist() == fractions
 
 
 def test_ties_prefer_what_is_not_void():
     mask = np.array([[3, 65535], [3, 65535]], np.uint16)
-    labels, shares = patch_labels(mask, (1, 1), Labelling())
-    assert labels.tolist() == [3] and shares.tolist() == [0.5]
+    labels, fractions = patch_labels(mask, (1, 1), Labelling())
+    assert labels.tolist() == [3] and fractions.tolist() == [0.5]
 
 
 def test_padding_is_void_without_being_named():

@@ -76,8 +76,8 @@ def test_labels_come_along_and_cls_has_none(tmp_path):
     found = np.asarray(store.token_labels).reshape(N, P + 1)
     assert (found[:, 0] == 65535).all() and np.array_equal(found[:, 1:], labels)
     assert store.manifest.labels["method"] == "majority"
-    shares = np.load(tmp_path / "out" / "token_shares.npy").reshape(N, P + 1)
-    assert (shares[:, 0] == 0).all() and np.isnan(shares[:, 1:]).all()  # saev does not keep them
+    fractions = np.load(tmp_path / "out" / "token_fractions.npy").reshape(N, P + 1)
+    assert (fractions[:, 0] == 0).all() and np.isnan(fractions[:, 1:]).all()  # saev does not keep them
 
 
 def test_layers_counted_from_the_end_need_the_depth(tmp_path):

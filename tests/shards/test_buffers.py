@@ -20,7 +20,7 @@ def test_what_was_dropped_comes_back_and_what_is_held_does_not():
     assert address(other) != held
     first = address(other)
     del other
-    assert address(buffers.take()) == first and len(buffers.made) == 2
+    assert address(buffers.take()) == first and len(buffers.blocks) == 2
     del tensor
     gc.collect()
     assert address(buffers.take()) == held
@@ -35,7 +35,7 @@ def test_slices_of_a_tensor_hold_its_buffer():
 def test_a_consumer_that_keeps_everything_gets_new_memory_that_is_not_kept():
     buffers = Buffers((2,), np.dtype("f4"), most=3)
     kept = [buffers.take() for _ in range(7)]
-    assert len({address(a) for a in kept}) == 7 and len(buffers.made) == 3
+    assert len({address(a) for a in kept}) == 7 and len(buffers.blocks) == 3
 
 
 def test_memory_of_another_owner_is_held_by_its_views_too():
@@ -43,7 +43,7 @@ def test_memory_of_another_owner_is_held_by_its_views_too():
     buffers = Buffers((4, 3), np.dtype("f2"), allocate=lambda n: torch.empty(n, dtype=torch.uint8).numpy())
     held = torch.from_numpy(buffers.take()[1:3])
     other = buffers.take()
-    assert address(other) != held.data_ptr() - 6 and len(buffers.made) == 2
+    assert address(other) != held.data_ptr() - 6 and len(buffers.blocks) == 2
     first = held.data_ptr() - 6
     del held
     assert address(buffers.take()) == first

@@ -52,7 +52,7 @@ def test_a_truncated_tar(data, length):
 
 
 @pytest.mark.parametrize("file", ["layer-01/000002.tar", "layer-01/stats.safetensors", "layer-01/codec.safetensors",
-                                  "examples.parquet", "token_labels.npy", "token_shares.npy"])  # fmt: skip
+                                  "examples.parquet", "token_labels.npy", "token_fractions.npy"])  # fmt: skip
 def test_a_flipped_byte_anywhere(data, file):
     path = data / file
     content = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""Tars that other programs wrote are read in place; what cannot be is refused with the member's name."""
+"""Tars that other programs wrote are read in place; what cannot be is refused with the entry's name."""
 
 import io
 import os
@@ -34,7 +34,7 @@ def write_tar(path, named, **knobs):
 
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_round_trip(tmp_path, format):
-    """Members of any name and order beside others, in tars elsewhere that stay where they are."""
+    """ShardEntries of any name and order beside others, in tars elsewhere that stay where they are."""
     acts = arrays(0)
     long = "a/folder/" + ("é" if format == tarfile.PAX_FORMAT else "e") * 60 + "/"
     named = [{f"{long}{9 - i}.npy": a for i, a in enumerate(part)} for part in (acts[:4], acts[4:])]
@@ -100,7 +100,7 @@ REFUSED = {
     "Fortran order": ({"a.npy": np.asfortranarray(np.ones((2, 3)))}, r"a.npy cannot be read in place .*Fortran"),
     "objects": ({"a.npy": np.array([{}, []], object)}, r"a.npy holds object"),
     "no array": ({"a.npy": b"hello"}, r"a.npy cannot be read in place"),
-    "nothing": ({"a.txt": b"hello"}, r"no tars with members named \*.npy"),
+    "nothing": ({"a.txt": b"hello"}, r"no tars with entries named \*.npy"),
     "not finite": ({"a.npy": np.array([1, np.inf])}, r"a.npy has NaN or infinite values"),
 }
 

@@ -114,7 +114,7 @@ def test_an_address_without_a_dataset_is_an_error_with_the_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("root", "message"),
     [
-        ("pipe:cat /data", r"dataset=pipe:cat /data: say where the file's name belongs"),
+        ("pipe:cat /data", r"dataset=pipe:cat /data: put \{file\} where the file's name belongs"),
         ("pipe:false {file}", r"manifest\.json cannot be fetched"),
         ("http://127.0.0.1:9/x", r"dataset=http://127\.0\.0\.1:9/x: manifest\.json cannot be fetched"),
     ],

@@ -14,17 +14,17 @@ from saev.shards.split import split_images
     st.none() | st.integers(1, 9),
     st.booleans(),
 )
-def test_disjoint_and_complete(tokens, share, per_shard, whole_shards):
+def test_disjoint_and_complete(tokens, fraction, per_shard, whole_shards):
     tokens = np.array(tokens)
     readable = set(np.flatnonzero(tokens).tolist())
-    if max(1, round(share * len(readable))) >= len(readable):
-        with pytest.raises(ValueError, match="too few to hold some out"):
-            split_images(tokens, share)
+    if max(1, round(fraction * len(readable))) >= len(readable):
+        with pytest.raises(ValueError, match="too few to hold one out"):
+            split_images(tokens, fraction)
         return
     shard = np.arange(len(tokens)) // (per_shard or 4)
-    train, val = split_images(tokens, share, shard=shard if whole_shards else None)
+    train, val = split_images(tokens, fraction, shard=shard if whole_shards else None)
     assert set(train.tolist()) | set(val.tolist()) == readable and len(train) + len(val) == len(readable)
-    assert len(val) == max(1, round(share * len(readable))) and val.tolist() == sorted(val.tolist())
+    assert len(val) == max(1, round(fraction * len(readable))) and val.tolist() == sorted(val.tolist())
     if whole_shards:  # at most one shard is on both sides
         assert len(set(shard[train].tolist()) & set(shard[val].tolist())) <= 1
 

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from recordings import labels_of, record
 
-from saev.shards import ActivationStore, TokenStream, plan
+from saev.shards import ActivationStore, TokenStream, epoch_plan
+from saev.shards.epoch_plan import EpochPlan
 from saev.shards.foreign import index_foreign
 from saev.shards.mapped import MappedRows, OpenFiles
-from saev.shards.plan import EpochPlan
-from saev.shards.selection import Runs, positions
-from saev.shards.streamed import Members
+from saev.shards.selection import Spans, positions
+from saev.shards.streamed import ShardEntries
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +47,9 @@ ONE = dict(lengths=[1, 2], first=0, batch_size=1, window=1, stripe=1, order="seq
 @pytest.fixture(params=[3, 4096], autouse=True, scope="module")
 def section(request):
     """Small sections make the arithmetic cross their edges in small examples."""
-    before, plan.SECTION = plan.SECTION, request.param
+    before, epoch_plan.SECTION = epoch_plan.SECTION, request.param
     yield
-    plan.SECTION = before
+    epoch_plan.SECTION = before
 
 
 @settings(max_examples=150, deadline=None)
@@ -63,15 +63,15 @@ def test_every_token_once_in_equal_batches_on_equal_ranks(case):
     shard = np.arange(len(lengths)) // case["per_shard"]
     sizes_of = (case["batch_size"], case["window"])
     made = EpochPlan(
-        Runs(images, start, start + lengths), *sizes_of, case["order"], case["stripe"], 7, case["world"], shard
+        Spans(images, start, start + lengths), *sizes_of, case["order"], case["stripe"], 7, case["world"], shard
     )
     seen, sizes, per_rank = [], [], []
     for rank in range(case["world"]):
         batches = 0
         for window in range(made.n_windows):
-            runs, edges = made.span(case["epoch"], window, rank)
-            run, token = positions(runs)
-            tokens = np.stack([runs.example[run], token], 1)
+            spans, edges = made.window_plan(case["epoch"], window, rank)
+            run, token = positions(spans)
+            tokens = np.stack([spans.example[run], token], 1)
             assert len(tokens) == edges[-1] and len(run) == len(tokens)
             order = made.permutation(case["epoch"], window, rank, len(tokens))
             assert sorted(order) == list(range(len(tokens)))
@@ -89,13 +89,17 @@ def test_every_token_once_in_equal_batches_on_equal_ranks(case):
 def test_streamed_ranks_read_different_shards():
     """Each rank has a contiguous part of the shards' order, so that a shard is read by two ranks at most."""
     shard = np.repeat(np.arange(8), 10)
-    runs = Runs(np.arange(80), np.zeros(80, int), np.full(80, 4))
-    made = EpochPlan(runs, 16, 32, "shards", seed=3, world=4, shard=shard)
+    spans = Spans(np.arange(80), np.zeros(80, int), np.full(80, 4))
+    made = EpochPlan(spans, 16, 32, "shards", seed=3, world=4, shard=shard)
     per_rank = [
-        {int(s) for w in range(made.n_windows) for s in shard[made.span(0, w, rank).runs.example]} for rank in range(4)
+        {int(s) for w in range(made.n_windows) for s in shard[made.window_plan(0, w, rank).spans.example]}
+        for rank in range(4)
     ]
     assert sum(map(len, per_rank)) <= 8 + 3
-    orders = [[int(shard[e]) for w in range(made.n_windows) for e in made.span(0, w, r).runs.example] for r in range(4)]
+    orders = [
+        [int(shard[e]) for w in range(made.n_windows) for e in made.window_plan(0, w, r).spans.example]
+        for r in range(4)
+    ]
     assert all(sum(a != b for a, b in itertools.pairwise(o)) == len(set(o)) - 1 for o in orders), "each shard once"
 
 
@@ -262,7 +266,7 @@ def test_a_foreign_shard_is_named_when_streamed(tmp_path):
 
 
 def test_foreign_tars_are_not_streamed(tmp_path):
-    """Guards against reading the wrong member: their names say nothing about image numbers."""
+    """Guards against reading the wrong entry: entry names say nothing about image numbers."""
     tar = record(tmp_path / "data", examples_per_shard=10) / "layer-01" / "000000.tar"
     store = ActivationStore(index_foreign(tmp_path / "foreign", {1: [tar]}))
     assert TokenStream(store, 1, 8).n_tokens == 10 * 17
@@ -273,8 +277,10 @@ def test_foreign_tars_are_not_streamed(tmp_path):
 def test_each_shard_is_opened_once_an_epoch_when_streamed(store, monkeypatch):
     """Guards against reading a shard anew wherever a window ends within an image."""
     opened = []
-    made = Members.__init__
-    monkeypatch.setattr(Members, "__init__", lambda self, url, *rest: (opened.append(url), made(self, url, *rest))[1])
+    made = ShardEntries.__init__
+    monkeypatch.setattr(
+        ShardEntries, "__init__", lambda self, url, *rest: (opened.append(url), made(self, url, *rest))[1]
+    )
     stream = TokenStream(store, 1, 10, window=50, tokens="all", reader="streamed")
     for _ in stream.batches(0, stream.n_batches):
         pass
@@ -286,10 +292,10 @@ def test_another_thread_ends_the_stream_while_a_window_is_read(store, monkeypatc
     reading, closing = threading.Event(), threading.Event()
     read = MappedRows._fill
 
-    def slow(self, files, runs, rows):
+    def slow(self, files, spans, rows):
         reading.set()
         assert closing.wait(20)
-        return read(self, files, runs, rows)
+        return read(self, files, spans, rows)
 
     monkeypatch.setattr(MappedRows, "_fill", slow)
     batches = TokenStream(store, 1, 10).batches(closing=closing)

@@ -25,9 +25,9 @@ def fill(writing, big=False):
             for i in writing.examples_of(shard):
                 buffer[:] = i
                 acts = {2: buffer[: 3 + i], 5: buffer[: 3 + i]}
-                labels, shares = np.arange(3 + i, dtype=np.uint16) + i, np.full(3 + i, i / 8, np.float16)
-                out.add(i, acts, {"path": f"{i}"}, *((labels, shares) if writing.manifest.labels else ()))
-                buffer[:], labels[:], shares[:] = -1, 9, 9
+                labels, fractions = np.arange(3 + i, dtype=np.uint16) + i, np.full(3 + i, i / 8, np.float16)
+                out.add(i, acts, {"path": f"{i}"}, *((labels, fractions) if writing.manifest.labels else ()))
+                buffer[:], labels[:], fractions[:] = -1, 9, 9
     return ActivationStore(writing.finish())
 
 
@@ -44,9 +44,9 @@ def test_labels_of_images_that_differ_in_their_grid(tmp_path):
     store = fill(writer(tmp_path / "data", labels=LABELS))
     expected = np.concatenate([np.arange(3 + i) + i for i in range(4)])
     np.testing.assert_array_equal(store.token_labels, expected)
-    shares = np.load(tmp_path / "data" / "token_shares.npy")
-    np.testing.assert_array_equal(shares, np.repeat(np.arange(4) / 8, [3, 4, 5, 6]))
-    assert shares.dtype == np.float16
+    fractions = np.load(tmp_path / "data" / "token_fractions.npy")
+    np.testing.assert_array_equal(fractions, np.repeat(np.arange(4) / 8, [3, 4, 5, 6]))
+    assert fractions.dtype == np.float16
     assert store.manifest.labels == {"method": "majority", "classes": {"3": "sky"}}
 
 
@@ -59,8 +59,8 @@ def test_labels_are_part_of_what_the_contents_are(tmp_path):
 
 def test_labels_for_all_images_or_for_none(tmp_path):
     acts = {layer: np.zeros((2, 8), np.float16) for layer in (2, 5)}
-    labels, shares = np.zeros(2, np.uint16), np.zeros(2, np.float16)
-    for number, (knobs, given) in enumerate([({}, (labels, shares)), ({"labels": LABELS}, ())]):
+    labels, fractions = np.zeros(2, np.uint16), np.zeros(2, np.float16)
+    for number, (knobs, given) in enumerate([({}, (labels, fractions)), ({"labels": LABELS}, ())]):
         with (
             pytest.raises(AssertionError, match="labels for all"),
             writer(tmp_path / f"{number}", **knobs).shard(0) as out,

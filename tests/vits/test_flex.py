@@ -72,7 +72,7 @@ def test_a_turned_picture_gets_the_turned_grid(width, height, most):
 @settings(max_examples=100, deadline=None)
 def test_padding_never_fills_a_patch_and_keeps_the_aspect(width, height, most, patch):
     transform = FlexTransform(most, patch, *HALF, fit="pad").at(width, height)
-    top, left, h, w = transform.place(width, height)
+    top, left, h, w = transform.covered(width, height)
     below, right = transform.size[0] - top - h, transform.size[1] - left - w
     assert 0 <= top <= below < patch and 0 <= left <= right < patch, "centred, less than a patch at each side"
     assert top == below == 0 or left == right == 0, "one direction is filled"
@@ -91,7 +91,7 @@ def test_masks_cover_the_pixels_that_the_picture_covers(width, height, fit, seed
     covered = mask != VOID
     assert (fit == "pad" or covered.all()) and (seen[~covered] == 0).all()
     at = transform.at(width, height)
-    (top, left, h, w), box = at.place(width, height), at.box(width, height)
+    (top, left, h, w), box = at.covered(width, height), at.box(width, height)
     clear = np.ix_(~on_an_edge(box[1], box[3], h), ~on_an_edge(box[0], box[2], w))
     one, two = mask[top : top + h, left : left + w], np.rint(seen[top : top + h, left : left + w] * 255)
     assert np.array_equal(one[clear], two[clear])
@@ -114,7 +114,7 @@ def test_crop_loses_the_overhang_and_stretch_nothing():
         for fit in ("stretch", "crop"):
             transform = FlexTransform(256, 16, *HALF, fit=fit).at(width, height)
             left, top, right, bottom = transform.box(width, height)
-            assert transform.place(width, height) == (0, 0, *transform.size)
+            assert transform.covered(width, height) == (0, 0, *transform.size)
             if fit == "stretch":
                 assert (left, top, right, bottom) == (0, 0, width, height)
             else:

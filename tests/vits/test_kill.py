@@ -29,7 +29,7 @@ def test_killed_at_ten_random_moments(nursery, photos, tmp_path):
         root = tmp_path / f"{trial}"
         assert nursery.run(call, photos, root, root=root, at=at)["killed"]
         half_shards += bool(list(root.rglob("*.part")))
-        assert not recording(photos, root).complete()
+        assert not recording(photos, root).recorded()
         again = nursery.run(call, photos, root, root=root)
         assert not again["error"], again["error"]
         assert contents(root) == whole, f"killed at moment {at}"

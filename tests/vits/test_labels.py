@@ -25,13 +25,13 @@ VITS = {
 def test_each_stored_token_has_its_label(photos, tmp_path, kind):
     vit, images = VITS[kind], MaskedPhotos(root=str(photos))
     directory = recording(photos, tmp_path, vit=vit, images=images, tokens=["cls", "registers", "patches"]).run(False)
-    labels, shares = np.load(directory / "token_labels.npy"), np.load(directory / "token_shares.npy")
+    labels, fractions = np.load(directory / "token_labels.npy"), np.load(directory / "token_fractions.npy")
     table, transform, at = ActivationStore(directory).examples, vit.load().transform, 0
     for row in table.iter_rows(named=True):
         index, n = images.paths().index(row["key"]), row["n_tokens"]
         grid = row["grid_h"], row["grid_w"]
         assert n == 2 + grid[0] * grid[1]
-        mine, certain = labels[at : at + n], shares[at : at + n]
+        mine, certain = labels[at : at + n], fractions[at : at + n]
         assert (mine[:2] == VOID).all() and (certain[:2] == 0).all(), "cls and registers"
         if index % 5 == 4:
             assert (mine == VOID).all() and (certain == 0).all(), "no mask"
@@ -40,7 +40,7 @@ def test_each_stored_token_has_its_label(photos, tmp_path, kind):
             expected, share = patch_labels(mask, grid, images.labelling)
             assert np.array_equal(mine[2:], expected) and np.array_equal(certain[2:], share)
         at += n
-    assert at == len(labels) == len(shares)
+    assert at == len(labels) == len(fractions)
     named = labels[labels != VOID]
     assert len(np.unique(named)) > 40 and named.min() >= 300
 

@@ -26,7 +26,7 @@ def test_resumed_equals_uninterrupted(photos, tmp_path, monkeypatch, after):
     stopped = recording(photos, tmp_path / "stopped")
     with pytest.raises(RuntimeError, match="the machine is gone"):
         stopped.run(False)
-    assert not stopped.complete()
+    assert not stopped.recorded()
     assert not list(stopped.directory().rglob("*.part")), "no half shard is left"
     with pytest.raises(ValueError, match="incomplete"):
         ActivationStore(stopped.directory())
@@ -39,7 +39,7 @@ def test_parts_make_the_same_dataset(photos, tmp_path, capfd):
     for part in ("2/3", "0/3"):
         recording(photos, tmp_path / "parts", part=part).run()
         assert "complete when the other parts are" in " ".join(capfd.readouterr().err.split())
-    assert not recording(photos, tmp_path / "parts").complete()
+    assert not recording(photos, tmp_path / "parts").recorded()
     assert contents(recording(photos, tmp_path / "parts", part="1/3").run(False)) == contents(whole)
 
 
@@ -62,6 +62,6 @@ def test_ctrl_c_leaves_what_can_be_gone_on_with(photos, tmp_path, capfd):
     said = " ".join(capfd.readouterr().err.split())
     assert "Interrupted." in said and "of 4 shards are left; the same command goes on from there" in said
     later = recording(photos, tmp_path / "cut", batch_size=1)
-    assert not later.complete() and not list(later.directory().rglob("*.part"))
+    assert not later.recorded() and not list(later.directory().rglob("*.part"))
     assert contents(later.run(False)).keys() == contents(whole).keys()
     assert ActivationStore(later.directory()).manifest.n_tokens == N * 16

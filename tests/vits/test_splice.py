@@ -9,10 +9,10 @@ from vits.test_backbone import BACKBONES, pictures
 from saev.images import FolderImages
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.vits import MicroVit
+from saev.vits.activation_site import ActivationSite, site_of
 from saev.vits.hooks import HOOKS
+from saev.vits.image_batches import image_batches
 from saev.vits.outputs import outputs
-from saev.vits.picture_batches import image_batches
-from saev.vits.place import Place, place_of
 from saev.vits.splice import Spliced, splice_fidelity
 
 
@@ -52,12 +52,12 @@ def test_identity_changes_nothing_and_rank_zero_is_mean_ablation(backbone, hook)
     layer = backbone.depth - 1 if hook == "norm" else 1
     images = pictures(backbone)
     mean = mean_at(backbone, images, layer, hook)
-    place = Place(layer, hook, "patches")
+    site = ActivationSite(layer, hook, "patches")
     rows = splice_fidelity(
         backbone,
         {
-            "identity": Spliced(Identity(backbone.d_model), place, mean),
-            "zero": Spliced(rank_zero(mean), place, mean),
+            "identity": Spliced(Identity(backbone.d_model), site, mean),
+            "zero": Spliced(rank_zero(mean), site, mean),
         },
         [images[:1], images[1:]],
     )
@@ -88,7 +88,7 @@ def test_numbers_are_those_of_a_forward_by_hand():
     mean = torch.full((32,), 0.1)
     row = splice_fidelity(
         backbone,
-        {"x": Spliced(sae, Place(1, "resid_post", "patches"), mean)},
+        {"x": Spliced(sae, ActivationSite(1, "resid_post", "patches"), mean)},
         [images[:3], images[3:]],
         ("mean", "zero"),
         head,
@@ -128,11 +128,11 @@ def test_numbers_are_those_of_a_forward_by_hand():
 def test_tokens_outside_the_selection_stay_as_they_are(tokens):
     """The last block's output is what is put there: what is not chosen is the clean run's."""
     backbone = MicroVit(registers=2).load()
-    place, images, seen = Place(3, "resid_post", tokens), pictures(backbone), {}
+    site, images, seen = ActivationSite(3, "resid_post", tokens), pictures(backbone), {}
     chosen = {"cls": ["cls"], "special": ["cls", "registers"], "patches": ["patches"]}.get(
         tokens, ["cls", "registers", "patches"]
     )
-    row = splice_fidelity(backbone, {"x": Spliced(Identity(32), place, torch.zeros(32))}, [images])["x"]
+    row = splice_fidelity(backbone, {"x": Spliced(Identity(32), site, torch.zeros(32))}, [images])["x"]
     for role in ("cls", "registers", "patches"):
         seen[role] = row[f"mean_error_{role}"]
     assert {role for role, error in seen.items() if error > 0} == {*chosen}
@@ -152,9 +152,9 @@ def test_pictures_of_their_own_grid_are_spliced_too(photos):
     backbone, images = vit.load(), FolderImages(root=str(photos), name="birds")
     batches = list(image_batches(backbone, images, range(23), batch_size=4))
     assert sum(map(len, batches)) == 23 and len({batch.shape[2:] for batch in batches}) > 1
-    place, mean = Place(1, "resid_post", "patches"), torch.zeros(32)
+    site, mean = ActivationSite(1, "resid_post", "patches"), torch.zeros(32)
     rows = splice_fidelity(
-        backbone, {"a": Spliced(Identity(32), place, mean), "b": Spliced(rank_zero(mean), place, mean)}, batches
+        backbone, {"a": Spliced(Identity(32), site, mean), "b": Spliced(rank_zero(mean), site, mean)}, batches
     )
     assert rows["a"]["splice_error_cls"] == 0 < rows["b"]["splice_error_cls"]
     assert rows["b"]["splice_recovered_cls"] == pytest.approx(0, abs=1e-6)
@@ -184,15 +184,15 @@ def config(vit, **more):
 
 def test_its_config_says_where_it_belongs():
     vit = MicroVit()
-    place = place_of("it", config(vit), vit.identity(), vit.shape())
-    assert place == Place(2, "resid_pre", "patches")
+    site = site_of("it", config(vit), vit.identity(), vit.shape())
+    assert site == ActivationSite(2, "resid_pre", "patches")
     renamed = MicroVit(name="other")  # the weights count, not the name
-    assert place_of("it", config(vit), renamed.identity(), renamed.shape()) == place
+    assert site_of("it", config(vit), renamed.identity(), renamed.shape()) == site
 
 
 def test_pictures_of_another_size_are_warned_of(caplog):
     small, large = MicroVit(img_size=32), MicroVit(img_size=64)
-    place_of("it", config(small), large.identity(), large.shape())
+    site_of("it", config(small), large.identity(), large.shape())
     assert "image_size: [32, 32] and [64, 64]" in caplog.text
 
 
@@ -214,21 +214,21 @@ REFUSED = {
 def test_a_dictionary_of_another_place_is_refused(case):
     more, vit, says = REFUSED[case]
     if says is None:  # cls alone makes up the special tokens here
-        assert place_of("it", config(MicroVit(), **more), vit.identity(), vit.shape()).tokens == "special"
+        assert site_of("it", config(MicroVit(), **more), vit.identity(), vit.shape()).tokens == "special"
         return
     with pytest.raises(ValueError, match=says):
-        place_of("it", config(MicroVit(), **more), vit.identity(), vit.shape())
+        site_of("it", config(MicroVit(), **more), vit.identity(), vit.shape())
 
 
 def test_tokens_that_the_backbone_lacks_are_refused():
     vit = MicroVit(cls_token=False)
     with pytest.raises(ValueError, match=r"tokens=cls.*none of cls"):
-        place_of("it", config(vit, token_roles="cls"), vit.identity(), vit.shape())
+        site_of("it", config(vit, token_roles="cls"), vit.identity(), vit.shape())
 
 
 def test_places_that_nothing_goes_on_from_are_refused():
     backbone = MicroVit().load()
-    one = Spliced(Identity(32), Place(1, "norm", "patches"), torch.zeros(32))
+    one = Spliced(Identity(32), ActivationSite(1, "norm", "patches"), torch.zeros(32))
     with pytest.raises(ValueError, match=r"hook=norm at layer=1.*block 3"):
         splice_fidelity(backbone, {"x": one}, [pictures(backbone)])
     with pytest.raises(ValueError, match="references=median"):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int64, Integer
 from saev.probing.data.classes import Classes, patch_labels
 from saev.shards import ActivationStore
 from saev.shards.manifest import VOID
-from saev.shards.selection import Runs, per_image, per_label
+from saev.shards.selection import Spans, per_image, per_label
 
 LabelValues = Int64[np.ndarray, " batch"] | Bool[np.ndarray, "batch classes"]
 
@@ -45,7 +45,7 @@ class Labels(Protocol):
         """The labels of tokens, given their images and their positions among the images' stored tokens."""
         ...
 
-    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
         """Tokens of each class among those selected."""
         ...
 
@@ -81,7 +81,7 @@ class TokenLabels:
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
         return self.classes.numbers(self.labels[self.first[example] + token])
 
-    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
         return per_label(runs, self.tokens, self.labels)[list(self.classes.ids)]
 
 
@@ -116,7 +116,7 @@ class ImageLabels:
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
         return self.table[example]
 
-    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
         tokens = per_image(runs, len(self.table))
         if not self.exclusive:
             return tokens @ self.table.astype(np.int64)

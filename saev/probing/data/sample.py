@@ -13,7 +13,7 @@ from torch import Tensor
 from saev.probing.data.classes import Classes, classes_of, patch_labels
 from saev.probing.data.labels import TokenLabels
 from saev.shards import ActivationStore, open_stream
-from saev.shards.selection import Runs, per_image, select
+from saev.shards.selection import Spans, per_image, select
 
 BATCH = 4096  # tokens read at a time
 TRAIN = "train"  # in place of a directory: the recording that an SAE is trained on
@@ -93,7 +93,7 @@ def draw(
 
 def _select(
     store: ActivationStore, layer: int, tokens: str, images: Int64[np.ndarray, " images"], classes: Classes
-) -> Runs:
+) -> Spans:
     """The tokens of some images that are of these classes."""
     ignored = TokenLabels(store, layer, classes).ignored
     return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(ignored), ignored)

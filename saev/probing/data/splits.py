@@ -14,7 +14,7 @@ from saev.probing.data.labels import Labels, LabelValues, TokenLabels
 from saev.probing.data.sources import Split
 from saev.probing.settings import ProbeSettings
 from saev.shards import ActivationStore
-from saev.shards.selection import Runs, positions, select
+from saev.shards.selection import Spans, positions, select
 from saev.shards.split import split_images
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class PermutedLabels:
         n_tokens = np.maximum(self.tokens[other] - self.start, 1)
         return self.labels.of(other, self.start + (token - self.start) % n_tokens)
 
-    def counts(self, runs: Runs) -> Int64[np.ndarray, " classes"]:
+    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
         """Tokens of each class among those selected."""
         run, token = positions(runs)
         values = self.of(runs.example[run], token)

@@ -1,4 +1,4 @@
-"""What a recording says while it runs."""
+"""Messages and the progress bar of a recording."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,21 +7,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 
-def say(console: Console, text: str) -> None:
-    """A line of plain text: paths and errors are full of brackets that rich would take for markup."""
+def print_line(console: Console, text: str) -> None:
+    """Print plain text: rich would take brackets in paths and errors for markup."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def report(console: Console, skipped: Sequence[str], shown: int = 10) -> None:
-    """List the images that could not be read."""
+def print_skipped(console: Console, skipped: Sequence[str], shown: int = 10) -> None:
+    """Print the errors of images that could not be read, at most `shown`."""
     if skipped:
-        say(console, f"Skipped {len(skipped)} unreadable images (column `error` of examples.parquet lists them):")
+        print_line(
+            console, f"Skipped {len(skipped)} unreadable images (column `error` of examples.parquet lists them):"
+        )
         for error in [*skipped[:shown], *([f"and {len(skipped) - shown} more"] if len(skipped) > shown else [])]:
-            say(console, f"  {error}")
+            print_line(console, f"  {error}")
 
 
 class ImageBar:
-    """Images done, images/s and the time that is left; a single line at the end where there is no terminal."""
+    """A bar with images done, images/s and the remaining time; one line at the end without a terminal."""
 
     def __init__(self, console: Console, what: str, total: int, shown: bool):
         columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
@@ -30,10 +32,10 @@ class ImageBar:
         self.task = self.bar.add_task(what, total=total, rate="")
 
     def advance(self, n: int) -> None:
-        """So many more images are done."""
+        """Advance the bar by n images."""
         self.bar.advance(self.task, n)
-        seen = self.bar.tasks[0]
-        self.bar.update(self.task, rate=f"{seen.completed / max(seen.elapsed or 0, 1e-3):.1f} images/s")
+        task = self.bar.tasks[0]
+        self.bar.update(self.task, rate=f"{task.completed / max(task.elapsed or 0, 1e-3):.1f} images/s")
 
     def __enter__(self) -> "ImageBar":
         self.bar.start()

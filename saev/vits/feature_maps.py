@@ -1,7 +1,7 @@
 """Hierarchical models of timm (CNNs, Swin, TinyViT, ...): the feature map of a stage is a grid of tokens.
 
-A stage is what timm's `features_only` calls a feature level: 0 is the finest (the stem of a ResNet, at half the picture's
-size), the last the coarsest. Each has its own width and grid, so one recording holds one of them.
+A stage is a feature level of timm's `features_only`: 0 is the finest (the stem of a ResNet, at half the image's size),
+the last the coarsest. Stages differ in width and grid, so a recording contains one of them.
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ class FeatureMaps:
     model: Any
 
     def read(self, images: Tensor, layers: Sequence[int], hook: str) -> dict[int, Tensor]:
-        """The maps of these stages as [batch, h * w, channels]; stages deeper than needed do not run."""
+        """The maps of these stages as [batch, h * w, channels]; deeper stages do not run."""
         if hook != "resid_post":
             raise ValueError(
-                f"record.hook={hook}: {self.name} has feature maps only, what a stage puts out; use record.hook=resid_post."
+                f"record.hook={hook}: of {self.name} only the outputs of stages can be recorded; use record.hook=resid_post."
             )
         maps = stage_maps(self.model, images, layers)
         return {layer: value.flatten(2).transpose(1, 2) for layer, value in zip(layers, maps, strict=True)}
 
 
 def of_stages(model: Any, arch: str, image_size: tuple[int, int]) -> FeatureMaps:
-    """The stages of a timm model at a size in pixels, found by running it (a model on the meta device costs nothing).
+    """The stages of a timm model at a size in pixels, found by running it (free of cost on the meta device).
 
     Raises ValueError where the model has no stages, or cannot take the size.
     """
@@ -56,13 +56,13 @@ def of_stages(model: Any, arch: str, image_size: tuple[int, int]) -> FeatureMaps
 
 
 def stage_maps(model: Any, images: Tensor, layers: Sequence[int]) -> list[Tensor]:
-    """The maps [batch, channels, h, w] of these stages, as timm hands them out to detectors."""
+    """The maps [batch, channels, h, w] of these stages, as timm's feature extractors return them."""
     return model.forward_intermediates(
         images, indices=list(layers), norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
     )
 
 
 def stage_shape(value: Tensor, image_size: tuple[int, int], stride: int, depth: int) -> VitShape:
-    """The shape of a backbone whose tokens are the cells of this map, `stride` pixels apart."""
+    """The shape of a backbone whose tokens are the cells of this map, with `stride` pixels between cells."""
     _, width, h, w = value.shape
     return VitShape(width, depth, 0, 0, (h, w), image_size, stride)

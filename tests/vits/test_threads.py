@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from saev.vits.loading import WriteBehind, default_workers, load_ahead
+from saev.vits.threads import WriteBehind, default_workers, load_ahead
 
 
 def test_results_come_in_order_whatever_takes_longest():

@@ -85,7 +85,7 @@ def test_nothing_readable_is_an_error(tmp_path):
     stopped = recording(tmp_path / "bad", tmp_path / "acts")
     with pytest.raises(ValueError, match=r"none of the 4 images could be read"):
         stopped.run(False)
-    assert not stopped.complete()
+    assert not stopped.recorded()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
@@ -103,7 +103,7 @@ def test_values_that_cannot_be_stored_stop_with_the_remedy(photos, tmp_path, mon
         ValueError, match=r"'.*png'.*record\.dtype=float32" if value == 1e5 else r"'.*png' has NaN or infinite"
     ):
         stopped.run(False)
-    assert not stopped.complete() and not list(tmp_path.rglob("*.tar"))
+    assert not stopped.recorded() and not list(tmp_path.rglob("*.tar"))
     if value == 1e5:
         store = ActivationStore(recording(photos, tmp_path, dtype="float32").run(False))
         assert store.read(3, 0)[4, 7] == 1e5

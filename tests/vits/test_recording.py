@@ -8,7 +8,7 @@ import torch
 from vits.micro_recordings import contents, recording
 
 from saev.images import FolderImages
-from saev.vits import MicroVit, precheck
+from saev.vits import MicroVit, recording_plan
 
 
 def test_a_complete_recording_is_returned_at_once(photos, tmp_path, monkeypatch):
@@ -16,7 +16,7 @@ def test_a_complete_recording_is_returned_at_once(photos, tmp_path, monkeypatch)
     before = contents(directory)
     monkeypatch.setattr(MicroVit, "load", None)
     again = recording(photos, tmp_path, batch_size=5)
-    assert again.complete() and again.run(False) == directory
+    assert again.recorded() and again.run(False) == directory
     assert contents(directory) == before
 
 
@@ -88,7 +88,9 @@ def test_missing_images_and_weights_are_told_at_once(tmp_path):
 def test_a_disk_that_is_too_small_is_refused_before_the_start(photos, tmp_path, monkeypatch):
     needed = recording(photos, tmp_path).plan.n_bytes
     disk = {"free": needed - 1}
-    monkeypatch.setattr(precheck.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, disk["free"]))
+    monkeypatch.setattr(
+        recording_plan.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 0, disk["free"])
+    )
     with pytest.raises(ValueError, match=r"record\.root=.* GB free.*record\.dtype=float16"):
         recording(photos, tmp_path).run(False)
     disk["free"] = needed

@@ -66,7 +66,7 @@ def test_stages_are_recorded_with_a_width_and_grid_of_their_own(photos, tmp_path
         expected = model.layer3(model.layer2(model.layer1(model.maxpool(model.act1(model.bn1(model.conv1(x)))))))
     torch.testing.assert_close(torch.from_numpy(store.read(3, place).copy()), expected[0].flatten(1).T)
     coarser = recording(photos, tmp_path, vit=vit, layers=4, **sizes)
-    assert coarser.plan.shape.d_model == 512 and coarser.directory() != store.root and not coarser.complete()
+    assert coarser.plan.shape.d_model == 512 and coarser.directory() != store.root and not coarser.recorded()
     assert store.manifest.n_tokens == N * 16
 
 

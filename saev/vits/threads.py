@@ -1,6 +1,6 @@
-"""Two small pieces of concurrency: read ahead with threads, and write behind with one.
+"""Reading ahead with several threads, and writing behind with one.
 
-Threads, not processes: PIL decodes and resizes outside Python's lock, and nothing has to be pickled or copied.
+Threads, not processes: PIL decodes and resizes without the GIL, and nothing has to be pickled or copied.
 """
 
 import os
@@ -15,17 +15,17 @@ R = TypeVar("R")
 
 
 def default_workers() -> int:
-    """Decoding threads where nobody says how many: one for each core that this process may use, 16 at most.
+    """The default number of decoding threads: one for each core that this process may use, at most 16.
 
-    They sleep while enough is loaded ahead, so on a CPU they take from the forward passes what decoding costs and no
-    more; a GPU needs all the cores to be fed. torch keeps its own threads: the forward pass is the larger part.
+    They sleep while enough images are loaded ahead, so on a CPU they slow the forward passes by the cost of decoding
+    only; a GPU needs all cores for decoding. torch's own threads stay: the forward pass is the larger part.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux: a Slurm job has fewer cores than the machine
     return min(MOST_WORKERS, len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def load_ahead(load: Callable[[T], R], items: Iterable[T], n_workers: int, ahead: int) -> Generator[R, None, None]:
-    """`load(item)` of each item, in order, with up to `ahead` of them in the making in `n_workers` threads."""
+    """`load(item)` of each item, in order; up to `ahead` calls are queued or running in `n_workers` threads."""
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="load")
     waiting: deque[Future[R]] = deque()
     try:
@@ -40,17 +40,17 @@ def load_ahead(load: Callable[[T], R], items: Iterable[T], n_workers: int, ahead
 
 
 class WriteBehind:
-    """Runs one call at a time in a thread; the next waits for it, and so does the end of the `with` block.
+    """Runs one call at a time in a thread; the next call and the end of the `with` block wait for it.
 
-    An error of a call is raised by the next one, or at the end; after an error in the block the call in progress
-    is still waited for, so that what it writes to can be closed.
+    An error of a call is raised by the next call or at the end. After an error in the block the running call is waited
+    for as well, so that the file it writes can be closed.
     """
 
     def __init__(self):
         self.pool, self.last = ThreadPoolExecutor(1, thread_name_prefix="write"), None
 
     def do(self, call: Callable[..., None], *args: Any) -> None:
-        """Start `call(*args)` as soon as the one before is done."""
+        """Wait for the previous call, then start `call(*args)`."""
         self._settle()
         self.last = self.pool.submit(call, *args)
 

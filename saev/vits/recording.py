@@ -1,0 +1,204 @@
+"""A recording: images through a backbone at chosen layers, checked before it starts, resumed after an interruption."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from saev.device import check_device, resolve_device
+from saev.images.source import ImageSource
+from saev.locks import exclusive, parse_part, part_of
+from saev.settings import bounded, check
+from saev.shards import ActivationStore, Manifest, RecordingWriter, fingerprint
+from saev.vits.image_loader import ImageLoader
+from saev.vits.recording_pass import RecordingPass
+from saev.vits.recording_plan import RecordingPlan, as_tuple, check_disk
+from saev.vits.recording_progress import print_line, print_skipped
+from saev.vits.source import VitSource
+from saev.vits.threads import default_workers
+
+
+def record(
+    images: ImageSource,
+    vit: VitSource,
+    layers: Sequence[int] | int,
+    *,
+    root: str | os.PathLike = "outputs/activations",
+    progress: bool = True,
+    **settings: Any,
+) -> ActivationStore:
+    """Record activations of these layers (block indices; negative ones count from the last) in a folder below `root`.
+
+    Returns at once if they are recorded already, and resumes what was interrupted. `settings` are the other fields of
+    `Recording`. Raises ValueError naming the setting and the remedy.
+    """
+    return ActivationStore(Recording(images=images, vit=vit, layers=layers, root=root, **settings).run(progress))
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """Activations to record below `root`; conf/record explains the fields."""
+
+    images: ImageSource
+    vit: VitSource
+    layers: Sequence[int] | int | None
+    root: str | os.PathLike
+    hook: Literal["resid_post", "resid_pre", "attn", "mlp", "norm"] = "resid_post"
+    tokens: Sequence[str] | str = ("patches",)
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    order: Literal["shuffled", "sorted"] = "shuffled"
+    seed: int = 0
+    batch_size: int = bounded(32, at_least=1)
+    n_workers: int | None = bounded(None, at_least=1)
+    shard_mb: float = bounded(128, above=0)
+    on_error: Literal["skip", "stop"] = "skip"
+    part: str = "0/1"
+    device: str = "auto"
+    autocast: Literal["bfloat16", "float16", False] = "bfloat16"
+
+    def check(self) -> None:
+        """Raise ValueError, within seconds, for every foreseeable problem; fetches the demo's files."""
+        check(self, "record.")
+        check_device(self.device, "record.device")
+        parse_part(self.part)
+        if not message_of(self.images.check) and self.recorded():
+            return  # the weights are not needed any more
+        problems = [problem for source in (self.vit, self.images) if (problem := message_of(source.check))]
+        if problems:  # report both at once
+            raise ValueError("\n".join(problems))
+        check_disk(Path(self.root), self.directory(), self.plan.n_bytes)
+
+    @cached_property
+    def plan(self) -> RecordingPlan:
+        """Contents and sizes of the recording, found without loading weights."""
+        layers, tokens = as_tuple(self.layers), as_tuple(self.tokens)
+        return RecordingPlan(self.images, self.vit, layers, tokens, self.hook, self.dtype, self.order, self.seed)
+
+    def directory(self) -> Path:
+        """The recording's directory: named by images, backbone and a hash of its meaning."""
+        name = re.sub(r"[^\w.-]+", "_", f"{self.images.name}-{self.vit.name}")
+        return Path(self.root) / f"{name}-{fingerprint(self.plan.meaning)[:8]}"
+
+    def recorded(self) -> Path | None:
+        """A complete recording of the same meaning that contains all requested layers; None if there is none."""
+
+        def without_layers(meaning: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: value for key, value in meaning.items() if key != "layers"}
+
+        directory, meaning = self.directory(), without_layers(self.plan.meaning)
+        others = sorted(Path(self.root).glob(f"{directory.name[:-8]}????????/manifest.json"))
+        for path in [directory / "manifest.json", *others]:
+            if not path.is_file():
+                continue
+            stored = Manifest.load(path.parent)
+            if (
+                stored.complete
+                and without_layers(stored.meaning) == meaning
+                and {*self.plan.layers} <= {*stored.layers}
+            ):
+                return path.parent
+        return None
+
+    def run(self, progress: bool = True) -> Path:
+        """Record what is missing and return the recording's directory; at once if it is complete.
+
+        With parts, the recording is complete once the last part has run. Ctrl-C keeps all finished shards.
+        """
+        self.check()
+        if recorded := self.recorded():
+            return recorded
+        number, n_parts = parse_part(self.part)
+        with part_of(self._locks, self.directory().name, number, n_parts):
+            return self.recorded() or self._record(progress)
+
+    def _record(self, progress: bool) -> Path:
+        directory, console = self.directory(), Console(stderr=True, quiet=not progress)
+        plan, part = self.plan, parse_part(self.part)
+        writer = RecordingWriter(
+            root=directory,
+            meaning=plan.meaning,
+            n_examples=plan.n_images,
+            examples_per_shard=plan.examples_per_shard(self.shard_mb),
+            layers=plan.layers,
+            roles=plan.roles,
+            d_model=plan.shape.d_model,
+            dtype=self.dtype,
+            labels=plan.labelling.info() if plan.labelling else None,
+        )
+        pending = writer.pending(*part)
+        print_line(console, self._summary(writer, pending))
+        try:
+            skipped = self._fill(writer, pending, console, progress) if pending else []
+        except KeyboardInterrupt:
+            left = f"{len(writer.pending(*part))} of {writer.n_shards} shards are left"
+            print_line(console, f"Interrupted. {left}; run the same command again to resume.")
+            raise
+        print_skipped(console, skipped)
+        with exclusive(self._locks / f"{directory.name}-finish"):  # parts that end together merge one after the other
+            finished = writer.finish()
+        if finished is None:
+            print_line(console, f"Part {self.part} is done; {directory} is complete once the other parts are.")
+        return directory
+
+    @property
+    def _locks(self) -> Path:
+        return Path(self.root) / ".locks"
+
+    @property
+    def _device(self) -> str:
+        return resolve_device(self.device)
+
+    def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> list[str]:
+        recording_pass = self._recording_pass()
+        if writer.needs_calibration:
+            recording_pass.calibrate(writer)
+        return recording_pass.fill(writer, pending, console, progress)
+
+    def _recording_pass(self) -> RecordingPass:
+        half = self.autocast and self._device.startswith("cuda")
+        plan, backbone = self.plan, self.vit.load(self._device)
+        loader = ImageLoader(
+            images=self.images,
+            order=plan.permutation(),
+            transform=backbone.transform,
+            shape=plan.shape,
+            roles=plan.roles,
+            labelling=plan.labelling,
+            on_error=self.on_error,
+        )
+        return RecordingPass(
+            loader=loader,
+            backbone=backbone,
+            shape=plan.shape,
+            layers=plan.layers,
+            hook=self.hook,
+            roles=tuple(plan.roles),
+            dtype=torch.float16 if self.dtype == "float16" else torch.float32,
+            autocast=getattr(torch, str(self.autocast)) if half else None,
+            batch_size=self.batch_size,
+            n_workers=self.n_workers or default_workers(),
+        )
+
+    def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:
+        plan = self.plan
+        at_most = "" if plan.shape.grid else "at most "
+        left = f"; {len(pending)} of {writer.n_shards} shards are left" if len(pending) < writer.n_shards else ""
+        return (
+            f"Recording {plan.n_images:,} images ({self.images.name}) x {at_most}{plan.n_tokens} tokens x {plan.shape.d_model} "
+            f"of {self.vit.name}, layer{'s' * (len(plan.layers) > 1)} {', '.join(map(str, plan.layers))}, on {self._device}: "
+            f"{plan.n_bytes / 1e9:.2g} GB in {writer.root}{left}"
+        )
+
+
+def message_of(check: Callable[[], None]) -> str | None:
+    """The message of the ValueError that a check raises; None where it passes."""
+    try:
+        return check()
+    except ValueError as error:
+        return str(error)
