@@ -31,7 +31,14 @@ def writer_of(recording: Recording, root: Path) -> RecordingWriter:
     plan = recording.plan
     per_shard = plan.examples_per_shard(recording.shard_mb)
     return RecordingWriter(
-        root, plan.meaning, plan.n_images, per_shard, plan.layers, plan.roles, plan.shape.d_model, recording.dtype
+        root,
+        plan.meaning,
+        plan.n_images,
+        per_shard,
+        plan.layers,
+        plan.roles,
+        plan.shape.d_model,
+        recording.settings.dtype,
     )
 
 
@@ -48,13 +55,13 @@ def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]
     """Seconds of the forward passes alone and of the whole recording, for each round."""
     recording_pass: RecordingPass = recording._recording_pass()
     items = [recording_pass.loader(index) for index in range(recording.plan.n_images)]
-    batches = [[items[at] for at in batch] for batch in chunks(range(len(items)), recording.batch_size)]
+    batches = [[items[at] for at in batch] for batch in chunks(range(len(items)), recording.settings.batch_size)]
     alone: list[float] = []
     whole: list[float] = []
 
     def forward() -> None:
         for batch in batches:
-            list(recording_pass._passes(batch, recording.batch_size))
+            list(recording_pass._passes(batch, recording.settings.batch_size))
 
     def record() -> None:
         root = Path(tempfile.mkdtemp(dir=recording.root))

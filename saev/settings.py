@@ -75,7 +75,7 @@ def listed(values: Sequence[Any]) -> str:
     >>> listed(["a"]), listed(["a", "b", "c"])
     ('a', 'a, b or c')
     """
-    texts = [str(value) for value in values]
+    texts = [shown(value) for value in values]
     return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"
 
 
@@ -89,4 +89,4 @@ def shown(value: Any) -> str:
         return "null"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{','.join(shown(each) for each in value)}]"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)

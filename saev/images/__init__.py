@@ -1,4 +1,4 @@
-"""Image sets: folders of one's own, published sets in their own layouts, and the labels of their patches."""
+"""Image sets: any folder, published data sets in their layouts, and the labels of their patches."""
 
 from saev.images.ade20k import Ade20k
 from saev.images.butterflies import Butterflies

@@ -1,4 +1,4 @@
-"""ADE20K as the scene parsing challenge published it: ADEChallengeData2016.zip, 20,210 + 2,000 images, 150 classes.
+"""ADE20K of the scene parsing challenge: ADEChallengeData2016.zip, 20,210 + 2,000 images, 150 classes.
 
 root/images/{training,validation}/*.jpg    root/annotations/{training,validation}/*.png
 root/sceneCategories.txt                   root/objectInfo150.txt
@@ -20,7 +20,7 @@ LAYOUT = (
 
 @dataclass(kw_only=True)
 class Ade20k(MaskedImages):
-    """ADE20K scene parsing: columns `split` and `scene`; ids 1 to 150, and 0 for what nobody labelled."""
+    """ADE20K scene parsing: columns `split` and `scene`; ids 1 to 150, and 0 for unlabelled pixels."""
 
     split: str = "all"
     background: Sequence[int] | int = (0,)
@@ -32,6 +32,6 @@ class Ade20k(MaskedImages):
 
     def listing(self) -> Listing:
         choose("split", self.split, ["all", "training", "validation"])
-        found = segmentation(self, self.split, {"sceneCategories.txt": "scene"}, LAYOUT)
+        listing = segmentation(self, self.split, {"sceneCategories.txt": "scene"}, LAYOUT)
         info = self.folder / "objectInfo150.txt"
-        return replace(found, classes={0: "unlabelled"} | read_classes(info)) if info.is_file() else found
+        return replace(listing, classes={0: "unlabelled"} | read_classes(info)) if info.is_file() else listing

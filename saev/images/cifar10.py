@@ -1,10 +1,11 @@
-"""CIFAR-10's binary version (cifar-10-binary.tar.gz); the Python version is pickles, which are never read.
+"""CIFAR-10's binary version (cifar-10-binary.tar.gz); the Python version consists of pickles, which are never read.
 
-A file is records of 3073 bytes: the class, then 32 x 32 red, green and blue values, row by row.
+A file consists of records of 3073 bytes: the class, then 32 x 32 red, green and blue values, row by row.
 """
 
 import hashlib
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -20,15 +21,15 @@ FILES = {"train": tuple(f"data_batch_{n}.bin" for n in range(1, 6)), "test": ("t
 CLASSES = "batches.meta.txt"
 REMEDY = (
     "unpack cifar-10-binary.tar.gz and give its folder, images.root=/data/cifar-10-batches-bin (the Python version, "
-    "cifar-10-batches-py, is pickles, which are not read)."
+    "cifar-10-batches-py, consists of pickles, which are not read)."
 )
 
 
 @dataclass(kw_only=True)
 class Cifar10(ImageSource):
-    """CIFAR-10: 32 x 32 photos of 10 classes; columns class, class_id and split. A key is file/number of the record."""
+    """CIFAR-10: 32 x 32 photos of 10 classes; columns class, class_id and split. A key is file/record number."""
 
-    root: str | None
+    root: str | os.PathLike | None = field(kw_only=False)
     split: str = "all"
     name: str = "cifar10"
 
@@ -37,7 +38,7 @@ class Cifar10(ImageSource):
         return "cifar10"
 
     def check(self) -> None:
-        assert self.paths(), "the files hold at least a record each"
+        assert self.paths(), "every file has at least one record"
 
     @property
     def folder(self) -> Path:
@@ -46,7 +47,7 @@ class Cifar10(ImageSource):
 
     @cached_property
     def _class_ids(self) -> dict[str, np.ndarray]:
-        """The classes of each file's records; ValueError where a file is missing or is none of CIFAR-10's."""
+        """The classes of each file's records; ValueError where a file is missing or not one of CIFAR-10's."""
         choose("split", self.split, [*FILES, "all"])
         files = [file for split, files in FILES.items() if self.split in ("all", split) for file in files]
         require(root_folder(self.root, REMEDY), [*files, CLASSES], REMEDY)
@@ -57,7 +58,7 @@ class Cifar10(ImageSource):
         records = np.fromfile(self.folder / file, np.uint8)[: size - size % RECORD].reshape(-1, RECORD)
         if not size or size % RECORD or records[:, 0].max() >= n_classes:
             why = (
-                f"{size} bytes are no records of {RECORD}"
+                f"its {size} bytes are not records of {RECORD}"
                 if size % RECORD or not size
                 else f"more than {n_classes} classes"
             )
@@ -80,7 +81,7 @@ class Cifar10(ImageSource):
 
     @cached_property
     def _digest(self) -> str:
-        total = hashlib.sha256()  # of the contents: their sizes are those of any other such file
+        total = hashlib.sha256()  # of the contents, because the sizes are always the same
         for file in self._class_ids:
             with open(self.folder / file, "rb") as records:
                 total.update(hashlib.file_digest(records, "sha256").digest())
@@ -88,11 +89,11 @@ class Cifar10(ImageSource):
 
     def open(self, index: int) -> Image.Image:
         file, number = self.paths()[index].split("/")
-        with open(self.folder / file, "rb") as records:  # its own handle: threads open at once
+        with open(self.folder / file, "rb") as records:  # a handle per call, as threads read at the same time
             records.seek(int(number) * RECORD + 1)
             pixels = records.read(RECORD - 1)
         if len(pixels) < RECORD - 1:
-            raise OSError(f"{self.paths()[index]}: the file ends before this record does")
+            raise OSError(f"{self.paths()[index]}: the file ends within this record")
         planes = np.frombuffer(pixels, np.uint8).reshape(3, SIDE, SIDE)
         return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
@@ -101,6 +102,3 @@ class Cifar10(ImageSource):
         class_id = int(self._class_ids[file][int(number)])
         split = next(split for split, files in FILES.items() if file in files)
         return {"class": self._classes[class_id], "class_id": class_id, "split": split}
-
-    def credits(self) -> str:
-        return ""

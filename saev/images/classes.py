@@ -8,13 +8,13 @@ from saev.images.tables import read_table
 
 
 def read_classes(file: Path) -> dict[int, str]:
-    """Names by class id out of .json ({"0": "sky"}), .csv/.tsv (id, name, ...) or text (`0 sky`, a line each).
+    """Names by class id from .json ({"0": "sky"}), .csv/.tsv (id, name, ...) or text (a line `0 sky` per class).
 
-    ADE20K's objectInfo150.txt is such a text: the numbers between id and name are skipped. ValueError naming the file
-    and what stands there instead of an id.
+    ADE20K's objectInfo150.txt is such a text: numbers between id and name are skipped. ValueError naming the file and
+    the text that is not an id.
     """
     if not file.is_file():
-        raise ValueError(f"images.classes={file} is not there: give a file that names the class ids, or null.")
+        raise ValueError(f"images.classes={file} does not exist: give a file that names the class ids, or null.")
     if file.suffix.lower() == ".json":
         try:
             pairs = [*json.loads(file.read_text(encoding="utf-8-sig")).items()]
@@ -27,13 +27,13 @@ def read_classes(file: Path) -> dict[int, str]:
         pairs = pairs[1:] if pairs and pairs[0][0] == "Idx" else pairs  # objectInfo150.txt has a header
     wrong = [id for id, _ in pairs if not re.fullmatch(r"-?\d+", str(id).strip())]
     if wrong or not pairs:
-        found = f"{wrong[0]!r} is no class id" if wrong else "it is empty"
-        raise ValueError(f"images.classes={file}: {found}; write an id and a name for each class, such as `1 wall`.")
+        why = f"{wrong[0]!r} is not a class id" if wrong else "it is empty"
+        raise ValueError(f"images.classes={file}: {why}; write an id and a name for each class, such as `1 wall`.")
     return {int(id): str(name).strip() for id, name in pairs}
 
 
 def _line(line: str) -> tuple[str, str]:
-    """(id, name) of a line; counts and ratios between them are left out.
+    """(id, name) of a line; leaves out counts and ratios between them.
 
     >>> _line("4 sky, heavens"), _line("1\\t0.1576\\t11664\\t1172\\twall"), _line("7: 2 doors")
     (('4', 'sky, heavens'), ('1', 'wall'), ('7', '2 doors'))

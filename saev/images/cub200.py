@@ -1,4 +1,4 @@
-"""CUB-200-2011, as its archive unpacks or as an ImageFolder tree of its two splits.
+"""CUB-200-2011, as unpacked from its archive or as an ImageFolder tree of its two splits.
 
 root/images.txt, image_class_labels.txt, classes.txt, train_test_split.txt, images/001.Black_footed_Albatross/*.jpg
 root/{train,test}/001.Black_footed_Albatross/*.jpg
@@ -7,20 +7,20 @@ root/{train,test}/001.Black_footed_Albatross/*.jpg
 import re
 from dataclasses import dataclass
 
-from saev.images.files import FileImages, Listing, choose, find, require
-from saev.images.tables import Row, read_table, some
+from saev.images.files import FileImages, Listing, choose, find_files, require
+from saev.images.tables import Row, read_table, shortened
 
 SPLITS = ("train", "test")
 TABLES = {"images.txt": "path", "image_class_labels.txt": "class_id", "train_test_split.txt": "is_train"}
 LAYOUT = (
-    "unpack CUB_200_2011.tgz and give its folder CUB_200_2011 (with images.txt and images/), or a folder that holds "
-    "train/ and test/ with a folder for each class."
+    "unpack CUB_200_2011.tgz and give its folder CUB_200_2011 (with images.txt and images/), or a folder with "
+    "train/ and test/ and a folder per class in each."
 )
 
 
 @dataclass(kw_only=True)
 class Cub200(FileImages):
-    """CUB-200-2011: columns class, class_id (1-based as in the archive), split, and image_id where it is known."""
+    """CUB-200-2011: columns class, class_id (from 1, as in the archive), split, and image_id if known."""
 
     split: str = "all"
     name: str = "cub200"
@@ -42,10 +42,12 @@ class Cub200(FileImages):
         require(self.folder, [*TABLES, "classes.txt", "images"], LAYOUT)
         classes = {id: row["class"] for id, row in read_table(self.folder / "classes.txt", column="class").items()}
         images, labels, splits = (read_table(self.folder / name, column=column) for name, column in TABLES.items())
-        there = {*find(self.folder / "images")}
-        missing = [row["path"] for row in images.values() if row["path"] not in there]
+        files = {*find_files(self.folder / "images")}
+        missing = [row["path"] for row in images.values() if row["path"] not in files]
         if missing:
-            raise ValueError(f"images.root={self.root}: images/ lacks {some(missing)} of images.txt; unpack it again.")
+            raise ValueError(
+                f"images.root={self.root}: images/ lacks {shortened(missing)} of images.txt; unpack it again."
+            )
         rows = {}
         for id, row in images.items():
             class_id = labels.get(id, {}).get("class_id", "")
@@ -55,14 +57,14 @@ class Cub200(FileImages):
                     "train_test_split.txt, or its class none in classes.txt; unpack the archive again."
                 )
             split = "train" if splits[id]["is_train"] == "1" else "test"
-            known = {"class": classes[class_id], "class_id": int(class_id), "split": split, "image_id": int(id)}
-            rows[f"images/{row['path']}"] = known
+            columns = {"class": classes[class_id], "class_id": int(class_id), "split": split, "image_id": int(id)}
+            rows[f"images/{row['path']}"] = columns
         return rows
 
     def _tree(self) -> dict[str, Row]:
-        wanted = SPLITS if self.split == "all" else (self.split,)
-        require(self.folder, wanted, LAYOUT)
-        paths = [f"{split}/{path}" for split in wanted for path in find(self.folder / split, "*/*")]
+        splits = SPLITS if self.split == "all" else (self.split,)
+        require(self.folder, splits, LAYOUT)
+        paths = [f"{split}/{path}" for split in splits for path in find_files(self.folder / split, "*/*")]
         rows = {path: {"class": path.split("/")[1], "split": path.split("/")[0]} for path in paths}
         numbered = all(re.match(r"\d+\.", row["class"]) for row in rows.values())
         return {

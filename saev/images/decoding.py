@@ -1,4 +1,4 @@
-"""Any picture file -> upright RGB, whatever its mode, depth or orientation."""
+"""Decoding image files of any mode, depth and orientation to upright RGB."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# EXIF orientation -> the transpositions that put the picture upright (EXIF 2.3, tag 0x0112)
+# EXIF orientation -> the transposition that turns the image upright (EXIF 2.3, tag 0x0112)
 ORIENTATION_TAG = 0x0112
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,47 +22,47 @@ UPRIGHT = {
 
 
 def open_rgb(file: str | Path | bytes, name: str = "") -> Image.Image:
-    """Decode a picture file (or its bytes) to 8-bit RGB, rotated as its EXIF orientation says.
+    """Decode an image file (or its bytes) to 8-bit RGB, upright by its EXIF orientation.
 
-    OSError naming the file on failure; `name` says what to call bytes.
+    OSError naming the file on failure; `name` names bytes in messages.
     """
-    with decoding(file, name) as image:
-        picture = to_rgb(upright(image))
-        return picture.copy() if picture is image else picture  # free of the file
+    with open_image(file, name) as image:
+        rgb = to_rgb(upright(image))
+        return rgb.copy() if rgb is image else rgb  # independent of the file
 
 
 @contextmanager
-def decoding(file: str | Path | bytes, name: str = "", load: bool = True) -> Iterator[Image.Image]:
-    """The image in a file (only its header unless `load`); whatever goes wrong is an OSError naming the file."""
+def open_image(file: str | Path | bytes, name: str = "", load: bool = True) -> Iterator[Image.Image]:
+    """The image in a file (only its header unless `load`); every failure is an OSError naming the file."""
     try:
         with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
             if load:
                 image.load()
             yield image
     except Exception as error:  # PIL raises a dozen types on broken files (SyntaxError, struct.error, zlib.error, ...)
-        raise OSError(f"{called(file, name)}: {type(error).__name__}: {error}") from error
+        raise OSError(f"{name_of(file, name)}: {type(error).__name__}: {error}") from error
 
 
-def called(file: str | Path | bytes, name: str = "") -> str:
-    """What to call a picture in a message."""
-    return name or (f"a picture of {len(file)} bytes" if isinstance(file, bytes) else Path(file).name)
+def name_of(file: str | Path | bytes, name: str = "") -> str:
+    """The name of an image in messages."""
+    return name or (f"an image of {len(file)} bytes" if isinstance(file, bytes) else Path(file).name)
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """What has to be done to put the image upright; None for nothing."""
+    """The transposition that turns the image upright; None if it is upright."""
     return UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF orientation says it is to be seen."""
+    """The image turned upright by its EXIF orientation."""
     turn = orientation(image)
     return image if turn is None else image.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode: transparency over white, 16-bit by its upper byte, floats in [0, 1] times 255.
+    """8-bit RGB from any mode: transparency over white, 16-bit by its upper byte, floats in [0, 1] times 255.
 
-    PIL's own `convert("RGB")` would clip 16-bit greys to white and uncover what transparency hides.
+    PIL's `convert("RGB")` would clip 16-bit greys to white and show transparent pixels.
     """
     if image.mode == "RGB":
         return image

@@ -1,4 +1,4 @@
-"""Sets of image files below one root: a kind says which files, with which labels and masks; the rest is the same."""
+"""The base class of image sets of files below one root; a kind defines the files, their labels and masks."""
 
 import glob
 import hashlib
@@ -18,7 +18,8 @@ from PIL import Image
 from saev.images.decoding import open_rgb
 from saev.images.masks import check_masks_open, open_mask
 from saev.images.source import ImageSource
-from saev.images.tables import Row, some
+from saev.images.tables import Row, shortened
+from saev.settings import listed
 
 # fmt: off
 EXTENSIONS = {
@@ -28,36 +29,36 @@ EXTENSIONS = {
 
 
 def no_labels(path: str) -> Row:
-    """Labels of an image without any."""
+    """No label columns."""
     return {}
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What there is below a root: images (sorted), the label columns of each, masks by image; all relative paths."""
+    """Contents of a root: images (sorted), their label columns, masks by image; all paths relative."""
 
     paths: list[str]
     labels: Callable[[str], Row] = no_labels
     masks: Mapping[str, str] = field(default_factory=dict)
     classes: Mapping[int, str] = field(default_factory=dict)
-    """Names of the masks' ids, where they are known."""
+    """Names of the masks' ids, if known."""
     from_tables: bool = False
-    """Whether labels say more than the paths do, so that the digest has to cover them."""
+    """Whether labels do not follow from the paths, so that the digest must cover them."""
 
 
 @dataclass(kw_only=True)
 class FileImages(ImageSource):
     """An image set of files below `root`."""
 
-    root: str | None
+    root: str | os.PathLike | None = field(kw_only=False)
 
     @abstractmethod
     def listing(self) -> Listing:
-        """What is below `folder`, which is there; ValueError (key, value, remedy) where it is not as expected."""
+        """Contents of `folder`, which exists; ValueError (key, value, remedy) for unexpected contents."""
 
     def check(self) -> None:
-        assert self.paths(), "a kind says itself what it misses"
-        if self.labelling:  # checks its options
+        assert self.paths(), "`listing` raises an error if there are no images"
+        if self.labelling:  # reading it checks its options
             check_masks_open(self)
 
     def paths(self) -> list[str]:
@@ -87,7 +88,7 @@ class FileImages(ImageSource):
         return total.hexdigest()
 
     def file(self, path: str) -> Path:
-        """Where the image with this key lies."""
+        """The path of the image with this key."""
         return self.folder / path
 
     def open(self, index: int) -> Image.Image:
@@ -103,12 +104,11 @@ class FileImages(ImageSource):
             return None
         return open_mask(self.file(mask), self.file(image), self.labelling.void, (mask, image))
 
-    def credits(self) -> str:
-        return ""
 
-
-def root_folder(root: str | None, remedy: str = "give your images' folder, images.root=/path/to/photos.") -> Path:
-    """The root as a path; ValueError where it is not set or no folder."""
+def root_folder(
+    root: str | os.PathLike | None, remedy: str = "give your images' folder, images.root=/path/to/photos."
+) -> Path:
+    """The root as a path; ValueError where it is not set or not a folder."""
     if not root:
         raise ValueError(f"images.root is not set: {remedy}")
     if not Path(root).is_dir():
@@ -116,33 +116,33 @@ def root_folder(root: str | None, remedy: str = "give your images' folder, image
     return Path(root)
 
 
-def find(root: str | Path, pattern: str = "**/*", extensions: Iterable[str] = EXTENSIONS) -> list[str]:
-    """Files below root that a glob matches, by their paths relative to it, sorted; links followed, hidden ones not."""
-    found = glob.iglob(pattern, root_dir=root, recursive=True)
-    return sorted(Path(p).as_posix() for p in found if os.path.splitext(p)[1].lower() in extensions)
+def find_files(root: str | Path, pattern: str = "**/*", extensions: Iterable[str] = EXTENSIONS) -> list[str]:
+    """Sorted relative paths of files below root that match a glob; follows links, leaves out hidden files."""
+    paths = glob.iglob(pattern, root_dir=root, recursive=True)
+    return sorted(Path(p).as_posix() for p in paths if os.path.splitext(p)[1].lower() in extensions)
 
 
 def require(root: Path, names: Iterable[str], what: str) -> None:
-    """ValueError unless all these files and folders are in `root`; `what` says where such a folder is to be had."""
+    """ValueError unless all these files and folders are in `root`; `what` names the source of such a folder."""
     missing = [name for name in names if not (root / name).exists()]
     if not missing:
         return
     below = sorted(path for path in root.iterdir() if path.is_dir())
     nested = [folder for folder in below if all((folder / name).exists() for name in missing)]
     hint = f"did you mean images.root={nested[0]}?" if nested else what
-    raise ValueError(f"images.root={root} has no {some(missing, 6)}: {hint}")
+    raise ValueError(f"images.root={root} has no {shortened(missing, 6)}: {hint}")
 
 
 def choose(key: str, value: str, choices: Iterable[str]) -> str:
     """`value` if it is one of the choices, else ValueError."""
     choices = [*choices]
     if value not in choices:
-        raise ValueError(f"images.{key}={value} is not there: choose {' or '.join(choices)}.")
+        raise ValueError(f"images.{key}={value}: choose {listed(choices)}.")
     return value
 
 
 def leave_out(unmatched: str, what: str) -> None:
-    """What a set does about rows without files, or files without rows: images.unmatched=stop raises, drop warns."""
+    """Rows without files, or files without rows: with images.unmatched=stop raise ValueError, with drop warn."""
     if choose("unmatched", unmatched, ("stop", "drop")) == "stop":
-        raise ValueError(f"{what}; or go without: images.unmatched=drop.")
+        raise ValueError(f"{what}; or leave them out: images.unmatched=drop.")
     warnings.warn(f"left out (images.unmatched=drop): {what}", stacklevel=2)

@@ -1,19 +1,19 @@
-"""A folder of images: ImageFolder layout (the parent folder is the class) or flat."""
+"""A folder of images: in ImageFolder layout (the parent folder is the class) or flat."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from saev.images.files import EXTENSIONS, FileImages, Listing, find, no_labels
+from saev.images.files import EXTENSIONS, FileImages, Listing, find_files, no_labels
 from saev.images.tables import Row
 
 
 @dataclass(kw_only=True)
 class FolderImages(FileImages):
-    """Every image file under `root` that `pattern` matches (glob, `**` any depth, links followed, hidden files not)."""
+    """Every image file below `root` that matches `pattern` (a glob; follows links, leaves out hidden files)."""
 
     pattern: str = "**/*"
     name: str = ""
-    """Defaults to the folder's own name."""
+    """Empty for the folder's name."""
 
     def __post_init__(self):
         self.name = self.name or (Path(self.root).resolve().name if self.root else "folder")
@@ -28,12 +28,12 @@ class FolderImages(FileImages):
 
 
 def find_images(root: Path, pattern: str) -> list[str]:
-    """The images below root that match; ValueError where there are none."""
-    paths = find(root, pattern)
+    """The images below root that match; ValueError if there are none."""
+    paths = find_files(root, pattern)
     if not paths:
         raise ValueError(
-            f"images.root={root} holds no images that match images.pattern={pattern} "
-            f"(looked for {' '.join(sorted(EXTENSIONS))}): give another folder or pattern."
+            f"images.root={root} has no images that match images.pattern={pattern} "
+            f"(extensions {' '.join(sorted(EXTENSIONS))}): give another folder or pattern."
         )
     return paths
 

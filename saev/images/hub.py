@@ -1,4 +1,4 @@
-"""A Hugging Face data set from the hub, its cache or a local folder; never longer than seconds to learn it is not there."""
+"""Hugging Face data sets from the hub, its cache or a local folder; a missing one is reported within seconds."""
 
 import re
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ REMEDY = (
 
 
 def load(path: str | None, config: str | None, split: str) -> Any:
-    """The split as a datasets.Dataset; ValueError with the remedy where it cannot be had."""
+    """The split as a datasets.Dataset; ValueError with the remedy where it is not available."""
     if not path:
         raise ValueError("images.path is not set: name a data set of the hub, images.path=owner/name, or a folder.")
     try:
@@ -26,7 +26,7 @@ def load(path: str | None, config: str | None, split: str) -> Any:
         ) from error
     local = Path(path).exists()
     if not local and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path):
-        raise ValueError(f"images.path={path} is neither there nor a data set's name, owner/name: {REMEDY}")
+        raise ValueError(f"images.path={path} is neither a file nor a data set's name, owner/name: {REMEDY}")
     if any((Path(path) / file).is_file() for file in ("dataset_dict.json", "state.json")):
         return _saved(path, split)
     reason = None if local else unreachable(path)
@@ -35,25 +35,23 @@ def load(path: str | None, config: str | None, split: str) -> Any:
             return datasets.load_dataset(Path(path).suffix[1:], data_files=path, split=split)
         with offline(reason is not None):
             return datasets.load_dataset(path, config, split=split)
-    except Exception as error:  # the library, its builders and its transport raise anything
-        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        where = (
-            "" if local else f" (the hub says: {reason}; it is not in the cache either)" if reason else " (on the hub)"
-        )
+    except Exception as error:  # the library, its builders and its transport raise any type
+        message = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        where = "" if local else f" (hub: {reason}; not in the cache)" if reason else " (on the hub)"
         raise ValueError(
-            f"images.path={path} images.config={config or 'null'} images.split={split} cannot be had{where}: {said}. "
+            f"images.path={path} images.config={config or 'null'} images.split={split} is not available{where}: {message}. "
             f"Name another config or split, or {REMEDY}"
         ) from error
 
 
 def _saved(path: str, split: str) -> Any:
-    """What save_to_disk wrote: one split, or several by name."""
+    """A split saved by save_to_disk, alone or among others."""
     import datasets
 
-    found = datasets.load_from_disk(path)
-    several = isinstance(found, datasets.DatasetDict)
+    saved = datasets.load_from_disk(path)
+    several = isinstance(saved, datasets.DatasetDict)
     splits: dict[str, Any] = (
-        {str(s): data for s, data in found.items()} if several else {str(found.split or split): found}
+        {str(s): data for s, data in saved.items()} if several else {str(saved.split or split): saved}
     )
     if split not in splits:
         raise ValueError(f"images.split={split} is not in images.path={path}: choose {' or '.join(splits)}.")
@@ -61,7 +59,7 @@ def _saved(path: str, split: str) -> Any:
 
 
 def unreachable(path: str) -> str | None:
-    """Why the hub cannot be asked about a data set, in a line; None where it answers, be it that there is none."""
+    """Why the hub cannot be reached, in one line; None if it answers, also if the data set does not exist."""
     import huggingface_hub as hub
 
     if hub.constants.HF_HUB_OFFLINE:
@@ -69,19 +67,19 @@ def unreachable(path: str) -> str | None:
     try:
         hub.HfApi().dataset_info(path, timeout=PATIENCE_S)
     except hub.errors.HfHubHTTPError:
-        return None  # an answer: load_dataset words it better
-    except Exception as error:  # whatever the network library raises
+        return None  # an answer; load_dataset explains it better
+    except Exception as error:  # network libraries raise any type
         return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
     return None
 
 
 @contextmanager
-def offline(so: bool) -> Iterator[None]:
-    """Let `datasets` look into its cache only: it would try an unreachable hub for minutes."""
+def offline(cache_only: bool) -> Iterator[None]:
+    """Restrict `datasets` to its cache: it would try an unreachable hub for minutes."""
     from datasets import config
 
     before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = so or before
+    config.HF_HUB_OFFLINE = cache_only or before
     try:
         yield
     finally:

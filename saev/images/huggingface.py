@@ -1,11 +1,11 @@
-"""Hugging Face data sets, by name on the hub or saved in a local folder; needs the extra `hub`."""
+"""Hugging Face data sets by their name on the hub or from a local folder; needs the extra `hub`."""
 
 import hashlib
 import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -24,14 +24,14 @@ from saev.images.tables import label_name
 
 @dataclass(kw_only=True)
 class HuggingFaceImages(MaskOptions, ImageSource):
-    """A split of a data set; a key is split/number of the row, for rows have no names."""
+    """A split of a data set; a key is split/row number."""
 
-    path: str | None
+    path: str | None = field(kw_only=False)
     """Name on the hub, or a folder: saved by save_to_disk, of parquet files, or of images."""
     config: str | None = None
     split: str = "train"
     image_column: str = ""
-    """Column of the pictures; empty for the only one there is."""
+    """Column of the images; empty if there is only one."""
     label_columns: Sequence[str] | None = None
     """Columns to keep as labels; null for those whose classes have names."""
     mask_column: str = ""
@@ -47,7 +47,7 @@ class HuggingFaceImages(MaskOptions, ImageSource):
     def check(self) -> None:
         labelling, _ = self.labelling, (self._pictures, self._labels)
         if not self.paths():
-            raise ValueError(f"images.path={self.path}: images.split={self.split} holds no rows; choose another split.")
+            raise ValueError(f"images.path={self.path}: images.split={self.split} has no rows; choose another split.")
         if labelling:
             check_masks_open(self)
 
@@ -57,8 +57,8 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
     @cached_property
     def _columns(self) -> tuple[str, str]:
-        """The columns of pictures and masks; "" for no masks."""
-        features = self._data.features  # says what to install where `datasets` is missing
+        """The columns of images and masks; "" for no masks."""
+        features = self._data.features  # raises the error if `datasets` is missing
         import datasets
 
         pictures = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
@@ -66,18 +66,18 @@ class HuggingFaceImages(MaskOptions, ImageSource):
         mask = self._choose("mask_column", self.mask_column, pictures) if self.mask_column else ""
         return self._choose("image_column", self.image_column, rest), mask
 
-    def _choose(self, key: str, asked: str, there: Sequence[str]) -> str:
-        found = [asked] if asked in there else [] if asked else [*there]
-        if len(found) != 1:
+    def _choose(self, key: str, name: str, suitable: Sequence[str]) -> str:
+        columns = [name] if name in suitable else [] if name else [*suitable]
+        if len(columns) != 1:
             raise ValueError(
-                f"images.{key}={asked or 'null'}: of the columns of images.path={self.path} ("
-                f"{', '.join(self._data.column_names)}), {', '.join(there) or 'none'} will do; name one, images.{key}=NAME."
+                f"images.{key}={name or 'null'}: of the columns of images.path={self.path} ("
+                f"{', '.join(self._data.column_names)}), {', '.join(suitable) or 'none'} will do; name one, images.{key}=NAME."
             )
-        return found[0]
+        return columns[0]
 
     @cached_property
     def _pictures(self) -> Any:
-        """The pictures and masks, as bytes or paths, not decoded."""
+        """The images and masks, as bytes or paths, not decoded."""
         data = self._data.select_columns([column for column in self._columns if column])
         import datasets
 
@@ -87,18 +87,18 @@ class HuggingFaceImages(MaskOptions, ImageSource):
 
     @cached_property
     def _labels(self) -> Any:
-        """The label columns alone, so that reading them touches no picture."""
+        """Only the label columns, so that reading them reads no image."""
         features = self._data.features
         import datasets
 
         named = [column for column, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
         plain = [column for column, f in features.items() if isinstance(f, datasets.ClassLabel | datasets.Value)]
-        asked = named if self.label_columns is None else self.label_columns
-        return self._data.select_columns([self._choose("label_columns", column, plain) for column in asked])
+        columns = named if self.label_columns is None else self.label_columns
+        return self._data.select_columns([self._choose("label_columns", column, plain) for column in columns])
 
     @cached_property
-    def _whole(self) -> frozenset[str]:
-        """Label columns of integers without gaps."""
+    def _integers(self) -> frozenset[str]:
+        """Label columns of integers without missing values."""
         table = self._labels.data
         return frozenset(
             name for name in table.column_names
@@ -147,26 +147,23 @@ class HuggingFaceImages(MaskOptions, ImageSource):
         features, labels = self._labels.features, {}
         for column, value in self._labels[index].items() if features else ():
             if names := getattr(features[column], "names", None):
-                class_id = -1 if value is None else value  # -1 is what data sets write where the class is not known
+                class_id = -1 if value is None else value  # data sets use -1 for an unknown class
                 labels |= {label_name(column): "" if class_id < 0 else names[class_id], f"{column}_id": class_id}
-            elif column in self._whole:
+            elif column in self._integers:
                 labels[label_name(column)] = int(value)
             else:
                 labels[label_name(column)] = "" if value is None else str(value)
         return labels
 
-    def credits(self) -> str:
-        return ""
-
 
 def sizes(pictures: Any) -> list[int]:
-    """Bytes of each picture of an arrow column; those within it are not read."""
+    """Bytes of each image of an arrow column, without reading images stored in it."""
     import pyarrow.compute as pc
 
     cells = pictures.combine_chunks()
-    within = pc.call_function("binary_length", [cells.field("bytes")]).to_pylist()
+    stored = pc.call_function("binary_length", [cells.field("bytes")]).to_pylist()
     files = cells.field("path").to_pylist()
-    return [os.path.getsize(f) if n is None and f else n or 0 for n, f in zip(within, files, strict=True)]
+    return [os.path.getsize(f) if n is None and f else n or 0 for n, f in zip(stored, files, strict=True)]
 
 
 def texts(labels: Any) -> list[str]:

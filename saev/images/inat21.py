@@ -1,4 +1,4 @@
-"""iNaturalist 2021: class folders whose names spell the taxonomy.
+"""iNaturalist 2021: class folders whose names contain the taxonomy.
 
 root/00000_Animalia_Annelida_Clitellata_Haplotaxida_Lumbricidae_Lumbricus_terrestris/*.jpg
 """
@@ -10,7 +10,7 @@ from saev.images.files import FileImages, Listing
 from saev.images.folder import find_images
 from saev.images.tables import Row
 
-# `class` is the folder's name, as for any folder of classes; so the rank of that name is the taxon's class
+# `class` is the folder's name, as in every folder of classes; the rank of that name is called taxon_class
 RANKS = ("kingdom", "phylum", "taxon_class", "order", "family", "genus", "species")
 
 
@@ -30,7 +30,7 @@ class INat21(FileImages):
             if len(folder.split("_")) != 8 or not folder.partition("_")[0].isdigit():
                 raise ValueError(
                     f"images.root={self.root}: the folder {folder} is not named as in iNat21, "
-                    "00000_Kingdom_Phylum_Class_Order_Family_Genus_species. Give the folder that holds the class "
+                    "00000_Kingdom_Phylum_Class_Order_Family_Genus_species. Give the folder with the class "
                     "folders, images.root=/data/inat21/train, or read other names by images=folder."
                 )
         return Listing(paths, taxonomy)

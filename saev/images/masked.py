@@ -1,35 +1,35 @@
-"""What sets of images with masks share: the options of their patch labels, and pairing images with masks."""
+"""Common parts of image sets with masks: the options of patch labels, and pairing images with masks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from saev.images.files import FileImages, find
+from saev.images.files import FileImages, find_files
 from saev.images.masks import MASK_EXTENSIONS
 from saev.images.patch_labels import Labelling, as_ids
-from saev.images.tables import some
+from saev.images.tables import shortened
 
 
 @dataclass(kw_only=True)
 class MaskOptions:
-    """How masks become patch labels, as the user sets it (saev.images.Labelling says what it means)."""
+    """How masks become patch labels; saev.images.Labelling explains the options."""
 
     method: str = "majority"
     void: Sequence[int] | int = ()
     background: Sequence[int] | int = ()
 
     def labelling_of(self, classes: Mapping[int, str]) -> Labelling:
-        """The options with the names of the classes; ValueError for one that is not known."""
+        """The options with the names of the classes; ValueError for an unknown option."""
         return Labelling(self.method, as_ids("void", self.void), as_ids("background", self.background), classes)
 
 
 @dataclass(kw_only=True)
 class MaskedImages(MaskOptions, FileImages):
-    """Files with a mask each, a class id per pixel."""
+    """Image files with a mask each: a class id per pixel."""
 
     require_masks: bool = True
-    """False: an image without a mask is one of void patches, not an error."""
+    """False: all patches of an image without a mask are void, instead of an error."""
 
     @property
     def labelling(self) -> Labelling | None:
@@ -43,28 +43,28 @@ class MaskedImages(MaskOptions, FileImages):
 
 def masks_below(root: Path, folder: str) -> dict[str, str]:
     """{path below root/folder without its extension: path below root} of every mask file there."""
-    found: dict[str, str] = {}
-    for path in find(root / folder, extensions=MASK_EXTENSIONS):
+    masks: dict[str, str] = {}
+    for path in find_files(root / folder, extensions=MASK_EXTENSIONS):
         stem = path.rpartition(".")[0]
-        if stem in found:
+        if stem in masks:
             raise ValueError(
-                f"images.root={root}: {found[stem]} and {folder}/{path} are two masks of one image; keep one."
+                f"images.root={root}: {masks[stem]} and {folder}/{path} are two masks of one image; keep one."
             )
-        found[stem] = f"{folder}/{path}"
-    return found
+        masks[stem] = f"{folder}/{path}"
+    return masks
 
 
 def check_masks(root: Path, paths: Iterable[str], masks: Mapping[str, str], folder: str, required: bool) -> None:
-    """ValueError where images have no mask, unless that is allowed and some have one."""
+    """ValueError where images lack masks, unless `required` is False and at least one has a mask."""
     missing = [path for path in paths if path not in masks]
     if not missing or (masks and not required):
         return
     remedy = (
         "add it, move the image away, or record such images with void patches: images.require_masks=false."
         if masks
-        else "or leave masks alone: images=folder."
+        else "or record without masks: images=folder."
     )
     raise ValueError(
-        f"images.root={root}: no mask in {folder}/ for {some(missing)}. A mask has its image's name and one of the "
+        f"images.root={root}: no mask in {folder}/ for {shortened(missing)}. A mask has its image's name and one of the "
         f"extensions {' '.join(sorted(MASK_EXTENSIONS))}; {remedy}"
     )

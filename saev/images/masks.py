@@ -1,4 +1,4 @@
-"""A mask file -> a class id per pixel of its image, as the file has them and upright as the image is."""
+"""A mask file -> a class id per pixel of its image, unchanged and upright like the image."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,20 +8,20 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from saev.images.decoding import called, decoding, orientation
+from saev.images.decoding import name_of, open_image, orientation
 from saev.images.patch_labels import void_to_65535
 from saev.images.source import ImageSource
 
 ID_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
-MASK_EXTENSIONS = {".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"}  # nothing lossy: it would mix ids
+MASK_EXTENSIONS = {".bmp", ".gif", ".pgm", ".png", ".tif", ".tiff"}  # lossless: lossy compression changes ids
 TRANSPOSING = (
     Image.Transpose.TRANSPOSE,
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
     Image.Transpose.ROTATE_270,
 )
-# PIL spreads grey of 2 and 4 bits over 0 to 255, which is right for pictures and wrong for ids
-SPREAD = {"L;2": 85, "L;4": 17}
+# PIL scales grey of 2 and 4 bits to 0 to 255, which is right for photos and wrong for ids
+SCALE = {"L;2": 85, "L;4": 17}
 
 
 def open_mask(
@@ -32,21 +32,21 @@ def open_mask(
 ) -> UInt16[np.ndarray, "height width"]:
     """Class ids of the image's pixels, void as 65535; OSError where a file cannot be read.
 
-    A mask of the image's size as stored is turned as the image's EXIF orientation turns it; one with an orientation
-    of its own is turned by that. ValueError naming both files where sizes disagree, and for masks of colours.
+    A mask is turned upright by its own EXIF orientation if it has one, else by the image's if it has the image's stored
+    size. ValueError naming both files where sizes disagree, and for masks of colours.
     """
-    mask_name, image_name = map(called, (mask, image), names)
-    with decoding(image, image_name, load=False) as picture:
-        size, turn = picture.size, orientation(picture)
-    upright_size = size[::-1] if turn in TRANSPOSING else size
-    with decoding(mask, mask_name, load=False) as stored:
-        mode, spread, own_turn = stored.mode, SPREAD.get(raw_mode(stored), 1), orientation(stored)
-        if own_turn is None and stored.size == size:
-            own_turn = turn
-        turned = stored.copy() if own_turn is None else stored.transpose(own_turn)
+    mask_name, image_name = map(name_of, (mask, image), names)
+    with open_image(image, image_name, load=False) as picture:
+        size, image_turn = picture.size, orientation(picture)
+    upright_size = size[::-1] if image_turn in TRANSPOSING else size
+    with open_image(mask, mask_name, load=False) as stored:
+        mode, scale, turn = stored.mode, SCALE.get(raw_mode(stored), 1), orientation(stored)
+        if turn is None and stored.size == size:
+            turn = image_turn
+        turned = stored.copy() if turn is None else stored.transpose(turn)
     if mode not in ID_MODES:
         raise ValueError(
-            f"the mask {mask_name} is of mode {mode}: colours are not class ids. Write each colour's id into a grey "
+            f"the mask {mask_name} has mode {mode}: colours are not class ids. Write each colour's id into a grey "
             "PNG of 8 or 16 bits, or a palette PNG."
         )
     if turned.size != upright_size:
@@ -55,18 +55,18 @@ def open_mask(
             f"x {upright_size[1]} pixels (upright): they must agree; resize the mask with nearest neighbours."
         )
     ids = np.asarray(turned)
-    return void_to_65535(ids.astype(np.uint8) if mode == "1" else ids // spread, void, f"the mask {mask_name}")
+    return void_to_65535(ids.astype(np.uint8) if mode == "1" else ids // scale, void, f"the mask {mask_name}")
 
 
 def check_masks_open(images: ImageSource, tried: int = 8) -> None:
-    """Try the masks of the first images: ValueError now for what would spoil each of thousands, such as colours."""
+    """Open the masks of the first images: ValueError for a fault that all masks probably have, such as colours."""
     for index in range(min(tried, len(images.paths()))):
-        with suppress(OSError):  # a broken file is that file's alone
+        with suppress(OSError):  # one broken file says nothing about the others
             images.mask(index)
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the file packs its pixels, in PIL's words; "" where PIL does not say. To be asked before it is loaded."""
+    """PIL's name of the file's pixel format, "" if unknown; only valid before the image is loaded."""
     tiles = getattr(image, "tile", None)
     args = tiles[0][3] if tiles else ""
     return args if isinstance(args, str) else str(args[0]) if args else ""

@@ -1,4 +1,4 @@
-"""What every image set offers the stages: a sorted list of files, their labels, and how to open one."""
+"""The interface of image sets: a sorted list of files, their labels, and opening an image."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from saev.images.patch_labels import Labelling
 
 @dataclass(kw_only=True)
 class ImageSource(ABC):
-    """An image set. Image i is `paths()[i]`; nothing is read before `check`, so building one is free."""
+    """An image set. Image i is `paths()[i]`; creating one reads nothing."""
 
     name: str
     """Short name, used in the names of directories."""
@@ -20,15 +20,15 @@ class ImageSource(ABC):
     @property
     @abstractmethod
     def kind(self) -> str:
-        """What sort of set this is (folder, demo, ...), as the manifest records it."""
+        """The kind of image set (folder, demo, ...), for the manifest."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise ValueError (key, value, remedy) where the images are not there; fetches what can be fetched."""
+        """Raise ValueError (key, value, remedy) where the images are missing; fetches the demo's images."""
 
     @abstractmethod
     def paths(self) -> list[str]:
-        """Paths relative to the set's root, with forward slashes, sorted: the images' keys."""
+        """The images' keys: paths relative to the set's root, with forward slashes, sorted."""
 
     @abstractmethod
     def digest(self) -> str:
@@ -36,21 +36,21 @@ class ImageSource(ABC):
 
     @abstractmethod
     def open(self, index: int) -> Image.Image:
-        """Image `index` upright and in RGB; raises OSError naming the file where it cannot be read."""
+        """Image `index`, upright RGB; OSError naming the file where it cannot be read."""
 
     @abstractmethod
     def labels(self, index: int) -> dict[str, str | int]:
-        """Label columns of image `index`; the same columns for every image of a set, {} where there are none."""
+        """Label columns of image `index`, the same columns for every image of a set; {} without labels."""
 
     @property
     def labelling(self) -> Labelling | None:
-        """How the set's masks become patch labels; None where it has no masks."""
+        """How the set's masks become patch labels; None without masks."""
         return None
 
     def mask(self, index: int) -> Integer[np.ndarray, "height width"] | None:
-        """Class id of each pixel of `open(index)`, upright as it is; None where image `index` has no mask."""
+        """Class id of each pixel of `open(index)`; None if image `index` has no mask."""
         return None
 
-    @abstractmethod
     def credits(self) -> str:
-        """A paragraph of attribution to print beside the images; "" where none is owed."""
+        """A paragraph of attribution to print beside the images; "" if none is required."""
+        return ""

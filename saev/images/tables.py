@@ -1,4 +1,4 @@
-"""Tables of labels that lie beside images: read with their mistakes named, joined to the images by path or stem."""
+"""Tables of labels beside images: reading them, and joining them to the images by path or stem."""
 
 import csv
 import sys
@@ -13,8 +13,8 @@ Row = Mapping[str, str | int]
 def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, dict[str, str]]:
     """The rows of a table by their key, as text.
 
-    .csv and .tsv have a header; `key` is its column (the first unless named). Any other file has a line `key value`
-    for each image, and the value goes into `column`. ValueError naming file and line where a table is malformed.
+    .csv and .tsv have a header; `key` names the key column (default: the first). Other files have a line `key value`
+    per image, whose value goes into `column`. ValueError naming file and line where a table is malformed.
     """
     if file.suffix.lower() in (".csv", ".tsv"):
         lines = _records(file, "\t" if file.suffix.lower() == ".tsv" else ",", key)
@@ -23,7 +23,7 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
     rows: dict[str, dict[str, str]] = {}
     for number, name, row in lines:
         if name in rows:
-            raise ValueError(f"{file}, line {number}: {name!r} stands there twice; keep one row for each image.")
+            raise ValueError(f"{file}, line {number}: second row of {name!r}; keep one row for each image.")
         rows[name] = row
     return rows
 
@@ -48,39 +48,39 @@ def _pairs(file: Path, column: str) -> Iterable[tuple[int, str, dict[str, str]]]
         name, _, value = line.strip().partition("\t" if "\t" in line else " ")
         if not value.strip():
             if name:
-                raise ValueError(f"{file}, line {number}: {line!r} is not an image's name, a blank and its {column}.")
+                raise ValueError(f"{file}, line {number}: {line!r} is not an image's name, a space and its {column}.")
             continue
         yield number, name, {column: sys.intern(value.strip())}
 
 
 def match(keys: Iterable[str], paths: Sequence[str], table: Path) -> dict[str, str]:
-    """The path that each key means, {key: path}; keys that mean none are left out.
+    """The path of each key, {key: path}; keys without an image are left out.
 
-    A key is a path, or its end, or its file name, each with or without the extension. ValueError where it means
-    several images, or two keys mean the same one.
+    A key is a path, an ending of it, or its file name, with or without the extension. ValueError for a key of several
+    images, or two keys of one image.
     """
-    meaning: dict[str, str | None] = {}
+    by_alias: dict[str, str | None] = {}  # None: of several images
     for path in paths:
         for alias in aliases(path):
-            meaning[alias] = None if alias in meaning else path
-    meaning |= {path: path for path in paths}  # a whole path means itself
-    found: dict[str, str] = {}
-    owners: dict[str, str] = {}
+            by_alias[alias] = None if alias in by_alias else path
+    by_alias |= {path: path for path in paths}  # a whole path is never ambiguous
+    matches: dict[str, str] = {}
+    keys_of: dict[str, str] = {}
     for key in keys:
         alias = key.replace("\\", "/").removeprefix("./")
-        if alias not in meaning:
+        if alias not in by_alias:
             continue
-        path = meaning[alias]
+        path = by_alias[alias]
         if path is None:
             raise ValueError(f"{table}: {key!r} means several images; write their paths, such as folder/{key}.")
-        if path in owners:
-            raise ValueError(f"{table}: {owners[path]!r} and {key!r} both mean {path}; keep one row for each image.")
-        found[key], owners[path] = path, key
-    return found
+        if path in keys_of:
+            raise ValueError(f"{table}: {keys_of[path]!r} and {key!r} both mean {path}; keep one row for each image.")
+        matches[key], keys_of[path] = path, key
+    return matches
 
 
 def aliases(path: str) -> set[str]:
-    """What a table may call an image.
+    """The keys by which a table may name an image.
 
     >>> sorted(aliases("images/val/a.jpg"))
     ['a', 'a.jpg', 'images/val/a', 'images/val/a.jpg', 'val/a', 'val/a.jpg']
@@ -91,21 +91,21 @@ def aliases(path: str) -> set[str]:
 
 
 def label_columns(rows: Mapping[str, Mapping[str, str]]) -> dict[str, Row]:
-    """The same rows as label columns: integers where all of a column are, names that examples.parquet has prefixed.
+    """The rows as label columns: integers where all values of a column are, reserved column names prefixed.
 
     >>> label_columns({"a": {"sex": "f", "year": "1999", "tag": "007"}, "b": {"sex": "", "year": "5", "tag": "8"}})["a"]
     {'sex': 'f', 'year': 1999, 'tag': '007'}
     """
     columns = next(iter(rows.values()), {})
-    whole = {name for name in columns if all(_is_int(row[name]) for row in rows.values())}
+    integers = {name for name in columns if all(_is_int(row[name]) for row in rows.values())}
     return {
-        key: {label_name(name): int(text) if name in whole else text for name, text in row.items()}
+        key: {label_name(name): int(text) if name in integers else text for name, text in row.items()}
         for key, row in rows.items()
     }
 
 
 def label_name(column: str) -> str:
-    """The column's name beside those that examples.parquet has anyway.
+    """The column's name in examples.parquet: reserved names are prefixed.
 
     >>> label_name("species"), label_name("width")
     ('species', 'label_width')
@@ -118,10 +118,10 @@ def _is_int(text: str) -> bool:
     return digits.isascii() and digits.isdigit() and str(int(text)) == text and abs(int(text)) < 1 << 63
 
 
-def some(names: Iterable[str], shown: int = 3) -> str:
-    """A few names for a message, and how many there are.
+def shortened(names: Iterable[str], shown: int = 3) -> str:
+    """The first names and their number, for a message.
 
-    >>> some(["a", "b", "c", "d"])
+    >>> shortened(["a", "b", "c", "d"])
     'a, b, c, ... (4)'
     """
     names = [*names]

@@ -3,10 +3,9 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,12 +13,12 @@ from rich.console import Console
 from saev.device import check_device, resolve_device
 from saev.images.source import ImageSource
 from saev.locks import exclusive, parse_part, part_of
-from saev.settings import bounded, check
 from saev.shards import ActivationStore, Manifest, RecordingWriter, fingerprint
 from saev.vits.image_loader import ImageLoader
 from saev.vits.recording_pass import RecordingPass
 from saev.vits.recording_plan import RecordingPlan, as_tuple, check_disk
 from saev.vits.recording_progress import print_line, print_skipped
+from saev.vits.settings import RecordSettings
 from saev.vits.source import VitSource
 from saev.vits.threads import default_workers
 
@@ -35,38 +34,35 @@ def record(
 ) -> ActivationStore:
     """Record activations of these layers (block indices; negative ones count from the last) in a folder below `root`.
 
-    Returns at once if they are recorded already, and resumes what was interrupted. `settings` are the other fields of
-    `Recording`. Raises ValueError naming the setting and the remedy.
+    Returns at once if they are recorded already, and resumes an interrupted recording. `settings` are fields of
+    RecordSettings. Raises ValueError naming the setting and the remedy.
     """
-    return ActivationStore(Recording(images=images, vit=vit, layers=layers, root=root, **settings).run(progress))
+    return ActivationStore(Recording(images, vit, layers, root, **settings).run(progress))
 
 
-@dataclass(kw_only=True)
 class Recording:
-    """Activations to record below `root`; conf/record explains the fields."""
+    """Activations to record below `root`; `settings` are fields of RecordSettings, checked by `check` and `run`."""
 
-    images: ImageSource
-    vit: VitSource
-    layers: Sequence[int] | int | None
-    root: str | os.PathLike
-    hook: Literal["resid_post", "resid_pre", "attn", "mlp", "norm"] = "resid_post"
-    tokens: Sequence[str] | str = ("patches",)
-    dtype: Literal["float16", "float32", "int8"] = "float16"
-    order: Literal["shuffled", "sorted"] = "shuffled"
-    seed: int = 0
-    batch_size: int = bounded(32, at_least=1)
-    n_workers: int | None = bounded(None, at_least=1)
-    shard_mb: float = bounded(128, above=0)
-    on_error: Literal["skip", "stop"] = "skip"
-    part: str = "0/1"
-    device: str = "auto"
-    autocast: Literal["bfloat16", "float16", False] = "bfloat16"
+    def __init__(
+        self,
+        images: ImageSource,
+        vit: VitSource,
+        layers: Sequence[int] | int | None,
+        root: str | os.PathLike,
+        **settings: Any,
+    ):
+        self.images, self.vit, self.layers, self.root = images, vit, layers, root
+        self._settings = settings
+
+    @cached_property
+    def settings(self) -> RecordSettings:
+        """The settings; ValueError where one is out of bounds."""
+        return RecordSettings(**self._settings)
 
     def check(self) -> None:
         """Raise ValueError, within seconds, for every foreseeable problem; fetches the demo's files."""
-        check(self, "record.")
-        check_device(self.device, "record.device")
-        parse_part(self.part)
+        check_device(self.settings.device, "record.device")
+        parse_part(self.settings.part)
         if not message_of(self.images.check) and self.recorded():
             return  # the weights are not needed any more
         problems = [problem for source in (self.vit, self.images) if (problem := message_of(source.check))]
@@ -77,8 +73,8 @@ class Recording:
     @cached_property
     def plan(self) -> RecordingPlan:
         """Contents and sizes of the recording, found without loading weights."""
-        layers, tokens = as_tuple(self.layers), as_tuple(self.tokens)
-        return RecordingPlan(self.images, self.vit, layers, tokens, self.hook, self.dtype, self.order, self.seed)
+        s, layers = self.settings, as_tuple(self.layers)
+        return RecordingPlan(self.images, self.vit, layers, as_tuple(s.tokens), s.hook, s.dtype, s.order, s.seed)
 
     def directory(self) -> Path:
         """The recording's directory: named by images, backbone and a hash of its meaning."""
@@ -113,22 +109,22 @@ class Recording:
         self.check()
         if recorded := self.recorded():
             return recorded
-        number, n_parts = parse_part(self.part)
+        number, n_parts = parse_part(self.settings.part)
         with part_of(self._locks, self.directory().name, number, n_parts):
             return self.recorded() or self._record(progress)
 
     def _record(self, progress: bool) -> Path:
         directory, console = self.directory(), Console(stderr=True, quiet=not progress)
-        plan, part = self.plan, parse_part(self.part)
+        plan, part = self.plan, parse_part(self.settings.part)
         writer = RecordingWriter(
             root=directory,
             meaning=plan.meaning,
             n_examples=plan.n_images,
-            examples_per_shard=plan.examples_per_shard(self.shard_mb),
+            examples_per_shard=plan.examples_per_shard(self.settings.shard_mb),
             layers=plan.layers,
             roles=plan.roles,
             d_model=plan.shape.d_model,
-            dtype=self.dtype,
+            dtype=self.settings.dtype,
             labels=plan.labelling.info() if plan.labelling else None,
         )
         pending = writer.pending(*part)
@@ -143,7 +139,7 @@ class Recording:
         with exclusive(self._locks / f"{directory.name}-finish"):  # parts that end together merge one after the other
             finished = writer.finish()
         if finished is None:
-            print_line(console, f"Part {self.part} is done; {directory} is complete once the other parts are.")
+            print_line(console, f"Part {self.settings.part} is done; {directory} is complete once the other parts are.")
         return directory
 
     @property
@@ -152,7 +148,7 @@ class Recording:
 
     @property
     def _device(self) -> str:
-        return resolve_device(self.device)
+        return resolve_device(self.settings.device)
 
     def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> list[str]:
         recording_pass = self._recording_pass()
@@ -161,8 +157,8 @@ class Recording:
         return recording_pass.fill(writer, pending, console, progress)
 
     def _recording_pass(self) -> RecordingPass:
-        half = self.autocast and self._device.startswith("cuda")
-        plan, backbone = self.plan, self.vit.load(self._device)
+        plan, settings, backbone = self.plan, self.settings, self.vit.load(self._device)
+        half = settings.autocast and self._device.startswith("cuda")
         loader = ImageLoader(
             images=self.images,
             order=plan.permutation(),
@@ -170,19 +166,19 @@ class Recording:
             shape=plan.shape,
             roles=plan.roles,
             labelling=plan.labelling,
-            on_error=self.on_error,
+            on_error=settings.on_error,
         )
         return RecordingPass(
             loader=loader,
             backbone=backbone,
             shape=plan.shape,
             layers=plan.layers,
-            hook=self.hook,
+            hook=settings.hook,
             roles=tuple(plan.roles),
-            dtype=torch.float16 if self.dtype == "float16" else torch.float32,
-            autocast=getattr(torch, str(self.autocast)) if half else None,
-            batch_size=self.batch_size,
-            n_workers=self.n_workers or default_workers(),
+            dtype=torch.float16 if settings.dtype == "float16" else torch.float32,
+            autocast=getattr(torch, str(settings.autocast)) if half else None,
+            batch_size=settings.batch_size,
+            n_workers=settings.n_workers or default_workers(),
         )
 
     def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:

@@ -98,7 +98,7 @@ def test_steps_make_up_the_tokens(dataset):
         ({"batch_size": 10**6, "pool": 10**7}, r"batch_size=1000000 is larger than the 560 training tokens"),
         ({"batch_size": 0}, "batch_size=0: give a positive number"),
         ({"layer": 2}, r"layer=2 is not in .*recorded: \[1, 3\]"),
-        ({"tokens": "head"}, "tokens=head: choose one of"),
+        ({"tokens": "head"}, "tokens=head: choose patches, cls, special or all"),
         ({"val_fraction": 1.5}, r"val_fraction=1\.5"),
         ({"pool": 200}, r"datamodule\.pool=200 is too small .* give at least 256"),
         ({"reader": "fast"}, r"datamodule\.reader=fast: choose one of auto, mapped, streamed"),
@@ -128,7 +128,7 @@ def test_missing_dataset_is_named(tmp_path):
 
 
 def test_too_few_images_to_hold_some_out(tmp_path):
-    with pytest.raises(ValueError, match="too few to hold some out"):
+    with pytest.raises(ValueError, match="too few to hold one out"):
         make(record(tmp_path / "one", n_examples=1), batch_size=4)
 
 

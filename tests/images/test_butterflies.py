@@ -16,7 +16,7 @@ def test_the_path_column_may_be_any(tmp_path):
     rows = [(n, f"erato/{n}_{name}") for n, name in enumerate(["CAM0001_d", "CAM0001_v", "CAM0002_d"])]
     table(tmp_path / "other.csv", [("X", "file"), *rows])
     with pytest.raises(
-        ValueError, match=r"none of its 3 rows names one of the 3 images.*such as 0, 1.*images\.path_column"
+        ValueError, match=r"none of its 3 rows \(0, 1.*names one of the 3 images.*images\.path_column"
     ):
         Butterflies(**arguments, metadata="other.csv").check()
     images = Butterflies(**arguments, metadata="other.csv", path_column="file")
@@ -36,7 +36,7 @@ def test_what_does_not_match_is_named_or_dropped(tmp_path):
     with pytest.warns(UserWarning, match=rf"left out.*{says}"):
         images.check()
     assert images.paths() == ["erato/1_CAM0001_v.JPG", "erato/2_CAM0002_d.JPG"]
-    with pytest.raises(ValueError, match=r"images\.unmatched=keep .*stop or drop"):
+    with pytest.raises(ValueError, match=r"images\.unmatched=keep.*stop or drop"):
         Butterflies(**arguments, unmatched="keep").check()
 
 

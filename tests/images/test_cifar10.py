@@ -23,7 +23,7 @@ def test_splits(tmp_path):
     arguments = cifar10(tmp_path)
     assert [len(Cifar10(**arguments, split=split).paths()) for split in ("train", "test", "all")] == [10, 2, 12]
     assert {Cifar10(**arguments).labels(i)["split"] for i in range(12)} == {"train", "test"}
-    with pytest.raises(ValueError, match=r"images\.split=val .*train or test or all"):
+    with pytest.raises(ValueError, match=r"images\.split=val.*train, test or all"):
         Cifar10(**arguments, split="val").check()
 
 
@@ -40,7 +40,7 @@ def test_other_files_are_refused(tmp_path):
     arguments = cifar10(tmp_path)
     whole = (tmp_path / "data_batch_3.bin").read_bytes()
     for data, why in [
-        (whole[:-1], r"6145 bytes are no records of 3073"),
+        (whole[:-1], r"its 6145 bytes are not records of 3073"),
         (b"\xff" * 3073, "more than 10 classes"),
         (b"", "0 bytes"),
     ]:

@@ -29,5 +29,5 @@ def test_files_without_ids_are_refused(tmp_path, name, text):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"images\.classes=.*gone\.txt is not there"):
+    with pytest.raises(ValueError, match=r"images\.classes=.*gone\.txt does not exist"):
         read_classes(tmp_path / "gone.txt")

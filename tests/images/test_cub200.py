@@ -25,7 +25,7 @@ def test_a_tree_of_splits_has_the_same_classes(tmp_path):
 def test_splits(tmp_path, build):
     arguments = build(tmp_path)
     assert [len(Cub200(**arguments, split=split).paths()) for split in ("train", "test", "all")] == [2, 1, 3]
-    with pytest.raises(ValueError, match=r"images\.split=val .*train or test or all"):
+    with pytest.raises(ValueError, match=r"images\.split=val.*train, test or all"):
         Cub200(**arguments, split="val").check()
 
 

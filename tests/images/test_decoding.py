@@ -146,7 +146,7 @@ def test_bytes_open_like_files(tmp_path):
     assert np.array_equal(np.asarray(open_rgb(data)), np.asarray(open_rgb(tmp_path / "a.png")))
     with pytest.raises(OSError, match="row 7"):
         open_rgb(data[:40], "row 7")
-    with pytest.raises(OSError, match="a picture of 40 bytes"):
+    with pytest.raises(OSError, match="an image of 40 bytes"):
         open_rgb(data[:40])
 
 

@@ -25,7 +25,7 @@ def test_images_in_one_folder_will_do(tmp_path):
 def test_splits_and_tasks(tmp_path):
     arguments = fishvista(tmp_path)
     assert len(FishVista(**arguments, split="train").paths()) == 2
-    with pytest.raises(ValueError, match=r"images\.split=training.*all or test or train or val"):
+    with pytest.raises(ValueError, match=r"images\.split=training.*all, test, train or val"):
         FishVista(**arguments, split="training").check()
     with pytest.raises(ValueError, match=r"images\.task=detection"):
         FishVista(**arguments, task="detection").check()
@@ -53,7 +53,7 @@ def test_images_that_must_be_fetched_apart_are_named_or_dropped(tmp_path):
 def test_an_image_in_two_splits_is_refused(tmp_path):
     arguments = fishvista(tmp_path)
     (tmp_path / "segmentation_val.csv").write_text((tmp_path / "segmentation_train.csv").read_text())
-    with pytest.raises(ValueError, match=r"INHS_FISH_0\.jpg.* stand in another split too"):
+    with pytest.raises(ValueError, match=r"INHS_FISH_0\.jpg.* are in another split too"):
         FishVista(**arguments).check()
 
 

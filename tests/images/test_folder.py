@@ -54,7 +54,7 @@ def test_digest_tells_contents_and_not_places(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("root", "says"), [(None, "is not set"), ("missing", "is not a folder"), ("empty", "holds no images")]
+    ("root", "says"), [(None, "is not set"), ("missing", "is not a folder"), ("empty", "has no images")]
 )
 def test_no_images_names_the_key_and_the_remedy(tmp_path, root, says):
     (tmp_path / "empty").mkdir()

@@ -99,7 +99,7 @@ def test_a_folder_of_images_keeps_its_files(tmp_path):
     picture(tmp_path / "set" / "train" / "owl" / "a.png", 3)
     assert HuggingFaceImages(path=str(tmp_path / "set")).digest() != before
     assert HuggingFaceImages(path=str(tmp_path / "set"), split="train[:2]").paths()[0] == "train_2_/00000000"
-    with pytest.raises(ValueError, match=r"images\.split=val cannot be had: .*Name another config or split"):
+    with pytest.raises(ValueError, match=r"images\.split=val is not available: .*Name another config or split"):
         HuggingFaceImages(path=str(tmp_path / "set"), split="val").check()
 
 

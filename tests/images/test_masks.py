@@ -76,7 +76,7 @@ def test_void_ids_become_65535_also_where_they_would_not_fit(tmp_path, image):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
 def test_colours_are_refused_with_the_remedy(tmp_path, image, mode):
     path = write(tmp_path / "m.png", Image.new(mode, (3, 2)))
-    with pytest.raises(ValueError, match=rf"m\.png is of mode {mode}: colours are not class ids.*grey PNG"):
+    with pytest.raises(ValueError, match=rf"m\.png has mode {mode}: colours are not class ids.*grey PNG"):
         open_mask(path, image)
 
 

@@ -28,7 +28,7 @@ def test_text_is_a_key_and_a_value(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("t.csv", "stem,x\na,1\na,2\n", r"t\.csv, line 3: 'a' stands there twice"),
+        ("t.csv", "stem,x\na,1\na,2\n", r"t\.csv, line 3: second row of 'a'"),
         ("t.csv", "stem,x\na,1,2\n", r"t\.csv, line 2 has 3 fields, the header 2"),
         ("t.csv", "stem,x,x\n", r"names a column twice.*stem, x, x"),
         ("t.csv", "", r"has no column 'file'.*empty"),

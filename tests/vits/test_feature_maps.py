@@ -95,7 +95,7 @@ def test_what_cannot_be_recorded_is_refused_with_the_remedy(photos, tmp_path, re
 
 def test_hooks_inside_blocks_are_refused(resnet):
     backbone = TimmCnn(name="cnn", arch="resnet18", checkpoint=str(resnet[0]), img_size=32).load()
-    with pytest.raises(ValueError, match=r"record\.hook=attn: resnet18 has feature maps only.*resid_post"):
+    with pytest.raises(ValueError, match=r"record\.hook=attn: of resnet18 only the outputs of stages.*resid_post"):
         backbone(torch.zeros(1, 3, 32, 32), [3], "attn")
 
 

@@ -45,7 +45,7 @@ def test_open_clip_towers_come_out_of_whole_checkpoints(small_clip, tmp_path):
         ({"arch": "ViT-B16"}, r"did you mean .*ViT-B-16"),
         ({"arch": "RN50", "pretrained": "openai"}, r"vit\.arch=RN50.*no transformer"),
         ({"arch": "ViT-B-16", "pretrained": "nonsense"}, r"vit\.pretrained=nonsense.*laion400m.*vit\.checkpoint"),
-        ({"arch": "ViT-B-16", "checkpoint": "/nowhere.pt"}, r"vit\.checkpoint=/nowhere\.pt is not there"),
+        ({"arch": "ViT-B-16", "checkpoint": "/nowhere.pt"}, r"vit\.checkpoint=/nowhere\.pt does not exist"),
     ],
 )
 def test_open_clip_check_names_key_value_and_remedy(fields, says):

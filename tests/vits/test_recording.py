@@ -1,14 +1,16 @@
 """What a recording refuses before it starts, and how it is named."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from vits.micro_recordings import contents, recording
 
 from saev.images import FolderImages
-from saev.vits import MicroVit, recording_plan
+from saev.vits import MicroVit, RecordSettings, record, recording_plan
 
 
 def test_a_complete_recording_is_returned_at_once(photos, tmp_path, monkeypatch):
@@ -53,10 +55,10 @@ def test_the_directory_is_named_by_meaning_alone(photos, tmp_path):
         ({"tokens": ["registers"]}, r"record\.tokens=\[registers\]: vit=micro has cls, patches"),
         ({"tokens": []}, r"record\.tokens=\[\]"),
         ({"hook": "middle"}, r"record\.hook=middle.*resid_post"),
-        ({"dtype": "float64"}, r"record\.dtype=float64.*float16, float32, int8"),
+        ({"dtype": "float64"}, r"record\.dtype=float64.*float16, float32 or int8"),
         ({"order": "random"}, r"record\.order=random.*shuffled"),
-        ({"on_error": "ignore"}, r"record\.on_error=ignore.*skip, stop"),
-        ({"autocast": True}, r"record\.autocast=True.*bfloat16"),
+        ({"on_error": "ignore"}, r"record\.on_error=ignore.*skip or stop"),
+        ({"autocast": True}, r"record\.autocast=true.*bfloat16"),
         ({"part": "3/3"}, r"record\.part=3/3.*0/8"),
         ({"part": "x"}, r"record\.part=x"),
         ({"batch_size": 0}, r"record\.batch_size=0"),
@@ -103,3 +105,17 @@ def test_an_output_that_cannot_be_written_is_refused(photos, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"record\.root=.*file.* cannot be written"):
         recording(photos, tmp_path / "file" / "acts").run(False)
+
+
+def test_the_configuration_has_the_settings_and_their_defaults():
+    conf = yaml.safe_load((Path(__file__).parents[2] / "conf" / "record" / "default.yaml").read_text())
+    settings = {key: value for key, value in conf.items() if "${" not in str(value) and not key.startswith("_")}
+    assert settings == dataclasses.asdict(RecordSettings()) | {"tokens": ["patches"]}
+
+
+def test_record_returns_the_opened_recording(photos, tmp_path):
+    store = record(FolderImages(photos), MicroVit(), -1, root=tmp_path, progress=False, dtype="float32", device="cpu")
+    assert store.layers == (3,) and store.manifest.dtype == "float32" and store.read(3, 0).shape == (16, 32)
+    assert record(FolderImages(photos), MicroVit(), [3], root=tmp_path, dtype="float32").root == store.root
+    with pytest.raises(ValueError, match=r"record\.dtype=float: choose float16, float32 or int8"):
+        record(FolderImages(photos), MicroVit(), 3, root=tmp_path, dtype="float")

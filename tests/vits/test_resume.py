@@ -38,7 +38,7 @@ def test_parts_make_the_same_dataset(photos, tmp_path, capfd):
     whole = recording(photos, tmp_path / "whole").run(False)
     for part in ("2/3", "0/3"):
         recording(photos, tmp_path / "parts", part=part).run()
-        assert "complete when the other parts are" in " ".join(capfd.readouterr().err.split())
+        assert "complete once the other parts are" in " ".join(capfd.readouterr().err.split())
     assert not recording(photos, tmp_path / "parts").recorded()
     assert contents(recording(photos, tmp_path / "parts", part="1/3").run(False)) == contents(whole)
 
@@ -53,14 +53,14 @@ class Interrupting(FolderImages):
         return super().open(index)
 
 
-def test_ctrl_c_leaves_what_can_be_gone_on_with(photos, tmp_path, capfd):
+def test_ctrl_c_leaves_a_resumable_recording(photos, tmp_path, capfd):
     whole = recording(photos, tmp_path / "whole").run(False)
     images = Interrupting(root=str(photos), name="birds")
     with pytest.raises(KeyboardInterrupt):
         # one image is read ahead at a time, so that the first shard is done when it happens
         recording(photos, tmp_path / "cut", images=images, n_workers=1, batch_size=1).run()
     said = " ".join(capfd.readouterr().err.split())
-    assert "Interrupted." in said and "of 4 shards are left; the same command goes on from there" in said
+    assert "Interrupted." in said and "of 4 shards are left; run the same command again to resume" in said
     later = recording(photos, tmp_path / "cut", batch_size=1)
     assert not later.recorded() and not list(later.directory().rglob("*.part"))
     assert contents(later.run(False)).keys() == contents(whole).keys()

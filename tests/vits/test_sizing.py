@@ -67,12 +67,12 @@ def test_flex_has_defaults():
     [
         (MicroVit(resize="zoom"), r"vit\.resize=zoom: choose crop .*squash .*flex"),
         (MicroVit(resize="flex", n_patches=0), r"vit\.n_patches=0: .*256 or 640"),
-        (MicroVit(resize="flex", fit="fill"), r"vit\.fit=fill: choose stretch, crop, pad"),
+        (MicroVit(resize="flex", fit="fill"), r"vit\.fit=fill: choose stretch, crop or pad"),
         (MicroVit(n_patches=256), r"vit\.n_patches=256 belongs to vit\.resize=flex"),
         (MicroVit(fit="pad"), r"vit\.fit=pad belongs to vit\.resize=flex"),
         (TimmVit(name="x", arch="beit_base_patch16_224", resize="flex"), r"beit_base_patch16_224 takes .*vit=dinov3"),
-        (TimmVit(name="x", arch="resnet18", resize="flex"), r"resnet18 takes pictures of one size.*resize=crop"),
-        (TimmCnn(name="x", arch="resnet18", resize="flex"), r"resnet18 .*takes pictures of one size"),
+        (TimmVit(name="x", arch="resnet18", resize="flex"), r"resnet18 takes images of one size.*resize=crop"),
+        (TimmCnn(name="x", arch="resnet18", resize="flex"), r"resnet18 .*takes images of one size"),
         (
             OpenClipVit(name="x", arch="ViT-B-16", resize="flex", n_patches=256),
             r"ViT-B-16 of open_clip takes .*vit=dino",

@@ -206,7 +206,7 @@ REFUSED = {
     "no such layer": ({"layer": 7}, MicroVit(), "layer=7 is out of range"),
     "no such hook": ({"hook": "somewhere"}, MicroVit(), "hook=somewhere"),
     "no such tokens": ({"token_roles": "special"}, MicroVit(cls_token=True), None),
-    "nothing said": ({"layer": None}, MicroVit(), r"does not say .*provenance\.layer"),
+    "nothing said": ({"layer": None}, MicroVit(), r"lacks .*provenance\.layer"),
 }
 
 
@@ -222,7 +222,7 @@ def test_a_dictionary_of_another_place_is_refused(case):
 
 def test_tokens_that_the_backbone_lacks_are_refused():
     vit = MicroVit(cls_token=False)
-    with pytest.raises(ValueError, match=r"tokens=cls.*none of cls"):
+    with pytest.raises(ValueError, match=r"tokens=cls.*has no cls"):
         site_of("it", config(vit, token_roles="cls"), vit.identity(), vit.shape())
 
 

@@ -142,8 +142,8 @@ def test_bad_files_are_refused_and_pickles_never_run(tmp_path):
         ({"arch": "vit_tinny_patch16_224"}, r"did you mean .*vit_tiny_patch16_224"),
         ({"arch": f"{ARCH}.no_such_tag"}, r"vit\.arch=.*no_such_tag"),
         ({"arch": ARCH, "img_size": 230}, r"vit\.img_size=230.*224 or 240"),
-        ({"arch": "vit_tiny_patch16_224", "checkpoint": "/nowhere.pth"}, r"vit\.checkpoint=/nowhere\.pth is not there"),
-        ({"arch": "test_vit4"}, r"vit=x: the weights cannot be had"),
+        ({"arch": "vit_tiny_patch16_224", "checkpoint": "/nowhere.pth"}, r"vit\.checkpoint=/nowhere\.pth does not exist"),
+        ({"arch": "test_vit4"}, r"vit=x: the weights are not available"),
     ],
 )
 def test_check_names_key_value_and_remedy(fields, says):
