@@ -15,9 +15,7 @@ def test_the_path_column_may_be_any(tmp_path):
     arguments = butterflies(tmp_path)
     rows = [(n, f"erato/{n}_{name}") for n, name in enumerate(["CAM0001_d", "CAM0001_v", "CAM0002_d"])]
     table(tmp_path / "other.csv", [("X", "file"), *rows])
-    with pytest.raises(
-        ValueError, match=r"none of its 3 rows \(0, 1.*names one of the 3 images.*images\.path_column"
-    ):
+    with pytest.raises(ValueError, match=r"none of its 3 rows \(0, 1.*names one of the 3 images.*images\.path_column"):
         Butterflies(**arguments, metadata="other.csv").check()
     images = Butterflies(**arguments, metadata="other.csv", path_column="file")
     assert [images.labels(i)["X"] for i in range(3)] == [0, 1, 2]

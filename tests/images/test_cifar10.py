@@ -42,7 +42,7 @@ def test_other_files_are_refused(tmp_path):
     for data, why in [
         (whole[:-1], r"its 6145 bytes are not records of 3073"),
         (b"\xff" * 3073, "more than 10 classes"),
-        (b"", "0 bytes"),
+        (b"", "its 0 bytes"),
     ]:
         (tmp_path / "data_batch_3.bin").write_bytes(data)
         with pytest.raises(ValueError, match=rf"data_batch_3\.bin is not CIFAR-10's \({why}"):

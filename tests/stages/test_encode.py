@@ -207,7 +207,7 @@ WRONG = {
     "another program's folder": (["{theirs}"], ["config.json is no dictionary's of ours", "saev convert"]),
     "a folder without weights": (["{half}"], ["dictionary.safetensors is missing"]),
     "a word for a number of codes": (["{run}", "latent_topk=some"], ["latent_topk=some", "all"]),
-    "no such part": (["{run}", "part=4/4"], ["part=4/4 is not a part", "e.g. part=0/8"]),
+    "no such part": (["{run}", "part=4/4"], ["part=4/4: must be i/n", "e.g. part=0/8"]),
     "an incomplete recording": (["{run}", "dataset={cut}"], ["is incomplete"]),
 }
 

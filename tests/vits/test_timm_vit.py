@@ -128,7 +128,7 @@ def test_bad_files_are_refused_and_pickles_never_run(tmp_path):
         "cut.safetensors": "cannot be read",
         "empty.pt": "cannot be read",
         "weights.h5": "none of",
-        "missing.pth": "is not there",
+        "missing.pth": "does not exist",
     }.items():
         with pytest.raises(ValueError, match=rf"vit\.checkpoint=.*{name}.*{says}"):
             TimmVit(name="x", arch=ARCH, checkpoint=str(tmp_path / name)).load()
@@ -142,7 +142,10 @@ def test_bad_files_are_refused_and_pickles_never_run(tmp_path):
         ({"arch": "vit_tinny_patch16_224"}, r"did you mean .*vit_tiny_patch16_224"),
         ({"arch": f"{ARCH}.no_such_tag"}, r"vit\.arch=.*no_such_tag"),
         ({"arch": ARCH, "img_size": 230}, r"vit\.img_size=230.*224 or 240"),
-        ({"arch": "vit_tiny_patch16_224", "checkpoint": "/nowhere.pth"}, r"vit\.checkpoint=/nowhere\.pth does not exist"),
+        (
+            {"arch": "vit_tiny_patch16_224", "checkpoint": "/nowhere.pth"},
+            r"vit\.checkpoint=/nowhere\.pth does not exist",
+        ),
         ({"arch": "test_vit4"}, r"vit=x: the weights are not available"),
     ],
 )
