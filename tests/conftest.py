@@ -6,12 +6,14 @@ The library is imported inside the fixtures: this file is read before pytest ins
 import dataclasses
 import logging
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from nursery import Nursery
 
 ROOT = Path(__file__).resolve().parent.parent
 # Two steps of everything.
@@ -43,10 +45,11 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def outside_slurm() -> None:
-    """Tests may be run within a job of a cluster; what they start is not part of it."""
+def plain_environment() -> None:
+    """Tests may be run within a job of a cluster, or with Hydra's tracebacks on; what they start knows of neither."""
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]:
         del os.environ[name]
+    os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 @pytest.fixture(scope="session")
@@ -100,16 +103,64 @@ def cli(
     return run
 
 
+def environment(outputs: Path) -> dict[str, str]:
+    """Environment variables of a command that a test starts, with its outputs under `outputs`."""
+    return os.environ | {"SAEV_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
 @pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., Result]:
-    """`run_python("train.py", "k=8")` in the clone's root, as a user types it; 5 s and more, so for few tests."""
+    """`run_python("train.py", "k=8")` in the root of the clone, as a user types it; 5 s and more, so for few tests."""
 
-    def run(*arguments: str, timeout: float = 300, **environment: str) -> Result:
-        own = {"SAEV_OUTPUTS": str(tmp_path / "outputs"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    def run(*arguments: str, timeout: float = 300, **variables: str) -> Result:
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=ROOT, env=os.environ | own | environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=timeout,
+            [sys.executable, *arguments], cwd=ROOT, env=environment(tmp_path / "outputs") | variables,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout,
         )  # fmt: skip
         return Result(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    """A process that has imported the libraries and forks processes for tests."""
+    nursery = Nursery("saev.cli", "saev.stages.train", "callbacks", "datamodules", "timm", "polars")
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def fork_python(nursery: Nursery, tmp_path: Path) -> Callable[..., Result]:
+    """As `run_python`, in a process that need not import the libraries; `module:function` may stand for the script."""
+
+    def run(*script: str, timeout: float = 300, **variables: str) -> Result:
+        child = nursery.start(*script, env=environment(tmp_path / "outputs") | variables)
+        out, err = child.communicate(timeout)
+        return Result(child.returncode or 0, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def fork_pair(nursery: Nursery) -> Callable[..., Result]:
+    """As `fork_python`, in two processes with the variables that torch.distributed reads; the result is rank 0's."""
+    import torch.distributed
+
+    if not torch.distributed.is_available():
+        pytest.skip("torch was built without torch.distributed")
+
+    def run(*script: object, timeout: float = 300, **variables: str) -> Result:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "OMP_NUM_THREADS": "1"}
+        common |= {"NODE_RANK": "0", "WORLD_SIZE": "2"} | variables
+        ranks = [
+            nursery.start(*map(str, script), env=os.environ | common | {"RANK": rank, "LOCAL_RANK": rank})
+            for rank in "01"
+        ]
+        texts = [rank.communicate(timeout) for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(text[-3000:] for pair in texts for text in pair)
+        return Result(0, *texts[0])
 
     return run

@@ -168,7 +168,7 @@ def test_a_run_writes_the_numbers_of_every_member(labelled, cli, tmp_path):
     assert "probes of 4 classes at each validation" in shown.text
 
 
-def test_two_processes_find_what_one_finds(labelled, run_python, cli, tmp_path):
+def test_two_processes_find_what_one_finds(labelled, fork_python, cli, tmp_path):
     """Members are divided among processes; none may wait for another's statistics, or mix them with its own."""
     short = [item for item in TINY if item != "trainer=cpu"]
     run = (
@@ -181,7 +181,7 @@ def test_two_processes_find_what_one_finds(labelled, run_python, cli, tmp_path):
         "probe.dataset=train",
     )
     found = []
-    done = run_python("train.py", *run, "trainer=ddp", "trainer.accelerator=cpu", "trainer.strategy.split=members")
+    done = fork_python("train.py", *run, "trainer=ddp", "trainer.accelerator=cpu", "trainer.strategy.split=members")
     assert done.code == 0, done.text
     found += (tmp_path / "outputs" / "train").glob("*/*")
     alone = cli("train", *run, "trainer=cpu", "datamodule.parts=1")

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from codes.dictionaries import Signed, sae
-from nursery import Nursery
 from recordings import record
 from safetensors.torch import save_file
 
@@ -163,13 +162,6 @@ def encode_small(root: str, dies_at: str = "0") -> None:
     target = writer(Path(root), chosen, dictionary, saved=Path(root).parent / "dictionary")
     encode_shards({"it": dictionary}, {"it": target}, chosen, batch_size=4)
     assert target.finish()
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = Nursery("codes.test_encoding", "polars")
-    yield nursery
-    nursery.close()
 
 
 CALL = "codes.test_encoding:encode_small"

@@ -5,7 +5,6 @@ import datetime
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from saev.ops import collective
 from saev.ops.topk import batchtopk_codes, batchtopk_reference
@@ -53,9 +52,10 @@ def batches():
     }
 
 
-def _process(rank, rendezvous, folder):
-    timeout = datetime.timedelta(minutes=2)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timeout)
+def process(folder):
+    """What each of two processes does."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=2))
+    rank = dist.get_rank()
     start, here = (0, SIZES[0]) if rank == 0 else SIZES
     x = torch.arange(11.0)[start : start + here].requires_grad_()
     found = {}
@@ -81,19 +81,14 @@ def _process(rank, rendezvous, folder):
             name: batchtopk_codes(h[start : start + here], kept_per_token(name)) for name, h in batches().items()
         }
     assert collective.world_size() == 1
-    torch.save(found, folder / f"{rank}.pt")
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    if not dist.is_available():
-        pytest.skip("torch was built without torch.distributed")
+def two(fork_pair, tmp_path_factory):
     folder = tmp_path_factory.mktemp("collective")
-    other = mp.get_context("spawn").Process(target=_process, args=(1, folder / "rendezvous", folder))
-    other.start()
-    _process(0, folder / "rendezvous", folder)
-    other.join()
+    fork_pair("ops.test_collective:process", folder)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

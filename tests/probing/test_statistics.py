@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels, many_labels, table
 
 from saev.codes.pairs import from_dense
@@ -198,24 +197,21 @@ def test_bad_input_is_named():
         LatentLabelStats(8, 4, 24)
 
 
-def _process(rank, rendezvous, results):
-    timeout = datetime.timedelta(minutes=2)
-    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2, timeout=timeout)
+def process(results):
+    """What each of two processes does."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(minutes=2))
+    rank = dist.get_rank()
     x, y = codes(), labels()
     parts = (slice(0, 130), slice(130, N))  # uneven on purpose
     for name, mine in (("both", parts[rank]), ("one", slice(0, N) if rank else slice(0, 0))):
         stats = fed(x[mine], y[mine], [])
-        torch.save(vars(stats.compute()), results / f"{name}{rank}.pt")
+        torch.save(vars(stats.compute()), f"{results}/{name}{rank}.pt")
         assert stats.n_tokens == (y[mine] >= 0).sum()  # what it holds is its own again
     dist.destroy_process_group()
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_give_the_table_of_one(tmp_path):
-    other = mp.get_context("spawn").Process(target=_process, args=(1, tmp_path / "rendezvous", tmp_path))
-    other.start()
-    _process(0, tmp_path / "rendezvous", tmp_path)
-    other.join()
+def test_two_processes_give_the_table_of_one(fork_pair, tmp_path):
+    fork_pair("probing.test_statistics:process", tmp_path)
     expected = table(codes(), labels(), 10)
     for name in ("both0", "both1", "one0", "one1"):
         equal(type(expected)(**torch.load(tmp_path / f"{name}.pt")), expected)

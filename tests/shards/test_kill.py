@@ -3,18 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-from nursery import Nursery
 from recordings import record
 
 from saev.shards import ActivationStore
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = Nursery("shards.test_kill", "polars")
-    yield nursery
-    nursery.close()
 
 
 def record_small(root: str) -> None:

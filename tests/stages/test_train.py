@@ -1,17 +1,14 @@
 """Whole runs as a user types them: results, interruption and resume, several processes, what is left behind."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import polars as pl
 import pytest
 import torch
-from conftest import ROOT, TINY
+from conftest import TINY, environment
 from serving import serve
 
 import saev
@@ -21,21 +18,17 @@ RUN = ("experiment=none", "layer=1", BANK, *TINY, "n_tokens=2560", "val_every=10
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny, tmp_path_factory):
-    """A finished run of two SAEs, with its report."""
+def undisturbed(nursery, tiny, tmp_path_factory):
+    """(directory, printed) of a finished run of two SAEs, with its report."""
     out = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "report=true"]
-    done = subprocess.run(command, cwd=ROOT, env=environment(out), capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return next((out / "train").glob("*/*")), done
-
-
-def environment(out):
-    return os.environ | {"SAEV_OUTPUTS": str(out), "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
+    child = nursery.start("train.py", f"dataset={tiny}", *RUN, "report=true", env=environment(out))
+    printed, errors = child.communicate()
+    assert child.returncode == 0, errors
+    return next((out / "train").glob("*/*")), printed
 
 
 def test_a_run_leaves_what_a_researcher_needs(undisturbed):
-    run, done = undisturbed
+    run, printed = undisturbed
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == ["sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"]
     assert {"nmse", "l0", "l1", "dead", "dead_val", "dense_above_0.1", "coherence", "tokens_per_s"} <= set(
@@ -45,12 +38,12 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     assert pl.read_csv(run / "results.csv").shape == table.shape
     assert (run / "report.html").stat().st_size > 10_000 and (run / "config.yaml").is_file()
     for name in table["member"]:
-        assert name in done.stdout
+        assert name in printed
         config = saev.read_config(run / "saes" / name)
         assert config["provenance"]["layer"] == 1 and config["hyperparameters"]["lr"] == 3e-4
         assert json.loads((run / "saes" / name / "metrics.json").read_text()) == config["metrics"]
         assert list((run / "tensorboard" / name).glob("events.*"))
-    assert str(run / "report.html") in done.stdout and "NMSE" in done.stdout
+    assert str(run / "report.html") in printed and "NMSE" in printed
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
@@ -86,31 +79,24 @@ def train_images(tiny):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_path):
+def test_interrupted_and_resumed_is_undisturbed(number, nursery, undisturbed, tiny, tmp_path):
     reference, _ = undisturbed
-    command = [sys.executable, "train.py", f"dataset={tiny}", *RUN, "callbacks.checkpoint.every_n_steps=1"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    command = ("train.py", f"dataset={tiny}", *RUN, "callbacks.checkpoint.every_n_steps=1")
+    process = nursery.start(*command, env=environment(tmp_path))
     deadline = time.monotonic() + 120
     while not list(tmp_path.glob("train/*/*/checkpoints/last.ckpt")):
-        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=120)
+    said = "".join(process.communicate(timeout=120))
     run = next((tmp_path / "train").glob("*/*"))
     if process.returncode == 0:
         pytest.skip("the run was faster than the signal")
     assert process.returncode == 128 + number and "go on with: ckpt_path=" in said
     assert not (run / "results.parquet").exists()
-    done = subprocess.run(
-        [sys.executable, "train.py", "ckpt_path=last"],
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    resumed = nursery.start("train.py", "ckpt_path=last", env=environment(tmp_path))
+    printed = resumed.communicate()
+    assert resumed.returncode == 0, printed
     assert [p.name for p in (tmp_path / "train").glob("*/*")] == [run.name]  # the same directory
     same = ["member", "nmse", "l0", "l1", "dead", "coherence", "train_tokens"]
     one, other = (pl.read_parquet(path / "results.parquet").select(same) for path in (reference, run))
@@ -126,10 +112,10 @@ def test_interrupted_and_resumed_is_undisturbed(number, undisturbed, tiny, tmp_p
 
 
 @pytest.mark.parametrize(("split", "parts"), [("batch", 2), ("members", 1)])
-def test_two_processes_train_the_bank_of_one(split, parts, tiny, run_python, cli, tmp_path):
+def test_two_processes_train_the_bank_of_one(split, parts, tiny, fork_python, cli, tmp_path):
     common = (f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), "trainer.accelerator=cpu")
     root = tmp_path / "outputs" / "train"
-    done = run_python("train.py", *common, "trainer=ddp", f"trainer.strategy.split={split}")
+    done = fork_python("train.py", *common, "trainer=ddp", f"trainer.strategy.split={split}")
     assert done.code == 0, done.text
     (run,) = root.glob("*/*")
     alone = cli("train", *common, f"datamodule.parts={parts}")
@@ -146,7 +132,7 @@ def test_two_processes_train_the_bank_of_one(split, parts, tiny, run_python, cli
         assert all(torch.allclose(a[key], b[key], rtol=close, atol=close) for key in a)
 
 
-def test_a_failed_job_of_several_processes_ends_no_other(tiny, run_python, tmp_path):
+def test_a_failed_job_of_several_processes_ends_no_other(tiny, fork_python, tmp_path):
     """Guards against Lightning's watch over a failed job's processes, which kills this one in the middle of the next job."""
     # both diverge, which is noticed where numbers are written: the second job writes none and comes to its end
     fails_once = (
@@ -166,7 +152,7 @@ def test_a_failed_job_of_several_processes_ends_no_other(tiny, run_python, tmp_p
         "layer=1",
         *(o for o in TINY if o not in ("trainer=cpu", "log_every=1", "val_every=1")),
     )
-    done = run_python("train.py", *given, *ddp, "-m", *fails_once)
+    done = fork_python("train.py", *given, *ddp, "-m", *fails_once)
     (sweep,) = (tmp_path / "outputs" / "train").glob("*/*_sweep")
     assert done.code == 1 and "1 of 2 jobs failed" in done.err, done.text
     assert pl.read_parquet(sweep / "results.parquet")["job"].to_list() == ["1_log_every=100"]

@@ -12,7 +12,6 @@ from training.probes import build
 from saev.training.linear.ddp import ProbeDDP
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     strategy = ProbeDDP(process_group_backend="gloo")
     trainer, module, data = build(sys.argv[1], strategy=strategy, devices=2, parts=2)
     trainer.fit(module, data)

@@ -48,7 +48,6 @@ def run(dataset, folder, name, split="batch", stop=None, resume=None, bank=membe
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     place = Path(sys.argv[1]), Path(sys.argv[2])
     run(*place, "batch", parts=2)
     run(*place, "members", split="members")

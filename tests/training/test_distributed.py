@@ -1,11 +1,5 @@
 """Two processes train the bank that one process trains, however the work is divided and whoever goes on with it."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
@@ -33,34 +27,14 @@ def alone(dataset, parts=None, **more):
 
 
 @pytest.fixture(scope="module")
-def two(dataset, tmp_path_factory):
+def two(fork_pair, dataset, tmp_path_factory):
     """`two(run, rank)`: what process.py left; and the folder."""
     folder = tmp_path_factory.mktemp("two")
     for parts, name in ((None, "one-17"), (4, "one-17-parts-4")):
         trainer, module, data = build(dataset, members(), parts=parts, callbacks=[StopAt(17)])
         trainer.fit(module, data)
         trainer.save_checkpoint(folder / f"{name}.ckpt")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    common |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("process.py")), str(dataset), str(folder)],
-            env=os.environ | common | {"LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=180)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(text[-3000:] for text in said)
+    fork_pair("tests/training/process.py", dataset, folder)
     return lambda run, rank=0: torch.load(folder / f"{run}-{rank}.pt", weights_only=True), folder
 
 

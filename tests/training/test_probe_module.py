@@ -1,16 +1,9 @@
 """Linear probes on Lightning: a grid fits as single probes would, stops by itself, resumes exactly, in any number of processes."""
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import lightning as L
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from scipy.special import log_softmax, logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, jaccard_score
@@ -263,30 +256,8 @@ def test_maps_are_logits_upsampled_between_the_centres_of_patches():
     assert map_overlap(logits, (1, 2), true).tolist() == [[8, 0], [8, 0], [8, 0]]  # void pixels are left out
 
 
-@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
-def test_two_processes_fit_what_one_fits(dataset, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    own = {"NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    own |= {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(Path(__file__).with_name("probe_process.py")), str(dataset), str(tmp_path)]
-    processes = [
-        subprocess.Popen(
-            command,
-            env=os.environ | own | {"LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=180)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(text[-3000:] for text in said)
+def test_two_processes_fit_what_one_fits(fork_pair, dataset, tmp_path):
+    fork_pair("tests/training/probe_process.py", dataset, tmp_path)
     steps, module, _ = fitted(dataset, parts=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

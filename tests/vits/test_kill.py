@@ -3,16 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
-from nursery import Nursery
 from vits.micro_recordings import SMALL, contents, recording
-
-
-@pytest.fixture(scope="module")
-def nursery():
-    nursery = Nursery("vits.test_kill", "timm", "polars")
-    yield nursery
-    nursery.close()
 
 
 def run(photos: str, root: str) -> None:
