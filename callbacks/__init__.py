@@ -1,8 +1,8 @@
-"""Lightning hooks -> saev.metrics -> the bank's numbers; no formulas here.
+"""Lightning callbacks: hook -> saev.metrics -> metrics of the bank; no formulas here.
 
 A callback adds `name -> a value per member` to `BankModule.latest` (training) or `BankModule.validated` (held-out data);
-`MetricsWriter`, which stands last, writes them. Counts by bin, `name -> a list per member`, stand in a callback's own
-`distributions`.
+`MetricsWriter`, the last callback, writes them, and the counts by bin in the callbacks' `distributions` (`name -> a list per
+member`).
 """
 
 from callbacks.checkpoint import Checkpoint

@@ -1,4 +1,4 @@
-"""One file to go on from: written at intervals, and when a signal asks for it (callbacks/signals.py)."""
+"""The checkpoint to resume from: written at intervals, and on a signal (saev/runs/signals.py)."""
 
 import os
 import signal
@@ -12,17 +12,17 @@ from saev.runs.signals import After, Signals, answer_slurm
 
 
 class Checkpoint(L.Callback):
-    """Saves `path` every `every_n_steps` steps, and when a signal has come: after the step in flight, in all processes.
+    """Saves `path` every `every_n_steps` steps, and after the current step when a signal has arrived, in all processes.
 
-    Then the run stops without a validation, leaves because its job is requeued, or goes on until it is killed. Before the
-    first step and after the last, where there is nothing to save, signals are answered at once, as if this were not here.
+    After a signal the run stops without a validation, exits because its job is requeued, or continues until it is killed.
+    Before the first step and after the last there is nothing to save, and the earlier signal handlers act.
 
-    Written under a temporary name in the same folder, then renamed: a kill leaves the last whole checkpoint.
+    Written under a temporary name in the same folder, then renamed: a kill leaves the last complete checkpoint.
     """
 
     def __init__(self, path: str | Path, every_n_steps: int):
         if every_n_steps < 1:
-            raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps}: give at least 1 step.")
+            raise ValueError(f"callbacks.checkpoint.every_n_steps={every_n_steps}: must be at least 1.")
         self.path, self.every_n_steps = Path(path), every_n_steps
         self.signals = Signals()
         self.received: int | None = None  # the signal that stops the fit
@@ -34,14 +34,14 @@ class Checkpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()
-        if trainer.received_sigterm:  # since Lightning set up; it would exit after the first step, without saving
+        if trainer.received_sigterm:  # during set-up; Lightning would exit after the first step, without saving
             trainer._signal_connector.received_sigterm = False
             self.signals.note(signal.SIGTERM)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         self._answer(trainer, save=trainer.global_step % self.every_n_steps == 0)
 
-    # the next hook, once the step's numbers are written
+    # the next hook after the step's metrics are written
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch, batch_idx) -> None:
         self._leave()
@@ -52,7 +52,7 @@ class Checkpoint(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        """A validation may take long. Several processes cannot save or stop here together: their batches differ in number."""
+        """A validation may take long. Several processes cannot save or stop here together: they have different numbers of batches."""
         if trainer.world_size == 1:
             self._answer(trainer)
         elif self.saved == trainer.global_step and self.signals.pending == After.REQUEUE:
@@ -66,7 +66,7 @@ class Checkpoint(L.Callback):
 
     def _answer(self, trainer: L.Trainer, save: bool = False) -> None:
         number, after = self.signals.take()
-        if trainer.world_size > 1:  # a signal to one process is answered by all, after the same step
+        if trainer.world_size > 1:  # all processes act on a signal to one, after the same step
             strongest = torch.tensor(int(after), device=trainer.strategy.root_device)
             after = After(int(trainer.strategy.reduce(strongest, reduce_op="max")))
         if (save or after) and self.saved != trainer.global_step:
@@ -76,7 +76,7 @@ class Checkpoint(L.Callback):
             self.received = number or signal.SIGTERM
             if trainer.global_step != trainer.max_steps:
                 trainer.should_stop = True
-            else:  # nothing is left but the validation that the run is for
+            else:  # only the final validation is left
                 self.leaving = After.NOTHING
 
     def _leave(self) -> None:
@@ -84,7 +84,7 @@ class Checkpoint(L.Callback):
             self.signals.leave()
         if self.leaving == After.STOP:
             self.signals.release()
-            # As Lightning's own callbacks end a fit at once: before it stops by `should_stop` it validates.
+            # as Lightning's own callbacks end a fit at once; `should_stop` would validate first
             raise _TunerExitException
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -94,6 +94,6 @@ class Checkpoint(L.Callback):
         trainer.save_checkpoint(temporary)  # all processes take part
         if trainer.is_global_zero:
             with open(temporary, "rb") as file:
-                os.fsync(file.fileno())  # else a power cut may leave the name with nothing behind it
+                os.fsync(file.fileno())  # else a power cut may leave an empty file of that name
             os.replace(temporary, self.path)
         self.saved = trainer.global_step

@@ -1,4 +1,4 @@
-"""How alike the atoms of a dictionary are."""
+"""Coherence of the dictionaries: how similar their atoms are."""
 
 import lightning as L
 
@@ -10,7 +10,7 @@ from saev.training.bank.module import BankModule
 class Coherence(L.Callback):
     """Adds `coherence` (largest |cos| of two atoms) and `mean_max_cosine` (mean of each atom's largest).
 
-    Costs d_sae^2 * d_model: looked at every `every_n_steps` training steps (0: never) and at each validation.
+    Costs d_sae^2 * d_model: computed every `every_n_steps` training steps (0: never) and at each validation.
     """
 
     def __init__(self, every_n_steps: int = 0):
@@ -25,5 +25,5 @@ class Coherence(L.Callback):
 
     @staticmethod
     def _measure(pl_module: BankModule) -> dict[str, list]:
-        found = [coherence(member.sae.atoms.detach()) for member in pl_module.bank]
-        return {"coherence": [c.max for c in found], "mean_max_cosine": [c.mean_max for c in found]}
+        values = [coherence(member.sae.atoms.detach()) for member in pl_module.bank]
+        return {"coherence": [c.max for c in values], "mean_max_cosine": [c.mean_max for c in values]}

@@ -1,4 +1,4 @@
-"""Shares of dead latents, by training tokens since their last firing."""
+"""Fractions of dead latents, by training tokens since they last fired."""
 
 import lightning as L
 
@@ -7,9 +7,9 @@ from saev.training.bank.module import BankModule
 
 
 class DeadUnits(L.Callback):
-    """Adds `dead`, the fraction of latents silent for `auxk.dead_tokens` training tokens.
+    """Adds `dead`, the fraction of latents that have not fired for `auxk.dead_tokens` training tokens.
 
-    The counters live in the bank (`Member.tokens_since_fired`), because AuxK needs them and checkpoints must hold them.
+    The counters are in the bank (`tokens_since_fired`), because AuxK and checkpoints need them.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]

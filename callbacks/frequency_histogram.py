@@ -1,4 +1,4 @@
-"""How often the latents of each member fire on held-out tokens, as a histogram."""
+"""Histogram of the latents' firing frequencies on held-out tokens."""
 
 import lightning as L
 from torch import Tensor
@@ -10,7 +10,7 @@ from saev.training.bank.module import BankModule
 class FrequencyHistogram(L.Callback):
     """At validations, counts of latents by log10 of the fraction of held-out tokens on which they fire (FREQUENCY_EDGES).
 
-    `distributions` is what `MetricsWriter` takes: name -> counts per member. Those that never fire are in no bin.
+    `distributions`, read by `MetricsWriter`: name -> counts per member. Latents that never fire are in no bin.
     """
 
     def __init__(self):

@@ -1,4 +1,4 @@
-"""What each member's part of a step costs."""
+"""Time and memory of each member's part of a step."""
 
 import time
 from typing import Any
@@ -12,17 +12,17 @@ from saev.training.bank.module import BankModule
 
 
 class MemberCost(L.Callback):
-    """Adds `member_ms`, the time of a member's forward, backward, clipping and optimiser step, and on a GPU `member_gib`, the most memory
-    it had beyond what was there before; both of the one step that is written.
+    """Adds `member_ms`, the time of a member's forward, backward, clipping and optimiser step, and on a GPU `member_gib`, its peak memory
+    above what was allocated before; both of the logging step alone.
 
-    Members are stepped one after the other: one's part ends where the next one's begins, the last one's where
-    Lightning is told of the step. Nothing is measured between logging steps; on a GPU by events, read when the step is over.
+    Members are stepped one after the other: a part ends where the next one begins, the last one at Lightning's hook of the
+    optimiser step. On a GPU times come from events, read at the end of the step.
     """
 
     def __init__(self):
         self.handles: list[Any] = []
-        self.marks: list[tuple[int, Any]] = []  # (member, when it began); the end as member -1
-        self.memory: list[tuple[int, int, int]] = []  # (member, bytes when it began, most bytes until it ended)
+        self.marks: list[tuple[int, Any]] = []  # (member, start time); the end of the step as member -1
+        self.memory: list[tuple[int, int, int]] = []  # (member, bytes allocated at its start, peak bytes until its end)
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: BankModule, batch, batch_idx) -> None:  # type: ignore[override]
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
@@ -69,7 +69,7 @@ class MemberCost(L.Callback):
             event.record()
             now: Any = event
             held = torch.cuda.memory_allocated()
-            if self.marks:  # the allocator's own counters: no wait for the device
+            if self.marks:  # counters of the allocator: no synchronisation with the device
                 last, before, _ = self.memory[-1]
                 self.memory[-1] = last, before, torch.cuda.max_memory_allocated()
             if number >= 0:

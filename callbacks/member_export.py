@@ -1,4 +1,4 @@
-"""Each member as a dictionary of its own, usable without Lightning: `saev.load(run/saes/<member>)`."""
+"""Saves each member as a dictionary that needs no Lightning: `saev.load(run/saes/<member>)`."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from saev.training.bank.module import BankModule
 class MemberExport(L.Callback):
     """Writes saes/<member>/{dictionary.safetensors, config.json, metrics.json} after the final validation.
 
-    `settings` is what each member was configured with, `provenance` what all of them were trained on.
+    `settings`: the settings of each member; `provenance`: the data that all of them were trained on.
     """
 
     def __init__(self, directory: str | Path, settings: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any]):

@@ -1,4 +1,4 @@
-"""The one place where numbers leave the run: metrics.jsonl always, and each member's own loggers."""
+"""Writes all metrics of a run: to metrics.jsonl, and to the loggers of each member."""
 
 import json
 import math
@@ -53,17 +53,17 @@ class MetricsWriter(L.Callback):
             self._write(trainer, pl_module, "train", rows)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        found: dict[str, list] = {}
+        distributions: dict[str, list] = {}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            found |= getattr(callback, "distributions", {})
-        counts = [{name: of[i].tolist() for name, of in found.items()} for i in range(len(pl_module.bank))]
+            distributions |= getattr(callback, "distributions", {})
+        counts = [{name: of[i].tolist() for name, of in distributions.items()} for i in range(len(pl_module.bank))]
         rows = pl_module.validated_rows()
         self._write(trainer, pl_module, "val", rows, counts)
-        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the one after the last step
+        if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the final validation
             self._write_results(pl_module, rows)
 
     def _write_results(self, pl_module: BankModule, rows: Sequence[Mapping[str, float]]) -> None:
-        """TensorBoard's table of hyperparameters wants the results beside the settings."""
+        """Log the results with the settings, for TensorBoard's table of hyperparameters."""
         for member, row in zip(pl_module.bank, rows, strict=True):
             final = {f"final/{name}": row[name] for name in RESULTS if math.isfinite(row.get(name, math.nan))}
             for logger in self.loggers.get(member.name, ()):
@@ -94,18 +94,18 @@ class MetricsWriter(L.Callback):
                         log_histogram(logger, f"{split}/{name}", of, EDGES[name], step)
 
     def close(self) -> None:
-        """End every logger's run, once nothing more will be written (fit and the final validation share them)."""
+        """Finish every logger, after fit and final validation."""
         for logger in (logger for of in self.loggers.values() for logger in of):
             logger.finalize("success")
             end = getattr(getattr(logger, "experiment", None), "finish", None)
-            if end is not None:  # W&B: else its runs stay open until the process ends
+            if end is not None:  # W&B, whose runs otherwise stay open until the process ends
                 end()
 
 
 def _validate(trainer: L.Trainer) -> None:
-    """A validation before the first step, as Lightning's loop has it after one."""
+    """A validation before the first step, as Lightning's loop runs it after one."""
     loop = trainer.fit_loop.epoch_loop.val_loop
-    loop.restarting = False  # in its middle, that would be
+    loop.restarting = False  # that would resume it in the middle
     trainer.validating = True
     loop.run()
     trainer.training = True
@@ -114,5 +114,5 @@ def _validate(trainer: L.Trainer) -> None:
 def _step(line: str) -> int:
     try:
         return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be cut off
+    except (json.JSONDecodeError, KeyError):  # the last line of a killed run may be incomplete
         return 1 << 62

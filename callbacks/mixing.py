@@ -1,4 +1,4 @@
-"""How well the stream is shuffled, beside a perfect shuffle of the same data."""
+"""How well the stream is shuffled, compared with a perfect shuffle of the same data."""
 
 from typing import Any
 
@@ -16,9 +16,9 @@ from saev.training.bank.module import BankModule
 class Mixing(L.Callback):
     """Adds `<group>_entropy` (bits) and `<group>_entropy_fraction` of a perfect shuffle's, at logging steps.
 
-    Groups are images, token positions, the images' classes and the patches' labels, as far as the dataset has them; for
-    images also `image_mates`, the other tokens of one's image in a batch, and `image_mates_perfect`. A batch is that of all
-    processes.
+    Groups are images, token positions, classes of images and labels of patches, as far as the dataset has them; for images also
+    `image_mates`, the number of other tokens of the same image in a batch, and `image_mates_perfect`. Batches are those of
+    all processes together.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -44,17 +44,17 @@ class Mixing(L.Callback):
             ids["class"] = self.classes.to(batch["example"].device)[batch["example"]]
         if "label" in batch:
             ids["label"] = batch["label"].long()
-        if batch["tokens"] > len(batch["example"]):  # the other processes have the rest
-            ids = {group: torch.cat(gather_all_tensors(own)) for group, own in ids.items()}
-        found: dict[str, Tensor | float] = {
+        if batch["tokens"] > len(batch["example"]):  # other processes hold the rest
+            ids = {group: torch.cat(gather_all_tensors(local)) for group, local in ids.items()}
+        metrics: dict[str, Tensor | float] = {
             "image_mates": mates(ids["image"]),
             "image_mates_perfect": self.perfect_mates,
         }
         for group, values in ids.items():
             entropy, perfect = batch_entropy(values), self.perfect[group]
-            found[f"{group}_entropy"] = entropy
-            found[f"{group}_entropy_fraction"] = entropy / perfect if perfect else 1.0
-        for name, value in found.items():
+            metrics[f"{group}_entropy"] = entropy
+            metrics[f"{group}_entropy_fraction"] = entropy / perfect if perfect else 1.0
+        for name, value in metrics.items():
             pl_module.latest[name] = [value] * len(pl_module.bank)
 
 

@@ -1,4 +1,4 @@
-"""What is being done and how long it will take: a bar on a terminal, a line per validation in a log file."""
+"""Progress of a training run: a bar on a terminal, a log line per validation."""
 
 import logging
 from typing import Any
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class BankProgress(L.Callback):
-    """Steps done and to do, time left, tokens per second; held-out NMSE and L0 of each member at validations."""
+    """Shows steps, remaining time and tokens per second; logs held-out NMSE and L0 of each member at validations."""
 
     def __init__(self):
         self.console = Console(stderr=True)
@@ -49,11 +49,11 @@ class BankProgress(L.Callback):
         self.bar.update(self.task, completed=trainer.global_step, **speed)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        if not trainer.is_global_zero or trainer.state.fn != TrainerFn.FITTING:  # the final one ends in a table
+        if not trainer.is_global_zero or trainer.state.fn != TrainerFn.FITTING:  # the final validation prints a table
             return
         rows = zip(pl_module.bank.names, pl_module.validated_rows(), strict=True)
-        found = "; ".join(f"{name}: NMSE {row['nmse']:.3f}, L0 {row['l0']:.1f}" for name, row in rows)
-        log.info("step %d of %d, held out: %s", trainer.global_step, trainer.max_steps, found)
+        metrics = "; ".join(f"{name}: NMSE {row['nmse']:.3f}, L0 {row['l0']:.1f}" for name, row in rows)
+        log.info("step %d of %d, held out: %s", trainer.global_step, trainer.max_steps, metrics)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._stop()

@@ -1,4 +1,4 @@
-"""Raises the sparsity penalty from 0 to its full weight, so that latents settle before they are pressed."""
+"""Warm-up of the sparsity penalty, from 0 to its full weight."""
 
 import lightning as L
 
@@ -12,7 +12,7 @@ class SparsityWarmup(L.Callback):
     def __init__(self, fraction: float = 0.05):
         if not 0 <= fraction <= 1:
             raise ValueError(
-                f"callbacks.sparsity_warmup.fraction={fraction}: a fraction of the run lies between 0 and 1."
+                f"callbacks.sparsity_warmup.fraction={fraction}: must be a fraction of the run, from 0 to 1."
             )
         self.fraction = fraction
 

@@ -1,4 +1,4 @@
-"""Training speed of the whole bank, validation and start-up left out."""
+"""Training speed of the bank, without validation and start-up."""
 
 import time
 
@@ -12,8 +12,8 @@ from saev.training.bank.module import BankModule
 class Throughput(L.Callback):
     """Adds `tokens_per_s` and `mb_per_s` (activations read) since the last logging step, and `gpu_gib` (peak) on a GPU.
 
-    Tokens are those of all processes together. `average` is over the whole run: tokens that went through every member, per
-    second of training steps and of waiting for their data.
+    Tokens are those of all processes together. `average` is over the whole run: tokens per second of training, including the
+    wait for data.
     """
 
     def __init__(self):
@@ -31,8 +31,8 @@ class Throughput(L.Callback):
         if not due(trainer):
             return
         if pl_module.device.type == "cuda":
-            torch.cuda.synchronize()  # a logging step reads numbers from the device anyway
-            # kept here, as MemberCost sets the allocator's own peak back
+            torch.cuda.synchronize()  # a logging step synchronises anyway
+            # kept here, because MemberCost resets the allocator's peak
             self.gpu_gib = max(self.gpu_gib, torch.cuda.max_memory_allocated() / 2**30)
             pl_module.latest["gpu_gib"] = [self.gpu_gib] * len(pl_module.bank)
         now = time.perf_counter()
@@ -42,7 +42,7 @@ class Throughput(L.Callback):
             acts = batch["acts"]
             pl_module.latest["tokens_per_s"] = [tokens / seconds] * len(pl_module.bank)
             pl_module.latest["mb_per_s"] = [tokens / seconds * acts[0].nbytes / 1e6] * len(pl_module.bank)
-        else:  # the first interval holds warm-up and compilation
+        else:  # the first interval includes warm-up and compilation
             self.tokens = 0
         self.mark = (now, self.tokens)
 

@@ -234,11 +234,11 @@ class ActivationDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Where the stream stands, and what its order depends on."""
-        return {"consumed": self.consumed, **self._identity()}
+        return {"consumed": self.consumed, **self.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on with the next batch; ValueError where the stream is not the one that was interrupted."""
-        for key, value in self._identity().items():
+        for key, value in self.identity().items():
             if state.get(key) != value:
                 same = f"datamodule.parts={state.get(key)}" if key == "parts" else "the same setting"
                 raise ValueError(
@@ -247,7 +247,7 @@ class ActivationDataModule(L.LightningDataModule):
                 )
         self.consumed = state["consumed"]
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         assert self.store is not None
         return {
             "dataset": self.store.manifest.fingerprint,

@@ -132,9 +132,9 @@ class LabelledDataModule(ActivationDataModule):
         assert self.labels is not None
         return Labelled(super().val_dataloader(), self.labels[1])
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         return {
-            **super()._identity(),
+            **super().identity(),
             "validation": self.val_store.manifest.fingerprint,
             "classes": None if self.classes is None else list(self.classes.ids),
             "images": [len(self.train_examples), len(self.val_examples)],

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from saev.config.streams import Tee, outlasting_readers
+from saev.config.streams import Tee, ignoring_broken_pipes
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -27,26 +27,26 @@ STAGES = {
     "probe": "dictionaries and labelled activations -> which latent stands for which class",
     "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
-# Verbs that take directories as plain arguments -> the key that they become.
+# Verbs that take directories as plain arguments -> the key that lists them.
 DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "show"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
-    "status": "how the jobs of a sweep stand, and the results there are; the newest where none is named",
+    "status": "the states of a sweep's jobs, and their results; default: the newest sweep",
     "doctor": "check the environment, and datasets given as arguments; print the remedy for each fault",
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb; exits with 0, or with 1 and a message that names the remedy."""
-    # Read by torch when it first allocates. Pages of 2 MB instead of 4 KB, in Linux: a step of large SAEs on a CPU takes a sixth less time
-    # (docs/log/2026-11-25-step.md), most of the rest being pages that are touched for the first time.
+    # Read by torch at its first allocation: pages of 2 MB instead of 4 KB make a step of large SAEs on a CPU a sixth faster
+    # (docs/log/2026-11-25-step.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with outlasting_readers():
+    with ignoring_broken_pipes():
         answer(list(sys.argv[1:] if arguments is None else arguments))
 
 
 def answer(arguments: Sequence[str]) -> None:
-    """Print the help, or run the verb that comes first."""
+    """Print the help, or run the verb, which is the first argument."""
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
@@ -61,10 +61,10 @@ def answer(arguments: Sequence[str]) -> None:
 
 
 def run_tool(verb: str, arguments: Sequence[str]) -> None:
-    """Run saev.stages.<verb>.run, which parses its own arguments, and exit with what it returns."""
+    """Run saev.stages.<verb>.run, which parses its own arguments, and exit with its return value."""
     try:
         sys.exit(importlib.import_module(f"saev.stages.{verb}").run(arguments))
-    except ValueError as error:  # the user's to mend
+    except ValueError as error:  # user error: print the message, no traceback
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
@@ -96,10 +96,10 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     from hydra.errors import CompactHydraException
 
     from saev.config import schema
-    from saev.config.command_line import directories_as_key, flags_apart, launched
+    from saev.config.command_line import directories_as_key, split_flags, with_multirun
     from saev.config.resume import with_run_dir, with_sweep_dir
-    from saev.config.rollback import kept_on_error
-    from saev.runs.outputs import check_writable, follow
+    from saev.config.rollback import restored_on_error
+    from saev.runs.outputs import check_writable, set_outputs
 
     if not (CONF / f"{verb}.yaml").is_file():
         sys.exit(
@@ -110,16 +110,16 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     def task(cfg) -> object:
         try:
             return importlib.import_module(f"saev.stages.{verb}").run(cfg)
-        except ValueError as error:  # the user's to mend: the message alone (HYDRA_FULL_ERROR=1 shows where)
+        except ValueError as error:  # user error: print the message, no traceback (HYDRA_FULL_ERROR=1 shows it)
             raise CompactHydraException(f"error: {error}") from error
 
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
-        flags, overrides = flags_apart(arguments)
-        follow(overrides)
+        flags, overrides = split_flags(arguments)
+        set_outputs(overrides)
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
         flags, overrides = with_sweep_dir(verb, flags, overrides)
-        flags = launched(flags, overrides)
+        flags = with_multirun(flags, overrides)
         if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
             raise ValueError(
                 "ckpt_path with -m or a launcher: resume one run at a time, here (ckpt_path=<run directory>), or a sweep "
@@ -130,21 +130,21 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        with suggestions(), kept_on_error(sys.argv[1:]):
+        with suggestions(), restored_on_error(sys.argv[1:]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
-    except KeyboardInterrupt:  # the stage has said what is left to do
+    except KeyboardInterrupt:  # the stage has printed how to resume
         sys.exit(130)
 
 
 @contextlib.contextmanager
 def suggestions():
     """Add "did you mean" to Hydra's message about an unknown key."""
-    stderr, said = sys.stderr, io.StringIO()
-    sys.stderr = Tee(stderr.write, said.write, stderr)
+    stderr, copy = sys.stderr, io.StringIO()
+    sys.stderr = Tee(stderr.write, copy.write, stderr)
     try:
         yield
     except SystemExit:
-        if unknown := re.search(r"Could not override '([\w.]+)'", said.getvalue()):
+        if unknown := re.search(r"Could not override '([\w.]+)'", copy.getvalue()):
             stderr.write(suggestion(unknown[1]))
         raise
     finally:

@@ -6,6 +6,7 @@ The library is imported inside the fixtures: this file is read before pytest ins
 import dataclasses
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -50,6 +51,12 @@ def plain_environment() -> None:
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]:
         del os.environ[name]
     os.environ.pop("HYDRA_FULL_ERROR", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """A job in the background of a script ignores SIGINT, and so would the processes that tests start and interrupt."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY
 from PIL import Image
 
 from saev.cli import STAGES, TOOLS
-from saev.config.command_line import flags_apart
+from saev.config.command_line import split_flags
 
 
 def runs(tmp_path):
@@ -95,10 +95,10 @@ def test_a_named_launcher_launches_a_single_run_too(cli, tiny, tmp_path):
 
 def test_flags_apart_keeps_values_with_their_flags_and_the_order_of_the_rest():
     typed = ["experiment=x", "-m", "k=1,2", "--cfg", "job", "lr=1", "-cd", "more"]
-    assert flags_apart(typed) == (["-m", "--cfg", "job", "-cd", "more"], ["experiment=x", "k=1,2", "lr=1"])
-    assert flags_apart(["k=1", "--info", "defaults"]) == (["--info", "defaults"], ["k=1"])
-    assert flags_apart(["--info", "k=1"]) == (["--info"], ["k=1"])
-    assert flags_apart([]) == ([], []) and flags_apart(["a=1", "--cfg"]) == (["--cfg"], ["a=1"])
+    assert split_flags(typed) == (["-m", "--cfg", "job", "-cd", "more"], ["experiment=x", "k=1,2", "lr=1"])
+    assert split_flags(["k=1", "--info", "defaults"]) == (["--info", "defaults"], ["k=1"])
+    assert split_flags(["--info", "k=1"]) == (["--info"], ["k=1"])
+    assert split_flags([]) == ([], []) and split_flags(["a=1", "--cfg"]) == (["--cfg"], ["a=1"])
 
 
 @pytest.mark.parametrize(

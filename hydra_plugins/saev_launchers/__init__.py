@@ -1,4 +1,4 @@
-"""Jobs on Slurm that outlast preemption and time limits: hydra/launcher=slurm waits for them, slurm_detached does not."""
+"""Slurm jobs that resume after preemption and time limits: hydra/launcher=slurm waits for them, slurm_detached does not."""
 
 from hydra_plugins.saev_launchers.config import SlurmConf
 from hydra_plugins.saev_launchers.slurm import DetachedSlurmLauncher, SlurmLauncher

@@ -1,4 +1,4 @@
-"""The types of conf/hydra/launcher/slurm.yaml: submitit's keys, and those of our waiting."""
+"""The types of conf/hydra/launcher/slurm.yaml: submitit's keys, and those of waiting.py."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The jobs of a sweep as one Slurm array, by submitit. Hydra imports this at each start, so nothing heavy stands on top."""
+"""The jobs of a sweep as one Slurm array, by submitit. Hydra imports this at each start: only light imports at the top."""
 
 import logging
 import shutil
@@ -19,15 +19,13 @@ log = logging.getLogger(__name__)
 
 
 class SlurmLauncher(BaseSubmititLauncher):
-    """Submits the jobs and waits for them; one that dies is reported as failed, and the others go on.
+    """Submits the jobs and waits for them; one that dies is reported as failed, the others continue.
 
     Args:
-        poll_s: seconds between two questions to squeue.
-        lost_after_s: seconds after which a job is given up that Slurm is done with and that has left no result.
+        poll_s: seconds between calls of squeue.
+        lost_after_s: seconds to wait for the result of a job that is no longer in the queue.
         params: the other keys of conf/hydra/launcher/slurm.yaml.
     """
-
-    _EXECUTOR = "slurm"
 
     def __init__(self, poll_s: float, lost_after_s: float, **params: Any):
         super().__init__(**params)
@@ -37,11 +35,11 @@ class SlurmLauncher(BaseSubmititLauncher):
         return wait(self.submit(job_overrides, initial_job_idx), self.poll_s, self.lost_after_s)
 
     def submit(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Submitted]:
-        """Give the jobs to Slurm and write down under which numbers; CompactHydraException where it takes none."""
+        """Submit the jobs and record their Slurm ids; CompactHydraException where Slurm refuses them."""
         assert self.config is not None
         if shutil.which("sbatch") is None or shutil.which("squeue") is None:
             raise CompactHydraException(
-                "error: hydra/launcher=slurm: there is no Slurm here (sbatch and squeue are not on PATH); run this on the "
+                "error: hydra/launcher=slurm: sbatch and squeue are not on PATH; run this on the "
                 "cluster's login node, or the jobs on this machine: hydra/launcher=joblib or hydra/launcher=submitit_local."
             )
         directory = Path(str(self.config.hydra.sweep.dir)).absolute()
@@ -53,7 +51,7 @@ class SlurmLauncher(BaseSubmititLauncher):
         ]
         try:
             jobs = self._executor().map_array(self, *zip(*calls, strict=True))
-        except Exception as error:  # submitit passes on what sbatch said as one of several types
+        except Exception as error:  # submitit reports errors of sbatch in several types
             raise CompactHydraException(
                 f"error: hydra/launcher=slurm: nothing was submitted: {error}\nThe keys are those of "
                 "conf/hydra/launcher/slurm.yaml, e.g. hydra.launcher.partition=gpu hydra.launcher.account=mine."
@@ -64,17 +62,17 @@ class SlurmLauncher(BaseSubmititLauncher):
             folder = self._folder(overrides, number)
             submitted.append(Submitted(directory, folder, overrides, job.job_id, paths.result_pickle, paths.stderr))
             log.info("Slurm job %s: %s (%s)", job.job_id, folder, " ".join(filter_overrides(overrides)))
-        slurm.note(directory, {job.folder: job.number for job in submitted})
+        slurm.record_jobs(directory, {job.folder: job.number for job in submitted})
         return submitted
 
     def _executor(self) -> Any:
         import submitit
 
-        common = BaseQueueConf.__dataclass_fields__  # submitit's words for any cluster; Slurm's own get a prefix
+        common = BaseQueueConf.__dataclass_fields__  # submitit's keys for any cluster; those of Slurm get a prefix
         params = {key if key in common else f"slurm_{key}": value for key, value in self.params.items()}
         folder, retries = params.pop("submitit_folder"), params.pop("slurm_max_num_timeout")
-        executor = submitit.AutoExecutor(folder, cluster=self._EXECUTOR, slurm_max_num_timeout=retries)
-        # with one process of a job gone the others would wait for it until the time limit
+        executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=retries)
+        # else the other processes of a job would wait for one that died until the time limit
         executor.update_parameters(**params, slurm_srun_args=["--kill-on-bad-exit=1"])
         return executor
 
@@ -87,7 +85,7 @@ class SlurmLauncher(BaseSubmititLauncher):
 
 
 class DetachedSlurmLauncher(SlurmLauncher):
-    """Submits the jobs and returns: their status is UNKNOWN, `saev status` tells it later."""
+    """Submits the jobs and returns their status as UNKNOWN; `saev status` reports it later."""
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         jobs = self.submit(job_overrides, initial_job_idx)

@@ -1,4 +1,4 @@
-"""Hydra finds plugins in the namespace package hydra_plugins; nothing heavy may be imported here."""
+"""Hydra finds plugins in the namespace package hydra_plugins; only light imports here."""
 
 from hydra_plugins.saev_sweeper.sweeper import SharedPassSweeper
 

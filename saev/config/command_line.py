@@ -1,4 +1,4 @@
-"""What people type, in the order and form that Hydra wants."""
+"""Normalise the command line for Hydra."""
 
 import glob
 import os
@@ -8,10 +8,10 @@ from saev.runs.outputs import SHOW
 from saev.runs.quoting import quote
 
 
-def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """The flags, with -m where a launcher is named: a single run would leave it aside and stay here.
+def with_multirun(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """The flags, with -m if a launcher is named: Hydra ignores the launcher of a single run.
 
-    >>> launched([], ["hydra/launcher=slurm", "k=8"]), launched(["--cfg", "job"], ["hydra/launcher=slurm"])
+    >>> with_multirun([], ["hydra/launcher=slurm", "k=8"]), with_multirun(["--cfg", "job"], ["hydra/launcher=slurm"])
     (['-m'], ['--cfg', 'job'])
     """
     named = any(override.lstrip("+").startswith("hydra/launcher=") for override in overrides)
@@ -19,13 +19,13 @@ def launched(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
     return ["-m", *flags] if named and not decided else list(flags)
 
 
-def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """(flags and their values, overrides): Hydra 1.3 wants them in this order, people type them in any.
+def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(flags and their values, overrides), for Hydra 1.3, which needs the flags first.
 
-    >>> flags_apart(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
+    >>> split_flags(["experiment=x", "-m", "k=1,2", "--cfg", "job"])
     (['-m', '--cfg', 'job'], ['experiment=x', 'k=1,2'])
     """
-    takes_value = {
+    takes_value = [
         "--cfg",
         "-c",
         "--package",
@@ -36,8 +36,15 @@ def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         "-cn",
         "--config-dir",
         "-cd",
-    }
-    kinds = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}  # --info works without one too
+    ]
+    kinds = {
+        "all",
+        "config",
+        "defaults",
+        "defaults-tree",
+        "plugins",
+        "searchpath",
+    }  # values of --info, which works without one
     flags, overrides, items = [], [], iter(arguments)
     for item in items:
         if flags and flags[-1] in ("--info", "-i") and item in kinds:
@@ -53,8 +60,8 @@ def flags_apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
-    """Directories as one override that lists them: plain arguments, which are no `key=value` or name something that is there,
-    patterns of these, and `key=DIRECTORY` or `key=PATTERN`.
+    """One override `key=[...]` for directories: arguments without `=` or that exist, glob patterns of them, and `key=DIRECTORY` or
+    `key=PATTERN`.
 
     >>> directories_as_key("dictionaries", ["runs/a", "splice=true", "dictionaries=runs/b"])
     ['splice=true', 'dictionaries=["runs/a","runs/b"]']

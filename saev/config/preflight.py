@@ -1,4 +1,4 @@
-"""Before a sweep is launched: everything that would stop one of its jobs, and how much memory its members will take."""
+"""Validate the jobs of a sweep before the first is launched, and estimate the memory of their members."""
 
 import os
 
@@ -8,13 +8,13 @@ from saev.runs.memory import Size, member_size
 from saev.stages.train import prepare
 
 GIB = 2**30
-SHARE = 0.9  # of a device's memory; the rest is the allocator's
+USABLE = 0.9  # fraction of a device's memory; the rest is left to the allocator
 
 
-def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
-    """The size of each member of a job of `saev <verb>`; ValueError where the job would be refused.
+def member_sizes(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
+    """The memory of each member of a job of `saev <verb>`; ValueError where the job would be refused.
 
-    `here`: the jobs run on this machine, so its devices count.
+    `here`: the jobs run on this machine, so its devices are checked.
     """
     if verb == "fit":
         from saev.config import fit_job
@@ -29,10 +29,10 @@ def examine(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
 
 
 def memory_here(cfg: DictConfig) -> int:
-    """Bytes that a bank may take on this machine, in its GPU where the job has one."""
+    """Bytes that a bank may use on this machine, of its GPU if the job uses one."""
     import torch
 
     device = OmegaConf.select(cfg, "trainer.accelerator") or str(OmegaConf.select(cfg, "device"))
     if device.partition(":")[0] in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return int(SHARE * torch.cuda.get_device_properties(0).total_memory)
-    return int(SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return int(USABLE * torch.cuda.get_device_properties(0).total_memory)
+    return int(USABLE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))

@@ -1,4 +1,4 @@
-"""Several processes of one job: the command by which Lightning starts them from this one."""
+"""The command with which Lightning starts the further processes of a job."""
 
 import sys
 from pathlib import Path
@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def processes(trainer: DictConfig) -> int:
-    """How many processes the configured trainer will run."""
+    """The number of processes of the configured trainer, over all nodes."""
     return int(trainer.devices) * int(trainer.num_nodes)
 
 
 def relaunchable(directory: Path) -> None:
-    """Make sys.argv the command of this very job: Lightning starts further processes of a DDP run with it."""
+    """Set sys.argv to the command of this job, with which Lightning starts further processes of a DDP run."""
     sys.argv[:] = [str(ROOT / "train.py"), *(str(override) for override in HydraConfig.get().overrides.task)]
-    sys.modules["__main__"].__spec__ = None  # of a launcher's worker: Lightning would start that module instead
+    sys.modules["__main__"].__spec__ = None  # in a launcher's worker Lightning would start the worker's module
     config: Any = HydraConfig.get()
     with read_write(config), open_dict(config):
-        config.run.dir = str(directory)  # of a sweep's job: its own folder; Lightning passes it on
+        config.run.dir = str(directory)  # the folder of this job of a sweep; Lightning passes it on

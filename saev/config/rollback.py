@@ -1,7 +1,7 @@
-"""A run's directory as it was, where going on with it was refused.
+"""Restore a run's directory after a refused resume.
 
-Hydra writes the new overrides into the directory before anything can be checked, and `ckpt_path=` takes overrides from there:
-without this, a setting that was refused once would be refused ever after, though nobody asks for it any more.
+Hydra writes the new overrides into the directory before they are checked, and `ckpt_path=` reads overrides from there: a setting
+that was refused once would be refused at every later resume.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ WRITTEN = (CONFIG, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.
 
 
 @contextlib.contextmanager
-def kept_on_error(overrides: Sequence[str]) -> Iterator[None]:
-    """Put back what the directory in `hydra.run.dir` says of its run, unless the command succeeds or gets as far as a checkpoint."""
+def restored_on_error(overrides: Sequence[str]) -> Iterator[None]:
+    """Restore the files that describe the run in `hydra.run.dir`, unless the command succeeds or writes a checkpoint."""
     directory = None if further_process() else run_directory(overrides)
     checkpoint = directory / CHECKPOINT if directory else None
     if directory is None or not any((directory / name).is_file() for name in (CHECKPOINT, RESULTS)):
@@ -30,25 +30,25 @@ def kept_on_error(overrides: Sequence[str]) -> Iterator[None]:
         if modified(checkpoint) == saved and not (isinstance(end, SystemExit) and end.code in (0, None)):
             now = contents(directory)
             for name, data in before.items():
-                # results that are there are those of a process that has finished meanwhile
+                # results that exist now are of a process that has finished meanwhile
                 if now.get(name) != data and not (name == RESULTS and name in now):
                     write_atomically(directory / name, data)
         raise
 
 
 def further_process() -> bool:
-    """Whether this is one of several processes, and not the first: by now the first has written what would be kept here."""
+    """Whether this is not the first of several processes: the first has already written these files."""
     return any(os.environ.get(rank, "0") != "0" for rank in ("LOCAL_RANK", "SLURM_PROCID"))
 
 
 def run_directory(overrides: Sequence[str]) -> Path | None:
-    """The directory that the overrides name for the run."""
-    named = [override.partition("=")[2] for override in overrides if override.startswith("hydra.run.dir=")]
-    return Path(named[-1].strip("'\"")) if named and "${" not in named[-1] else None
+    """The directory of the run, if the overrides name it."""
+    values = [override.partition("=")[2] for override in overrides if override.startswith("hydra.run.dir=")]
+    return Path(values[-1].strip("'\"")) if values and "${" not in values[-1] else None
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """The files that say what the run is, by name."""
+    """The files that describe the run, by name."""
     return {name: path.read_bytes() for name in WRITTEN if (path := directory / name).is_file()}
 
 

@@ -1,4 +1,4 @@
-"""Where a command writes: streams that outlast their readers, and one that writes to two places."""
+"""Output streams of a command: one that ignores a closed pipe, and one that copies to a second stream."""
 
 import contextlib
 import io
@@ -9,19 +9,19 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def outlasting_readers() -> Iterator[None]:
-    """Within, a reader of stdout or stderr may leave when it has seen enough (`| head`); the command goes on to its end."""
+def ignoring_broken_pipes() -> Iterator[None]:
+    """Ignore BrokenPipeError of stdout and stderr, so that `| head` does not abort the command."""
     streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Outlasting(sys.stdout), Outlasting(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = BrokenPipeIgnored(sys.stdout), BrokenPipeIgnored(sys.stderr)  # type: ignore[assignment]
     try:
         yield
     finally:
-        sys.stdout.flush()  # the interpreter, which would do it at last, makes an error of it
+        sys.stdout.flush()  # at exit the interpreter would report the error
         sys.stdout, sys.stderr = streams
 
 
-class Outlasting:
-    """A stream whose text goes nowhere once its reader has left, and that otherwise is the given one."""
+class BrokenPipeIgnored:
+    """The given stream, discarding text once its pipe is closed."""
 
     def __init__(self, stream: Any):
         self.stream = stream
@@ -42,13 +42,13 @@ class Outlasting:
     def _or_nowhere(self) -> Iterator[None]:
         try:
             yield
-        except BrokenPipeError:  # what is in the stream's buffer is then written there, too
+        except BrokenPipeError:  # the stream's buffer is then written to the null device, too
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
 
 
 class Tee(io.TextIOBase):
-    """A stream that writes to two places and otherwise is the first one."""
+    """A stream that writes to two functions and otherwise is the given stream."""
 
     def __init__(self, first: Callable[[str], object], second: Callable[[str], object], stream: Any):
         self.first, self.second, self.stream = first, second, stream

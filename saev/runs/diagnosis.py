@@ -1,4 +1,4 @@
-"""What `saev doctor PATH` finds out about a recording, a dictionary, a run or a sweep."""
+"""The checks of `saev doctor PATH`: a recording, codes, a dictionary, a run or a sweep. They read only."""
 
 import dataclasses
 import json
@@ -28,27 +28,27 @@ class Finding:
     fault: bool = False
 
 
-def examine(path: Path) -> list[Finding]:
-    """Everything that can be said about what is at `path`, at least one finding."""
+def check_path(path: Path) -> list[Finding]:
+    """The findings about whatever is at `path`, at least one."""
     if not path.is_dir():
         return [Finding(str(path), "there is no such directory", "check the path", fault=True)]
     if (path / MANIFEST).is_file():
-        return list(codes(path) if holds_codes(path) else recording(path))
+        return list(check_codes(path) if holds_codes(path) else check_recording(path))
     if (path / "config.json").is_file() or (path / "dictionary.safetensors").is_file():
-        return [dictionary(path)]
+        return [check_dictionary(path)]
     if (path / SWEEP).is_file():
-        return [finding for run in Sweep.load(path).jobs for finding in training(path / run)]
+        return [finding for run in Sweep.load(path).jobs for finding in check_run(path / run)]
     if (path / RESULTS).is_file() or (path / ".hydra").is_dir() or (path / CHECKPOINT).is_file():
-        return list(training(path))
+        return list(check_run(path))
     runs = sorted(p for p in path.iterdir() if (p / ".hydra").is_dir())
     if runs:
-        return [finding for run in runs for finding in training(run)]
+        return [finding for run in runs for finding in check_run(run)]
     remedy = f"give a directory with {MANIFEST}, dictionary.safetensors, or a run's .hydra"
     return [Finding(str(path), "is no recording, dictionary, run or sweep", remedy, fault=True)]
 
 
-def recording(path: Path) -> Iterator[Finding]:
-    """Is the recording complete, is each shard what was written (sha256), are its statistics and its table there?"""
+def check_recording(path: Path) -> Iterator[Finding]:
+    """Is the recording complete, are its shards unchanged (sha256), can its statistics and its table be read?"""
     name = f"recording {path.name}"
     import polars as pl
     from safetensors import SafetensorError
@@ -66,7 +66,7 @@ def recording(path: Path) -> Iterator[Finding]:
         f"{manifest.dtype} per layer; {size / 1e9:.2f} GB",
     )
     faults = [Finding(name, fault, AGAIN, fault=True) for fault in store.verify()]
-    if faults:  # what else is wrong follows from them
+    if faults:  # further faults would follow from these
         yield from faults
         return
     yield Finding(name, f"{len(manifest.shards)} shards as recorded (sha256)")
@@ -74,15 +74,15 @@ def recording(path: Path) -> Iterator[Finding]:
         yield Finding(
             name,
             fault,
-            "open the dataset where it can be written, as any training run does: the index is made anew",
+            "open the dataset where it can be written, as any training run does: the index is rebuilt",
             fault=True,
         )
-    for check in (*(partial(contents, store, layer) for layer in store.layers), lambda: store.token_labels):
+    for check in (*(partial(read_first, store, layer) for layer in store.layers), lambda: store.token_labels):
         try:
             check()
         except (ValueError, OSError, SafetensorError) as error:
-            found, remedy = _split(error)
-            yield Finding(name, found, remedy or AGAIN, fault=True)
+            fault, remedy = _split(error)
+            yield Finding(name, fault, remedy or AGAIN, fault=True)
     try:
         failed = store.examples.filter(store.examples["n_tokens"] == 0)
     except (OSError, pl.exceptions.PolarsError) as error:
@@ -93,23 +93,23 @@ def recording(path: Path) -> Iterator[Finding]:
         yield Finding(name, f"{len(failed)} images could not be read, the first: {first}")
 
 
-def contents(store: ActivationStore, layer: int) -> None:
-    """Raise what reading a layer's statistics, places and values raises."""
+def read_first(store: ActivationStore, layer: int) -> None:
+    """Read a layer's statistics, offsets and first image; raises what these raise."""
     store.moments(layer)
     store.offsets(layer)
     store.read(layer, 0)
 
 
 def holds_codes(path: Path) -> bool:
-    """Whether the manifest says so; one that cannot be read is taken for a recording's."""
+    """Whether the manifest is one of codes; an unreadable one counts as a recording's."""
     try:
         return json.loads((path / MANIFEST).read_text()).get("kind") == CODES
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
         return False
 
 
-def codes(path: Path) -> Iterator[Finding]:
-    """Are the codes complete, and is each file what was written (sha256)?"""
+def check_codes(path: Path) -> Iterator[Finding]:
+    """Are the codes complete, and their files unchanged (sha256)?"""
     name = f"codes {path.name}"
     try:
         store = CodeStore(path)
@@ -123,7 +123,7 @@ def codes(path: Path) -> Iterator[Finding]:
         yield Finding(name, f"{len(store)} tokens, codes over {store.n_latents} latents")
 
 
-def dictionary(path: Path) -> Finding:
+def check_dictionary(path: Path) -> Finding:
     """Does the saved dictionary load, and are its weights finite?"""
     import torch
     from safetensors import SafetensorError
@@ -132,36 +132,33 @@ def dictionary(path: Path) -> Finding:
 
     name = f"dictionary {path.name}"
     try:
-        loaded = load(path)
-        about = read_config(path)
+        dictionary = load(path)
+        config = read_config(path)
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
-        found, remedy = _split(error)
-        return Finding(name, found, remedy or "restore the directory, or train it again", fault=True)
-    if not torch.isfinite(loaded.atoms).all():
+        fault, remedy = _split(error)
+        return Finding(name, fault, remedy or "restore the directory, or train it again", fault=True)
+    if not torch.isfinite(dictionary.atoms).all():
         return Finding(name, "its atoms are not finite", "train it again with a lower lr", fault=True)
-    provenance = about.get("provenance", {})
+    provenance = config.get("provenance", {})
     origin = f"; trained on {provenance['dataset']}, layer {provenance['layer']}" if "layer" in provenance else ""
     return Finding(
-        name, f"{about['sparsifier']['kind']}, {loaded.n_latents} latents of {loaded.d_model} dimensions{origin}"
+        name,
+        f"{config['sparsifier']['kind']}, {dictionary.n_latents} latents of {dictionary.d_model} dimensions{origin}",
     )
 
 
-def training(path: Path) -> Iterator[Finding]:
-    """Has the run finished, can it go on, which of its SAEs failed or do not load?"""
+def check_run(path: Path) -> Iterator[Finding]:
+    """Has the run finished, can it be resumed, which of its SAEs failed or do not load?"""
     import polars as pl
 
     name = f"run {path.name}"
     if not (path / RESULTS).is_file():
         if (path / CHECKPOINT).is_file():
-            yield Finding(name, "unfinished, with a checkpoint", f"go on: saev train ckpt_path={path}")
+            yield Finding(name, "unfinished, with a checkpoint", f"resume: saev train ckpt_path={path}")
         elif (path / ERROR).is_file():
-            said = (path / ERROR).read_text().strip()
-            yield Finding(
-                name,
-                f"failed before its first checkpoint: {said}",
-                "mend that and start it again, or delete it",
-                fault=True,
-            )
+            error = (path / ERROR).read_text().strip()
+            remedy = "correct that and start it again, or delete it"
+            yield Finding(name, f"failed before its first checkpoint: {error}", remedy, fault=True)
         else:
             yield Finding(name, "unfinished, without a checkpoint", "delete it and start it again", fault=True)
         return
@@ -174,11 +171,11 @@ def training(path: Path) -> Iterator[Finding]:
     for member, failed in table.select("member", "failed").iter_rows():
         if failed:
             yield Finding(f"{name}: {member}", "diverged and was stopped", "train it again with a lower lr", fault=True)
-        elif (found := dictionary(path / "saes" / member)).fault:
-            yield dataclasses.replace(found, what=f"{name}: {member}")
+        elif (finding := check_dictionary(path / "saes" / member)).fault:
+            yield dataclasses.replace(finding, what=f"{name}: {member}")
 
 
 def _split(error: Exception) -> tuple[str, str]:
-    """What is wrong and the remedy, out of one of our own messages ("what: remedy"); others have no remedy."""
-    found, colon, remedy = str(error).rpartition(": ")
-    return (found, remedy) if colon and type(error) is ValueError else (str(error), "")
+    """(fault, remedy) of a ValueError "fault: remedy"; other errors have no remedy."""
+    fault, colon, remedy = str(error).rpartition(": ")
+    return (fault, remedy) if colon and type(error) is ValueError else (str(error), "")

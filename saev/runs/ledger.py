@@ -1,4 +1,4 @@
-"""A sweep on disk: which jobs it has, and how each of them stands.
+"""A sweep on disk: its jobs and the state of each.
 
 <sweep>/sweep.json          the plan, written before anything is launched
 <sweep>/<job>/              a run's directory
@@ -20,7 +20,7 @@ from saev.runs.planning import Job
 FILE = "sweep.json"
 ERROR = "error.txt"  # in a run's directory: what ended it
 CONFIG, RESULTS, CHECKPOINT, LOCK = "config.yaml", "results.parquet", "checkpoints/last.ckpt", ".lock"
-UNASKED = ("paths", "logger", "report", "tags", "member")  # keys that no result depends on
+NOT_COMPARED = ("paths", "logger", "report", "tags", "member")  # keys that change no result
 State = Literal["finished", "running", "queued", "failed", "interrupted", "not started"]
 
 
@@ -28,7 +28,7 @@ State = Literal["finished", "running", "queued", "failed", "interrupted", "not s
 class Sweep:
     """The jobs of a sweep, by the folder of each."""
 
-    fingerprint: str  # of the composed configurations: the same question, however it was typed
+    fingerprint: str  # of the composed configurations, whatever was typed
     jobs: dict[str, Job]
     verb: str = "train"  # of the command line
 
@@ -39,12 +39,12 @@ class Sweep:
 
     @classmethod
     def load(cls, directory: Path) -> "Sweep":
-        """Read sweep.json; ValueError where it is missing or not one of ours."""
+        """Read sweep.json; ValueError where it is missing or has another format."""
         path = directory / FILE
         try:
-            found = json.loads(path.read_text())
-            jobs = {folder: Job(**job) for folder, job in found["jobs"].items()}
-            return cls(found["fingerprint"], jobs, found["verb"])
+            plan = json.loads(path.read_text())
+            jobs = {folder: Job(**job) for folder, job in plan["jobs"].items()}
+            return cls(plan["fingerprint"], jobs, plan["verb"])
         except FileNotFoundError:
             raise ValueError(
                 f"{directory}: {FILE} is missing, so this is no sweep; name a sweep's directory."
@@ -54,63 +54,63 @@ class Sweep:
 
 
 def fingerprint(configs: Sequence[Mapping[str, Any]]) -> str:
-    """sha256 (hex) of the composed configurations of all combinations, in order, but for where and how they are written."""
-    asked = [{key: value for key, value in config.items() if key not in UNASKED} for config in configs]
-    for config in asked:
+    """sha256 (hex) of the composed configurations of all combinations, in order, without directories and loggers."""
+    compared = [{key: value for key, value in config.items() if key not in NOT_COMPARED} for config in configs]
+    for config in compared:
         if isinstance(config.get("record"), Mapping):
             config["record"] = {key: value for key, value in config["record"].items() if key != "root"}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(compared, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
-    """How a job stands."""
+class JobState:
+    """The state of a job."""
 
     state: State
-    step: int | None = None  # the last step that was written about
+    step: int | None = None  # the last step with logged metrics
     note: str = ""
 
 
-def standings(directory: Path, jobs: Mapping[str, Job], ask: bool = True) -> dict[str, Standing]:
-    """How each job of the sweep stands, from its folder and, where it was given to Slurm, from the queue (if `ask`).
+def job_states(directory: Path, jobs: Mapping[str, Job], ask_slurm: bool = True) -> dict[str, JobState]:
+    """The state of each job of the sweep, from its folder and, with `ask_slurm`, from the queue it was submitted to.
 
-    Raises slurm.NoAnswer where that cannot be asked.
+    Raises slurm.QueueUnavailable where squeue fails.
     """
-    submitted = slurm.submitted(directory) if ask else {}
+    submitted = slurm.submitted(directory) if ask_slurm else {}
     queue = slurm.states(list(submitted.values()))
-    return {folder: standing(directory / folder, queue.get(submitted.get(folder, ""))) for folder in jobs}
+    return {folder: job_state(directory / folder, queue.get(submitted.get(folder, ""))) for folder in jobs}
 
 
-def standing(run: Path, in_queue: str | None = None) -> Standing:
-    """How the run in a folder stands; `in_queue` is what Slurm calls its state, if it knows it."""
+def job_state(run: Path, in_queue: str | None = None) -> JobState:
+    """The state of the run in a folder; `in_queue` is its state in Slurm, None for a job that is not in the queue."""
     step = last_step(run)
     if (run / RESULTS).is_file():
-        return Standing("finished", step)
+        return JobState("finished", step)
     if in_queue in slurm.WAITING:
-        return Standing("queued", step)
+        return JobState("queued", step)
     if is_locked(run / LOCK) or (in_queue is not None and in_queue not in slurm.ENDED):
-        return Standing("running", step)
+        return JobState("running", step)
     if (run / ERROR).is_file():
-        return Standing("failed", step, (run / ERROR).read_text().strip())
+        return JobState("failed", step, (run / ERROR).read_text().strip())
     if (run / CHECKPOINT).is_file() or step is not None:
-        return Standing("interrupted", step)
-    return Standing("not started")
+        return JobState("interrupted", step)
+    return JobState("not started")
 
 
-def pending(standings: Mapping[str, Standing]) -> list[str]:
-    """The jobs that have to be launched: neither finished nor under way."""
-    return [job for job, found in standings.items() if found.state not in ("finished", "running", "queued")]
+def pending(states: Mapping[str, JobState]) -> list[str]:
+    """The jobs to launch: neither finished nor running nor queued."""
+    return [job for job, of in states.items() if of.state not in ("finished", "running", "queued")]
 
 
-def left_alone(standings: Mapping[str, Standing]) -> list[str]:
-    """A line for each reason for which jobs are not launched."""
+def skipped(states: Mapping[str, JobState]) -> list[str]:
+    """A line per state of the jobs that are not launched."""
     hints = {"finished": " (hydra.sweeper.rerun=true trains anew)", "running": "", "queued": ""}
-    found = {state: [job for job, of in standings.items() if of.state == state] for state in hints}
-    return [f"{state} already: {', '.join(jobs)}{hints[state]}" for state, jobs in found.items() if jobs]
+    by_state = {state: [job for job, of in states.items() if of.state == state] for state in hints}
+    return [f"{state} already: {', '.join(jobs)}{hints[state]}" for state, jobs in by_state.items() if jobs]
 
 
 def last_step(run: Path) -> int | None:
-    """The step of the last whole line of metrics.jsonl."""
+    """The step of the last complete line of metrics.jsonl."""
     path = run / "metrics.jsonl"
     if not path.is_file():
         return None
@@ -124,17 +124,17 @@ def last_step(run: Path) -> int | None:
 
 
 def sweeps(root: Path) -> Iterator[Path]:
-    """The sweeps below a folder of runs by date, the newest first."""
-    found = sorted(root.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return (path.parent for path in found)
+    """The sweeps below a folder of runs by date, newest first."""
+    plans = sorted(root.glob(f"*/*/{FILE}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return (path.parent for path in plans)
 
 
-def same(root: Path, fingerprint: str) -> Path | None:
-    """The newest sweep below `root` that asks the same question, if there is one."""
+def find_sweep(root: Path, fingerprint: str) -> Path | None:
+    """The newest sweep below `root` with this fingerprint; None without one."""
     for directory in sweeps(root):
         try:
             if Sweep.load(directory).fingerprint == fingerprint:
                 return directory
-        except ValueError:  # another program's file of that name
+        except ValueError:  # a file of another program
             continue
     return None

@@ -1,4 +1,4 @@
-"""How much memory a bank will take, before it is built. An estimate: benchmarks/README.md has what was measured."""
+"""An estimate of a bank's memory before it is built; benchmarks/README.md has measurements."""
 
 from typing import NamedTuple
 
@@ -9,15 +9,15 @@ STATES = 2  # numbers that Adam keeps for each parameter
 class Size(NamedTuple):
     """Bytes of one member."""
 
-    fixed: int  # parameters and optimiser state: there as long as the bank is
-    passing: int  # gradients and the graph of its own step: one member's at a time
+    fixed: int  # parameters and optimiser state, for the whole run
+    passing: int  # gradients and graph of a step, of one member at a time
 
 
 def member_size(d_model: int, d_sae: int, batch_size: int, prefixes: int = 1, copies: int = 5) -> Size:
     """Bytes of an autoencoder in a bank that is stepped on batches of `batch_size` tokens.
 
-    `prefixes` is the number of reconstructions that its objective makes of each token, `copies` that of numbers per token and
-    latent: pre-activations, codes, their gradients, what a kernel works in.
+    `prefixes`: reconstructions of a token that the objective compares; `copies`: floats per token and latent (pre-activations,
+    codes, their gradients, a kernel's workspace).
     """
     parameters = 2 * d_model * d_sae + d_sae + d_model
     graph = copies * batch_size * d_sae + 3 * prefixes * batch_size * d_model

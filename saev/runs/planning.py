@@ -1,7 +1,6 @@
-"""From overrides to banks: which combinations of a sweep become members of one job.
+"""Plan a sweep: combinations whose composed configurations differ only in the settings of a single SAE share a job.
 
-Two combinations share a job when their composed configurations are equal but for the settings of a single SAE. Works on
-plain strings and mappings; the Hydra plugin around it is hydra_plugins/saev_sweeper.
+Works on plain strings and mappings; the Hydra plugin around it is hydra_plugins/saev_sweeper.
 """
 
 import dataclasses
@@ -35,15 +34,15 @@ def key_of(override: str) -> str:
 
 
 def is_per_sae(override: str) -> bool:
-    """Whether the override sets something of a single SAE, or of a single baseline."""
+    """Whether the override sets a key of a single SAE or of a single baseline."""
     return key_of(override) in PER_MEMBER
 
 
 def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Variant]:
-    """The bank that per-SAE `overrides` make of an experiment's `variants`.
+    """The variants of an experiment after per-SAE `overrides`.
 
-    Settings that the variants leave open apply to each of them (seed=1 trains the same bank with another seed).
-    Settings that they fix themselves replace the bank by the one SAE that is asked for.
+    A key that no variant sets applies to each of them (seed=1 trains the same bank with another seed).
+    A key that a variant sets replaces the bank by the single SAE of the overrides.
 
     >>> members([["k=8"], ["k=16"]], ["seed=1"])
     [['k=8', 'seed=1'], ['k=16', 'seed=1']]
@@ -59,7 +58,7 @@ def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Varia
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One process of a sweep: overrides common to its members, and what each member adds."""
+    """One job of a sweep: the overrides shared by its members, and those of each member."""
 
     shared: list[str]
     variants: list[Variant]
@@ -71,7 +70,7 @@ class Job:
         return [*self.shared, f"variants=[{quoted}]"]
 
     def parts(self, sizes: Sequence[int]) -> list["Job"]:
-        """The job as several, with so many members each, in order."""
+        """The job divided into jobs of these numbers of members, in order."""
         ends = list(itertools.accumulate(sizes, initial=0))
         return [Job(self.shared, self.variants[a:b]) for a, b in itertools.pairwise(ends)]
 
@@ -82,7 +81,7 @@ def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> lis
     for overrides, config in combinations:
         rest = {key: value for key, value in config.items() if key not in (*PER_MEMBER, "variants", "hydra")}
         shared = [override for override in overrides if not is_per_sae(override)]
-        # the overrides too: experiments that set a single SAE differently may agree in all the rest
+        # the overrides too: experiments that differ only within a single SAE may agree in the rest
         key = json.dumps([rest, sorted(shared)], sort_keys=True, default=str)
         job = jobs.setdefault(key, Job(shared, []))
         job.variants.extend(m for m in members(config.get("variants") or [], overrides) if m not in job.variants)
@@ -90,10 +89,10 @@ def plan(combinations: Sequence[tuple[Sequence[str], Mapping[str, Any]]]) -> lis
 
 
 def split(fixed: Sequence[int], passing: Sequence[int], max_members: int, budget: float = math.inf) -> list[int]:
-    """Numbers of members per job, so that none has more than `max_members` or needs more than `budget` bytes.
+    """Numbers of members per job, so that no job has more than `max_members` or needs more than `budget` bytes.
 
-    A member holds `fixed` bytes throughout; `passing` are those of its own step, of which the largest counts. A member
-    that is too large by itself gets a job of its own.
+    A member needs `fixed` bytes for the whole run and `passing` bytes during its step; of the latter the largest counts. A
+    member above the budget gets its own job.
 
     >>> split([4, 4, 4, 4, 4], [1, 1, 1, 1, 1], max_members=3)
     [3, 2]
@@ -101,7 +100,7 @@ def split(fixed: Sequence[int], passing: Sequence[int], max_members: int, budget
     [2, 1, 1]
     """
     if max_members < 1:
-        raise ValueError(f"hydra.sweeper.max_members={max_members}: give at least 1.")
+        raise ValueError(f"hydra.sweeper.max_members={max_members}: must be at least 1.")
     sizes, held, largest = [], 0, 0
     for own, during in zip(fixed, passing, strict=True):
         if sizes and sizes[-1] < max_members and held + own + max(largest, during) <= budget:
@@ -114,7 +113,7 @@ def split(fixed: Sequence[int], passing: Sequence[int], max_members: int, budget
 
 
 def labels(jobs: Sequence[Job]) -> list[str]:
-    """What tells each job from the others, e.g. "layer=13", of parts with a single SAE that one's settings; empty where nothing does."""
+    """The settings in which each job differs from the others, e.g. "layer=13", or those of its only SAE; empty without any."""
     common = set.intersection(*(set(job.shared) for job in jobs))
     found = [[o for o in job.shared if o not in common] for job in jobs]
     variants = [[short(o) for o in job.variants[0]] if len(job.variants) == 1 else [] for job in jobs]
@@ -124,7 +123,7 @@ def labels(jobs: Sequence[Job]) -> list[str]:
 
 
 def folders(jobs: Sequence[Job]) -> list[str]:
-    """A folder's name for each job: its number, and what tells it from the others.
+    """A folder name for each job: its number and its label.
 
     >>> folders([Job(["layer=13", "lr=1"], []), Job(["layer=23", "lr=1"], [])]), folders([Job(["layer=13"], [])])
     (['0_layer=13', '1_layer=23'], ['0'])
@@ -141,7 +140,7 @@ def describe(jobs: Sequence[Job]) -> str:
 
 
 def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
-    """Members' names: the settings in which they differ; `alone` for a single one.
+    """Names of the members: the settings in which they differ; `alone` for a single member.
 
     >>> names([["sae=topk", "k=8", "lr=1e-3"], ["sae=topk", "k=16", "lr=1e-3"]])
     ['k=8', 'k=16']
@@ -158,7 +157,7 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
 
 
 def safe(name: str) -> str:
-    """The name with what a folder's name had better not hold replaced; a long one ends in a hash of what is cut off.
+    """The name with characters replaced that are unsafe in file names; a long one is cut and ends in its hash.
 
     >>> safe("a/b=1"), len(safe("k=1," * 99))
     ('a_b=1', 100)
@@ -170,7 +169,7 @@ def safe(name: str) -> str:
 
 
 def short(override: str) -> str:
-    """The override with a number in its shortest form, as people write it.
+    """The override with its number in the shortest form.
 
     >>> short("sparsity=0.0001"), short("lr=0.003"), short("k=16"), short("seed=100000"), short("sae=topk")
     ('sparsity=1e-4', 'lr=3e-3', 'k=16', 'seed=100000', 'sae=topk')

@@ -1,10 +1,10 @@
-"""Strings as Hydra's override grammar takes them, whatever they hold."""
+"""Quoted strings of Hydra's override grammar."""
 
 import re
 
 
 def quote(text: str) -> str:
-    r"""The text in double quotes: a quote is escaped, and so are the backslashes before it or at the end; others stand for themselves.
+    r"""The text in double quotes: quotes are escaped, and backslashes before a quote or at the end.
 
     >>> print(quote('a"b'), quote("c\\d"), quote("e\\"))
     "a\"b" "c\d" "e\\"

@@ -1,13 +1,13 @@
-"""Which signals ask a training run to save, and what follows: by who started the run.
+"""Signals on which a run saves a checkpoint, and what it does next, depending on how it was started.
 
 | | INT | TERM | USR2 | USR1 |
 |---|---|---|---|---|
 | outside Slurm | stop | stop | | |
-| a job of submitit's (hydra/launcher=slurm) | stop | go on | requeue | |
-| any other job (sbatch) | stop | go on | | requeue |
+| a job of submitit (hydra/launcher=slurm) | stop | keep running | requeue | |
+| any other job (sbatch) | stop | keep running | | requeue |
 
-Slurm sends TERM ahead of KILL to what it preempts or requeues, and starts again only what did not exit by itself meanwhile.
-Time limits announce themselves by the signal that `sbatch --signal` names; submitit asks for USR2.
+Slurm sends TERM before KILL to a job that it preempts or requeues, and restarts only jobs that have not exited by themselves.
+Before the time limit it sends the signal of `sbatch --signal`; submitit sets USR2.
 """
 
 import enum
@@ -24,21 +24,21 @@ from types import FrameType
 from typing import Any, NoReturn
 
 log = logging.getLogger(__name__)
-KILLED_WITHIN_S = 600  # of a requeue
+KILLED_WITHIN_S = 600  # after a requeue
 
 
 class After(enum.IntEnum):
-    """What follows a save; of several the largest."""
+    """What a run does after saving; of several signals the largest counts."""
 
     NOTHING = 0
-    GO_ON = 1  # until Slurm kills the process
+    KEEP_RUNNING = 1  # until Slurm kills the process
     REQUEUE = 2  # and leave
     STOP = 3  # the fit
 
 
 def rules() -> dict[int, After]:
-    """What follows each signal that is listened to."""
-    plans = {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON if in_slurm() else After.STOP}
+    """What follows each handled signal."""
+    plans = {signal.SIGINT: After.STOP, signal.SIGTERM: After.KEEP_RUNNING if in_slurm() else After.STOP}
     if (number := requeue_signal()) is not None:
         plans[number] = After.REQUEUE
     return {int(number): after for number, after in plans.items()}
@@ -50,27 +50,27 @@ def in_slurm() -> bool:
 
 
 def requeue_signal() -> signal.Signals | None:
-    """The signal by which this job is told to put itself back into the queue; None where nobody would send one."""
+    """The signal on which this job requeues itself; None outside Slurm."""
     if "SUBMITIT_EXECUTOR" in os.environ:
         return signal.Signals[f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}"]
     return signal.SIGUSR1 if in_slurm() else None
 
 
 def answer_slurm() -> None:
-    """From now on do in a plain batch job what submitit's handlers do in its jobs: requeue at USR1, outlast TERM.
+    """In a plain batch job, set the handlers that submitit sets in its jobs: requeue on USR1, ignore TERM.
 
-    As early in the job as can be; nothing happens elsewhere, nor outside the main thread.
+    To be called early. Does nothing outside Slurm, in submitit's jobs, or outside the main thread.
     """
     if in_slurm() and "SUBMITIT_EXECUTOR" not in os.environ and in_main_thread():
         signal.signal(signal.SIGUSR1, requeue)
-        signal.signal(signal.SIGTERM, outlast)
+        signal.signal(signal.SIGTERM, keep_running)
 
 
 def requeue(number: int, frame: FrameType | None) -> None:
-    """Put this job back into the queue and leave; the first process does it for all."""
+    """Requeue this job and exit; only the first of its processes does so."""
     if rank():
         return
-    # an array's first task has the number of the whole array: by that all its tasks would start again
+    # SLURM_JOB_ID of an array's first task is that of the array: it would requeue all tasks
     array, task = (os.environ.get(f"SLURM_ARRAY_{part}_ID") for part in ("JOB", "TASK"))
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
     answer = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
@@ -80,28 +80,28 @@ def requeue(number: int, frame: FrameType | None) -> None:
     else:
         log.error(
             "%s: Slurm does not put job %s back into the queue (%s); submit it again with sbatch --requeue and the same "
-            "hydra.run.dir: it goes on from its checkpoint", name, job, answer.stderr.strip(),
+            "hydra.run.dir: it resumes from its checkpoint", name, job, answer.stderr.strip(),
         )  # fmt: skip
     sys.exit(128 + number)
 
 
-def outlast(number: int, frame: FrameType | None) -> None:
-    """Stay: Slurm would take a job that exits now for finished."""
-    log.warning("%s: going on until Slurm kills the job", signal.Signals(number).name)
+def keep_running(number: int, frame: FrameType | None) -> None:
+    """Log only: Slurm would count a job that exits now as finished."""
+    log.warning("%s: running on until Slurm kills the job", signal.Signals(number).name)
 
 
 def rank() -> int:
-    """This process's number among those of its job, as its launcher says; 0 for a single one."""
+    """This process's rank in its job, as set by its launcher; 0 for a single process."""
     return int(next((os.environ[key] for key in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if key in os.environ), 0))
 
 
 def in_main_thread() -> bool:
-    """Whether handlers may be set here."""
+    """Whether signal handlers can be set here."""
     return threading.current_thread() is threading.main_thread()
 
 
 class Signals:
-    """Notes signals between `listen` and `release`, in place of those who would answer them at once."""
+    """Collects signals between `listen` and `release`, instead of the handlers that would act at once."""
 
     def __init__(self) -> None:
         self.received: dict[int, After] = {}
@@ -111,29 +111,29 @@ class Signals:
 
     @property
     def pending(self) -> After:
-        """The most that signals ask for since `take`."""
+        """The largest action that a signal has asked for since `take`."""
         return max(self.received.values(), default=After.NOTHING)
 
     def take(self) -> tuple[int | None, After]:
-        """The signal that asks for the most, and what that is; then forget all of them."""
-        taken, self.received = self.received, {}  # one that comes between the two is in `taken`
+        """(signal, action) of the largest action asked for; clears all of them."""
+        taken, self.received = self.received, {}  # a signal between the two is in `taken`
         return max(taken.items(), key=lambda item: item[1], default=(None, After.NOTHING))
 
     def listen(self) -> None:
-        """Note signals from now on, where this is the main thread: elsewhere there are none to note."""
+        """Collect signals from now on; only the main thread receives them."""
         if not in_main_thread():
             return
         for number, after in rules().items():
             handler = signal.getsignal(number)
             if after == After.REQUEUE:
-                if not callable(handler):  # nobody here who could
+                if not callable(handler):  # no handler that requeues
                     continue
                 self.requeue = functools.partial(handler, number, None)
             self.rules[number], self.previous[number] = after, handler
             signal.signal(number, self.note)
 
     def note(self, number: int, frame: FrameType | None = None) -> None:
-        """Remember a signal. One that stops the run ends the noting: the second stops it at once."""
+        """Handle a signal. After one that stops the run the earlier handlers are back: a second one stops it at once."""
         self.received[number] = after = self.rules[number]
         again = " (again: stop at once)" if after == After.STOP else ""
         log.warning("%s: saving after this step%s", signal.Signals(number).name, again)
@@ -141,13 +141,13 @@ class Signals:
             self.release()
 
     def release(self) -> None:
-        """Let signals be answered as before `listen`."""
+        """Restore the handlers from before `listen`."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous = {}
 
     def leave(self) -> NoReturn:
-        """Requeue the job by whoever would have done so without us, and exit; call it in every process."""
+        """Requeue the job by the handler from before `listen`, and exit; to be called in every process."""
         self.requeue()  # the first process exits here
-        time.sleep(KILLED_WITHIN_S)  # ending first, another one might be taken for the job's failure
+        time.sleep(KILLED_WITHIN_S)  # another process that exits first would count as a failure of the job
         sys.exit(1)

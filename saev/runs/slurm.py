@@ -1,63 +1,64 @@
-"""What Slurm knows of a sweep's jobs: which job each folder was given to, and what the queue says of it.
+"""The Slurm jobs of a sweep: their ids by folder, and their states in the queue.
 
-squeue alone is asked: many clusters have no accounting (sacct), and the folders themselves say how a job ended.
+Only squeue is used: many clusters have no accounting (sacct), and the folders show how a job ended.
 """
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from saev.files import write_atomically
+
 JOBS = Path(".submitit/jobs.json")  # below a sweep's directory: folder -> Slurm's job id
-ANSWER_S = 60  # a busy controller takes its time
+TIMEOUT_S = 60  # of squeue; a busy controller is slow
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-# What squeue still tells of jobs that will not run again; all other words mean that something is under way or to come.
+# States of jobs that will not run again; all others are running or will run.
 ENDED = {
     "BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "LAUNCH_FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED",
     "REVOKED", "TIMEOUT",
 }  # fmt: skip
 
 
-class NoAnswer(ValueError):
-    """squeue could not say how the jobs stand; asking later may help."""
+class QueueUnavailable(ValueError):
+    """squeue is missing or failed; a later try may succeed."""
 
 
-def note(sweep_dir: Path, jobs: Mapping[str, str]) -> None:
-    """Write down which Slurm job each folder was given to, in place of an earlier one; whole, or not at all."""
+def record_jobs(sweep_dir: Path, jobs: Mapping[str, str]) -> None:
+    """Add the Slurm job id of each folder to jobs.json, in one step."""
     path = sweep_dir / JOBS
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({**submitted(sweep_dir), **jobs}, indent=1))
-    os.replace(temporary, path)
+    write_atomically(path, json.dumps({**submitted(sweep_dir), **jobs}, indent=1).encode())
 
 
 def submitted(sweep_dir: Path) -> dict[str, str]:
-    """The newest Slurm job id of each folder of a sweep; empty where nothing was given to Slurm."""
+    """The newest Slurm job id of each folder of a sweep; empty where nothing was submitted."""
     path = sweep_dir / JOBS
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def states(ids: Collection[str]) -> dict[str, str]:
-    """Slurm's word (PENDING, RUNNING, CANCELLED, ...) for each of the jobs that it still knows.
+    """The state (PENDING, RUNNING, CANCELLED, ...) of each job that Slurm still lists: until minutes after its end.
 
-    Slurm forgets a job some minutes after its end. Raises NoAnswer where there is no squeue, or it fails.
+    Raises QueueUnavailable where squeue is missing or fails.
     """
     if not ids:
         return {}
     if shutil.which("squeue") is None:
-        raise NoAnswer(
-            f"there is no squeue here to ask for jobs {', '.join(sorted(ids))}: go on where Slurm is, or, if none of them is "
-            f"under way any more, delete {JOBS} in the sweep's directory."
+        raise QueueUnavailable(
+            f"squeue is not on this machine, jobs {', '.join(sorted(ids))} are in its queue: run this where Slurm is, or, if none of "
+            f"them is running any more, delete {JOBS} in the sweep's directory."
         )
     arrays = sorted({job.partition("_")[0] for job in ids})
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i %T", f"--jobs={','.join(arrays)}"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_S)
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"squeue has not answered for {ANSWER_S} s: try again later.") from None
-    if answer.returncode and "Invalid job id" not in answer.stderr:  # what it says of a single id that it has forgotten
-        raise NoAnswer(f"squeue failed ({answer.stderr.strip()}): try again later.")
-    found = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
-    return {job: found[job] for job in ids if job in found}
+        raise QueueUnavailable(f"squeue has not answered for {TIMEOUT_S} s: try again later.") from None
+    if (
+        answer.returncode and "Invalid job id" not in answer.stderr
+    ):  # its message for a single id that it no longer lists
+        raise QueueUnavailable(f"squeue failed ({answer.stderr.strip()}): try again later.")
+    states = dict(line.split(maxsplit=1) for line in answer.stdout.splitlines() if line.strip())
+    return {job: states[job] for job in ids if job in states}

@@ -1,4 +1,4 @@
-"""The end of a sweep, or a look at it meanwhile: the rows of all finished jobs in one table, and how the others stand."""
+"""Collect a sweep's results and report the states of its jobs, at its end or meanwhile."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from saev.runs import planning
-from saev.runs.ledger import RESULTS, Standing, Sweep, standings
-from saev.runs.slurm import NoAnswer
+from saev.runs.ledger import RESULTS, JobState, Sweep, job_states
+from saev.runs.slurm import QueueUnavailable
 from saev.runs.tables import write_table
 from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.plots import frontier
@@ -23,51 +23,51 @@ from saev.visuals.table import results_table
 log = logging.getLogger(__name__)
 MARKS = {"finished": "green", "running": "cyan", "queued": "cyan", "failed": "red", "interrupted": "yellow"}
 PLOT = "frontier.png"
-# beside architecture and objective, what makes two SAEs points of different lines
+# SAEs that differ in these, in architecture or in objective are on different lines of the plot
 SERIES = ("d_sae", "lr", "init", "b_dec", "decoder", "dead_tokens")
 
 
-def conclude(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> dict[str, Standing]:
-    """Write results.parquet, results.csv and frontier.png of the finished jobs, print their table; how each job stands.
+def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> dict[str, JobState]:
+    """Write results.parquet, results.csv and frontier.png of the finished jobs and print them; the state of each job.
 
-    `errors` is what launchers said of jobs, by folder; it stands in for what a job could not write down itself. `table`:
-    the rows are printed (those of a single job have just been).
+    `errors` are the launchers' messages by folder, for jobs that left no error.txt. `table`: print the rows (a single job
+    has just printed its own).
     """
     console = Console()
-    standing = looked_up(directory, sweep)
-    for folder, said in errors.items():
-        found = standing[folder]
-        if not found.note:  # a job that has its numbers may have failed at its report
-            state = found.state if found.state in ("finished", "running", "queued") else "failed"
-            standing[folder] = dataclasses.replace(found, state=state, note=said)
-    rows = collect(directory, sweep, standing)
+    states = known_states(directory, sweep)
+    for folder, message in errors.items():
+        of = states[folder]
+        if not of.note:  # a job with results may have failed at its report
+            state = of.state if of.state in ("finished", "running", "queued") else "failed"
+            states[folder] = dataclasses.replace(of, state=state, note=message)
+    rows = collect(directory, sweep, states)
     files = {"sweep": directory}
     if rows and table:
         named = [{**row, "member": f"{row['job']}/{row['member']}"} for row in rows] if len(sweep.jobs) > 1 else rows
         console.print((evaluation_table if sweep.verb == "fit" else results_table)(named))
     if rows:
         try:
-            files |= written(directory, sweep, rows)
-        except PermissionError as error:  # somebody else's sweep may be looked at
+            files |= write_summary(directory, sweep, rows)
+        except PermissionError as error:  # the sweep of another user
             log.warning("nothing is written: %s", error)
-    show(console, sweep, standing)
+    print_states(console, sweep, states)
     for name, path in files.items():
         console.print(f"{name + ':':<8} {path}", soft_wrap=True, highlight=False)
-    if any(of.state in ("failed", "interrupted", "not started") for of in standing.values()):
-        console.print(f"go on:   saev {sweep.verb} resume_sweep={directory}", soft_wrap=True, highlight=False)
-    return standing
+    if any(of.state in ("failed", "interrupted", "not started") for of in states.values()):
+        console.print(f"resume:  saev {sweep.verb} resume_sweep={directory}", soft_wrap=True, highlight=False)
+    return states
 
 
-def looked_up(directory: Path, sweep: Sweep) -> dict[str, Standing]:
-    """How the jobs stand; by their folders alone, and said, where Slurm cannot be asked."""
+def known_states(directory: Path, sweep: Sweep) -> dict[str, JobState]:
+    """The states of the jobs; with a warning and from their folders alone where squeue fails."""
     try:
-        return standings(directory, sweep.jobs)
-    except NoAnswer as silence:
-        log.warning("%s What follows is what the folders say.", silence)
-        return standings(directory, sweep.jobs, ask=False)
+        return job_states(directory, sweep.jobs)
+    except QueueUnavailable as error:
+        log.warning("%s The states below are those of the folders alone.", error)
+        return job_states(directory, sweep.jobs, ask_slurm=False)
 
 
-def written(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
+def write_summary(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
     """Write the table and the plot; their paths."""
     write_table(directory, "results", rows)
     figure = frontier(rows, varying(rows, [*settings_of(sweep), *SERIES]))
@@ -77,12 +77,12 @@ def written(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) ->
     return {"results": directory / "results.csv", "plot": directory / PLOT}
 
 
-def collect(directory: Path, sweep: Sweep, standing: Mapping[str, Standing]) -> list[dict[str, Any]]:
-    """The rows of all finished jobs, each with its job's folder and what tells this job from the others."""
+def collect(directory: Path, sweep: Sweep, states: Mapping[str, JobState]) -> list[dict[str, Any]]:
+    """The rows of all finished jobs, with the job's folder and the settings in which jobs differ."""
     rows = []
     settings = dict(zip(sweep.jobs, distinct_settings(sweep), strict=True))
     for folder in sweep.jobs:
-        if standing[folder].state == "finished":
+        if states[folder].state == "finished":
             for row in pl.read_parquet(directory / folder / RESULTS).iter_rows(named=True):
                 own = {key: value for key, value in settings[folder].items() if key not in row}
                 rows.append({"job": folder, **own, **row})
@@ -90,7 +90,7 @@ def collect(directory: Path, sweep: Sweep, standing: Mapping[str, Standing]) -> 
 
 
 def distinct_settings(sweep: Sweep) -> list[dict[str, Any]]:
-    """For each job the shared settings in which it differs from others, by key."""
+    """For each job, the shared settings in which it differs from the others, by key."""
     jobs = list(sweep.jobs.values())
     common = set.intersection(*(set(job.shared) for job in jobs))
     own = [
@@ -100,7 +100,7 @@ def distinct_settings(sweep: Sweep) -> list[dict[str, Any]]:
 
 
 def cell(value: str) -> Any:
-    """An override's value as a table's cell holds it: a number, true or false, null, or text without its quotes.
+    """An override's value for a table: a number, true or false, None, or text without its quotes.
 
     >>> cell("1e-3"), cell("13"), cell("true"), cell("null"), cell("'a b'"), cell("[1,2]")
     (0.001, 13, True, None, 'a b', '[1,2]')
@@ -120,17 +120,17 @@ def settings_of(sweep: Sweep) -> list[str]:
 
 
 def varying(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """Those of the keys under which the rows differ."""
+    """The keys under which the rows differ."""
     return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
-def show(console: Console, sweep: Sweep, standing: Mapping[str, Standing]) -> None:
-    """Print a line per job that has not finished, and how many have."""
+def print_states(console: Console, sweep: Sweep, states: Mapping[str, JobState]) -> None:
+    """Print a line per unfinished job, and the number of jobs in each state."""
     counts: dict[str, int] = {}
-    for of in standing.values():
+    for of in states.values():
         counts[of.state] = counts.get(of.state, 0) + 1
     labels = dict(zip(sweep.jobs, planning.labels(list(sweep.jobs.values())), strict=True))
-    for folder, of in standing.items():
+    for folder, of in states.items():
         if of.state != "finished" or of.note:
             step = f", step {of.step}" if of.step is not None else ""
             what = f" ({labels[folder]})" if labels[folder] and labels[folder] not in folder else ""

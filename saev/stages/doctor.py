@@ -1,6 +1,6 @@
-"""saev doctor: is this machine fit to run, and are the given recordings, dictionaries and runs whole?
+"""saev doctor: check the machine, and the given recordings, dictionaries and runs.
 
-saev doctor [PATH ...]      each fault with its remedy; exit code 1 where something is at fault
+saev doctor [PATH ...]      prints each fault with its remedy; exit code 1 if there is one
 """
 
 import argparse
@@ -16,27 +16,27 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from saev.runs.diagnosis import Finding, examine
+from saev.runs.diagnosis import Finding, check_path
 
 ROOT = Path(__file__).resolve().parents[2]
 MIN_FREE_GB = 5  # the demo with its environment's caches takes 1 GB, a layer of ImageNet at 1024 dimensions 500 GB
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Check the machine and every path given, print a table; 0 where nothing is at fault, else 1."""
-    parser = argparse.ArgumentParser("saev doctor", description="Check the environment, and what is given.")
+    """Check the machine and every given path, print a table; 0 without a fault, else 1."""
+    parser = argparse.ArgumentParser("saev doctor", description="Check the environment and the given paths.")
     parser.add_argument("paths", nargs="*", type=Path, help="recordings, dictionaries, run or sweep directories")
     paths = parser.parse_args(list(arguments)).paths
     findings = list(environment())
     with Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
         for path in progress.track(paths, description="reading"):
-            findings += examine(path)
+            findings += check_path(path)
     show(findings)
     return int(any(finding.fault for finding in findings))
 
 
 def show(findings: Sequence[Finding]) -> None:
-    """Print the findings as a table, then how many faults there are."""
+    """Print the findings as a table, and the number of faults."""
     table = Table(show_edge=False, pad_edge=False)
     for title in ("", "what", "found", "remedy"):
         table.add_column(title, overflow="fold")
@@ -46,11 +46,11 @@ def show(findings: Sequence[Finding]) -> None:
     console = Console()
     console.print(table)
     faults = sum(finding.fault for finding in findings)
-    console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "nothing at fault")
+    console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no faults")
 
 
 def environment() -> Iterator[Finding]:
-    """What the machine has: versions (as installed, nothing heavy is imported but torch), device, disk, configuration."""
+    """Versions of installed packages, device, disk, configuration; imports torch alone."""
     version = platform.python_version()
     known = (3, 11) <= sys.version_info < (3, 14)
     yield Finding("Python", version, "" if known else "use Python 3.11 to 3.13: uv sync --python 3.11", fault=not known)
@@ -63,10 +63,10 @@ def environment() -> Iterator[Finding]:
     yield disk(Path(os.environ.get("SAEV_OUTPUTS", ROOT / "outputs")))
     yield cache()
     conf = ROOT / "conf"
-    there = (conf / "train.yaml").is_file()
+    exists = (conf / "train.yaml").is_file()
     yield Finding(
-        "configuration", str(conf) if there else f"{conf} is missing",
-        "" if there else "the stages run from a clone of the repository: `uv sync` there", fault=not there,
+        "configuration", str(conf) if exists else f"{conf} is missing",
+        "" if exists else "the stages run from a clone of the repository: `uv sync` there", fault=not exists,
     )  # fmt: skip
 
 
@@ -79,24 +79,24 @@ def packages(name: str = "saev-lightning") -> Iterator[Finding]:
     except metadata.PackageNotFoundError:
         yield Finding("packages", f"{name} is not installed", "uv sync", fault=True)
         return
-    found = {}
+    versions = {}
     for requirement in required:
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
         try:
-            found[requirement.name] = metadata.version(requirement.name)
+            versions[requirement.name] = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             yield Finding(requirement.name, "is not installed", "uv sync", fault=True)
             continue
-        if not requirement.specifier.contains(found[requirement.name], prereleases=True):
-            text = f"{found[requirement.name]} is installed, {requirement.specifier} is required"
+        if not requirement.specifier.contains(versions[requirement.name], prereleases=True):
+            text = f"{versions[requirement.name]} is installed, {requirement.specifier} is required"
             yield Finding(requirement.name, text, "uv sync", fault=True)
-    of_interest = [f"{key} {found[key]}" for key in ("torch", "lightning", "hydra-core", "timm") if key in found]
-    yield Finding("packages", f"{len(found)} installed: {', '.join(of_interest)}, ...")
+    main = [f"{key} {versions[key]}" for key in ("torch", "lightning", "hydra-core", "timm") if key in versions]
+    yield Finding("packages", f"{len(versions)} installed: {', '.join(main)}, ...")
 
 
 def device() -> Finding:
-    """The GPU and its memory; at fault where the machine has one that torch cannot use."""
+    """The GPU and its memory; a fault if the machine has one that torch cannot use."""
     import torch
 
     if torch.cuda.is_available():
@@ -109,28 +109,31 @@ def device() -> Finding:
 
 
 def kernels() -> Iterator[Finding]:
-    """Whether training on the GPU goes through our own kernels."""
+    """Whether training on the GPU uses the kernels of saev.ops.gpu."""
     import torch
 
     from saev.ops import gpu
 
     if torch.cuda.is_available():
         work = gpu.kernels(torch.device("cuda", 0))
-        yield Finding("GPU kernels", "compiled and checked" if work else "not used, for the reason above: torch's are")
+        yield Finding(
+            "GPU kernels",
+            "compiled and checked" if work else "not used, for the reason above; torch's are used instead",
+        )
 
 
 def disk(folder: Path) -> Finding:
     """Free space where outputs go, and whether they can be written."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
-        return Finding("outputs", f"{there} cannot be written to", "export SAEV_OUTPUTS=/a/folder", fault=True)
-    free = shutil.disk_usage(there).free / 1e9
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        return Finding("outputs", f"{existing} cannot be written to", "export SAEV_OUTPUTS=/a/folder", fault=True)
+    free = shutil.disk_usage(existing).free / 1e9
     remedy = "" if free >= MIN_FREE_GB else "make room, or export SAEV_OUTPUTS=/another/disk"
     return Finding("outputs", f"{folder}: {free:.0f} GB free", remedy, fault=free < MIN_FREE_GB)
 
 
 def cache() -> Finding:
-    """The folder of fetched and converted data."""
+    """The folder of downloaded and converted data."""
     from saev.demo.wheels import cache_dir
 
     try:

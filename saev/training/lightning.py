@@ -1,4 +1,4 @@
-"""Lightning around our modules: its own messages silenced, and the processes that it started ended."""
+"""Silence Lightning's own messages, and end the processes that it started."""
 
 import logging
 import os
@@ -8,11 +8,11 @@ import warnings
 import lightning as L
 import torch
 
-LEAVING_S = 4  # less than the time between two looks of Lightning's
+LEAVING_S = 4  # less than the interval at which Lightning checks its processes
 
 
 def quieten_lightning() -> None:
-    """Leave out what Lightning says of itself: advertisements, device lists, and warnings that do not apply here."""
+    """Suppress Lightning's advertisements, device lists, and warnings that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
@@ -25,7 +25,7 @@ def quieten_lightning() -> None:
 def leave_processes(trainer: L.Trainer) -> None:
     """End a DDP run's process group and processes, so that a sweep's next job in this process can start its own.
 
-    A thread of Lightning's kills this process some seconds after a further one has failed: it has to find none.
+    A thread of Lightning kills this process seconds after one of the others has failed, unless they are gone by then.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -34,7 +34,7 @@ def leave_processes(trainer: L.Trainer) -> None:
     procs = getattr(trainer.strategy.launcher, "procs", [])
     for process in procs:
         try:
-            process.wait(LEAVING_S)  # it ends as this one does; one that failed or was left behind may hang
+            process.wait(LEAVING_S)  # it ends with this one, but may hang after a failure
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

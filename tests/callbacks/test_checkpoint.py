@@ -149,15 +149,15 @@ def assert_resumes_as_undisturbed(dataset, folder, undisturbed):
         ({}, {signal.SIGINT: After.STOP, signal.SIGTERM: After.STOP}),
         (
             {"SLURM_JOB_ID": "1"},
-            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR1: After.REQUEUE},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.KEEP_RUNNING, signal.SIGUSR1: After.REQUEUE},
         ),
         (
             {"SLURM_JOB_ID": "1", "SUBMITIT_EXECUTOR": "slurm"},
-            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR2: After.REQUEUE},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.KEEP_RUNNING, signal.SIGUSR2: After.REQUEUE},
         ),
         (
             {"SLURM_JOB_ID": "1", "SUBMITIT_EXECUTOR": "slurm", "SUBMITIT_PREEMPT_SIGNAL": "USR1"},
-            {signal.SIGINT: After.STOP, signal.SIGTERM: After.GO_ON, signal.SIGUSR1: After.REQUEUE},
+            {signal.SIGINT: After.STOP, signal.SIGTERM: After.KEEP_RUNNING, signal.SIGUSR1: After.REQUEUE},
         ),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from saev.locks import exclusive
 from saev.runs import ledger
-from saev.runs.ledger import Standing, Sweep, fingerprint, left_alone, pending, same, standing, standings
+from saev.runs.ledger import JobState, Sweep, find_sweep, fingerprint, job_state, job_states, pending, skipped
 from saev.runs.planning import Job
 
 JOBS = {"0_layer=1": Job(["layer=1"], [["k=1"], ["k=2"]]), "1_layer=2": Job(["layer=2"], [[]])}
@@ -31,15 +31,15 @@ def line(step):
 
 
 def test_a_job_stands_as_its_folder_says(tmp_path):
-    assert standing(tmp_path / "nothing") == Standing("not started")
+    assert job_state(tmp_path / "nothing") == JobState("not started")
     (tmp_path / "metrics.jsonl").write_text(line(5) + line(10) + '{"step": 1')  # the last line is being written
-    assert standing(tmp_path) == Standing("interrupted", 10)
+    assert job_state(tmp_path) == JobState("interrupted", 10)
     (tmp_path / "error.txt").write_text("ValueError: too hot\n")
-    assert standing(tmp_path) == Standing("failed", 10, "ValueError: too hot")
+    assert job_state(tmp_path) == JobState("failed", 10, "ValueError: too hot")
     with exclusive(tmp_path / ".lock"):
-        assert standing(tmp_path) == Standing("running", 10)
+        assert job_state(tmp_path) == JobState("running", 10)
     (tmp_path / "results.parquet").touch()
-    assert standing(tmp_path) == Standing("finished", 10)
+    assert job_state(tmp_path) == JobState("finished", 10)
 
 
 def test_the_last_step_is_found_at_the_end_of_a_long_file(tmp_path):
@@ -51,21 +51,21 @@ def test_slurm_knows_more_than_the_folder(tmp_path, monkeypatch):
     """Guards against a job that waits in the queue being launched a second time."""
     monkeypatch.setattr(ledger.slurm, "submitted", lambda directory: {"0_layer=1": "7_0", "1_layer=2": "7_1"})
     monkeypatch.setattr(ledger.slurm, "states", lambda ids: {"7_0": "PENDING", "7_1": "RUNNING"})
-    found = standings(tmp_path, JOBS)
+    found = job_states(tmp_path, JOBS)
     assert [of.state for of in found.values()] == ["queued", "running"] and not pending(found)
     monkeypatch.setattr(ledger.slurm, "states", lambda ids: {"7_0": "CANCELLED"})
-    assert pending(standings(tmp_path, JOBS)) == list(JOBS)
+    assert pending(job_states(tmp_path, JOBS)) == list(JOBS)
     monkeypatch.setattr(
         ledger.slurm, "states", lambda ids: {"7_0": "RESIZING", "7_1": "COMPLETING"}
     )  # words for: alive
-    assert [of.state for of in standings(tmp_path, JOBS).values()] == ["running", "running"]
+    assert [of.state for of in job_states(tmp_path, JOBS).values()] == ["running", "running"]
 
 
 def test_what_is_launched_and_what_is_left_alone():
     states = ("finished", "running", "queued", "failed", "interrupted", "not started")
-    found = {state: Standing(state) for state in states}
+    found = {state: JobState(state) for state in states}
     assert pending(found) == ["failed", "interrupted", "not started"]
-    assert left_alone(found) == [
+    assert skipped(found) == [
         "finished already: finished (hydra.sweeper.rerun=true trains anew)",
         "running already: running",
         "queued already: queued",
@@ -88,5 +88,5 @@ def test_the_same_question_is_found_again(tmp_path):
         Sweep(of, JOBS).save(tmp_path / "day" / name)
     (tmp_path / "day" / "c_sweep").mkdir()
     (tmp_path / "day" / "c_sweep" / "sweep.json").write_text("another program's")
-    assert same(tmp_path, asked) == tmp_path / "day" / "b_sweep"
-    assert same(tmp_path, "never asked") is None
+    assert find_sweep(tmp_path, asked) == tmp_path / "day" / "b_sweep"
+    assert find_sweep(tmp_path, "never asked") is None

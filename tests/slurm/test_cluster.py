@@ -102,7 +102,7 @@ def test_a_job_that_dies_is_reported_and_the_others_finish(tiny, tmp_path):
     command("scancel", job)
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert f"{dying}: Slurm job {job}: ended without a result (Slurm says CANCELLED)" in said, said
+    assert f"{dying}: Slurm job {job}: ended without a result (state CANCELLED in Slurm)" in said, said
     assert str(sweep / ".submitit" / job / f"{job}_0_log.err") in said
     assert not (sweep / dying / "results.parquet").exists() and (sweep / other / "results.parquet").is_file()
 

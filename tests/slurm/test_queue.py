@@ -26,8 +26,8 @@ def squeue(tmp_path, monkeypatch):
 
 def test_the_newest_job_of_each_folder_is_kept(tmp_path):
     assert slurm.submitted(tmp_path) == {}
-    slurm.note(tmp_path, {"layer=1": "12_0", "layer=2": "12_1"})
-    slurm.note(tmp_path, {"layer=2": "13"})
+    slurm.record_jobs(tmp_path, {"layer=1": "12_0", "layer=2": "12_1"})
+    slurm.record_jobs(tmp_path, {"layer=2": "13"})
     assert slurm.submitted(tmp_path) == {"layer=1": "12_0", "layer=2": "13"}
     assert [path.name for path in (tmp_path / ".submitit").iterdir()] == ["jobs.json"]
     assert json.loads((tmp_path / ".submitit" / "jobs.json").read_text())["layer=2"] == "13"
@@ -46,7 +46,7 @@ def test_a_job_that_slurm_has_forgotten_has_no_state(squeue):
 
 def test_a_controller_that_does_not_answer_is_no_lost_job(squeue):
     squeue(err="slurm_load_jobs error: Unable to contact slurm controller\\n", code=1)
-    with pytest.raises(slurm.NoAnswer, match=r"Unable to contact slurm controller\): try again later"):
+    with pytest.raises(slurm.QueueUnavailable, match=r"Unable to contact slurm controller\): try again later"):
         slurm.states(["12"])
 
 
@@ -54,5 +54,5 @@ def test_without_slurm_or_jobs_nothing_is_asked(squeue, tmp_path, monkeypatch):
     squeue("12 RUNNING\\n")
     assert slurm.states([]) == {} and not (tmp_path / "asked").exists()
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(slurm.NoAnswer, match=r"no squeue here .*delete .submitit/jobs.json"):
+    with pytest.raises(slurm.QueueUnavailable, match=r"squeue is not on this machine.*delete .submitit/jobs.json"):
         slurm.states(["12"])

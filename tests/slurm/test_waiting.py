@@ -29,11 +29,11 @@ def leave(job, what):
 
 def test_a_result_ends_a_job_and_the_others_go_on(jobs):
     watch, states = Watch(jobs, 60), {"12_1": "RUNNING", "12_2": "PENDING"}
-    watch.look(states, 0)
+    watch.update(states, 0)
     assert watch.open() == jobs and watch.describe(states) == "1 running, 1 pending"
     leave(jobs[1], DONE)
-    watch.look(states, 5)
-    assert watch.open() == jobs[:1] and watch.over["layer=2"].return_value == {"sae": 0.1}
+    watch.update(states, 5)
+    assert watch.open() == jobs[:1] and watch.returns["layer=2"].return_value == {"sae": 0.1}
     assert watch.describe(states) == "1 running, 1 done"
 
 
@@ -41,16 +41,16 @@ def test_a_result_ends_a_job_and_the_others_go_on(jobs):
 def test_a_job_that_left_nothing_is_lost_after_a_while(jobs, state):
     jobs[0].log.write_text("loading\nKilled by the OOM killer\n\n")
     watch, states = Watch(jobs[:1], 60), {"12_1": state} if state else {}
-    watch.look(states, 0)
-    watch.look(states, 59)
+    watch.update(states, 0)
+    watch.update(states, 59)
     assert watch.open() and watch.describe(states) == "1 ending"
-    watch.look(states, 60)
-    returned = watch.over["layer=1"]
+    watch.update(states, 60)
+    returned = watch.returns["layer=1"]
     assert returned.status == JobStatus.FAILED and returned.overrides == ["layer=1"]
     message = str(returned._return_value)
     for part in (
         "layer=1: Slurm job 12_1",
-        state or "no longer knows it",
+        state or "no longer in Slurm's queue",
         "Killed by the OOM killer",
         str(jobs[0].log),
     ):
@@ -60,9 +60,9 @@ def test_a_job_that_left_nothing_is_lost_after_a_while(jobs, state):
 
 def test_a_requeued_job_is_not_lost(jobs):
     watch = Watch(jobs[:1], 60)
-    watch.look({}, 0)
-    watch.look({"12_1": "REQUEUED"}, 30)
-    watch.look({}, 61)
+    watch.update({}, 0)
+    watch.update({"12_1": "REQUEUED"}, 30)
+    watch.update({}, 61)
     assert watch.open()
 
 
@@ -71,11 +71,11 @@ def test_the_failure_of_a_job_that_is_requeued_does_not_count(jobs):
     leave(jobs[0], REFUSED)
     watch = Watch(jobs[:1], 60)
     for state in ("RUNNING", "COMPLETING", "PENDING", "RUNNING"):
-        watch.look({"12_1": state}, 0)
+        watch.update({"12_1": state}, 0)
     assert watch.open()
     leave(jobs[0], DONE)
-    watch.look({"12_1": "RUNNING"}, 0)
-    assert watch.over["layer=1"].status == JobStatus.COMPLETED
+    watch.update({"12_1": "RUNNING"}, 0)
+    assert watch.returns["layer=1"].status == JobStatus.COMPLETED
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,10 @@ def test_the_failure_of_a_job_that_is_requeued_does_not_count(jobs):
 def test_a_failure_is_the_jobs_own_once_slurm_is_done_with_it(jobs, left, message):
     leave(jobs[0], left)
     watch = Watch(jobs[:1], 60)
-    watch.look({"12_1": "FAILED"}, 0)
-    assert watch.over["layer=1"].status == JobStatus.FAILED and message in str(watch.over["layer=1"]._return_value)
+    watch.update({"12_1": "FAILED"}, 0)
+    assert watch.returns["layer=1"].status == JobStatus.FAILED and message in str(
+        watch.returns["layer=1"]._return_value
+    )
 
 
 def test_half_a_result_is_none_yet(jobs):
@@ -95,7 +97,7 @@ def test_half_a_result_is_none_yet(jobs):
 
 
 def test_waiting_outlasts_a_silent_controller_and_ctrl_c_leaves_the_jobs(jobs, monkeypatch, caplog):
-    answers = [slurm.NoAnswer("squeue failed (busy): try again later."), {"12_1": "RUNNING", "12_2": "RUNNING"}]
+    answers = [slurm.QueueUnavailable("squeue failed (busy): try again later."), {"12_1": "RUNNING", "12_2": "RUNNING"}]
 
     def states(ids):
         if not answers:

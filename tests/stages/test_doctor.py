@@ -10,7 +10,7 @@ from recordings import record
 
 from saev.checkpoint import save_dictionary
 from saev.nn import SparseAutoencoder, TopK
-from saev.runs.diagnosis import examine
+from saev.runs.diagnosis import check_path
 from saev.stages import doctor
 
 
@@ -25,7 +25,7 @@ def saved(tmp_path):
 
 
 def faults(path):
-    return [finding for finding in examine(path) if finding.fault]
+    return [finding for finding in check_path(path) if finding.fault]
 
 
 def test_a_sound_environment_and_recording(data, capsys, monkeypatch, tmp_path):
@@ -35,7 +35,7 @@ def test_a_sound_environment_and_recording(data, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 0)
     assert doctor.run([str(data)]) == 0
     shown = capsys.readouterr().out
-    for text in ("Python", "packages", "GPU", "CPU cores", "outputs", "cache", "configuration", "nothing at fault"):
+    for text in ("Python", "packages", "GPU", "CPU cores", "outputs", "cache", "configuration", "no faults"):
         assert text in shown
     assert "layers 1, 2; 40 images, 680 tokens of 16 float32 per layer" in shown and "6 shards as recorded" in shown
 
@@ -78,12 +78,12 @@ def test_a_manifest_that_is_none(data):
 
 
 def test_unreadable_images_are_told_but_no_fault(tmp_path):
-    found = examine(record(tmp_path / "data", skipped=(7, 9)))
+    found = check_path(record(tmp_path / "data", skipped=(7, 9)))
     assert not any(f.fault for f in found) and "2 images could not be read, the first: 7.jpg" in found[-1].found
 
 
 def test_a_dictionary(saved):
-    (found,) = examine(saved)
+    (found,) = check_path(saved)
     assert found.found == "topk, 16 latents of 8 dimensions; trained on x, layer 3" and not found.fault
 
 
@@ -116,12 +116,12 @@ def test_runs_finished_resumable_lost_and_with_a_failed_member(tmp_path, saved):
     table.write_parquet(finished / "results.parquet")
     (resumable / "checkpoints").mkdir()
     (resumable / "checkpoints" / "last.ckpt").touch()
-    found = {f.what: f for f in examine(tmp_path / "sweep")}
+    found = {f.what: f for f in check_path(tmp_path / "sweep")}
     assert found["run 0"].found == "finished: 2 SAEs" and not found["run 0"].fault
-    assert found["run 1"].remedy == f"go on: saev train ckpt_path={resumable}" and not found["run 1"].fault
+    assert found["run 1"].remedy == f"resume: saev train ckpt_path={resumable}" and not found["run 1"].fault
     assert found["run 2"].fault and len(found) == 3
     (lost / "error.txt").write_text("ValueError: k=5000 is more than d_sae=3072\n")
-    assert any("k=5000 is more" in f.found for f in examine(lost))
+    assert any("k=5000 is more" in f.found for f in check_path(lost))
 
     table.with_columns(failed=pl.Series([True, False])).write_parquet(finished / "results.parquet")
     (finished / "saes" / "k=4" / "dictionary.safetensors").unlink()
@@ -161,10 +161,10 @@ def test_codes_are_verified(tiny, tmp_path):
     from codes.test_encoding import encoded, selection
 
     directory = encoded(tmp_path / "codes", selection(tiny), sae("batchtopk")).root
-    (finding,) = examine(directory)
+    (finding,) = check_path(directory)
     assert not finding.fault and "640 tokens" in finding.found
     next(directory.rglob("*values*.npy")).write_bytes(b"")
-    assert [finding.fault for finding in examine(directory)] == [True]
+    assert [finding.fault for finding in check_path(directory)] == [True]
 
 
 @pytest.mark.parametrize(("work", "said"), [(True, "compiled and checked"), (False, "not used")])

@@ -114,7 +114,7 @@ def test_interrupted_and_gone_on_with_is_undisturbed(cli, command, tmp_path, int
 def test_the_same_command_goes_on_and_another_is_refused(cli, command, interrupted):
     run = interrupted(signal.SIGINT)
     other = cli("fit", f"ckpt_path={run}", "seed=1")
-    assert other.code == 1 and "goes on with that run's own baselines, not with seed=1" in other.err
+    assert other.code == 1 and "resumes the baselines of that run, without seed=1" in other.err
     other = cli("fit", f"ckpt_path={run}", "batch_size=7")
     assert other.code == 1 and "batch_size" in other.err and "by ckpt_path=" in other.err
     done = cli(*command, f"hydra.run.dir={run}")

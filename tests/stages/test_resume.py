@@ -40,7 +40,9 @@ def test_further_settings_are_added_to_the_runs_own(runs):
 @pytest.mark.parametrize("override", ["k=64", "sae.k=64", "+sparsity=1e-3", "sae=relu"])
 def test_what_a_run_trains_cannot_be_changed_on_the_way(runs, override):
     """Found at once, where it was found after the data had been opened and the bank built."""
-    with pytest.raises(ValueError, match=rf"that run's own SAEs, not with {re.escape(override)}: leave that out"):
+    with pytest.raises(
+        ValueError, match=rf"resumes the SAEs of that run, without {re.escape(override)}: leave that out"
+    ):
         with_run_dir("train", ["ckpt_path=last", override])
     assert with_run_dir("train", ["k=1", "ckpt_path=last"])[:3] == ["sae=topk", "k=1", "k=1"], "as it is"
 
@@ -54,7 +56,7 @@ def test_a_directory_and_a_file_can_be_named(runs):
 def test_a_run_that_is_being_trained_is_left_alone(runs):
     with exclusive(runs[1] / LOCK):
         assert with_run_dir("train", ["ckpt_path=last"])[1] == "k=0"
-        with pytest.raises(ValueError, match="another process is training there"):
+        with pytest.raises(ValueError, match="another process is working in this run"):
             with_run_dir("train", [f"ckpt_path={runs[1]}"])
 
 
@@ -71,7 +73,7 @@ def test_baselines_are_gone_on_with_in_their_own_folder(runs, tmp_path):
     with pytest.raises(ValueError, match=f"no interrupted run with a checkpoint under {tmp_path}/fit"):
         with_run_dir("fit", ["ckpt_path=last"])
     assert with_run_dir("fit", [f"ckpt_path={runs[0]}"])[:2] == ["sae=topk", "k=0"]
-    with pytest.raises(ValueError, match="in their directory"):
+    with pytest.raises(ValueError, match="resumes in its directory"):
         with_run_dir("fit", [f"ckpt_path={runs[0] / 'checkpoints' / 'last.ckpt'}"])
 
 

@@ -47,7 +47,7 @@ def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path
     assert anew.code == 0 and len(sweeps(tmp_path)) == 2
 
     other = cli(*command(tiny, f"hydra.sweep.dir={sweep}", "lr=0.5"))
-    assert other.code == 1 and "a sweep over other configurations is there" in other.err
+    assert other.code == 1 and "it holds a sweep over other configurations" in other.err
 
 
 def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path):
@@ -118,7 +118,7 @@ def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
     assert table["train_tokens"].n_unique() == 1
     for more in ((), (f"paths.outputs={tmp_path}/outputs",)):  # which says where to look
         shown = cli("train", "resume_sweep=last", *more)
-        assert shown.code == 1 and "own settings" not in shown.err, "nothing is left"
+        assert shown.code == 1 and "settings of the sweep" not in shown.err, "nothing is left"
 
 
 def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny, tmp_path):
@@ -174,11 +174,11 @@ def test_a_directory_keeps_its_own_sweep(prefix, cli, tiny, tmp_path):
     )
     assert cli(*own, "-m", "k=2").code == 0
     other = cli(*own, "-m", "k=4")
-    assert other.code == 1 and "a sweep over other configurations is there" in other.err
+    assert other.code == 1 and "it holds a sweep over other configurations" in other.err
     anew = cli(*own, "-m", "k=2", "hydra.sweeper.rerun=true")
     assert anew.code == 1 and "choose another hydra.sweep.dir" in anew.err
     (tmp_path / "own" / "sweep.json").unlink()
-    assert "runs are there, but no plan" in cli(*own, "-m", "k=4").err
+    assert "it holds runs, but no plan" in cli(*own, "-m", "k=4").err
 
 
 def test_two_commands_do_not_launch_one_sweep_at_once(cli, tiny, tmp_path):
@@ -196,7 +196,7 @@ def test_a_sweep_goes_on_elsewhere_and_with_another_launcher(interrupted, cli, t
     OmegaConf.save(commands, interrupted / "multirun.yaml")
     monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "elsewhere"))
     refused = cli("train", f"resume_sweep={interrupted}", "lr=1")
-    assert refused.code == 1 and "not with lr=1" in refused.err
+    assert refused.code == 1 and "without lr=1" in refused.err
     done = cli("train", f"resume_sweep={interrupted}", "hydra/launcher=basic")
     assert done.code == 0 and "2 finished" in done.out, done.text
 
@@ -230,5 +230,5 @@ def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
 
 def test_status_of_what_is_not_there(cli, tmp_path):
     err = cli("status").err
-    assert "no sweep below" in err and "saev status <run>" in err
+    assert "no sweep (-m) below" in err and "saev status <run>" in err
     assert "there is no such directory" in cli("status", str(tmp_path / "nowhere")).err

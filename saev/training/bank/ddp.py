@@ -1,9 +1,9 @@
-"""Several processes, one bank: Lightning's launch and collectives, and how the work is divided.
+"""One bank trained by several processes that Lightning launches.
 
-    split=batch     every process holds the whole bank and steps it on its part of each batch
-    split=members   every process reads the whole batch and steps its own members on it; no gradient is ever sent
+    split=batch     each process has the whole bank and steps it on its part of each batch; gradients are summed
+    split=members   each process reads the whole batch and steps some of the members on it; no gradients are sent
 
-Either way the numbers are those of a single process. The module is not wrapped in DistributedDataParallel, which expects one
+Both give the results of a single process. The module is not wrapped in DistributedDataParallel, which expects one
 backward pass per step; a bank has one per member.
 """
 
@@ -20,7 +20,7 @@ DIVISIONS = {"batch": ByBatch(), "members": ByMembers()}
 
 
 class BankDDP(DDPStrategy):
-    """A process per device; `split` says what is divided among them: each batch, or the members."""
+    """A process per device; `split`: the batches or the members are divided among them."""
 
     def __init__(self, split: str = "batch", **kwargs: Any):
         if split not in DIVISIONS:
@@ -30,35 +30,35 @@ class BankDDP(DDPStrategy):
 
     @property
     def division(self) -> Division:
-        """How the processes that there are divide the work."""
+        """How the processes divide the work."""
         return DIVISIONS[self.split] if dist.is_initialized() and self.world_size > 1 else ALONE
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """Which part of the training data this process reads, as Lightning asks for it."""
+        """The part of the training data that this process reads, in Lightning's form."""
         return super().distributed_sampler_kwargs if self.split == "batch" else {"num_replicas": 1, "rank": 0}
 
     def configure_ddp(self) -> None:
-        """Nothing to wrap: `BankModule` adds up the gradients."""
+        """Does nothing: `BankModule` sums the gradients."""
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole bank's; a collective."""
+        """The state of the whole bank; a collective."""
         assert self.lightning_module is not None
         self.division.synchronise(self.lightning_module.bank)  # type: ignore[arg-type]
         return super().lightning_module_state_dict()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole bank's, on the process that writes it; a collective."""
+        """The state of the whole bank, on the process that writes it; a collective."""
         return self.division.gather_state(super().optimizer_state(optimizer), self.root_device)
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
-        """Of the whole bank's state, what concerns the members that are stepped here."""
+        """Load the state of the members that this process steps."""
         states = [self.division.own_state(state) for state in checkpoint["optimizer_states"]]
         super().load_optimizer_state_dict({**checkpoint, "optimizer_states": states})
 
 
 def check_members(processes: int, n_members: int) -> None:
-    """ValueError where, the members being divided, some processes would have none."""
+    """ValueError if there are fewer members than processes to divide them."""
     if processes > n_members:
         raise ValueError(
             f"trainer.strategy.split=members: {processes} processes (trainer.devices) for {n_members} SAEs, each of which is trained "

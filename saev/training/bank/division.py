@@ -1,4 +1,4 @@
-"""How several processes divide the training of a bank, as BankModule and the strategy ask for it."""
+"""How several processes divide the training of a bank; called by BankModule and the strategy."""
 
 import contextlib
 from collections.abc import Sequence
@@ -15,37 +15,37 @@ from saev.ops import collective
 
 
 class Division:
-    """Nothing is divided: a single process."""
+    """A single process."""
 
     def owns(self, member: int) -> bool:
-        """Whether this process steps the bank's member of that number."""
+        """Whether this process steps the member of this index."""
         return True
 
     def sharing(self, here: int, tokens: int) -> AbstractContextManager[None]:
-        """Around a step on `here` of the whole batch's `tokens`."""
+        """The context of a step on `here` of the `tokens` of the whole batch."""
         return contextlib.nullcontext()
 
     def complete(self, table: Float64[Tensor, "names members"]) -> Float64[Tensor, "names members"]:
-        """Numbers per member, as the processes that step them have them."""
+        """The table with each member's column from the process that steps it."""
         return table
 
     def rows(self, tokens: int) -> int:
-        """How many of a batch's tokens a process has."""
+        """The number of tokens of a batch that each process gets."""
         return tokens
 
     def agreed(self, values: list[Any]) -> list[Any]:
-        """The first process's values, in all of them; a collective."""
+        """The values of the first process; a collective."""
         return values
 
     def synchronise(self, bank: SAEBank) -> None:
-        """Bring the members that are stepped elsewhere up to date."""
+        """Update the members that other processes step."""
 
     def gather_state(self, state: dict[str, Any], device: torch.device) -> dict[str, Any]:
-        """An optimiser's state dictionary with the state of all members, on the process that writes it."""
+        """The optimiser's state dictionary with the state of all members, on the process that writes it."""
         return state
 
     def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Of such a dictionary, the state of the members that are stepped here."""
+        """The part of such a dictionary for the members that this process steps."""
         return state
 
 
@@ -53,7 +53,7 @@ ALONE = Division()
 
 
 class ByBatch(Division):
-    """Each process takes its part of every batch; all of them step all members, by the same numbers."""
+    """Each process takes its part of every batch; all processes step all members with the same summed gradients."""
 
     def sharing(self, here: int, tokens: int) -> AbstractContextManager[None]:
         return collective.sharded_batch(here, tokens)
@@ -68,8 +68,7 @@ class ByBatch(Division):
 class ByMembers(Division):
     """Process r of W steps the members i with i % W == r, on whole batches.
 
-    Between the moments at which `synchronise` is called the others are as they were then, and take neither gradients nor
-    optimiser state.
+    The other members are as of the last call of `synchronise`, and have neither gradients nor optimiser state.
     """
 
     def owner(self, member: int) -> int:
@@ -103,7 +102,7 @@ class ByMembers(Division):
         for rank, (outline, _) in enumerate(everyones):
             for index, entry in outline.items():
                 found = {name: _sent(rank, value, state["state"], index, name, device) for name, value in entry.items()}
-                if dist.get_rank() == 0:  # elsewhere each tensor goes as it came
+                if dist.get_rank() == 0:  # the other processes drop the tensors again
                     whole[index] = found
         groups = [everyones[self.owner(i)][1][i] for i in range(len(state["param_groups"]))]
         return {"state": dict(sorted(whole.items())), "param_groups": groups}
@@ -114,7 +113,7 @@ class ByMembers(Division):
 
 
 class _Shape(NamedTuple):
-    """Stands for a tensor that is sent by itself."""
+    """Placeholder of a tensor that is broadcast separately."""
 
     shape: Sequence[int]
     dtype: torch.dtype
@@ -134,7 +133,7 @@ def _outline(state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
 
 
 def _sent(rank: int, value: Any, state: dict[int, dict[str, Any]], index: int, name: str, device: torch.device) -> Any:
-    """A value of process `rank`'s state, told to all."""
+    """A value of process `rank`'s state, broadcast to all."""
     if not isinstance(value, _Shape):
         return value
     mine = rank == dist.get_rank()

@@ -1,4 +1,4 @@
-"""Counts by bin, as the loggers that can draw histograms take them."""
+"""Histograms for the loggers that can draw them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ EDGES = {"frequency_histogram": FREQUENCY_EDGES}
 
 
 def log_histogram(logger: Logger, name: str, counts: Sequence[int], edges: tuple[float, ...], step: int) -> None:
-    """Hand a histogram over log10 to TensorBoard or W&B; other loggers have no place for it."""
+    """Log a histogram over log10 to TensorBoard or W&B; other loggers have no histograms."""
     if isinstance(logger, TensorBoardLogger):
         middle = centres(edges)
         logger.experiment.add_histogram_raw(

@@ -1,4 +1,4 @@
-"""When to look: callbacks return before any work unless the step is one that will be written."""
+"""Logging steps: callbacks compute nothing at other steps."""
 
 import lightning as L
 
