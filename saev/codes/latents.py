@@ -1,4 +1,4 @@
-"""What each latent did on the tokens encoded: additive statistics, and the table they end in."""
+"""Per-latent statistics of the encoded tokens, additive over shards, and the table latents.parquet."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32, Float64, Int, Int32, Int64
 from safetensors.numpy import load_file, save
 
-from saev.codes.top_examples import NOBODY, TopExamples
+from saev.codes.top_examples import NONE, TopExamples
 from saev.files import write_atomically
 from saev.metrics import functional as F
 
@@ -19,7 +19,7 @@ TOP = 16  # images of each latent
 
 
 class LatentStatistics:
-    """Per latent its firings, the sum and the largest of its codes, and its top images; before codes are rounded.
+    """Per latent its firings, the sum and the largest of its codes, and its top images; of codes before they are rounded.
 
     `floor`: see `TopExamples`.
     """
@@ -42,7 +42,7 @@ class LatentStatistics:
         example: Int[np.ndarray, " rows"],
         token: Int[np.ndarray, " rows"],
     ) -> None:
-        """Add a batch of codes in CSR, none of them 0, and of each row the image and the number of the token."""
+        """Add a batch of codes in CSR, none of them 0, and the image and the token (within the image) of each row."""
         lengths = np.diff(offsets)
         self.firings += np.bincount(latents, minlength=len(self.firings))
         self.value_sum += np.bincount(latents, values, minlength=len(self.firings))
@@ -50,7 +50,7 @@ class LatentStatistics:
         self.top.update(latents, values, np.repeat(example, lengths), np.repeat(token, lengths))
 
     def merge(self, other: "LatentStatistics") -> None:
-        """Add those of images of higher numbers."""
+        """Add the statistics of images with higher numbers."""
         self.firings += other.firings
         self.value_sum += other.value_sum
         self.largest = np.maximum(self.largest, other.largest)
@@ -60,18 +60,18 @@ class LatentStatistics:
         """Write as safetensors in one step."""
         self.top.settle()
         top = {"top_value": self.top.value, "top_example": self.top.example, "top_token": self.top.token}
-        own = {"firings": self.firings, "value_sum": self.value_sum, "largest": self.largest}
-        write_atomically(path, save({**own, **top}))
+        sums = {"firings": self.firings, "value_sum": self.value_sum, "largest": self.largest}
+        write_atomically(path, save({**sums, **top}))
 
     @classmethod
     def load(cls, path: Path) -> "LatentStatistics":
-        """What `save` wrote."""
-        found = load_file(path)
-        n_latents, n = found["top_value"].shape
+        """The statistics that `save` wrote."""
+        arrays = load_file(path)
+        n_latents, n = arrays["top_value"].shape
         statistics = cls(n_latents, n)
-        statistics.firings, statistics.value_sum = found["firings"], found["value_sum"]
-        statistics.largest, top = found["largest"], statistics.top
-        top.value, top.example, top.token = found["top_value"], found["top_example"], found["top_token"]
+        statistics.firings, statistics.value_sum = arrays["firings"], arrays["value_sum"]
+        statistics.largest, top = arrays["largest"], statistics.top
+        top.value, top.example, top.token = arrays["top_value"], arrays["top_example"], arrays["top_token"]
         return statistics
 
     def table(self, n_tokens: int) -> "pl.DataFrame":
@@ -90,7 +90,7 @@ class LatentStatistics:
                 "mean_value": F.mean_value_compute(sums, firings).numpy(),
                 "max_value": np.where(self.firings == 0, np.float32("nan"), self.largest),
                 **{f"top_{name}": getattr(self.top, name) for name in names},
-                "kept": (self.top.example != NOBODY).sum(1),
+                "kept": (self.top.example != NONE).sum(1),
             }
         )
         lists = [pl.col(f"top_{name}").arr.to_list().list.head(pl.col("kept")) for name in names]

@@ -1,4 +1,4 @@
-"""manifest.json of a directory of codes: which dictionary's, of which activations, and whether they are whole."""
+"""manifest.json of a directory of codes: the dictionary, the activations, and whether the codes are complete."""
 
 import dataclasses
 import hashlib
@@ -29,7 +29,7 @@ ARRAYS = ("indptr", "indices", "values")
 
 @dataclasses.dataclass(frozen=True)
 class CodesManifest:
-    """What a directory of codes holds."""
+    """The contents of a directory of codes."""
 
     dictionary: dict[str, str]  # path (as it was given), sha256 (of its weights and config.json)
     dataset: dict[str, str]  # name, fingerprint
@@ -69,14 +69,16 @@ class CodesManifest:
 
     @classmethod
     def load(cls, root: str | os.PathLike) -> "CodesManifest":
-        """The manifest of the directory `root`; ValueError where there is none or it is not one of codes."""
+        """The manifest of the directory `root`; ValueError where it is missing or not one of codes."""
         path = Path(root) / FILE
         if not path.is_file():
-            raise ValueError(f"{root} holds no codes: {FILE} is missing. Make them by `saev encode`.")
+            raise ValueError(f"{root} holds no codes: {FILE} is missing. Write them with `saev encode`.")
         try:
             fields = json.loads(path.read_text())
             if fields.get("kind") != KIND:
-                raise ValueError(f"{root} holds no codes, but something else: give a directory made by `saev encode`.")
+                raise ValueError(
+                    f"{root} holds no codes, but something else: give a directory written by `saev encode`."
+                )
             if fields["schema"] != SCHEMA:
                 raise ValueError(
                     f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or encode again."
@@ -85,7 +87,7 @@ class CodesManifest:
             return cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path} is cut off or no manifest of codes ({error!r}): restore it or encode again."
+                f"{path} is truncated or no manifest of codes ({error!r}): restore it or encode again."
             ) from error
 
     def save(self, root: Path, name: str = FILE) -> None:
@@ -94,7 +96,7 @@ class CodesManifest:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides which codes these are: wherever the dictionary lies and whatever it is called."""
+        """What the codes depend on; the path and the name of the dictionary are not part of it."""
         return {
             "dictionary": self.dictionary["sha256"],
             "dataset": self.dataset["fingerprint"],
@@ -111,7 +113,7 @@ class CodesManifest:
 
 
 def array_path(root: Path, shard: int, array: str) -> Path:
-    """Where one of a shard's ARRAYS is."""
+    """The file of one of a shard's ARRAYS."""
     return root / f"{shard:06d}.{array}.npy"
 
 

@@ -1,9 +1,9 @@
-"""Any dictionary's codes of a batch as (latent, value) pairs, made on the device where the batch is.
+"""Any dictionary's codes of a batch as (latent, value) pairs, computed on the device of the batch.
 
-    top-k autoencoders   h ──topk──▶ pairs                      the dense codes are never made
+    top-k autoencoders   h ──topk──▶ pairs                      the dense codes are never computed
     all others           encode ──▶ dense batch ──▶ its nonzeros, or the k largest |codes| of each token
 
-Only these pairs leave the device: a dense [tokens, d_sae] never exists beyond a batch.
+Only these pairs leave the device; a dense [batch, d_sae] exists for one batch at most.
 """
 
 import numpy as np
@@ -19,10 +19,9 @@ from saev.ops.topk import topk_indices
 
 
 def sparse_codes(dictionary: Dictionary, acts: Float[Tensor, "batch d_model"], most: int | None = None) -> SparseCodes:
-    """The codes of raw activations that are not 0, those of a token in ascending order of latents (int32).
+    """The nonzero codes of raw activations, per token in ascending order of latents (int32).
 
-    With `most`, at most so many of a token: those with the largest |code|. ValueError for another width than the
-    dictionary's.
+    With `most`, at most so many per token, the largest by |code|. ValueError where the width is not the dictionary's.
     """
     if acts.shape[-1] != dictionary.d_model:
         raise ValueError(
@@ -41,13 +40,13 @@ def sparse_codes(dictionary: Dictionary, acts: Float[Tensor, "batch d_model"], m
 
 
 def kept_per_token(sae: SparseAutoencoder) -> int | None:
-    """k where the evaluation rule keeps the k largest of each token, so that its pairs are known before its codes."""
+    """k where evaluation keeps the k largest per token, so that pairs can be selected from pre-activations; else None."""
     rule = sae.sparsifier
     return rule.k if isinstance(rule, TopK) and not rule.threshold else None
 
 
 def from_pairs(latents: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"]) -> SparseCodes:
-    """k pairs of each token, in any order, without those of value 0.
+    """CSR from k pairs per token, in any order; pairs of value 0 are left out.
 
     >>> from_pairs(torch.tensor([[4, 1], [0, 3]]), torch.tensor([[0.5, 2.0], [0.0, 1.0]]))
     SparseCodes(offsets=tensor([0, 2, 3]), latents=tensor([1, 4, 3], dtype=torch.int32), values=tensor([2.0000, 0.5000, 1.0000]))
@@ -55,7 +54,7 @@ def from_pairs(latents: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"]
     latents, values = by_latent(latents, values)
     active = values != 0
     offsets = torch.nn.functional.pad(active.sum(1).cumsum(0), (1, 0))
-    if offsets[-1] == active.numel():  # as nearly always: copying is ten times as fast as picking
+    if offsets[-1] == active.numel():  # the usual case: copying is ten times as fast as masking
         return SparseCodes(offsets, latents.flatten(), values.flatten())
     return SparseCodes(offsets, latents[active], values[active])
 
@@ -65,8 +64,8 @@ def by_latent(
 ) -> tuple[Int32[Tensor, "batch k"], Float32[Tensor, "batch k"]]:
     """Pairs in ascending order of latents within a row.
 
-    Latent and value are packed into one integer, so that a plain sort takes the values along: on a CPU five times as fast
-    as sorting with places and gathering.
+    Latent and value are packed into one integer, so that one sort moves both: on a CPU five times as fast
+    as an argsort and two gathers.
     """
     packed = (latents.long() << 32) | (values.float().view(torch.int32).long() & 0xFFFFFFFF)
     on_cpu = packed.device.type == "cpu"
@@ -76,28 +75,28 @@ def by_latent(
 
 
 def from_dense(codes: Float[Tensor, "batch d_sae"]) -> SparseCodes:
-    """All codes that are not 0.
+    """CSR of all codes that are not 0.
 
     >>> from_dense(torch.tensor([[0.0, 2.0, -0.5], [0.0, 0.0, 1.0]]))
     SparseCodes(offsets=tensor([0, 2, 3]), latents=tensor([1, 2, 2], dtype=torch.int32), values=tensor([ 2.0000, -0.5000,  1.0000]))
     """
     batch, d_sae = codes.shape
     flat = codes.flatten()
-    places = nonzero(flat)
-    offsets = torch.searchsorted(places, torch.arange(batch + 1, device=codes.device) * d_sae)
-    return SparseCodes(offsets, (places % d_sae).int(), flat[places])
+    indices = nonzero(flat)
+    offsets = torch.searchsorted(indices, torch.arange(batch + 1, device=codes.device) * d_sae)
+    return SparseCodes(offsets, (indices % d_sae).int(), flat[indices])
 
 
-def nonzero(flat: Float[Tensor, " n"]) -> Int[Tensor, " places"]:
-    """The ascending places of what is not 0."""
-    if flat.device.type == "cpu":  # by NumPy five times as fast
+def nonzero(flat: Float[Tensor, " n"]) -> Int[Tensor, " nnz"]:
+    """The indices of the nonzero values, ascending."""
+    if flat.device.type == "cpu":  # NumPy is five times as fast
         return torch.from_numpy(np.flatnonzero((flat != 0).numpy()))
     return flat.nonzero().squeeze(1)
 
 
 def narrowed(values: Float[Tensor, " nnz"], dtype: torch.dtype) -> Float[Tensor, " nnz"]:
-    """Codes rounded to `dtype`, infinite beyond its range. What would become 0 takes the smallest number of its sign
-    instead, so that what fires still fires.
+    """Codes rounded to `dtype`, infinite beyond its range; a code that would round to 0 becomes the smallest number of its
+    sign, so that a latent that fires still does.
 
     >>> narrowed(torch.tensor([0.5, 1e-9, -1e-9]), torch.float16)
     tensor([ 5.0000e-01,  5.9605e-08, -5.9605e-08], dtype=torch.float16)

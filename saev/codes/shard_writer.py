@@ -1,4 +1,4 @@
-"""One shard of codes on its way to the disk: three arrays that appear whole, and the statistics of its latents."""
+"""Writing one shard of codes: three arrays, renamed when complete, and the statistics of its latents."""
 
 import os
 from pathlib import Path
@@ -28,15 +28,15 @@ class GrowingArray:
         self.file.write(npy_header((0,), self.dtype.name))
 
     def append(self, values: Shaped[np.ndarray, " n"]) -> None:
-        """Write some more."""
+        """Write values at the end."""
         assert values.dtype == self.dtype
         self.file.write(np.ascontiguousarray(values).data)
         self.n += len(values)
 
     def commit(self) -> str:
-        """Let the file appear; its sha256."""
+        """Complete the header and rename the file to its final name; its sha256."""
         header = npy_header((self.n,), self.dtype.name)
-        assert len(header) == len(npy_header((0,), self.dtype.name)), "NumPy pads headers to room for any length"
+        assert len(header) == len(npy_header((0,), self.dtype.name)), "NumPy pads headers for any length"
         self.file.seek(0)
         self.file.write(header)
         self.file.flush()
@@ -47,18 +47,18 @@ class GrowingArray:
         return digest
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Delete the file."""
         self.file.close()
         self.temporary.unlink(missing_ok=True)
         self.path.unlink(missing_ok=True)
 
 
 class ShardWriter:
-    """The rows of one shard, added in their order; made by `CodeWriter.shard`. `name` is the dictionary's, for errors."""
+    """The rows of one shard, added in order; see `CodeWriter.shard`. `name` is the dictionary's, for errors."""
 
     def __init__(self, root: Path, number: int, statistics: LatentStatistics, dtype: str, name: str):
-        for left in root.glob(f"{number:06d}.*"):  # by a process that was killed in this very shard
-            left.unlink(missing_ok=True)
+        for file in root.glob(f"{number:06d}.*"):  # of a process that was killed while it wrote this shard
+            file.unlink(missing_ok=True)
         self.statistics, self.name, self.dtype = statistics, name, getattr(torch, dtype)
         kinds = {"indptr": "int64", "indices": "int32", "values": dtype}
         self.arrays = {array: GrowingArray(array_path(root, number, array), kinds[array]) for array in ARRAYS}
@@ -71,13 +71,13 @@ class ShardWriter:
         return self.arrays["indptr"].n - 1
 
     def add(self, codes: SparseCodes, example: Int[np.ndarray, " rows"], token: Int[np.ndarray, " rows"]) -> None:
-        """Append rows: their codes, on any device, and of each the image and the number of the token.
+        """Append rows: their codes, on any device, and the image and the token (within the image) of each.
 
-        ValueError where a code is not finite or does not fit the dtype.
+        ValueError where a code is not finite or exceeds the dtype.
         """
         stored = narrowed(codes.values, self.dtype).cpu().numpy()
         if not all_finite(stored):
-            raise ValueError(self._unfit(codes.values))
+            raise ValueError(self._not_finite(codes.values))
         offsets, latents = codes.offsets.long().cpu().numpy(), codes.latents.int().cpu().numpy()
         values = codes.values.float().cpu().numpy()
         self.statistics.update(offsets, latents, values, example, token)
@@ -85,7 +85,7 @@ class ShardWriter:
             self.arrays[name].append(array)
         self.nnz += len(stored)
 
-    def _unfit(self, values: Tensor) -> str:
+    def _not_finite(self, values: Tensor) -> str:
         if not torch.isfinite(values).all():
             return f"{self.name} has codes that are NaN or infinite: it has diverged; leave it out or train it again."
         return (
@@ -94,13 +94,13 @@ class ShardWriter:
         )
 
     def commit(self) -> tuple[dict[str, Any], LatentStatistics]:
-        """Make the arrays appear: the shard's entry of the manifest, and the statistics of its latents."""
+        """Complete the arrays; the shard's entry in the manifest, and the statistics of its latents."""
         entry = {"tokens": self.tokens, "nnz": self.nnz, "sha256": {}}
         entry["sha256"] = {name: array.commit() for name, array in self.arrays.items()}
         self.statistics.top.settle()
         return entry, self.statistics
 
     def discard(self) -> None:
-        """Leave nothing of the shard."""
+        """Delete the shard's files."""
         for array in self.arrays.values():
             array.discard()

@@ -24,7 +24,7 @@ REMEDY = "restore it, or delete the directory and encode again"
 
 
 class CodeRows(NamedTuple):
-    """Some rows in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, ascending, with those `values`.
+    """Rows in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, ascending, with those `values`.
 
     Within a shard, latents and values are read-only views of the files.
     """
@@ -47,7 +47,7 @@ class CodeRows(NamedTuple):
         return SparseCodes(*(torch.from_numpy(a) for a in (self.offsets, self.latents.astype(np.int64), values)))
 
     def dense(self) -> Float[np.ndarray, "rows n_latents"]:
-        """float32 [rows, n_latents], zeros and all."""
+        """float32 [rows, n_latents], with zeros."""
         out = np.zeros((len(self.offsets) - 1, self.n_latents), np.float32)
         out[np.repeat(np.arange(len(out)), np.diff(self.offsets)), self.latents] = self.values
         return out
@@ -56,16 +56,15 @@ class CodeRows(NamedTuple):
 class CodeStore:
     """The codes of one dictionary on one recording, a row per selected token in the dataset's order.
 
-    Refuses an incomplete directory with what is missing.
+    ValueError for a directory that is not complete.
     """
 
     def __init__(self, root: str | os.PathLike):
         self.root, self.manifest = Path(root), CodesManifest.load(root)
         if not self.manifest.complete:
-            done = len(list(self.root.glob(sidecar_path(Path(), 0).name.replace("000000", "*"))))
+            encoded = len(list(self.root.glob(sidecar_path(Path(), 0).name.replace("000000", "*"))))
             raise ValueError(
-                f"{root} is incomplete ({done} shards encoded): run the same `saev encode` command again, it goes on where it "
-                "stopped."
+                f"{root} is incomplete ({encoded} shards encoded): run the same `saev encode` command to resume it."
             )
         self.n_latents = self.manifest.n_latents
         # int64 throughout: a directory, or a single shard, may hold more than 2^31 codes
@@ -105,26 +104,26 @@ class CodeStore:
         return CodeRows(offsets - offsets[0], latents, values, self.n_latents)
 
     def array(self, shard: int, name: str) -> Shaped[np.ndarray, " n"]:
-        """indptr, indices or values of one shard, memory-mapped; ValueError where the file is not what was written."""
+        """indptr, indices or values of one shard, memory-mapped; ValueError where the file is missing or damaged."""
         if (shard, name) not in self._mapped:
             path, entry = array_path(self.root, shard, name), self.manifest.shards[shard]
             try:
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise ValueError(f"{path} is missing or damaged ({error}): {REMEDY}.") from error
-            wanted = entry["tokens"] + 1 if name == "indptr" else entry["nnz"]
-            if array.shape != (wanted,):
-                raise ValueError(f"{path} holds {array.shape[0]} values instead of {wanted}: {REMEDY}.")
+            length = entry["tokens"] + 1 if name == "indptr" else entry["nnz"]
+            if array.shape != (length,):
+                raise ValueError(f"{path} holds {array.shape[0]} values instead of {length}: {REMEDY}.")
             self._mapped[shard, name] = array
         return self._mapped[shard, name]
 
     @cached_property
     def runs(self) -> Spans:
-        """The rows as runs of tokens of an image."""
+        """The rows as spans of tokens of an image."""
         return Spans(*np.load(self.root / RUNS, allow_pickle=False).T)
 
     def tokens(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(image, number of the token among the image's stored tokens) of each row from start to stop, int64.
+        """(image, token among the image's stored tokens) of each row from start to stop, int64.
 
         ValueError beyond the rows there are.
         """
@@ -138,12 +137,10 @@ class CodeStore:
         return runs.example[run][chosen], token[chosen]
 
     def _stop(self, start: int, stop: int | None) -> int:
-        """Where rows end; ValueError where there are no such rows."""
+        """`stop`, or the number of rows; ValueError where rows from start to stop do not exist."""
         stop = len(self) if stop is None else stop
         if not 0 <= start <= stop <= len(self):
-            raise ValueError(
-                f"rows {start} to {stop} are asked for, {self.root} has {len(self)}: ask for some of these."
-            )
+            raise ValueError(f"rows {start} to {stop} do not exist, {self.root} has {len(self)} rows.")
         return stop
 
     def rows_of(self, example: int) -> tuple[int, int]:
@@ -158,13 +155,13 @@ class CodeStore:
 
     @cached_property
     def latents(self) -> "pl.DataFrame":
-        """latents.parquet: a row per latent, what it did on these tokens."""
-        import polars as pl  # heavy: only for those who look at the table
+        """latents.parquet: a row of statistics per latent over these tokens."""
+        import polars as pl  # heavy, and not needed to read rows
 
         return pl.read_parquet(self.root / LATENTS)
 
     def verify(self) -> list[str]:
-        """Read every file and compare sha256: the faults found, one line each."""
+        """Read every file and compare sha256; a line for each fault."""
         recorded = {self.root / name: digest for name, digest in self.manifest.files.items()}
         for shard, entry in enumerate(self.manifest.shards):
             recorded |= {array_path(self.root, shard, name): entry["sha256"][name] for name in ARRAYS}
@@ -178,7 +175,7 @@ class CodeStore:
 
 
 def joined(pieces: list[CodeRows], n_latents: int, dtype: str) -> CodeRows:
-    """Rows of several shards, one after the other, copied."""
+    """Rows of several shards concatenated, copied."""
     counts = [np.zeros(1, np.int64), *(np.diff(piece.offsets) for piece in pieces)]
     latents = [np.empty(0, np.int32), *(piece.latents for piece in pieces)]
     values = [np.empty(0, dtype), *(piece.values for piece in pieces)]

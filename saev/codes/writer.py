@@ -1,9 +1,9 @@
-"""Encoding: shards appear whole or not at all, and an encoding stops and resumes at any of them.
+"""Encoding: shards are complete or absent, and an interrupted encoding resumes at the next missing one.
 
 shard i = the selected tokens of shard i of the activations
 000000.{indptr,indices,values}.npy.part -> fsync -> 000000.{indptr,indices,values}.npy
 shard-000000.safetensors: its latents' statistics; shard-000000.json written last: this shard is encoded
-finish(): what the shards have beside them -> latents.parquet, runs.npy, manifest.json with complete = true
+finish(): the statistics of all shards -> latents.parquet, runs.npy, manifest.json with complete = true
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from saev.shards.tar import npy
 
 
 class CodeWriter:
-    """A directory of codes in the making, below `parent`; see the module's picture. `finish` makes it whole.
+    """Writes a directory of codes below `parent`; see the module's picture. `finish` completes it.
 
     Args:
-        manifest: of the codes that are to be made; it names the directory.
-        runs, rows: the selected tokens, and how many each shard of the activations has.
+        manifest: of the codes still to be computed; it names the directory.
+        runs, rows: the selected tokens, and their number in each shard of the activations.
     """
 
     def __init__(self, parent: Path, manifest: CodesManifest, runs: Spans, rows: Int64[np.ndarray, " shards"]):
@@ -44,7 +44,7 @@ class CodeWriter:
 
     @property
     def complete(self) -> bool:
-        """Whether there is nothing left to do."""
+        """Whether all shards are encoded and merged."""
         return CodesManifest.load(self.root).complete
 
     def pending(self, part: int = 0, n_parts: int = 1) -> list[int]:
@@ -55,9 +55,9 @@ class CodeWriter:
 
     @contextmanager
     def shard(self, number: int) -> Iterator[ShardWriter]:
-        """A shard to add its rows to, all of them in order; encoded when the block ends, gone when it raises.
+        """A shard to which its rows are added in order; complete when the block ends, deleted when it raises.
 
-        Shards are asked for in ascending order: what those before have found need not be found again.
+        Shards are written in ascending order: top images of earlier shards bound those of later ones.
         """
         m = self.manifest
         statistics = LatentStatistics(m.n_latents, floor=self._floor)
@@ -74,10 +74,10 @@ class CodeWriter:
             raise
 
     def finish(self) -> bool:
-        """Merge what the shards have beside them and mark the codes complete; False while shards are missing.
+        """Merge the statistics of all shards and mark the codes complete; False while shards are missing.
 
-        Parts that end together may both get here: the later one finds the work done. A process killed in here has lost
-        nothing: the next `finish` goes on.
+        Parts that end together may both get here: the later one returns True at once. After a kill the next `finish`
+        resumes.
         """
         if self.complete:
             return True
@@ -87,7 +87,7 @@ class CodeWriter:
             if not (self.root / MERGED).is_file():
                 self._merge()
             complete(self.root)
-        except FileNotFoundError:  # another part has merged what the shards had and removed it meanwhile
+        except FileNotFoundError:  # another part has merged and removed the shards' files meanwhile
             if not self.complete:
                 raise
         return True
@@ -111,5 +111,5 @@ class CodeWriter:
 
 
 def statistics_path(root: Path, shard: int) -> Path:
-    """What a shard's latents did."""
+    """The file of a shard's statistics."""
     return root / f"shard-{shard:06d}.safetensors"

@@ -14,7 +14,7 @@ from datamodules import ActivationDataModule
 from saev.checkpoint import load
 from saev.runs.tables import print_files, write_table
 from saev.visuals.report import write_report
-from saev.visuals.table import results_table
+from saev.visuals.tables import results_table
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,9 @@ from saev.runs import planning
 from saev.runs.ledger import RESULTS, JobState, Sweep, job_states
 from saev.runs.slurm import QueueUnavailable
 from saev.runs.tables import write_table
-from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.plots import frontier
 from saev.visuals.style import save
-from saev.visuals.table import results_table
+from saev.visuals.tables import evaluation_table, results_table
 
 log = logging.getLogger(__name__)
 MARKS = {"finished": "green", "running": "cyan", "queued": "cyan", "failed": "red", "interrupted": "yellow"}

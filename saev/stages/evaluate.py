@@ -12,7 +12,7 @@ from saev.evaluation.evaluating import Evaluation, evaluate
 from saev.evaluation.settings import EvaluateSettings
 from saev.runs.planning import key_of
 from saev.runs.tables import print_files
-from saev.visuals.evaluation_table import evaluation_table
+from saev.visuals.tables import evaluation_table
 
 log = logging.getLogger(__name__)
 OF_SPLICING = ("images", "vit", "splice_images", "splice_batch", "references", "head")

@@ -29,7 +29,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
         from saev.recipes.fit import fit
         from saev.runs.tables import print_files
-        from saev.visuals.evaluation_table import evaluation_table
+        from saev.visuals.tables import evaluation_table
 
         data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording)
         fitted = fit(

@@ -16,7 +16,7 @@ from saev.recipes.supervised import check_linear, linear_bound
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
-from saev.visuals.probe_table import probe_table
+from saev.visuals.tables import probe_table
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:

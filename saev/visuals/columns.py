@@ -1,7 +1,4 @@
-"""The columns by which dictionaries are compared: label, digits, and what the number means in plain words.
-
-One list for the terminal's table and for the page's, so that they cannot disagree.
-"""
+"""The columns by which dictionaries are compared: label, format and meaning, for the terminal's tables and for the page's."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +10,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Column:
-    """A number of a result row, how it is written and what it says."""
+    """A number of a result row: its key, heading, format and meaning."""
 
     key: str
     label: str
@@ -21,7 +18,7 @@ class Column:
     meaning: str
 
     def text(self, row: Mapping[str, Any]) -> str:
-        """The row's number as text; a dash where there is none or it is not finite."""
+        """The row's number as text; a dash where it is missing or not finite."""
         value = row.get(self.key)
         return MISSING if value is None or not math.isfinite(value) else self.write(value)
 
@@ -40,15 +37,15 @@ def digits(value: float, n: int = 3) -> str:
     return f"{value:,.{max(after, 0)}f}"
 
 
-def percent(share: float) -> str:
-    """A share in percent, one decimal; what would round to 0.0 is shown as `<0.1`.
+def percent(fraction: float) -> str:
+    """A fraction in percent, one decimal; what would round to 0.0 is shown as `<0.1`.
 
     >>> percent(0.1234), percent(0.0), percent(1e-5)
     ('12.3', '0', '<0.1')
     """
-    if share == 0:
+    if fraction == 0:
         return "0"
-    return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+    return "<0.1" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f}"
 
 
 def whole(value: float) -> str:
@@ -56,7 +53,12 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-COLUMNS = (
+def three(value: float) -> str:
+    """Three decimals, for numbers between -1 and 1."""
+    return f"{value:.3f}"
+
+
+COLUMNS = (  # of a run's results
     Column(
         "nmse",
         "NMSE",
@@ -80,15 +82,33 @@ COLUMNS = (
     Column(
         "coherence",
         "coherence",
-        lambda value: f"{value:.3f}",
+        three,
         "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice.",
     ),
     Column(
         "tokens_per_s",
         "tokens/s",
         whole,
-        "training speed: tokens per second through all SAEs of the run together, validation left out.",
+        "training speed: tokens per second through all SAEs of the run together, validation excluded.",
     ),
+)
+EVALUATION = (  # of `saev evaluate`
+    Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
+    Column("l0", "L0", digits, "active latents per token"),
+    Column("dead", "dead %", percent, "latents that fire on none of these tokens"),
+    Column("dense_above_0.1", "dense %", percent, "latents that fire on more than a tenth of them"),
+    Column("coherence", "cos", three, "largest |cosine| of two atoms"),
+    Column("correlation", "|corr|", three, "mean |correlation| of two latents' codes"),
+    Column("splice_recovered_cls", "cls", digits, "final cls token: 1 - error / error under mean ablation"),
+    Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
+    Column("splice_agreement", "class %", percent, "images whose class, as the head predicts it, does not change"),
+)
+PROBE = (  # of `saev probe`
+    Column("r", "R", three, "1 - cross-entropy of the best latents / that of the prevalence, summed over classes"),
+    Column("map", "mAP", three, "mean over classes of the best latent's average precision; 95 % interval over images"),
+    Column("f1", "F1", three, "at the threshold that is best in training"),
+    Column("precision16", "P@16", three, "of the 16 tokens with the largest codes, those of the class"),
+    Column("coverage_0.3", "cov %", percent, "classes with an average precision of at least 0.3"),
 )
 
 

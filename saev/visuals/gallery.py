@@ -1,4 +1,4 @@
-"""The page's top images: a few latents per dictionary, their best images and where on them they fire."""
+"""The page's top images: the chosen latents of a dictionary, their best images and heat maps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from saev.visuals.columns import digits, whole
 from saev.visuals.pictures import Album, heat, png
 from saev.visuals.plots import thousands
 from saev.visuals.settings import Choice
-from saev.visuals.top_images import NOBODY, Survey, heatmaps
+from saev.visuals.top_images import NONE, Survey, heatmaps
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One image of one latent: its thumbnail (None where the photo is gone) and its heat map (None without patches)."""
+    """One image of one latent: its thumbnail (False where the photo is missing) and its heat map (None without patches)."""
 
     example: int
     path: str
@@ -35,7 +35,7 @@ class Latent:
     mean: str
     highest: str
     shown: list[Shown]
-    about: str = ""  # what else is known of it
+    about: str = ""  # caption: the class of a probe
 
 
 def gallery(
@@ -47,16 +47,16 @@ def gallery(
     latents: Mapping[int, str],
     patches: bool,
 ) -> list[Latent]:
-    """These latents of a dictionary, each with what to say of it; heat maps only where it codes patch tokens."""
+    """These latents (number -> caption) of a dictionary; heat maps only where it reads patch tokens."""
     upper = {latent: float(survey.value[latent, 0]) for latent in latents}
-    wanted: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all latents that show it
+    shown_by: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all of them
     for latent in latents:
         for example in survey.example[latent].tolist():
-            if example != NOBODY:
-                wanted.setdefault(example, []).append(latent)
+            if example != NONE:
+                shown_by.setdefault(example, []).append(latent)
     maps: dict[tuple[int, int], str] = {}
-    for example, some in wanted.items() if patches else ():
-        for latent, codes in zip(some, heatmaps(dictionary, store, layer, example, some), strict=True):
+    for example, numbers in shown_by.items() if patches else ():
+        for latent, codes in zip(numbers, heatmaps(dictionary, store, layer, example, numbers), strict=True):
             maps[latent, example] = png(heat(codes, upper[latent]))
     return [_latent(latent, survey, album, maps, about) for latent, about in latents.items()]
 
@@ -66,7 +66,7 @@ def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, 
     shown = [
         Shown(example, album.path(example), digits(value), album.add(example), maps.get((latent, example)))
         for example, value in pairs
-        if example != NOBODY
+        if example != NONE
     ]
     return Latent(
         number=latent,
@@ -80,18 +80,18 @@ def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, 
 
 
 def why_none(survey: Survey, rule: Choice) -> str:
-    """What to say where no latent can be shown."""
+    """The sentence for a dictionary of which no latent is shown."""
     if not survey.firings.any():
-        return f"No latent fires on any of the {whole(survey.n_tokens)} tokens looked at: all are dead."
+        return f"No latent fires on any of the {whole(survey.n_tokens)} tokens: all are dead."
     low, high = (f"{thousands(100 * 10.0**bound)} %" for bound in (rule.rarest, rule.commonest))
     return f"No latent fires on {low} to {high} of the tokens and on at least {rule.images} images."
 
 
 def spread(names: list[str], most: int) -> list[str]:
-    """At most `most` of the names, evenly spaced, first and last among them.
+    """At most `most` of the names, evenly spaced, with the first and the last.
 
     >>> spread(["a", "b", "c", "d", "e"], 3)
     ['a', 'c', 'e']
     """
-    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
-    return [names[i] for i in places]
+    indices = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return [names[i] for i in indices]

@@ -1,4 +1,4 @@
-"""metrics.jsonl read back: the training curves of a run."""
+"""The training curves of a run, read from metrics.jsonl."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ Curves = dict[str, dict[str, list[float]]]
 def read_history(path: str | Path, metrics: Sequence[str] = ("z_mse", "l0"), split: str = "train") -> Curves:
     """Per member, equally long lists `tokens` and each of `metrics`, in the order of training; NaN where a line has none.
 
-    A last line that was cut off by a killed run is left out. No file: no curves.
+    A last line truncated by a killed run is left out. No file: no curves.
     """
     curves: Curves = {}
     path = Path(path)
@@ -20,7 +20,7 @@ def read_history(path: str | Path, metrics: Sequence[str] = ("z_mse", "l0"), spl
         except json.JSONDecodeError:
             continue
         if line.get("split") == split:
-            own = curves.setdefault(line["member"], {name: [] for name in ("tokens", *metrics)})
-            for name in own:
-                own[name].append(float(line.get(name, "nan")))
+            curve = curves.setdefault(line["member"], {name: [] for name in ("tokens", *metrics)})
+            for name in curve:
+                curve[name].append(float(line.get(name, "nan")))
     return curves

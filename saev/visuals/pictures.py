@@ -1,7 +1,7 @@
 """Photos for the page: each one as the model saw it, embedded once, with heat maps laid over it.
 
-A thumbnail becomes one CSS class however often it is shown. A heat map is a PNG with one pixel per patch, which the
-browser enlarges without smoothing, so that it never shows more than the patches say.
+A thumbnail is one CSS class however often it is shown. A heat map is a PNG with one pixel per patch, which the browser
+enlarges without smoothing.
 """
 
 import base64
@@ -18,7 +18,7 @@ from saev.shards import ActivationStore
 from saev.vits.flex import FlexTransform
 from saev.vits.transform import ImageTransform
 
-HEAT = (230, 0, 100)  # a magenta that photos of nature seldom hold
+HEAT = (230, 0, 100)  # magenta, rare in photos of nature
 STRONGEST = 0.75  # opacity of a code at the common upper value: the photo stays visible
 
 
@@ -36,7 +36,7 @@ class Images(Protocol):
 
 
 class Album:
-    """Thumbnails of a dataset's images, made on demand; remembers which photos could not be had and why."""
+    """Thumbnails of a dataset's images, made on demand, and the errors of photos that could not be opened."""
 
     def __init__(self, images: Images | None, store: ActivationStore, side: int = 144, quality: int = 78):
         self.images, self.store, self.side, self.quality = images, store, side, quality
@@ -45,27 +45,27 @@ class Album:
         self.missing: dict[int, str] = {}
 
     @cached_property
-    def _place(self) -> Mapping[str, int]:
-        """Path -> number in the image source: the recording's order is usually shuffled."""
+    def _index(self) -> Mapping[str, int]:
+        """Path -> index in the image source: the recording is usually shuffled."""
         if self.images is None:
             return {}
         try:
             return {path: i for i, path in enumerate(self.images.paths())}
-        except (OSError, ValueError):  # `add` says of each photo that it is not there
+        except (OSError, ValueError):  # `add` records an error for each photo
             return {}
 
     def add(self, example: int) -> bool:
-        """Make the thumbnail of an image of the store; whether there is one now."""
+        """Make the thumbnail of an image of the store; whether it could be made."""
         if example in self.uris or example in self.missing:
             return example in self.uris
         path = self.path(example)
         try:
             if self.images is None:
                 raise FileNotFoundError("no image source was given")
-            if path not in self._place:
-                raise FileNotFoundError(f"{path} is not in the image source any more")
-            picture = self.images.open(self._place[path])
-        except (OSError, ValueError) as error:  # moved, deleted, unreadable: the page must do without
+            if path not in self._index:
+                raise FileNotFoundError(f"{path} is missing from the image source")
+            picture = self.images.open(self._index[path])
+        except (OSError, ValueError) as error:  # moved, deleted, unreadable: the page goes without it
             self.missing[example] = str(error)
             return False
         view = model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side)
@@ -78,7 +78,7 @@ class Album:
 
 
 def model_view(picture: Image.Image, vit: Mapping[str, Any], side: int) -> Image.Image:
-    """The part of a picture that the backbone saw, in its aspect, at most `side` pixels long and never enlarged.
+    """The part of a picture that the backbone saw, in its aspect ratio, at most `side` pixels long and never enlarged.
 
     `vit` is the backbone's identity in the manifest (image_size, resize, ...); without it the whole picture.
     """
@@ -97,7 +97,7 @@ def model_view(picture: Image.Image, vit: Mapping[str, Any], side: int) -> Image
 
 
 def seen_by(vit: Mapping[str, Any], size: tuple[int, int]) -> ImageTransform:
-    """How the backbone that a manifest describes saw a picture of this size (width, height); colours aside."""
+    """The geometry of the transform of a manifest's backbone for a picture of this size (width, height)."""
     plain = (0.0,) * 3, (1.0,) * 3
     if vit.get("resize") == "flex":
         return FlexTransform(vit["n_patches"], vit["patch"], *plain, fit=vit["fit"]).at(*size)

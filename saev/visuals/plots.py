@@ -13,16 +13,15 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from saev.visuals.columns import digits
 from saev.visuals.style import MARKERS, NEVER, PALETTE, colours, panel
 
-LABELLED = 12  # points; beyond it only the ends of each series are named
-NAMED = 8  # curves; beyond it a curve is known by its series alone
-LONGEST = 24  # characters of a setting in a legend; of a path the end tells most
+LABELLED = 12  # points; with more, only the ends of each series are labelled
+NAMED = 8  # curves; with more, curves are coloured by series
+LONGEST = 24  # characters of a setting in a legend; a longer one keeps its end
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
-HALO = [withStroke(linewidth=2.5, foreground="white")]  # keeps a label legible that lies on a line
+HALO = [withStroke(linewidth=2.5, foreground="white")]  # labels stay legible on lines
 
 
 def series_of(row: Mapping[str, Any], by: Sequence[str] = ()) -> str:
-    """What makes two SAEs comparable points of one line: architecture and objective, or baseline and its kind, and the
-    settings `by`."""
+    """The name of an SAE's line: architecture and objective, or baseline and its kind, and the settings `by`."""
     parts = ("sae", "baseline", "objective") if row.get("baseline") is None else ("baseline", "variant", "code")
     kinds = [str(row[key]) for key in parts if row.get(key) is not None]
     values = {key: str(row[key]) for key in by if row.get(key) is not None}
@@ -41,17 +40,16 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     figure, axes = panel()
     names = sorted({series_of(row, by) for row in points})
     labelled: list[Mapping[str, Any]] = []
-    for at, name in enumerate(names):
-        own = sorted((row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"]))
-        x, y = [row["l0"] for row in own], [row["nmse"] for row in own]
-        colour, marker = PALETTE[at % len(PALETTE)], MARKERS[at % len(MARKERS)]
+    for number, name in enumerate(names):
+        series = sorted((row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"]))
+        x, y = [row["l0"] for row in series], [row["nmse"] for row in series]
+        colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)
         axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=6, zorder=4)  # above the labels
-        named = own if len(points) <= LABELLED else (own[0], own[-1])
-        for row in named:
-            if not said_beside(row, labelled):
-                place = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
-                axes.annotate(knob(row), (row["l0"], row["nmse"]), **place)
+        for row in series if len(points) <= LABELLED else (series[0], series[-1]):
+            if not has_label(row, labelled):
+                style = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
+                axes.annotate(knob(row), (row["l0"], row["nmse"]), **style)
                 labelled.append(row)
     axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
     axes.set_ylim(0, max(row["nmse"] for row in points) * 1.15 or 1)
@@ -62,8 +60,8 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     return figure
 
 
-def said_beside(row: Mapping[str, Any], labelled: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a labelled point within a tenth has the same label: seeds of a setting, or lines that run together."""
+def has_label(row: Mapping[str, Any], labelled: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a labelled point within 10 % has the same label: seeds of a setting, or lines that overlap."""
     return any(
         knob(other) == knob(row) and all(math.isclose(row[key], other[key], rel_tol=0.1) for key in ("l0", "nmse"))
         for other in labelled
@@ -71,7 +69,7 @@ def said_beside(row: Mapping[str, Any], labelled: Sequence[Mapping[str, Any]]) -
 
 
 def knob(row: Mapping[str, Any]) -> str:
-    """The setting that places an SAE on the frontier: k where it has one (k-means: centroids), else the penalty."""
+    """The setting that determines an SAE's L0: k where it has one (k-means: centroids), else the penalty."""
     if row.get("baseline") == "kmeans":
         return f"{row.get('n_latents')} centroids"
     if ("topk" in str(row.get("sae", "")) or row.get("baseline")) and row.get("k") is not None:
@@ -87,8 +85,8 @@ def curve(
 ) -> Figure | None:
     """A training curve per SAE over training tokens, both axes logarithmic; None where nothing was logged.
 
-    `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's architecture, by which
-    curves are coloured when they are too many to be named.
+    `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's line, by which curves
+    are coloured where there are more than NAMED.
     """
     lines = {name: positive(of["tokens"], of.get(metric, ())) for name, of in history.items()}
     lines = {name: line for name, line in lines.items() if len(line)}
@@ -98,9 +96,9 @@ def curve(
     named = len(lines) <= NAMED or not series
     groups = {name: name if named else series[name] for name in lines}  # type: ignore[index]
     colour, labelled = colours(list(dict.fromkeys(groups.values()))), set()
-    for at, (name, line) in enumerate(lines.items()):
+    for number, (name, line) in enumerate(lines.items()):
         group = groups[name]
-        dash = ("-", "--", ":")[at // len(PALETTE) % 3] if named else "-"
+        dash = ("-", "--", ":")[number // len(PALETTE) % 3] if named else "-"
         shown = None if group in labelled else group
         marker = "o" if len(line) == 1 else None
         axes.plot(*line.T, color=colour[group], label=shown, linewidth=1.4, linestyle=dash, marker=marker)
@@ -117,21 +115,21 @@ def curve(
 def frequencies(
     frequency: Float[np.ndarray, " n_latents"], n_tokens: int, title: str, top: float | None = None
 ) -> Figure:
-    """How many latents fire how often: % of the dictionary over log10 of the fraction of tokens; silent ones apart.
+    """Histogram of firing frequencies: % of the dictionary over log10 of the fraction of tokens; dead latents apart.
 
-    `top` is a common upper end of the y axis, so that the plots of several SAEs can be compared.
+    `top` is the upper end of the y axis, equal for SAEs that are compared.
     """
-    shares, edges, never = frequency_shares(frequency, n_tokens)
+    fractions, edges, never = frequency_histogram(frequency, n_tokens)
     figure, axes = panel(3.6, 2.6)
-    axes.bar(edges[:-1], 100 * shares, width=DEX, align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.5)
-    silent = edges[0] - 0.9
-    axes.bar(silent, 100 * never, width=0.5, color=NEVER)
-    axes.annotate(f"{100 * never:.0f}%" if never >= 0.005 or not never else "<1%", (silent, 100 * never), ha="center",
+    axes.bar(edges[:-1], 100 * fractions, width=DEX, align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.5)
+    dead = edges[0] - 0.9
+    axes.bar(dead, 100 * never, width=0.5, color=NEVER)
+    axes.annotate(f"{100 * never:.0f}%" if never >= 0.005 or not never else "<1%", (dead, 100 * never), ha="center",
                   xytext=(0, 2), textcoords="offset points", fontsize=8.5)  # fmt: skip
     axes.axvline(-1, color="#666666", linewidth=1, linestyle=":")
     rarest = math.ceil(edges[0])
     powers = range(max(rarest, -4), 1)  # longer numbers would run into each other
-    axes.set_xticks([silent, *powers], ["never", *(f"{100 * 10.0**power:g}%" for power in powers)], fontsize=8.5)
+    axes.set_xticks([dead, *powers], ["never", *(f"{100 * 10.0**power:g}%" for power in powers)], fontsize=8.5)
     axes.set_xticks(range(rarest, 1), minor=True)
     axes.set(xlabel="fires on this fraction of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
     axes.set_ylim(0, top or None)
@@ -140,23 +138,23 @@ def frequencies(
     return figure
 
 
-def frequency_shares(
+def frequency_histogram(
     frequency: Float[np.ndarray, " n_latents"], n_tokens: int
 ) -> tuple[Float[np.ndarray, " bins"], Float[np.ndarray, " edges"], float]:
-    """(fraction of latents per bin, edges as log10 of the frequency, fraction of latents that never fire); they add up to 1.
+    """(fraction of latents per bin, edges as log10 of the frequency, fraction of latents that never fire); their sum is 1.
 
-    Bins start at the rarest frequency that `n_tokens` tokens can show, one firing.
+    Bins start at the lowest frequency that `n_tokens` tokens can show, one firing.
     """
     lowest = math.floor(-math.log10(max(n_tokens, 2)) / DEX) * DEX
     edges = np.arange(round(lowest / DEX), 1) * DEX
     fires = frequency > 0
-    places = np.clip(np.floor((np.log10(frequency[fires]) - lowest) / DEX).astype(int), 0, len(edges) - 2)
-    counts = np.bincount(places, minlength=len(edges) - 1)
+    bins = np.clip(np.floor((np.log10(frequency[fires]) - lowest) / DEX).astype(int), 0, len(edges) - 2)
+    counts = np.bincount(bins, minlength=len(edges) - 1)
     return counts / max(len(frequency), 1), edges, float((~fires).mean()) if len(frequency) else 0.0
 
 
 def finite(row: Mapping[str, Any], key: str) -> bool:
-    """Whether the row has a number here."""
+    """Whether the row has a finite number in this column."""
     return row.get(key) is not None and math.isfinite(row[key])
 
 
@@ -167,7 +165,7 @@ def positive(x: Sequence[float], y: Sequence[float]) -> Float[np.ndarray, "point
 
 
 def readable_log(axis: Any) -> None:
-    """Plain numbers on a log axis; minor ticks are numbered too where the axis spans little."""
+    """Plain numbers on a log axis; also at 2 and 5 where the axis spans little."""
     low, high = axis.get_view_interval()
     short = math.log10(high / low) < 1.3 if low > 0 else False
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))

@@ -1,4 +1,4 @@
-"""report.html: what a run trained, how good it is, and what some of its latents respond to. One file, no script, no network.
+"""report.html: results, training curves and top images of a run's SAEs. One file, no script, no network.
 
 write_report(
     run / "report.html", rows, {name: saev.load(run / "saes" / name) for name in names},
@@ -31,7 +31,7 @@ from saev.visuals.style import data_uri
 from saev.visuals.top_images import Survey, survey
 
 TEMPLATE = "report.html.j2"
-MOST_IMAGES = 4096  # looked at where nobody says which: a minute on two cores at ViT-S and 64 tokens
+MOST_IMAGES = 4096  # where `examples` is None: a minute on two cores at ViT-S and 64 tokens
 
 
 def write_report(
@@ -57,40 +57,40 @@ def write_report(
     max_members: int = 12,
     progress: bool = False,
 ) -> Path:
-    """Write the page and return its path; it is whole or not there.
+    """Write the page in one step and return its path.
 
     Args:
-        rows: a row per SAE as in results.parquet; any number may be NaN, None or missing. Without any, the page is of
-            latents alone.
-        members: dictionaries by `row["member"]`, in eval mode; those of failed SAEs are not looked at and may be missing.
+        rows: a row per SAE as in results.parquet; any number may be NaN, None or missing. Without rows the page shows
+            latents only.
+        members: dictionaries by `row["member"]`, in eval mode; those of failed SAEs are not read and may be missing.
         store, layer, tokens: the activations they were trained on.
-        examples: images of the store to look at for frequencies and top images; None: up to 4096, evenly spaced.
+        examples: images of the store for frequencies and top images; None: up to 4096, evenly spaced.
         examples_are: what these are, for the captions ("held-out", "all", "training").
-        images: the source that was recorded; None or one whose files are gone gives a page without photos.
+        images: the source that was recorded; None, or missing files: a page without photos.
         history: metrics.jsonl, for the training curves.
         config: YAML text. credits: paragraphs. files: label -> path, shown relative to the page.
-        choice: which latents are shown; or `chosen`: member -> latents, each with what to say of it.
-        n_images: images per latent. max_members: SAEs whose latents are looked at.
+        choice: the rule by which latents are chosen; or `chosen`: member -> latent -> caption.
+        n_images: images per latent. max_members: SAEs whose latents are shown.
         progress: show a progress bar on stderr.
 
     Raises ValueError where `layer` or `tokens` are not in the store.
     """
     path = Path(path)
-    looked_at = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
+    surveyed = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
     named = [str(row["member"]) for row in rows] or list(members)
     diverged = {str(row["member"]) for row in rows if failed(row)}
     sound = [name for name in named if name not in diverged and is_sound(members.get(name))]
     shown = spread(sound, max_members)
     surveys = survey(
-        {name: members[name] for name in shown}, store, layer, looked_at, tokens, n_images, progress=progress
+        {name: members[name] for name in shown}, store, layer, surveyed, tokens, n_images, progress=progress
     )
     album = Album(images, store)
     patches = tokens in ("patches", "all") and bool(store.manifest.roles.get("patches"))
     galleries = []
     for name in shown:
         latents = chosen[name] if chosen else dict.fromkeys(choose_latents(surveys[name], choice).tolist(), "")
-        found = gallery(members[name], surveys[name], store, layer, album, latents, patches)
-        galleries.append({"name": name, "latents": found, "why_none": "" if found else why_none(surveys[name], choice)})
+        sections = gallery(members[name], surveys[name], store, layer, album, latents, patches)
+        galleries.append({"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)})
     curves = read_history(history) if history else {}
     page = _environment().get_template(TEMPLATE).render(
         title=title,
@@ -110,7 +110,7 @@ def write_report(
         patches=patches,
         choice=None if chosen else choice,
         n_images=n_images,
-        looked_at={"images": whole(len(looked_at)), "are": examples_are,
+        surveyed={"images": whole(len(surveyed)), "are": examples_are,
                    "tokens": whole(max((s.n_tokens for s in surveys.values()), default=0))},
         config=config.strip(),
         credits=[text for text in credits if text],
@@ -126,14 +126,14 @@ def write_report(
 def facts(
     store: ActivationStore, layer: int, tokens: str, rows: Sequence[Mapping[str, Any]], date: str | None
 ) -> list[tuple[str, str]]:
-    """What was trained on what, as (name, value) pairs."""
+    """The recording, the backbone and the SAEs, as (name, value) pairs."""
     meaning, roles = store.manifest.meaning, store.manifest.roles
     images, vit = meaning.get("images", {}), meaning.get("vit", {})
     trained = max((row.get("train_tokens") or 0 for row in rows), default=0)
     known = (vit.get("name"), vit.get("arch"), sight(vit))
     backbone = ", ".join(dict.fromkeys(str(part) for part in known if part))
     stored = ", ".join(f"{count if count > 0 else 'its'} {role}" for role, count in roles.items() if count)
-    found = [
+    pairs = [
         ("Images", f"{images.get('name', store.name)}, {whole(store.manifest.n_examples)} photos"),
         ("Backbone", backbone),
         ("Activations", f"block {layer} ({meaning.get('hook', 'resid_post')}), {store.d_model} dimensions"),
@@ -141,11 +141,11 @@ def facts(
         ("SAEs", f"{len(rows)}, trained on {whole(trained)} tokens each" if trained else f"{len(rows) or ''}"),
         ("Date", date or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")),
     ]
-    return [(name, value) for name, value in found if value]
+    return [(name, value) for name, value in pairs if value]
 
 
 def sight(vit: Mapping[str, Any]) -> str:
-    """The size at which a backbone of a manifest sees pictures."""
+    """The input size of a manifest's backbone."""
     if vit.get("image_size"):
         return " × ".join(map(str, reversed(vit["image_size"]))) + " px"
     if vit.get("n_patches"):
@@ -162,22 +162,22 @@ def training_curves(curves: Curves, rows: Sequence[Mapping[str, Any]]) -> list[A
 
 def histograms(surveys: Mapping[str, Survey]) -> list[tuple[str, str]]:
     """(member, figure) of firing frequencies, all on one scale."""
-    shares = [plots.frequency_shares(s.frequency, s.n_tokens) for s in surveys.values()]
-    top = max([0.0, *(max(bars.max(initial=0), never) for bars, _, never in shares)]) * 115 or None
+    bars = [plots.frequency_histogram(s.frequency, s.n_tokens) for s in surveys.values()]
+    top = max([0.0, *(max(fractions.max(initial=0), never) for fractions, _, never in bars)]) * 115 or None
     return [(n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top))) for n, s in surveys.items()]
 
 
 def picture(figure: Any) -> str | None:
-    """A figure ready for the page, or None as given."""
+    """The figure as a data URI; None for None."""
     return None if figure is None else data_uri(figure)
 
 
 def is_sound(dictionary: Dictionary | None) -> bool:
-    """Whether there is a dictionary, of finite atoms."""
+    """Whether the dictionary exists and its atoms are finite."""
     return dictionary is not None and bool(torch.isfinite(dictionary.atoms).all())
 
 
-def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> Int[np.ndarray, " some"]:
+def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> Int[np.ndarray, " kept"]:
     """At most `most` of the given images, evenly spaced in their order.
 
     >>> evenly(range(10), 4).tolist()

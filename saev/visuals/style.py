@@ -1,4 +1,4 @@
-"""How figures look: light, colour-blind safe, legible when a phone shrinks them; and the same bytes every time."""
+"""The style of figures: colour-blind safe, legible on a phone, and byte-identical from run to run."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from saev.files import replacing
 
 # Okabe & Ito (2008) without yellow, which is too pale on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "*")  # more than colours: both together tell 70 series apart
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", "p", "*")  # with 7 colours: 70 distinct series
 INK, FAINT = "#222222", "#d9d9d9"
 NEVER = "#999999"  # latents without a firing
 SETTINGS: dict[Any, Any] = {
@@ -31,7 +31,7 @@ SETTINGS: dict[Any, Any] = {
     "grid.color": FAINT,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # the reader's own font: sharp, and a tenth of the bytes
+    "svg.fonttype": "none",  # the reader's font: sharp, and a tenth of the bytes
     "svg.hashsalt": "saev",  # ids that do not change from run to run
 }
 
@@ -52,11 +52,11 @@ def data_uri(figure: Figure) -> str:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure as a PNG, whole or not at all."""
+    """Write the figure as a PNG in one step."""
     with mpl.rc_context(SETTINGS), replacing(path) as file:
         figure.savefig(file, format="png", dpi=200)
 
 
 def colours(series: list[str]) -> dict[str, str]:
-    """A colour per series, in order; beyond seven they repeat, and markers or small multiples must tell them apart."""
+    """A colour per series, in order; after seven they repeat."""
     return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(series)}

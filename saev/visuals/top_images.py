@@ -1,4 +1,4 @@
-"""Which images excite which latents: one streaming pass over a layer, for any number of dictionaries at once.
+"""The top images of latents: one pass over a layer, for several dictionaries at once.
 
 store.read ──batches of whole images──▶ encode, per dictionary ──max over each image's tokens──▶ running top n
                                                             └──▶ firings, sums of codes
@@ -16,15 +16,15 @@ from saev.dictionary import Dictionary
 from saev.progress import bar
 from saev.shards import ActivationStore
 
-NOBODY = -1  # in `example`: fewer images than asked for excite the latent
+NONE = -1  # in `example`: the latent fires on fewer images
 
 
 @dataclass
 class Survey:
-    """What one dictionary did on the tokens seen so far; latents are rows.
+    """Statistics of one dictionary over the tokens seen so far; latents are rows.
 
     `value[latent, i]` is the largest code on the tokens of image `example[latent, i]`, best image first; images on which
-    the latent does not exceed 0 do not count. Equal values keep the order of the store.
+    the latent does not exceed 0 are left out. Equal values keep the order of the store.
     """
 
     value: Float[Tensor, "n_latents n"]
@@ -41,7 +41,7 @@ class Survey:
         counts = torch.zeros(3, n_latents, dtype=torch.int64)
         return cls(
             value=torch.zeros(n_latents, n),
-            example=torch.full((n_latents, n), NOBODY),
+            example=torch.full((n_latents, n), NONE),
             firings=counts[0],
             value_sum=counts[1].double(),
             images=counts[2],
@@ -60,8 +60,8 @@ class Survey:
     def update(
         self, codes: Float[Tensor, "tokens n_latents"], examples: Int[Tensor, " images"], lengths: list[int]
     ) -> None:
-        """Add whole images: `codes` holds their tokens one image after the other, `lengths` how many each has."""
-        codes = codes.nan_to_num(0.0, 0.0, 0.0)  # a diverged dictionary has no top images, and must not end the pass
+        """Add images: `codes` holds their tokens, image after image, `lengths` the number of tokens of each."""
+        codes = codes.nan_to_num(0.0, 0.0, 0.0)  # a diverged dictionary has no top images, and does not stop the pass
         fires = codes != 0
         self.firings += fires.sum(0, dtype=torch.int32).cpu()
         self.value_sum += codes.sum(0, dtype=torch.float64).cpu()
@@ -72,7 +72,7 @@ class Survey:
         self._keep_best(peak.T.float().cpu(), examples)
 
     def _keep_best(self, peak: Float[Tensor, "n_latents images"], examples: Int[Tensor, " images"]) -> None:
-        numbers = torch.where(peak > 0, examples, NOBODY)
+        numbers = torch.where(peak > 0, examples, NONE)
         values = torch.cat([self.value, peak.clamp_min(0)], 1)
         # stable: of equal values the image seen first stays first, however the pass is cut into batches
         best = values.sort(dim=1, descending=True, stable=True).indices[:, : self.value.shape[1]]
@@ -129,19 +129,19 @@ def token_counts(
 
 def whole_images(
     examples: Int[np.ndarray, " images"], lengths: Int64[np.ndarray, " images"], batch_tokens: int
-) -> list[tuple[Int[np.ndarray, " some"], list[int]]]:
-    """Runs of consecutive images, with their lengths, of about `batch_tokens` tokens together; empty images are left out."""
+) -> list[tuple[Int[np.ndarray, " batch"], list[int]]]:
+    """Batches of consecutive images, with their lengths, of about `batch_tokens` tokens each; without empty images."""
     examples, lengths = examples[lengths > 0].astype(np.int64), lengths[lengths > 0]
     cuts = np.flatnonzero(np.diff(np.cumsum(lengths) // batch_tokens)) + 1
     pairs = zip(np.split(examples, cuts), np.split(lengths, cuts), strict=True)
-    return [(run, sizes.tolist()) for run, sizes in pairs if len(run)]
+    return [(batch, sizes.tolist()) for batch, sizes in pairs if len(batch)]
 
 
 @torch.inference_mode()
 def heatmaps(
     dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
 ) -> Float32[np.ndarray, "latents grid_h grid_w"]:
-    """Codes of the patch tokens of one image, laid out as the patches lie in the picture, for several latents."""
+    """Codes of the patch tokens of one image, in the layout of the patches (row 0 is the top of the picture), for several latents."""
     acts = torch.from_numpy(store.read(layer, example, "patches").copy())
     codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
     height, width = grid(store, example)

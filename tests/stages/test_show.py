@@ -51,15 +51,15 @@ def headings(page):
 
 def test_the_latents_that_are_asked_for_are_shown_in_that_order(cli, tiny, tmp_path, dictionary):
     page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=[7,20,2]", "n_images=3")
-    assert headings(page) == ["Latent 7", "Latent 20", "Latent 2"] and "were asked for" in page
-    assert page.count('<figure class="shown">') == 6 and "None of the images that were looked at excites it" in page
+    assert headings(page) == ["Latent 7", "Latent 20", "Latent 2"] and "The named latents" in page
+    assert page.count('<figure class="shown">') == 6 and "It fires on none of these images" in page
     assert "data:image/png" in page and "<h2>Results</h2>" not in page, "heat maps, and no table without rows"
     assert "no photos are shown: give the images that were recorded" in result.text
 
 
 def test_without_any_the_rule_chooses(cli, tiny, tmp_path, dictionary):
     page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "choice.n=2", "choice.commonest=0", "choice.images=1")
-    assert len(headings(page)) == 2 and "picked by rule" in page
+    assert len(headings(page)) == 2 and "chosen by rule" in page
 
 
 def test_photos_are_those_that_were_recorded(cli, tiny, tmp_path, dictionary):

@@ -12,10 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from saev.nn import ReLU, SparseAutoencoder
-from saev.visuals.evaluation_table import evaluation_table
 from saev.visuals.report import write_report
 from saev.visuals.settings import Choice
-from saev.visuals.table import results_table
+from saev.visuals.tables import evaluation_table, results_table
 from tests.visuals.conftest import make_store
 
 ROW = {

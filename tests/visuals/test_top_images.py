@@ -4,7 +4,7 @@ import torch
 
 from saev.nn import SparseAutoencoder, TopK
 from saev.shards import ActivationStore
-from saev.visuals.top_images import NOBODY, heatmaps, image_max, survey
+from saev.visuals.top_images import NONE, heatmaps, image_max, survey
 from tests.visuals.conftest import D_MODEL, GRID, LAYER, N_IMAGES, identity_sae
 
 
@@ -35,7 +35,7 @@ def test_a_survey_is_what_brute_force_finds(store: ActivationStore, values, batc
             peak = own.max(1)
             assert got.images[latent] == (peak > 0).sum()
             best = [i for i in np.argsort(-peak, kind="stable")[:n] if peak[i] > 0]
-            expected = [examples[i] for i in best] + [NOBODY] * (n - len(best))
+            expected = [examples[i] for i in best] + [NONE] * (n - len(best))
             assert got.example[latent].tolist() == expected
             np.testing.assert_allclose(got.value[latent, : len(best)].numpy(), peak[best], rtol=1e-6)
 
@@ -59,15 +59,15 @@ def test_equal_values_keep_the_order_of_the_store(store: ActivationStore):
 def test_more_images_asked_for_than_there_are(store: ActivationStore):
     found = survey({"a": identity_sae()}, store, LAYER, [4, 1], n=8)["a"]
     assert found.example.shape == (D_MODEL, 8)
-    assert (found.example[:, 2:] == NOBODY).all()
-    assert (found.example[5] == NOBODY).all() and found.firings[5] == 0 and found.mean_value[5] == 0
+    assert (found.example[:, 2:] == NONE).all()
+    assert (found.example[5] == NONE).all() and found.firings[5] == 0 and found.mean_value[5] == 0
 
 
 def test_a_diverged_dictionary_neither_ends_the_pass_nor_spoils_the_others(store: ActivationStore):
     broken = identity_sae()
     broken.b_enc.fill_(torch.nan)
     found = survey({"broken": broken, "sound": identity_sae()}, store, LAYER, range(N_IMAGES))
-    assert not found["broken"].firings.any() and (found["broken"].example == NOBODY).all()
+    assert not found["broken"].firings.any() and (found["broken"].example == NONE).all()
     alone = survey({"sound": identity_sae()}, store, LAYER, range(N_IMAGES))["sound"]
     assert torch.equal(found["sound"].value, alone.value)
 
