@@ -46,14 +46,14 @@ PLAIN = ("AutoEncoderNew", "JumpReluAutoEncoder")  # their encoders do not subtr
 def read(path: Path, options: Options) -> ForeignSAE:
     """The dictionary in a file ae.pt with its config.json beside it or one folder up.
 
-    `from_pretrained` looks at nothing but the class, k and the weights; so do we, and the rest of config.json is kept.
+    Like the library's `from_pretrained` it uses the class, k and the weights; the rest of config.json is kept.
     """
     file = next(
         (at / "config.json" for at in (path.parent, path.parent.parent) if (at / "config.json").is_file()), None
     )
     if file is None:
         raise ValueError(
-            f"{path} has no config.json beside it or one folder up: restore it, it names the dictionary's class."
+            f"{path} has no config.json beside it or one folder up: restore it; it names the dictionary's class."
         )
     config = load_json(file)
     trainer = config.get("trainer")
@@ -69,7 +69,9 @@ def read(path: Path, options: Options) -> ForeignSAE:
     affine = affine_of(name, w)
     notes = []
     if name == "AutoEncoderTopK" and float(w.get("threshold", torch.tensor(-1.0))) > 0:
-        notes.append(f"threshold={float(w['threshold']):g} is left out: the library's encode uses it on request only")
+        notes.append(
+            f"threshold={float(w['threshold']):g} is left out: the library's encode uses it only when asked to"
+        )
     if name == "MatryoshkaBatchTopKSAE":
         notes.append(f"groups of {w['group_sizes'].int().tolist()} latents, all of them active")
     files = {path.name: sha256(data), file.name: sha256(file.read_bytes())}
@@ -78,7 +80,7 @@ def read(path: Path, options: Options) -> ForeignSAE:
 
 
 def equations(name: str, w: Mapping[str, Tensor], k: int) -> Equations:
-    """The class's encode and decode on these weights, as in the head of this file."""
+    """The class's encode and decode on these weights, as in the module's docstring."""
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.double()
@@ -113,7 +115,7 @@ def affine_of(name: str, w: Mapping[str, Tensor]) -> Affine:
 
 
 def rule_of(name: str, w: Mapping[str, Tensor], k: int) -> Rule:
-    """How pre-activations become codes."""
+    """The map from pre-activations to codes."""
     match name:
         case "AutoEncoder" | "AutoEncoderNew":
             return Rectified()
@@ -129,11 +131,11 @@ def rule_of(name: str, w: Mapping[str, Tensor], k: int) -> Rule:
 
 
 def k_of(name: str, w: Mapping[str, Tensor], trainer: Mapping[str, Any], where: str) -> int:
-    """k of the classes that have one, as the library finds it; ValueError where config.json and the weights differ."""
+    """k of the classes that have one, else 0; ValueError where config.json and the weights differ."""
     if "k" not in SHAPES[name]:
         return 0
-    said = trainer.get("k")
-    k = positive(said if "k" not in w else w["k"].item(), "k", where)
-    if said is not None and k != said:
-        raise ValueError(f"{where}.k={said}, the weights have k={k}: they do not belong together.")
+    configured = trainer.get("k")
+    k = positive(configured if "k" not in w else w["k"].item(), "k", where)
+    if configured is not None and k != configured:
+        raise ValueError(f"{where}.k={configured}, the weights have k={k}: they do not belong together.")
     return k

@@ -1,4 +1,4 @@
-"""Which library wrote what lies at a path."""
+"""Detect which library wrote the files at a path."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,13 +12,13 @@ Kind = Literal["ours", "saev", "saev shards", "SAELens", "dictionary_learning"]
 
 
 def identify(path: Path) -> tuple[Kind, Path]:
-    """(what it is, the file or folder that its reader takes); ValueError naming what is known where it is none of that."""
+    """(the format, the file or folder that its reader takes); ValueError listing the known formats for anything else."""
     if not path.exists():
-        raise ValueError(f"{path} is not there: check the path.")
+        raise ValueError(f"{path} does not exist: check the path.")
     if path.is_file():
         if path.name in (saelens.CONFIG, saelens.WEIGHTS) or path.name in (CONFIG, WEIGHTS, METADATA):
             return identify(path.parent)
-        with open(path, "rb") as file:  # saev's checkpoints begin with JSON, torch's own with the mark of a zip file
+        with open(path, "rb") as file:  # saev's checkpoints begin with JSON, torch's with a zip header
             return ("saev" if file.read(1) == b"{" else "dictionary_learning"), path
     for name in ("sae.pt", "checkpoint/sae.pt"):
         if (path / name).is_file():
@@ -31,16 +31,14 @@ def identify(path: Path) -> tuple[Kind, Path]:
         return "ours", path
     if (path / "ae.pt").is_file():
         return "dictionary_learning", path / "ae.pt"
-    raise ValueError(f"{path} holds nothing that can be converted. Known are:\n{KNOWN}")
+    raise ValueError(f"{path} holds nothing that can be converted. Known formats:\n{KNOWN}")
 
 
 def read(kind: Kind, path: Path, options: Options) -> ForeignSAE:
-    """The SAE that `identify` found; ValueError for options that it has no use for, and what its reader refuses."""
-    unused = {"--centred-encoder": options.centred is not None, "--mean": options.mean is not None}
-    if kind != "saev" and any(unused.values()):
-        given = ", ".join(name for name, is_given in unused.items() if is_given)
-        raise ValueError(f"{given}: {path} was written by {kind}, the option is for saev's checkpoints: leave it out.")
-    if kind == "dictionary_learning" and options.scale is not None:
-        raise ValueError(f"--scale: {path} was written by {kind}, which folds its scale before it saves: leave it out.")
+    """The SAE in files of the format `kind`; ValueError for options of other formats, and from its reader."""
+    if kind != "saev":
+        options.refuse(("centred", "mean"), f"{path} was written by {kind}, the option is for saev's checkpoints")
+    if kind == "dictionary_learning":
+        options.refuse(("scale",), f"{path} was written by {kind}, which folds its scale before it saves")
     readers = {"saev": saev_checkpoint.read, "SAELens": saelens.read, "dictionary_learning": dictionary_learning.read}
     return readers[kind](path, options)

@@ -1,7 +1,7 @@
-"""Is the converted dictionary the original? Both on the same inputs: the library's equations, and our class, in float64.
+"""Compare a converted dictionary with the original on the same inputs: the library's equations and our class, in float64.
 
-A latent whose pre-activation is a threshold but for float32's rounding may fire in one and not in the other, so a
-fraction of ALLOWED of the codes may differ; everything else has to agree.
+A pre-activation within float32's rounding of a threshold may fire in one and not in the other, so a fraction ALLOWED of the
+codes may differ; everything else must agree.
 """
 
 import copy
@@ -20,13 +20,13 @@ from saev.shards import ActivationStore, open_stream
 
 ALLOWED = 1e-4  # of codes that are not 0, and of NMSE and L0 relative to their values
 CLOSE = (
-    1e-4  # codes are equal that differ by less, relative to the largest of their token; reconstructions, to their norm
+    1e-4  # tolerance of codes, relative to the largest of their token, and of reconstructions, relative to their norm
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """What both gave. L0 is the mean number of codes that are not 0; pairs are (the library's equations, ours)."""
+    """The results of both. L0 is the mean number of codes that are not 0; pairs are (the library's equations, ours)."""
 
     inputs: str
     tokens: int
@@ -35,16 +35,16 @@ class Proof:
     active: int  # codes that are not 0 in the library's equations
     different: int  # codes that are not equal
     apart: int  # tokens whose reconstructions are not equal
-    negative: int  # tokens with codes below 0 in the library's equations, which ours cannot have
+    negative: int  # tokens with codes below 0 in the library's equations; ours are at least 0
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same function, as far as these inputs show."""
+        """Whether the two are the same function on these inputs."""
         return (
             self.active > 0
             and self.different <= ALLOWED * self.active
             and self.apart <= self.different  # one code explains one token
-            and all(alike(theirs, ours) for theirs, ours in (self.nmse, self.l0))
+            and all(agree(*pair) for pair in (self.nmse, self.l0))
         )
 
     def require(self, what: str) -> None:
@@ -53,22 +53,22 @@ class Proof:
             return
         if self.active == 0:
             raise ValueError(
-                f"{what}: no latent of the original fires on {self.tokens} tokens ({self.inputs}), so nothing is shown: give "
+                f"{what}: no latent of the original fires on {self.tokens} tokens ({self.inputs}), so the comparison shows nothing: give "
                 "activations that it was trained on, --check RECORDING --layer N."
             )
         negative = "; the original keeps k latents though fewer are positive, which ours does not" * bool(self.negative)
         raise ValueError(
-            f"{what} does not compute what the original does, on {self.tokens} tokens ({self.inputs}): NMSE {self.nmse[0]:.6g} "
+            f"{what} differs from the original on {self.tokens} tokens ({self.inputs}): NMSE {self.nmse[0]:.6g} "
             f"and {self.nmse[1]:.6g}, L0 {self.l0[0]:.6g} and {self.l0[1]:.6g}; {self.different} of {self.active} codes and "
-            f"{self.apart} reconstructions differ{negative}. Nothing was written: check the options that say what the files leave open."
+            f"{self.apart} reconstructions differ{negative}. Nothing was written: check the options for what the files do not record."
         )
 
 
-def alike(theirs: float, ours: float) -> bool:
-    """Whether the numbers are equal but for rounding; NMSE has none where all tokens are equal."""
-    if not (math.isfinite(theirs) and math.isfinite(ours)):
-        return math.isnan(theirs) == math.isnan(ours) and not (math.isfinite(theirs) or math.isfinite(ours))
-    return abs(ours - theirs) <= ALLOWED * abs(theirs) + 1e-12
+def agree(reference: float, value: float) -> bool:
+    """Whether two numbers are equal up to rounding; NMSE is not finite where all tokens are equal."""
+    if not (math.isfinite(reference) and math.isfinite(value)):
+        return math.isnan(reference) == math.isnan(value) and not (math.isfinite(reference) or math.isfinite(value))
+    return abs(value - reference) <= ALLOWED * abs(reference) + 1e-12
 
 
 @torch.inference_mode()
@@ -82,8 +82,8 @@ def compare(
 ) -> Proof:
     """The library's equations and our autoencoder on the same tokens; ours has codes `code_scale` times as large.
 
-    `leave_negative` leaves out tokens on which the original has codes below 0: right for random inputs, which may lie
-    where no activation does.
+    `leave_negative` leaves out tokens on which the original has codes below 0: random inputs, unlike activations, may
+    cause them.
 
     NMSE is over all tokens together: sum of squared errors over squared distances from these tokens' mean.
     """
@@ -98,16 +98,16 @@ def compare(
         negative += int(below.sum())
         if leave_negative and bool(below.any()):
             x, codes, x_hat = x[~below], codes[~below], x_hat[~below]
-        theirs, ours = codes * code_scale, sae.encode(x)
+        expected, ours = codes * code_scale, sae.encode(x)
         n, sums, squares = moments_update(x, shift)
         tokens, total, square = tokens + n, total + sums, square + squares
         decoded = sae.decode(ours)
         errors += torch.stack([squared_error_update(x, x_hat), squared_error_update(x, decoded)])
         apart += int(((x_hat - decoded).norm(dim=1) > CLOSE * x_hat.norm(dim=1)).sum())
-        reach = theirs.abs().amax(1, keepdim=True)
+        largest = expected.abs().amax(1, keepdim=True)
         active += int((codes != 0).sum())
         fired += int((ours != 0).sum())
-        different += int(((theirs - ours).abs() > CLOSE * reach).sum())
+        different += int(((expected - ours).abs() > CLOSE * largest).sum())
     if tokens == 0:
         raise ValueError(f"{inputs} has no tokens to compare the two on: choose another selection.")
     variation = variation_compute(torch.tensor(tokens), total, square)
@@ -125,10 +125,9 @@ def compare(
 
 
 def random_inputs(sae: SparseAutoencoder, n: int = 1024, seed: int = 0) -> Iterator[Float[Tensor, "_ d_model"]]:
-    """Gaussian directions about the reconstruction of nothing, of lengths from far below to far above where latents fire.
+    """Gaussian directions around the reconstruction of zero codes, with lengths over three orders of magnitude.
 
-    At lengths that make h as large as the biases and thresholds some latents fire and some do not; at the largest ones
-    about half would without a threshold.
+    Lengths are chosen so that h is comparable to the biases and thresholds: some latents fire and some do not.
     """
     generator = torch.Generator().manual_seed(seed)
     centre = sae.decode(torch.zeros(1, sae.n_latents))

@@ -41,7 +41,7 @@ FACTORS = ("scaling_factor", "finetuning_scaling_factor")  # of codes, before de
 
 
 def read(folder: Path, options: Options) -> ForeignSAE:
-    """The SAE saved in a folder; ValueError where it is damaged, leaves something open, or cannot be expressed exactly."""
+    """The SAE saved in a folder; ValueError where it is damaged, needs an option, or cannot be expressed exactly."""
     config = load_json(folder / CONFIG)
     meaning = meaning_of(config, str(folder / CONFIG), options.ignore_unknown)
     data = (folder / WEIGHTS).read_bytes()
@@ -93,7 +93,7 @@ def equations(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, g
 
 
 def rebuilt(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, gain: float) -> Rebuilt:
-    """The same as one of ours. What is rescaled by the decoder's norms before it is selected, has them folded first."""
+    """The same function as one of ours; with rescaling by the decoder's norms, these are folded into the encoder first."""
     w, centred = weights, meaning.apply_b_dec_to_input
     norm = w["W_dec"].norm(dim=-1) if meaning.rescale else torch.ones_like(factor)
     b_enc = w["b_enc"] * norm if "b_enc" in w else torch.zeros_like(factor)
@@ -104,7 +104,7 @@ def rebuilt(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, gai
 
 
 def rule_of(weights: Mapping[str, Tensor], meaning: Meaning) -> Rule:
-    """How pre-activations become codes."""
+    """The map from pre-activations to codes."""
     match meaning.architecture:
         case "standard":
             return Rectified()
@@ -119,21 +119,21 @@ def rule_of(weights: Mapping[str, Tensor], meaning: Meaning) -> Rule:
 
 
 def factor_of(weights: Mapping[str, Tensor], meaning: Meaning, where: str) -> Tensor:
-    """What codes are multiplied by before decoding; ValueError where the file has it and the configuration denies it."""
-    found = next((weights[name] for name in FACTORS if name in weights), None)
+    """The factor of codes before decoding; ValueError where the weights have one and the configuration says there is none."""
+    factor = next((weights[name] for name in FACTORS if name in weights), None)
     one = torch.ones(weights["W_dec"].shape[0], dtype=torch.float64)
-    if found is None or torch.allclose(found, one):
+    if factor is None or torch.allclose(factor, one):
         return one
     if not meaning.finetuned:
         raise ValueError(
             f"{where}: the weights hold a scaling_factor, {CONFIG} says finetuning_scaling_factor=false: SAELens refuses it too; "
             "correct one of them."
         )
-    return found
+    return factor
 
 
 def gain_of(meaning: Meaning, options: Options, where: str) -> float:
-    """What activations are multiplied by; ValueError where that is needed and not given, or given and not needed."""
+    """The factor of activations before encoding; ValueError where it is needed and not given, or given and not needed."""
     needed = meaning.normalize == "expected_average_only_in"
     if needed and options.scale is None:
         raise ValueError(
@@ -144,5 +144,5 @@ def gain_of(meaning: Meaning, options: Options, where: str) -> float:
         raise ValueError(f"--scale {options.scale}: {where} has normalize_activations=none; leave the option out.")
     gain = float(number_of(options.scale)) if options.scale else 1.0
     if not 0 < gain < float("inf"):
-        raise ValueError(f"--scale {options.scale}: give a positive number.")
+        raise ValueError(f"--scale {options.scale}: must be above 0.")
     return gain

@@ -1,4 +1,4 @@
-"""What cfg.json of SAELens says, in any version: the keys that decide what an SAE computes, and those that do not."""
+"""cfg.json of SAELens, in any version: the keys that determine what an SAE computes, and those that do not."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ ABOUT = (
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """The settings that decide what an SAE computes."""
+    """The settings that determine what an SAE computes."""
 
     architecture: str
     d_in: int
@@ -81,31 +81,31 @@ def meaning_of(config: Mapping[str, Any], where: str, ignore_unknown: bool) -> M
 def k_of(cfg: Mapping[str, Any], architecture: str, where: str) -> float:
     """k of topk, a positive integer; of batchtopk any positive number; 0 for the others.
 
-    What is saved as jumprelu may have been batchtopk: the metadata keeps its k.
+    An SAE saved as jumprelu may have been trained as batchtopk: the metadata keeps its k.
     """
     if architecture == "topk":
         return positive(cfg.get("k"), "k", where)
     if "batchtopk" in architecture:
         k = cfg.get("k")
         if not isinstance(k, int | float) or not k > 0:
-            raise ValueError(f"{where}: k={k} is no positive number: restore the file.")
+            raise ValueError(f"{where}: k={k} is not a positive number: restore the file.")
         return k
     if architecture == "jumprelu":
         about = cfg.get("metadata") or {}
-        own = (about.get("saev_lightning") or {}).get("sparsifier") or {}
+        ours = (about.get("saev_lightning") or {}).get("sparsifier") or {}
         trained, details = about.get("training_architecture"), about.get("training_architecture_details") or {}
-        k = own.get("k") if own.get("kind") == "batchtopk" else details.get("k") if "batchtopk" in str(trained) else 0
+        k = ours.get("k") if ours.get("kind") == "batchtopk" else details.get("k") if "batchtopk" in str(trained) else 0
         return k if isinstance(k, int | float) and k > 0 else 0
     return 0
 
 
 def normalisation(value: Any, where: str) -> str:
-    """none or expected_average_only_in; ValueError for what normalises each token by itself."""
+    """none or expected_average_only_in; ValueError for normalisation per token."""
     known = {None: "none", False: "none", True: "expected_average_only_in"}  # as early versions wrote it
-    found = known.get(value, value) if value is None or isinstance(value, bool) else value
-    if found not in ("none", "expected_average_only_in"):
+    mode = known.get(value, value) if value is None or isinstance(value, bool) else value
+    if mode not in ("none", "expected_average_only_in"):
         raise ValueError(
-            f"{where}: normalize_activations={found} divides each token by its own norm or deviation; an SAE here has one mean "
+            f"{where}: normalize_activations={mode} divides each token by its own norm or deviation; an SAE here has one mean "
             "and one scale for all tokens, so it cannot be converted."
         )
-    return found
+    return mode

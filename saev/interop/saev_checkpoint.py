@@ -8,7 +8,7 @@
 | schema 2 | "cfg" | "cfg.activation" | x |
 | schema 3, 4, 5 | "cfg" with d_model, d_sae | "cfg.activation"; BatchTopK has activation.threshold | x |
 
-Runs with scale_mean, scale_norm saw (clamp(x) - mean)/scale; neither number is in the file.
+Runs with scale_mean, scale_norm saw (clamp(x) - mean)/scale; the file holds neither number.
 """
 
 import json
@@ -35,11 +35,11 @@ CONFIG = (
     "use_ghost_grads",
 )  # fmt: skip
 PARAMS = ("key", "kind", "top_k", "sparsity", "aux", "momentum")
-SPLIT = "2025-07-31"  # the day on which the encoder ceased to subtract b_dec
+SPLIT = "2025-07-31"  # from this date on the encoder does not subtract b_dec
 
 
 def read(path: Path, options: Options) -> ForeignSAE:
-    """The SAE in a file sae.pt; ValueError where it is none, leaves something open, or cannot be expressed exactly."""
+    """The SAE in a file sae.pt; ValueError where it is damaged, needs an option, or cannot be expressed exactly."""
     data = path.read_bytes()
     header, weights = split(data, str(path))
     cfg = header["cfg"] if "schema" in header else header
@@ -60,11 +60,11 @@ def read(path: Path, options: Options) -> ForeignSAE:
     mean, scale = scaling(options, state["b_dec"])
     affine = Affine(state["W_enc"], state["b_enc"], state["W_dec"], state["b_dec"], centred)
     if isinstance(rule, Largest):
-        notes.append("saev keeps k values though fewer are positive, ours keeps positive ones alone")
+        notes.append("saev keeps k values though fewer are positive, ours keeps only positive ones")
     if options.mean or options.scale:
         notes.append(f"activations are normalised by the mean and scale given; clamping to +-{clamp:g} is left out")
     elif not config:
-        notes.append("no config.json beside it: taken to be trained on activations as they are (else: --mean, --scale)")
+        notes.append("no config.json beside it: assumed to be trained on unscaled activations (else: --mean, --scale)")
     files = {path.name: sha256(data)} | ({"config.json": sha256(config)} if config else {})
     return ForeignSAE(
         LIBRARY, f"{kind} (schema {header.get('schema', 'none')})",
@@ -76,7 +76,7 @@ def read(path: Path, options: Options) -> ForeignSAE:
 def equations(
     state: Mapping[str, Tensor], rule: Rule, centred: bool, mean: Tensor, scale: Tensor, clamp: float
 ) -> Equations:
-    """saev's forward on these weights. Its TopK keeps the k largest values whatever their sign."""
+    """saev's forward on these weights. Its TopK keeps the k largest values, also negative ones."""
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         x = (x.double().clamp(-clamp, clamp) - mean.double()) / scale.double()
@@ -122,9 +122,9 @@ def activation_of(header: Mapping[str, Any], cfg: Mapping[str, Any], where: str)
 
 
 def rule_of(kind: str, params: Mapping[str, Any], schema: int | None, state: Mapping[str, Tensor], where: str) -> Rule:
-    """How pre-activations become codes; ValueError for what depends on the batch or is not known."""
+    """The map from pre-activations to codes; ValueError where it depends on the batch or is not known."""
     if THRESHOLD in state and kind != "BatchTopK":
-        raise ValueError(f"{where}: {THRESHOLD} does not belong to {kind}: the header and the weights do not fit.")
+        raise ValueError(f"{where}: {kind} has no {THRESHOLD}: the header and the weights do not belong together.")
     if kind == "Relu":
         return Rectified()
     d_sae = len(state["b_enc"])
@@ -143,17 +143,17 @@ def rule_of(kind: str, params: Mapping[str, Any], schema: int | None, state: Map
     return Above(state[THRESHOLD].expand(d_sae), k)
 
 
-def is_centred(schema: int | None, said: bool | None, where: str) -> bool:
-    """Whether the encoder subtracts b_dec; ValueError where neither the file nor the user says."""
+def is_centred(schema: int | None, option: bool | None, where: str) -> bool:
+    """Whether the encoder subtracts b_dec; ValueError where neither the file nor the option says."""
     known = {None: True, 1: None}.get(schema, False)
-    if known is None and said is None:
+    if known is None and option is None:
         raise ValueError(
             f"{where} has schema 1, which does not say whether the encoder subtracts b_dec: give --centred-encoder yes where it "
             f"was trained before {SPLIT}, else no (with --check RECORDING the right one has the lower NMSE by far)."
         )
-    if known is not None and said is not None and said != known:
+    if known is not None and option is not None and option != known:
         raise ValueError(
-            f"--centred-encoder {'yes' if said else 'no'}: {where} has {'no schema' if schema is None else f'schema {schema}'}, "
+            f"--centred-encoder {'yes' if option else 'no'}: {where} has {'no schema' if schema is None else f'schema {schema}'}, "
             f"whose encoder {'subtracts' if known else 'does not subtract'} b_dec: leave the option out."
         )
-    return bool(said if known is None else known)
+    return bool(option if known is None else known)

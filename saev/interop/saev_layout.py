@@ -1,8 +1,8 @@
-"""Activation shards of OSU-NLP-Group/saev (metadata.json, acts000000.bin, ...): what their metadata says, and their arrays.
+"""Activation shards of OSU-NLP-Group/saev (metadata.json, acts000000.bin, ...): their metadata and arrays.
 
 A shard is float32 little-endian [examples_per_shard, layers, tokens, d_model] with
-examples_per_shard = max_tokens_per_shard // (tokens * layers); the last one is as long on disk, its rest is zeros. Layers stand
-in the order in which the backbone computes them, ascending, whatever the metadata says. The first token is cls where
+examples_per_shard = max_tokens_per_shard // (tokens * layers); the last one is padded with zeros. Layers are stored
+in ascending order, whatever the metadata says. The first token is cls where
 cls_token is true.
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Float32
 from saev.interop.weights import load_json, positive, refuse_unknown
 
 METADATA, SHARDS = "metadata.json", "shards.json"
-# Our name -> the names that it had, newest first (protocols 2.1, 2.0, 1.x and before).
+# Our name -> the names in the file, newest first (protocols 2.1, 2.0, 1.x and before).
 NAMES = {
     "family": ("family", "vit_family"),
     "ckpt": ("ckpt", "vit_ckpt"),
@@ -31,7 +31,7 @@ OTHER = ("layers", "cls_token", "data", "dataset", "pixel_agg", "dtype", "protoc
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """What metadata.json says, whatever the version."""
+    """The contents of metadata.json, in any version."""
 
     family: str
     ckpt: str
@@ -57,25 +57,25 @@ class Layout:
 def read_layout(source: Path, depth: int | None, ignore_unknown: bool) -> Layout:
     """metadata.json, in any version; ValueError for what is missing, unknown or impossible."""
     path = source / METADATA
-    found = load_json(path)
-    refuse_unknown(found, [*OTHER, *(name for names in NAMES.values() for name in names)], str(path), ignore_unknown)
-    own = {}
+    metadata = load_json(path)
+    refuse_unknown(metadata, [*OTHER, *(name for names in NAMES.values() for name in names)], str(path), ignore_unknown)
+    values = {}
     for name, names in NAMES.items():
-        own[name] = next((found[key] for key in names if key in found), None)
-        if own[name] is None:
+        values[name] = next((metadata[key] for key in names if key in metadata), None)
+        if values[name] is None:
             raise ValueError(f"{path} has none of {', '.join(names)}: restore it.")
     for name in ("patches", "d_model", "n_examples", "budget"):
-        own[name] = positive(own[name], name, str(path))
+        values[name] = positive(values[name], name, str(path))
     if (
-        found.get("dtype", "float32") != "float32"
-        or not isinstance(found.get("layers"), list)
-        or "cls_token" not in found
+        metadata.get("dtype", "float32") != "float32"
+        or not isinstance(metadata.get("layers"), list)
+        or "cls_token" not in metadata
     ):
-        said = {key: found.get(key) for key in ("dtype", "layers", "cls_token")}
-        raise ValueError(f"{path} says {said}: wanted are float32, a list of layers and whether there is a cls token.")
+        stated = {key: metadata.get(key) for key in ("dtype", "layers", "cls_token")}
+        raise ValueError(f"{path} says {stated}: must be float32, a list of layers and whether there is a cls token.")
     layout = Layout(
-        layers=ascending(found["layers"], depth, str(path)), cls_token=bool(found["cls_token"]),
-        pixel_agg=found.get("pixel_agg"), **own,
+        layers=ascending(metadata["layers"], depth, str(path)), cls_token=bool(metadata["cls_token"]),
+        pixel_agg=metadata.get("pixel_agg"), **values,
     )  # fmt: skip
     if layout.examples_per_shard < 1:
         raise ValueError(
@@ -85,7 +85,7 @@ def read_layout(source: Path, depth: int | None, ignore_unknown: bool) -> Layout
 
 
 def check_whole(source: Path, layout: Layout) -> None:
-    """ValueError where shards.json, which protocols before 1.1 do not have, tells that saev was stopped while it recorded."""
+    """ValueError where shards.json, which protocols before 1.1 do not have, shows that the recording is incomplete."""
     path = source / SHARDS
     if not path.is_file():
         return
@@ -98,19 +98,19 @@ def check_whole(source: Path, layout: Layout) -> None:
         ) from error
     if written != layout.n_examples:
         raise ValueError(
-            f"{path} tells of {written} images, {METADATA} of {layout.n_examples}: saev was stopped while it recorded; record again."
+            f"{path} lists {written} images, {METADATA} {layout.n_examples}: saev was stopped while it recorded; record again."
         )
 
 
 def ascending(layers: list[Any], depth: int | None, where: str) -> tuple[int, ...]:
-    """True block indices in the order in which they stand in the files; ValueError where that cannot be known."""
+    """True block indices in the order of the files; ValueError where `depth` is needed, or indices are not distinct."""
     if any(layer < 0 for layer in layers) and depth is None:
         raise ValueError(
             f"{where}: layers={layers} are counted from the last block: give --depth, the number of blocks."
         )
     indices = sorted(layer + (depth or 0) if layer < 0 else layer for layer in layers)
     if not indices or indices[0] < 0 or len({*indices}) < len(indices):
-        raise ValueError(f"{where}: layers={layers} with --depth {depth} are no different blocks: check both.")
+        raise ValueError(f"{where}: layers={layers} with --depth {depth} are not distinct blocks: check both.")
     return tuple(indices)
 
 
@@ -120,9 +120,9 @@ def open_shard(source: Path, layout: Layout, i: int) -> Float32[np.ndarray, "exa
     row = (len(layout.layers), layout.tokens, layout.d_model)
     size, full = 4 * int(np.prod(row)), layout.examples_per_shard
     held = min(full, layout.n_examples - i * full)
-    there = path.stat().st_size if path.is_file() else None
-    if there not in (full * size, held * size):
-        state = "is missing" if there is None else f"has {there} bytes"
+    n_bytes = path.stat().st_size if path.is_file() else None
+    if n_bytes not in (full * size, held * size):
+        state = "is missing" if n_bytes is None else f"has {n_bytes} bytes"
         raise ValueError(
             f"{path} {state}; {METADATA} says {held} images of {size} bytes, in a file for {full}: restore it, or the {METADATA} that "
             "belongs to it."

@@ -1,4 +1,4 @@
-"""Runs of saev on scaled activations: the mean and the scale are not in the checkpoint, config.json tells that there were any."""
+"""Runs of saev on scaled activations: the checkpoint lacks the mean and the scale, config.json says whether they were used."""
 
 import math
 from pathlib import Path
@@ -12,7 +12,7 @@ from saev.interop.weights import load_json, load_torch
 
 
 def beside(path: Path, options: Options) -> tuple[bytes | None, float]:
-    """(config.json of the run where there is one, its clamp); ValueError where it tells of a scaling that was not given."""
+    """(config.json of the run where there is one, its clamp); ValueError where it names a scaling whose option is missing."""
     file = path.with_name("config.json")
     if not file.is_file():
         return None, 1e5
@@ -28,25 +28,25 @@ def beside(path: Path, options: Options) -> tuple[bytes | None, float]:
 
 
 def scaling(options: Options, b_dec: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean [d_model], scale []) in float32; 0 and 1 where none are given. ValueError where they do not fit."""
+    """(mean [d_model], scale []) in float32; 0 and 1 where none are given. ValueError for other shapes or values."""
     mean = torch.zeros_like(b_dec) if options.mean is None else tensor_of(options.mean)
     scale = torch.ones(()) if options.scale is None else number_of(options.scale)
     if mean.shape != b_dec.shape or not torch.isfinite(mean).all():
-        raise ValueError(f"--mean {options.mean}: shape {tuple(mean.shape)}, wanted are {len(b_dec)} finite numbers.")
+        raise ValueError(f"--mean {options.mean}: shape {tuple(mean.shape)}, must be {len(b_dec)} finite numbers.")
     if not (math.isfinite(scale.item()) and scale.item() > 0):
-        raise ValueError(f"--scale {options.scale}: give a positive number.")
+        raise ValueError(f"--scale {options.scale}: must be above 0.")
     return mean.float(), scale.float()
 
 
 def number_of(given: str) -> Tensor:
-    """The number given, or in the file given."""
+    """The number itself, or the one in a file."""
     try:
         return torch.tensor(float(given))
     except ValueError:
-        found = tensor_of(Path(given))
-    if found.numel() != 1:
-        raise ValueError(f"--scale {given} holds {found.numel()} numbers: give one.")
-    return found.reshape(())
+        tensor = tensor_of(Path(given))
+    if tensor.numel() != 1:
+        raise ValueError(f"--scale {given} holds {tensor.numel()} numbers: give one.")
+    return tensor.reshape(())
 
 
 def tensor_of(path: Path) -> Tensor:
@@ -55,7 +55,7 @@ def tensor_of(path: Path) -> Tensor:
         raise ValueError(f"{path} is neither a number nor a file: give one of them.")
     if path.suffix == ".npy":
         return torch.from_numpy(np.load(path, allow_pickle=False))
-    found = load_torch(path.read_bytes(), str(path))
-    if not isinstance(found, Tensor):
-        raise ValueError(f"{path} holds a {type(found).__name__}: give a file with one tensor.")
-    return found
+    tensor = load_torch(path.read_bytes(), str(path))
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{path} holds a {type(tensor).__name__}: give a file with one tensor.")
+    return tensor

@@ -26,9 +26,9 @@ def convert(
     Args:
         dtype: float32 keeps every bit; float16 halves the size.
         depth: blocks of the backbone, where the metadata counts layers from the end.
-        grid: rows and columns of patches, which saev does not write down.
+        grid: rows and columns of patches, which saev does not record.
 
-    Raises ValueError where metadata, shards and labels do not fit together, or values do not fit `dtype`.
+    Raises ValueError where metadata, shards and labels disagree, or values exceed `dtype`.
     """
     layout = read_layout(source, depth, ignore_unknown)
     if grid is not None and grid[0] * grid[1] != layout.patches:
@@ -68,7 +68,7 @@ def open_labels(source: Path, layout: Layout) -> UInt8[np.ndarray, "examples pat
         return None
     if path.stat().st_size != layout.n_examples * layout.patches:
         raise ValueError(
-            f"{path} has {path.stat().st_size} bytes, wanted is one for each of {layout.n_examples} x {layout.patches} patches: restore "
+            f"{path} has {path.stat().st_size} bytes, must be one for each of {layout.n_examples} x {layout.patches} patches: restore "
             "it, or remove it to convert without labels."
         )
     return np.memmap(path, np.uint8, "r", shape=(layout.n_examples, layout.patches))
@@ -77,26 +77,26 @@ def open_labels(source: Path, layout: Layout) -> UInt8[np.ndarray, "examples pat
 def token_labels(
     labels: UInt8[np.ndarray, "examples patches"] | None, example: int, layout: Layout
 ) -> tuple[np.ndarray, np.ndarray] | tuple[()]:
-    """(labels, fractions) of an image's tokens; how much of a patch shows its label saev does not keep: NaN."""
+    """(labels, label fractions) of an image's tokens; saev does not record the fractions: NaN."""
     if labels is None:
         return ()
-    own = np.full(layout.tokens, VOID, np.uint16)
+    ids = np.full(layout.tokens, VOID, np.uint16)
     fractions = np.zeros(layout.tokens, np.float16)
-    own[-layout.patches :], fractions[-layout.patches :] = labels[example], np.nan
-    return own, fractions
+    ids[-layout.patches :], fractions[-layout.patches :] = labels[example], np.nan
+    return ids, fractions
 
 
 def labelling(layout: Layout) -> dict[str, Any]:
-    """How patches were labelled, as our recordings say it."""
+    """How patches were labelled, in the terms of our recordings."""
     method = METHODS.get(layout.pixel_agg or "", "unknown")
     return {"method": method, "void": [], "background": [], "classes": {}}
 
 
 def meaning(source: Path, layout: Layout, depth: int | None) -> Mapping[str, Any]:
-    """What is recorded, without paths: `data` and `dataset` of the metadata are a pickle and a path, and stay behind."""
-    found = load_json(source / METADATA)
-    name = Path(str(found["dataset"])).name if found.get("dataset") else source.resolve().name
-    kept = {key: value for key, value in found.items() if key not in ("data", "dataset")}
+    """What is recorded, without paths: `data` and `dataset` of the metadata, a pickle and a path, are left out."""
+    metadata = load_json(source / METADATA)
+    name = Path(str(metadata["dataset"])).name if metadata.get("dataset") else source.resolve().name
+    kept = {key: value for key, value in metadata.items() if key not in ("data", "dataset")}
     return {
         "images": {"kind": "saev", "name": name},
         "vit": {"name": f"{layout.family}/{layout.ckpt}"} | ({"depth": depth} if depth else {}),
@@ -109,11 +109,11 @@ def meaning(source: Path, layout: Layout, depth: int | None) -> Mapping[str, Any
 def check(source: Path, layout: Layout, store: ActivationStore, most: int = 32) -> None:
     """Compare up to `most` images, spread over the recording, in every layer; ValueError where one differs."""
     for example in np.unique(np.linspace(0, layout.n_examples - 1, most, dtype=np.int64)).tolist():
-        shard, at = divmod(example, layout.examples_per_shard)
-        original = open_shard(source, layout, shard)[at]
+        shard, offset = divmod(example, layout.examples_per_shard)
+        original = open_shard(source, layout, shard)[offset]
         for n, layer in enumerate(layout.layers):
             stored = store.read(layer, example)
             if not np.array_equal(stored, original[n].astype(stored.dtype)):
                 raise ValueError(
-                    f"image {example} of layer {layer} was read back changed: check the disk of {store.root}."
+                    f"image {example} of layer {layer} differs when read back: check the disk of {store.root}."
                 )

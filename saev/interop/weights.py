@@ -1,4 +1,4 @@
-"""Reading other libraries' files: weights without pickle, checked against the shapes that their format promises."""
+"""Reading other libraries' files: weights without pickle, with the shapes of their format."""
 
 import hashlib
 import io
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def load_torch(data: bytes, where: str) -> Any:
-    """What torch saved, by weights_only=True: tensors and plain containers. ValueError for anything else."""
+    """The tensors and plain containers in bytes that torch saved (weights_only=True). ValueError for anything else."""
     try:
         return torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -24,14 +24,14 @@ def load_torch(data: bytes, where: str) -> Any:
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; ValueError where there is none."""
+    """The mapping in a JSON file; ValueError where it is missing or something else."""
     try:
-        found = json.loads(path.read_text())
+        mapping = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as JSON ({error}): restore it beside the weights.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not the keys of a configuration: restore it.")
-    return found
+    if not isinstance(mapping, dict):
+        raise ValueError(f"{path} holds a {type(mapping).__name__}, not the keys of a configuration: restore it.")
+    return mapping
 
 
 def checked(
@@ -46,7 +46,9 @@ def checked(
     Raises ValueError naming missing and unknown tensors, other shapes, and values that are not finite.
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{where} holds a {type(state).__name__} that is no state dict: give the file of the weights.")
+        raise ValueError(
+            f"{where} holds a {type(state).__name__} that is not a state dict: give the file of the weights."
+        )
     missing, unknown = sorted({*shapes} - {*state} - {*optional}), sorted({*state} - {*shapes})
     if missing or unknown:
         raise ValueError(
@@ -56,10 +58,10 @@ def checked(
     known = {axis: size for axis, size in sizes.items() if size is not None}
     for name, value in state.items():
         axes = shapes[name].split()
-        wanted = tuple(
+        expected = tuple(
             known.setdefault(axis, size) for axis, size in zip(axes, value.shape, strict=False)
         )  # an axis has the size of its first tensor
-        if tuple(value.shape) != wanted or value.ndim != len(axes):
+        if tuple(value.shape) != expected or value.ndim != len(axes):
             raise ValueError(
                 f"{where}: {name} has shape {tuple(value.shape)}, not [{', '.join(axes)}] with {known}: the weights do "
                 "not belong to this configuration."
@@ -75,7 +77,7 @@ def refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str, ignore
     if unknown and not ignore:
         raise ValueError(
             f"{where} has keys that this version does not know: {', '.join(unknown)}. They may change what the SAE computes: "
-            "if they do not, give --ignore-unknown; the keys stay in config.json."
+            "if they do not, give --ignore-unknown; the keys are kept in config.json."
         )
     return [f"keys of the configuration that were not understood: {', '.join(unknown)}"] if unknown else []
 
@@ -83,7 +85,7 @@ def refuse_unknown(keys: Iterable[str], known: Iterable[str], where: str, ignore
 def positive(value: Any, key: str, where: str) -> int:
     """`value` as a positive integer; ValueError naming the key."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
-        raise ValueError(f"{where}: {key}={value} is no positive integer: restore the file.")
+        raise ValueError(f"{where}: {key}={value} is not a positive integer: restore the file.")
     return int(value)
 
 
@@ -93,6 +95,6 @@ def sha256(data: bytes) -> str:
 
 
 def others(folder: Path, read: Iterable[str]) -> list[str]:
-    """A note that names the files beside those that were read."""
-    left = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in {*read})
-    return [f"files beside it that were not read: {', '.join(left)}"] if left else []
+    """A note with the names of the files that were not read."""
+    unread = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in {*read})
+    return [f"files beside it that were not read: {', '.join(unread)}"] if unread else []

@@ -41,7 +41,9 @@ def frontier(rows: Sequence[Mapping[str, Any]], by: Sequence[str] = ()) -> Figur
     names = sorted({series_of(row, by) for row in points})
     labelled: list[Mapping[str, Any]] = []
     for number, name in enumerate(names):
-        series = sorted((row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"]))
+        series = sorted(
+            (row for row in points if series_of(row, by) == name), key=lambda row: (row["l0"], -row["nmse"])
+        )
         x, y = [row["l0"] for row in series], [row["nmse"] for row in series]
         colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
         axes.plot(x, y, marker=marker, color=colour, label=name, linewidth=1.2, markersize=6)

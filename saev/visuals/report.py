@@ -90,7 +90,9 @@ def write_report(
     for name in shown:
         latents = chosen[name] if chosen else dict.fromkeys(choose_latents(surveys[name], choice).tolist(), "")
         sections = gallery(members[name], surveys[name], store, layer, album, latents, patches)
-        galleries.append({"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)})
+        galleries.append(
+            {"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)}
+        )
     curves = read_history(history) if history else {}
     page = _environment().get_template(TEMPLATE).render(
         title=title,

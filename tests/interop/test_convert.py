@@ -133,7 +133,7 @@ def test_shards_become_a_recording(cli, tmp_path):
 WRONG = {
     "an output that is there": (["{lens}", "{lens}"], "never overwritten"),
     "an output below a file": (["{lens}", "{lens}/cfg.json/out"], "cfg.json/out cannot be made .Not a directory."),
-    "a path that is not there": (["nowhere", "out"], "nowhere is not there"),
+    "a path that is not there": (["nowhere", "out"], "nowhere does not exist"),
     "an option of shards": (["{lens}", "out", "--dtype", "float16"], "--dtype: .*holds a dictionary"),
     "a layer of nothing": (["{lens}", "out", "--layer", "3"], "--layer: the option belongs to --check"),
     "activations of no layer": (["{lens}", "out", "--check", "{recording}"], "give the layer"),

@@ -104,7 +104,7 @@ def test_the_configuration_may_lie_one_folder_up(tmp_path):
 WRONG = {
     "another class": (("CrossCoder", {}, {}), "dict_class=CrossCoder cannot be converted: AutoEncoder,"),
     "another k": (("AutoEncoderTopK", {"k": torch.tensor(3)}, {"k": 5}), "k=5, the weights have k=3"),
-    "no k": (("AutoEncoderTopK", {}, {}), "k=None is no positive integer"),
+    "no k": (("AutoEncoderTopK", {}, {}), "k=None is not a positive integer"),
     "another size": (("AutoEncoderTopK", {}, {"k": 3, "dict_size": 40}), "has shape"),
     "tensors of another": (("AutoEncoder", {}, {}), r"missing: \['bias'\], not known: \['b_dec'\]"),
 }

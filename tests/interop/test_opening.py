@@ -58,7 +58,7 @@ def test_options_of_another_library_are_refused(folders, tmp_path):
 
 
 def test_what_is_not_known_is_refused_with_what_is(tmp_path):
-    with pytest.raises(ValueError, match="is not there"):
+    with pytest.raises(ValueError, match="does not exist"):
         opening.identify(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"nothing that can be converted(.|\n)*ae.pt with config.json"):
         opening.identify(tmp_path)

@@ -179,7 +179,7 @@ WRONG = {
         {"architecture": "topk", "k": 3, "activation_fn": "topk", "activation_fn_kwargs": {"k": 3, "postact_fn": "id"}},
         "postact_fn",
     ),
-    "no k": ({"architecture": "topk"}, "k=None is no positive integer"),
+    "no k": ({"architecture": "topk"}, "k=None is not a positive integer"),
     "a reshape": ({"architecture": "standard", "reshape_activations": "hook_q"}, "reshape_activations=hook_q"),
     "tensors of another": ({"architecture": "jumprelu"}, r"missing: \['threshold'\]"),
     "another size": ({"architecture": "standard", "d_sae": 30}, r"W_dec has shape|b_enc has shape|W_enc has shape"),

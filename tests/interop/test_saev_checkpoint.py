@@ -184,7 +184,7 @@ WRONG = {
     "another width": (header(5, RELU, d_model=7), {}, r"W_enc has shape \(6, 20\)"),
     "an option against the file": (header(5, RELU), {"centred": True}, "does not subtract"),
     "k of nothing": (header(5, {"cls": "TopK", "params": {"top_k": 0}}), {}, "top_k=0"),
-    "a scale of nothing": (header(5, RELU), {"scale": "0"}, "--scale 0: give a positive number"),
+    "a scale of nothing": (header(5, RELU), {"scale": "0"}, "--scale 0: must be above 0"),
     "a scale that is no number": (header(5, RELU), {"scale": "much"}, "much is neither a number nor a file"),
 }  # fmt: skip
 
@@ -208,7 +208,7 @@ def test_a_scaled_run_without_its_numbers_is_refused(weights, tmp_path):
     with pytest.raises(ValueError, match=r"scale_mean=True.*--mean"):
         read(path)
     np.save(tmp_path / "mean.npy", np.zeros(7))
-    with pytest.raises(ValueError, match="wanted are 6 finite numbers"):
+    with pytest.raises(ValueError, match="must be 6 finite numbers"):
         read(path, mean=tmp_path / "mean.npy")
 
 

@@ -135,7 +135,7 @@ def stopped(folder):
 BROKEN = {
     "a cut shard": (cut, r"acts000001.bin has \d+ bytes"),
     "a missing shard": (lambda folder: (folder / "acts000002.bin").unlink(), "acts000002.bin is missing"),
-    "a recording that was stopped": (stopped, "tells of 3 images.*stopped while it recorded"),
+    "a recording that was stopped": (stopped, "lists 3 images.*stopped while it recorded"),
     "a list that is none": (
         lambda folder: (folder / "shards.json").write_text('[{"name": "a"}]'),
         "is no list of shards",
@@ -157,7 +157,7 @@ def test_what_does_not_fit_together_is_named_before_anything_is_written(case, tm
 WRONG = {
     "an unknown key": ({"compressed": True}, "compressed.*--ignore-unknown"),
     "another dtype": ({"dtype": "bfloat16"}, "bfloat16"),
-    "a layer twice": ({"layers": [3, 3]}, "no different blocks"),
+    "a layer twice": ({"layers": [3, 3]}, "not distinct blocks"),
     "no images": ({"n_imgs": 0}, "n_examples=0"),
     "a budget too small": ({"max_patches_per_shard": 5}, "do not hold one image"),
 }
@@ -177,7 +177,7 @@ def test_a_changed_value_is_noticed_when_read_back(tmp_path):
     values[0] += 1
     values.tofile(source / "acts000000.bin")
     layout = saev_shards.read_layout(source, None, False)
-    with pytest.raises(ValueError, match="image 0 of layer 3 was read back changed"):
+    with pytest.raises(ValueError, match="image 0 of layer 3 differs when read back"):
         saev_shards.check(source, layout, ActivationStore(tmp_path / "out"))
     with pytest.raises(ValueError, match=r"--grid 2x2.*6 patches"):
         saev_shards.convert(source, tmp_path / "other", grid=(2, 2))
