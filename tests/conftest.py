@@ -24,6 +24,15 @@ TINY = (
 )  # fmt: skip
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with processes of their own are marked slow; files with slow tests come first, so that none is left for the end."""
+    for item in items:
+        if {"nursery", "slurm_cluster"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("slow")
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @dataclasses.dataclass(frozen=True)
 class Result:
     """What a command ended with."""

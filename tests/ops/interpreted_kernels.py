@@ -26,10 +26,15 @@ def awkward(rows, d_sae, dtype):
     return h
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+WIDTHS = [(4, 300, 7), (3, 64, 64), (4, 1000, 1), (3, 1, 1)]  # (rows, d_sae, k)
+WIDE = [(2, 9000, 32), (2, 8192, 2000), (2, 32768, 65), (2, 75000, 3)]  # several blocks and chunks, whatever the type
+
+
 @pytest.mark.parametrize(
-    ("rows", "d_sae", "k"),
-    [(4, 300, 7), (3, 64, 64), (4, 1000, 1), (2, 9000, 32), (2, 8192, 2000), (2, 32768, 65), (2, 75000, 3), (3, 1, 1)],
+    ("rows", "d_sae", "k", "dtype"),
+    [(*width, dtype) for width in WIDTHS for dtype in (torch.float32, torch.bfloat16, torch.float16)]
+    + [(*width, torch.float32) for width in WIDE]
+    + [(*WIDE[0], torch.bfloat16)],
 )
 def test_the_largest_of_each_row(rows, d_sae, k, dtype):
     h = awkward(rows, d_sae, dtype)
@@ -81,8 +86,7 @@ def test_nothing_is_computed_of_nothing():
     assert gpu_topk.topk(table[:0], 2)[0].shape == (0,)
 
 
-@pytest.mark.parametrize("objective", ["plain", "matryoshka"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("objective", "dtype"), [("plain", torch.float64), ("matryoshka", torch.float32)])
 @pytest.mark.parametrize("name", ["topk-1", "topk-3", "topk-all", "batchtopk-3"])
 def test_gradients_through_the_kernels(taken, name, dtype, objective):
     dense.test_gradients_are_those_of_dense_autograd(name, objective, dtype, "sparse")

@@ -14,6 +14,7 @@ from saev.ops import gpu
 triton = pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_the_kernels_compute_what_they_should():
     """In a process of its own: Triton decides when it is imported whether it interprets."""
     path = Path(__file__).with_name("interpreted_kernels.py")
