@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from saev.codes.store import CodeStore
     from saev.dictionary import Dictionary, Scorer
     from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
-    from saev.shards import ActivationStore, TokenStream
+    from saev.shards import ActivationStore, TokenStream, store_activations
+    from saev.vits import record
 
 # Each name is imported when it is first used: the command line starts without torch.
 _HOME = {
@@ -21,7 +22,8 @@ _HOME = {
     "saev.checkpoint": ("load", "read_config", "save_dictionary"),
     "saev.dictionary": ("Dictionary", "Scorer"),
     "saev.nn": ("BatchTopK", "Matryoshka", "MemberSpec", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
-    "saev.shards": ("ActivationStore", "TokenStream"),
+    "saev.shards": ("ActivationStore", "TokenStream", "store_activations"),
+    "saev.vits": ("record",),
 }
 
 __all__ = [
@@ -40,7 +42,9 @@ __all__ = [
     "TopK",
     "load",
     "read_config",
+    "record",
     "save_dictionary",
+    "store_activations",
 ]
 
 
