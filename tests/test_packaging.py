@@ -1,6 +1,7 @@
 """What is shipped, what an editable install exposes, what is committed, and the bounds of dependencies."""
 
 import ast
+import json
 import re
 import shutil
 import subprocess
@@ -65,6 +66,35 @@ def test_the_wheel_has_its_licence_and_command(wheel):
     assert wheel.read(licence).decode().startswith("MIT License")
 
 
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+wheel, root = sys.argv[1:]
+sys.path = [wheel, *(entry for entry in sys.path if entry not in ("", root))]  # without the editable install
+import saev
+assert saev.__file__.startswith(wheel), saev.__file__
+import saev.recipes
+errors = {}
+for module in pkgutil.walk_packages(saev.__path__, "saev."):
+    try:
+        importlib.import_module(module.name)
+    except Exception as error:
+        errors[module.name] = f"{type(error).__name__}: {error}"
+print(json.dumps(errors))
+"""
+
+
+def test_every_module_of_the_wheel_imports_without_the_clone(wheel, tmp_path):
+    """Only recipes need the clone, and say so."""
+    wheel.extractall(tmp_path / "wheel")
+    command = [sys.executable, "-I", "-c", IMPORT_ALL, str(tmp_path / "wheel"), str(ROOT)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    errors = json.loads(done.stdout.splitlines()[-1])
+    needs_clone = {name for name, error in errors.items() if "needs the clone of the repository" in error}
+    assert errors.keys() == needs_clone and all(name.startswith("saev.recipes.") for name in errors), errors
+    assert "saev.recipes.train" in errors, "the clone is hidden"
+
+
 # --- the editable install
 
 
@@ -99,6 +129,12 @@ def test_a_dependency_has_a_lower_and_an_upper_bound(requirement):
     assert bounds[">="] < bounds["<"]
 
 
+def test_uv_sync_brings_the_demo_that_others_get_as_an_extra():
+    assert PROJECT["dependency-groups"]["demo"] == PROJECT["project"]["optional-dependencies"]["demo"]
+    assert "demo" in PROJECT["tool"]["uv"]["default-groups"]
+    assert not {"onnx", "pip"} & {requirement.name for requirement in REQUIRED}
+
+
 def test_one_faiss_on_every_platform():
     faiss = [requirement for requirement in REQUIRED if requirement.name.startswith("faiss")]
     platforms = [("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64"), ("win32", "AMD64")]
@@ -118,6 +154,7 @@ def test_what_the_source_imports_is_a_dependency():
         "hydra": "hydra-core",
         "sklearn": "scikit-learn",
         "faiss": "faiss-gpu",
+        "yaml": "pyyaml",
     }
     ours = {"saev", "callbacks", "datamodules", "hydra_plugins", "train"}
     names = {i.target.split(".")[0] for i in imports()} - ours - sys.stdlib_module_names

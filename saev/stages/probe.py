@@ -12,7 +12,6 @@ from saev.device import check_device
 from saev.probing.inputs import open_inputs
 from saev.probing.pipeline import CHECKPOINT, probe
 from saev.probing.settings import ProbeSettings
-from saev.recipes.supervised import check_linear, linear_bound
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
@@ -29,6 +28,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     named, recordings = list(cfg.dictionaries), {"validation": cfg.validation or None, "layer": cfg.layer}
     bound = build(LinearProbeSettings, cfg.linear_probe) if cfg.linear else None
     if bound is not None:
+        from saev.recipes.supervised import check_linear, linear_bound  # imports Lightning, and needs the clone
+
         inputs = open_inputs(named, cfg.dataset, settings, **recordings)
         check_linear(inputs, bound)
     result = probe(

