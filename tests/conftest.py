@@ -82,41 +82,56 @@ def frameworks() -> None:
     import lightning  # noqa: F401
 
 
-@pytest.fixture
-def cli(
-    frameworks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Result]:
-    """`cli("train", "k=8")` runs the command line inside this process, with outputs under tmp_path/outputs."""
+def command_line(*arguments: str) -> object:
+    """The exit code of `saev <arguments>` in this process, or its last words; logging and Hydra stay as they were."""
     from hydra.core.global_hydra import GlobalHydra
 
     from saev.cli import main
 
-    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["saev"])
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
-
-    def run(*arguments: str) -> Result:
-        capfd.readouterr()
-        sys.argv[:] = ["saev", *arguments]
-        code: object = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["saev", *arguments])
         try:
             main(list(arguments))
         except SystemExit as stop:
-            code = stop.code
+            return stop.code
         finally:
             GlobalHydra.instance().clear()
             for handler in {*root.handlers} - {*before}:
                 root.removeHandler(handler)
                 handler.close()
             root.handlers[:], root.level = before, level
+    return 0
+
+
+@pytest.fixture
+def cli(
+    frameworks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """`cli("train", "k=8")` runs the command line inside this process, with outputs under tmp_path/outputs."""
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: str) -> Result:
+        capfd.readouterr()
+        code = command_line(*arguments)
         out, err = capfd.readouterr()
         if isinstance(code, str):  # the interpreter prints it and exits with 1
             code, err = 1, f"{err}{code}\n"
         return Result(code if isinstance(code, int) else 0, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def tiny_run(frameworks: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a finished run on layer 1 of `tiny`; its SAEs: sae=batchtopk,k=4 and sae=relu,sparsity=1e-2."""
+    directory = tmp_path_factory.mktemp("tiny_run") / "run"
+    bank = 'variants=[["sae=batchtopk","k=4"],["sae=relu","sparsity=1e-2"]]'
+    where = (f"dataset={tiny}", "layer=1", f"hydra.run.dir={directory}")
+    assert not command_line("train", "experiment=none", bank, *TINY, *where)
+    return directory
 
 
 def environment(outputs: Path) -> dict[str, str]:

@@ -117,12 +117,10 @@ def check_other(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_a_python_block_runs(number, cli, tiny, tmp_path, monkeypatch):
-    """With the run directory it names made by a short training run."""
-    shown = cli("train", "experiment=relu_dinov2", f"dataset={tiny}", "layer=1", *TINY)
-    assert shown.code == 0, shown.text
-    (saes,) = (tmp_path / "outputs").glob("train/**/saes")
-    (member,) = saes.iterdir()
+def test_a_python_block_runs(number, tiny_run, tiny, tmp_path, monkeypatch):
+    """With the run directory it names that of a short training run."""
+    member = tiny_run / "saes" / "sae=relu,sparsity=1e-2"
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
     code = re.sub(r"""(["'])outputs/train/[^"']*/saes/[^"']*\1""", repr(str(member)), PYTHON[number])
     code = re.sub(r"""(["'])outputs/activations/[^"']*\1""", repr(str(tiny)), code)
     monkeypatch.chdir(tmp_path)
