@@ -48,17 +48,20 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_library_alone(wheel):
     tops = {name.split("/")[0] for name in wheel.namelist()}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"saev"}
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_every_file_of_the_library(wheel):
     ours = {name for name in tracked() if name.startswith("saev/") and "__pycache__" not in name}
     assert ours <= {*wheel.namelist()}
     assert any(name.endswith(".j2") for name in wheel.namelist()), "the report's templates"
 
 
+@pytest.mark.slow
 def test_the_wheel_has_its_licence_and_command(wheel):
     (entry,) = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     assert "saev = saev.cli:main" in wheel.read(entry).decode()

@@ -132,6 +132,7 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
     assert float(half.reconstruction) == pytest.approx(float(full.reconstruction), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sae", [lambda t: JumpReLU(l0_target=t), lambda t: ReLU(1e-3, t), lambda t: Gated(1e-3, t)])
 def test_the_wanted_number_of_active_latents_is_reached(sae):
     for target in (3.0, 6.0):

@@ -176,6 +176,7 @@ def test_resumed_is_uninterrupted(dataset, tmp_path, optimiser):
     assert_equal(again, through)
 
 
+@pytest.mark.slow
 def test_it_lowers_the_loss_as_adam_does(dataset):
     """200 steps; each architecture ends within a quarter of Adam's error, and well below where it began."""
     ends = {}

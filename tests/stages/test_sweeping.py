@@ -103,6 +103,7 @@ def interrupted(cli, tiny, tmp_path, monkeypatch):
     return sweep
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume_sweep=last", "resume_sweep=<directory>", "the same command"])
 def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
     same = way == "the same command"
@@ -191,6 +192,7 @@ def test_two_commands_do_not_launch_one_sweep_at_once(cli, tiny, tmp_path):
     assert done.code == 0 and shown.code == 1 and "another process launches this sweep" in shown.err
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_elsewhere_and_with_another_launcher(interrupted, cli, tiny, tmp_path, monkeypatch):
     """Guards against a plan that holds in one working directory, or with the launcher's own keys, alone."""
     commands = OmegaConf.load(interrupted / "multirun.yaml")
