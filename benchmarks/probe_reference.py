@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float64, Int
 from torch import Tensor
 
 from saev.ops.sparse import SparseCodes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from recordings import record
 
-from saev.runs.diagnosis import examine
+from saev.runs.diagnosis import check_path
 from saev.shards import ActivationStore, index
 
 
@@ -24,7 +24,7 @@ def data(whole, tmp_path):
 
 def fault(data):
     """The only fault that the doctor finds."""
-    found = [finding for finding in examine(data) if finding.fault]
+    found = [finding for finding in check_path(data) if finding.fault]
     assert len(found) == 1, found
     assert found[0].remedy, found
     return found[0].found
@@ -37,7 +37,7 @@ def read_all(data):
 
 def test_nothing_is_at_fault(data):
     read_all(data)
-    assert not [finding for finding in examine(data) if finding.fault]
+    assert not [finding for finding in check_path(data) if finding.fault]
 
 
 @pytest.mark.parametrize("length", [0, 100, 700, 4000])
@@ -115,7 +115,7 @@ def test_a_stale_index_is_made_anew(data, kind):
     assert "layer-01/000001.idx.npy is missing, older than its tar, damaged" in fault(data)
     for values, wanted in zip(read_all(data)[1], expected, strict=True):
         np.testing.assert_array_equal(values, wanted)
-    assert not [finding for finding in examine(data) if finding.fault]  # whoever reads it mends it
+    assert not [finding for finding in check_path(data) if finding.fault]  # whoever reads it mends it
     np.testing.assert_array_equal(np.load(path), rows)
 
 

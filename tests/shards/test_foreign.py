@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import webdataset as wds
 
-from saev.runs.diagnosis import examine
+from saev.runs.diagnosis import check_path
 from saev.shards import ActivationStore, TokenStream, index
 from saev.shards.foreign import index_foreign
 
@@ -52,7 +52,7 @@ def test_round_trip(tmp_path, format):
     np.testing.assert_allclose(store.moments(4).variance, rows.var(0), rtol=1e-5)
     assert store.manifest.n_tokens == len(rows) and store.resolve_layer(-8) == 4
     assert store.examples["key"].to_list() == [name.removesuffix(".npy") for part in named for name in part]
-    assert not [finding for finding in examine(root) if finding.fault]
+    assert not [finding for finding in check_path(root) if finding.fault]
     stream = TokenStream(store, 4, batch_size=7)
     seen = [batch for batch, _ in zip(stream.batches(0), range(stream.n_batches), strict=False)]
     assert sorted(map(tuple, np.concatenate([np.array(batch["acts"]) for batch in seen]))) == sorted(
