@@ -21,12 +21,9 @@ from rich.table import Table
 
 from saev.demo import DemoBirds, ImgFocus
 from saev.images import FolderImages
-from saev.nn.auxk import AuxK
-from saev.nn.bank import Member, MemberSpec
+from saev.nn import AuxK, Member, Plain, TopK
 from saev.nn.normalise import Normaliser
-from saev.nn.objectives import Plain
 from saev.nn.schedules import learning_rate_factor
-from saev.nn.sparsifiers import TopK
 from saev.shards import ActivationStore, RecordingWriter, TokenStream
 from saev.shards.split import split_images
 from saev.vits import Recording, TimmVit
@@ -63,7 +60,7 @@ def store_again(store: ActivationStore, root: Path, dtype: str) -> ActivationSto
     return ActivationStore(root)
 
 
-def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) -> list[Member]:
+def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) -> list[TrainingMember]:
     """One autoencoder per seed, on the same batches; as callbacks and trainer would, without them."""
     stream = TokenStream(store, LAYER, BATCH, examples=examples)
     normaliser = Normaliser.fit(store.moments(LAYER, "patches"))
@@ -71,7 +68,7 @@ def train(store: ActivationStore, examples: np.ndarray, seeds: int, steps: int) 
         torch.from_numpy(np.concatenate([store.read(LAYER, i, "patches") for i in examples[:128]])).float()
     )
     members = [
-        MemberSpec(f"{seed}", TopK(K), Plain(), AuxK(), lr=1e-3, seed=seed, d_sae=D_SAE).build(normaliser, sample)
+        Member(TopK(K), f"{seed}", Plain(), AuxK(), lr=1e-3, seed=seed, d_sae=D_SAE).build(normaliser, sample)
         for seed in range(seeds)
     ]
     optimiser = torch.optim.Adam([p for member in members for p in member.sae.parameters()], fused=True)

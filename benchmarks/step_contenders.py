@@ -15,9 +15,20 @@ from benchmarks.step_references import (
     dense_stacked,
     dense_topk,
 )
-from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
-from saev.nn.bank import Member
-from saev.nn.sparsifiers import Sparsifier
+from saev.nn import (
+    AuxK,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Member,
+    Normaliser,
+    Plain,
+    ReLU,
+    SparsifierSettings,
+    TopK,
+    TrainingMember,
+)
 from saev.ops.choice import faster_path
 
 K, L1 = 32, 1e-3
@@ -31,25 +42,27 @@ class Options(NamedTuple):
     rounds: int
 
 
-def ours(size: tuple[int, int, int], sparsifier: Sparsifier, options: Options, objective: object = None) -> Member:
+def ours(
+    size: tuple[int, int, int], sparsifier: SparsifierSettings, options: Options, objective: object = None
+) -> TrainingMember:
     """A member from a sample of what is trained on; on a GPU with the faster products, as BankModule chooses them."""
     d_model, d_sae, batch = size
-    spec = MemberSpec("ours", sparsifier, objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
+    spec = Member(sparsifier, "ours", objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
     normaliser = Normaliser(torch.zeros(d_model), torch.ones(()))
     member = spec.build(normaliser, data(size, torch.device("cpu"))[:4096]).to(options.device)
     if options.device.type != "cpu" and hasattr(sparsifier, "k"):
-        shape, prefixes = (batch, d_model, d_sae, K), member.objective.prefixes()
+        shape, prefixes = (batch, d_model, d_sae, K), len(member.objective.ends(d_sae))
         member.products = faster_path(*shape, options.device, options.autocast, prefixes).path
     return member
 
 
-def by_matrices(member: Member) -> Member:
+def by_matrices(member: TrainingMember) -> TrainingMember:
     """The same member, but every latent takes part in every product."""
     member.products = "dense"
     return member
 
 
-def stepped(members: list[Member], options: Options) -> Step:
+def stepped(members: list[TrainingMember], options: Options) -> Step:
     """As BankModule steps a bank."""
     optimisers = [torch.optim.Adam(member.sae.parameters(), lr=member.lr, fused=True) for member in members]
 
@@ -77,7 +90,7 @@ def repeated(step: Step, times: int) -> Step:
     return stepping
 
 
-def with_dead(member: Member, n_dead: int, step: Step) -> Step:
+def with_dead(member: TrainingMember, n_dead: int, step: Step) -> Step:
     """The step of a member whose first n_dead latents stay dead: a bias keeps them from firing."""
     with torch.no_grad():
         member.sae.b_enc[:n_dead] -= 2

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saev.nn.bank import Member
+from saev.nn.bank import TrainingMember
 
 Step = Callable[[Float[Tensor, "batch d_model"]], None]
 
@@ -18,7 +18,7 @@ Step = Callable[[Float[Tensor, "batch d_model"]], None]
 class DenseSAE(nn.Module):
     """Weights of a member, and its reconstruction from a matrix of codes."""
 
-    def __init__(self, member: Member):
+    def __init__(self, member: TrainingMember):
         super().__init__()
         sae = member.sae
         named = {"w_enc": sae.w_enc, "b_enc": sae.b_enc, "w_dec": sae.w_dec, "b_dec": sae.b_dec}
@@ -43,17 +43,17 @@ class DenseSAE(nn.Module):
         return torch.einsum("bs,sd->bd", f, self.w_dec) + self.b_dec
 
 
-def dense_topk(member: Member, k: int, autocast: torch.dtype | None) -> Step:
+def dense_topk(member: TrainingMember, k: int, autocast: torch.dtype | None) -> Step:
     sae = DenseSAE(member)
     return _stepped(sae, lambda z: (z - sae.decode(sae.topk(z, k))).square().mean(), autocast, fused=False)
 
 
-def dense_batchtopk(member: Member, k: int, autocast: torch.dtype | None) -> Step:
+def dense_batchtopk(member: TrainingMember, k: int, autocast: torch.dtype | None) -> Step:
     sae = DenseSAE(member)
     return _stepped(sae, lambda z: (z - sae.decode(sae.batchtopk(z, k))).square().mean(), autocast, fused=False)
 
 
-def dense_matryoshka(member: Member, k: int, autocast: torch.dtype | None) -> Step:
+def dense_matryoshka(member: TrainingMember, k: int, autocast: torch.dtype | None) -> Step:
     """Every prefix decoded by itself, and stacked."""
     sae = DenseSAE(member)
     ends = member.objective.ends(member.sae.n_latents)  # type: ignore[attr-defined, call-arg]
@@ -66,7 +66,7 @@ def dense_matryoshka(member: Member, k: int, autocast: torch.dtype | None) -> St
     return _stepped(sae, loss, autocast, fused=False)
 
 
-def dense_auxk(member: Member, k: int, n_dead: int, autocast: torch.dtype | None) -> Step:
+def dense_auxk(member: TrainingMember, k: int, n_dead: int, autocast: torch.dtype | None) -> Step:
     """With the first n_dead latents dead: all others masked, the largest half of d_model among them decoded."""
     sae, coefficient = DenseSAE(member), member.auxk.coefficient
     dead = torch.arange(member.sae.n_latents, device=sae.b_enc.device) < n_dead
@@ -81,7 +81,7 @@ def dense_auxk(member: Member, k: int, n_dead: int, autocast: torch.dtype | None
     return _stepped(sae, loss, autocast, fused=False)
 
 
-def dense_stacked(members: list[Member], k: int, autocast: torch.dtype | None) -> Step:
+def dense_stacked(members: list[TrainingMember], k: int, autocast: torch.dtype | None) -> Step:
     """Members of one shape as one: weights stacked, batched products, one optimiser."""
     every = [DenseSAE(member) for member in members]
     sae = every[0]
@@ -97,7 +97,7 @@ def dense_stacked(members: list[Member], k: int, autocast: torch.dtype | None) -
     return _stepped(sae, loss, autocast, fused=False)
 
 
-def dense_relu(member: Member, sparsity: float, autocast: torch.dtype | None) -> Step:
+def dense_relu(member: TrainingMember, sparsity: float, autocast: torch.dtype | None) -> Step:
     """As one would write it for speed by hand: the bias folded into the product, the fused Adam."""
     sae = DenseSAE(member)
 

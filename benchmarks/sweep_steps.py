@@ -12,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from datamodules import ActivationDataModule
-from saev.nn import AuxK, MemberSpec, Normaliser, Plain, SAEBank, TopK
+from saev.nn import AuxK, Member, Normaliser, Plain, SAEBank, TopK
 from saev.shards import RecordingWriter
 from saev.training.bank.module import BankModule
 
@@ -39,7 +39,7 @@ def bank_module(data: ActivationDataModule, d_sae: int, n_members: int) -> BankM
     assert data.store is not None
     normaliser = Normaliser.fit(data.store.moments(0))
     sample = normaliser(data.sample(1024))
-    specs = [MemberSpec(f"k={4 + i}", TopK(4 + i), Plain(), AuxK(), 3e-4, d_sae=d_sae) for i in range(n_members)]
+    specs = [Member(TopK(4 + i), f"k={4 + i}", Plain(), AuxK(), 3e-4, d_sae=d_sae) for i in range(n_members)]
     bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
     return BankModule(bank, functools.partial(torch.optim.Adam, fused=True))
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from saev.checkpoint import load, read_config, save_dictionary
     from saev.codes.store import CodeStore
     from saev.dictionary import Dictionary, Scorer
-    from saev.nn import BatchTopK, Matryoshka, MemberSpec, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
+    from saev.nn import BatchTopK, Matryoshka, Member, Plain, ReLU, SAEBank, SparseAutoencoder, TopK
     from saev.shards import ActivationStore, TokenStream, store_activations
     from saev.vits import record
 
@@ -21,7 +21,7 @@ _HOME = {
     "saev.codes": ("CodeStore",),
     "saev.checkpoint": ("load", "read_config", "save_dictionary"),
     "saev.dictionary": ("Dictionary", "Scorer"),
-    "saev.nn": ("BatchTopK", "Matryoshka", "MemberSpec", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
+    "saev.nn": ("BatchTopK", "Matryoshka", "Member", "Plain", "ReLU", "SAEBank", "SparseAutoencoder", "TopK"),
     "saev.shards": ("ActivationStore", "TokenStream", "store_activations"),
     "saev.vits": ("record",),
 }
@@ -32,7 +32,7 @@ __all__ = [
     "CodeStore",
     "Dictionary",
     "Matryoshka",
-    "MemberSpec",
+    "Member",
     "Plain",
     "ReLU",
     "SAEBank",

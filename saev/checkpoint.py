@@ -21,18 +21,11 @@ from saev.baselines.settings import BaselineSettings
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.gated import Gated
-from saev.nn.jumprelu import JumpReLU
 from saev.nn.normalise import Normaliser
-from saev.nn.penalised import ReLU
-from saev.nn.sparsifiers import BatchTopK, Sparsifier, TopK
+from saev.nn.sparsifiers import SPARSIFIERS
 
 SCHEMA = 1
 WEIGHTS, CONFIG = "dictionary.safetensors", "config.json"
-SPARSIFIERS: dict[str, type[Sparsifier]] = {
-    cls.__name__.lower(): cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)
-}
-
 BASELINES = [cls.kind for cls in BaselineSettings.__subclasses__()]
 
 
@@ -41,7 +34,7 @@ def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | P
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(dictionary, SparseAutoencoder):
-        dictionary = dictionary.baked()
+        dictionary = dictionary.finalised()
     config = {
         "schema": SCHEMA,
         **_what(dictionary),
@@ -59,8 +52,7 @@ def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
     """Kind and settings, as config.json has them."""
     if isinstance(dictionary, Baseline):
         return {"kind": dictionary.kind, "settings": dictionary.settings()}
-    kind = next(name for name, cls in SPARSIFIERS.items() if type(dictionary.sparsifier) is cls)
-    return {"kind": "sae", "sparsifier": {"kind": kind, **dictionary.sparsifier.settings()}}
+    return {"kind": "sae", "sparsifier": dictionary.sparsifier.settings.as_dict()}
 
 
 def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionary:

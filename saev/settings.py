@@ -37,13 +37,14 @@ def check(settings: Any, prefix: str = "") -> None:
 
     `prefix` stands before the field's name where the command line has the settings in a group: "sparse.".
     """
-    types_ = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
         value, metadata = getattr(settings, field.name), field.metadata
         if value is None:
+            if type(None) not in (field.type, *typing.get_args(field.type)):
+                raise ValueError(f"{prefix}{field.name}=null: must have a value.")
             continue
         values = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-        allowed = choices(types_[field.name])
+        allowed = choices(field.type)
         if allowed and any(each not in allowed for each in values):
             raise ValueError(f"{prefix}{field.name}={shown(value)}: choose {listed(allowed)}.")
         bounds = [

@@ -17,8 +17,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from saev.cli import STAGES
 from saev.config import schema
-from saev.nn.initialise import CLUSTERED, METHODS
+from saev.nn.initialise import CLUSTERED
+from saev.nn.settings import Init
 from saev.runs.planning import PER_SAE
+from saev.settings import choices
 
 CONF = ROOT / "conf"
 FILES = {str(path.relative_to(CONF)): path for path in sorted(CONF.rglob("*.yaml")) if "local" not in path.parts}
@@ -166,7 +168,7 @@ def test_every_architecture_with_every_objective_takes_two_steps(cli, tiny, tmp_
 
 def test_every_start_with_every_decoder_takes_two_steps(cli, tiny, tmp_path):
     """As far as they go together: archetypal atoms start from centroids."""
-    starts = [("free", init) for init in METHODS] + [("archetypal", init) for init in CLUSTERED]
+    starts = [("free", init) for init in choices(Init)] + [("archetypal", init) for init in CLUSTERED]
     assert {decoder for decoder, _ in starts} == {*options("decoder")}
     variants = ",".join(f'["decoder={decoder}","init={init}"]' for decoder, init in starts)
     shown = cli(

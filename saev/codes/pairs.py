@@ -13,7 +13,6 @@ from torch import Tensor
 
 from saev.dictionary import Dictionary
 from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.sparsifiers import TopK
 from saev.ops.sparse import SparseCodes
 from saev.ops.topk import topk_indices
 
@@ -28,7 +27,7 @@ def sparse_codes(dictionary: Dictionary, acts: Float[Tensor, "batch d_model"], m
             f"activations have d_model={acts.shape[-1]}, this dictionary takes d_model={dictionary.d_model}: encode "
             "activations of the same backbone."
         )
-    if isinstance(dictionary, SparseAutoencoder) and (k := kept_per_token(dictionary)) is not None:
+    if isinstance(dictionary, SparseAutoencoder) and (k := dictionary.sparsifier.k_per_token) is not None:
         h = dictionary.pre_activations(dictionary.normaliser(acts))
         latents = topk_indices(h, k if most is None else min(k, most))
         return from_pairs(latents, h.gather(1, latents).relu())
@@ -37,12 +36,6 @@ def sparse_codes(dictionary: Dictionary, acts: Float[Tensor, "batch d_model"], m
         return from_dense(codes)
     latents = codes.abs().topk(most, dim=1, sorted=False).indices
     return from_pairs(latents, codes.gather(1, latents))
-
-
-def kept_per_token(sae: SparseAutoencoder) -> int | None:
-    """k where evaluation keeps the k largest per token, so that pairs can be selected from pre-activations; else None."""
-    rule = sae.sparsifier
-    return rule.k if isinstance(rule, TopK) and not rule.threshold else None
 
 
 def from_pairs(latents: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"]) -> SparseCodes:

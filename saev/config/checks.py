@@ -119,10 +119,10 @@ def warn_unused(cfg: DictConfig, overrides: Sequence[str], planned: Sequence[Pla
         idle = [o for o in overrides if key_of(o) in ("images", "vit", "record")]
         if idle:
             log.warning("%s: no effect beside dataset=%s, which is already recorded", ", ".join(idle), cfg.dataset)
-    if cfg.products in ("measured", "sparse", "dense"):
-        idle = [p.spec.name for p in planned if type(p.spec.sparsifier).__name__ in ("JumpReLU", "Gated")]
+    if cfg.products == "measured":
+        idle = [p.spec.name for p in planned if not hasattr(p.spec.sparsifier, "k")]
         if idle:
-            log.warning("products=%s: no effect on %s, whose products are dense", cfg.products, idle)
+            log.warning("products=measured: no effect on %s, which have no k", idle)
     late = [
         p.spec.name
         for p in planned

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from saev.config.values import check_values
-from saev.nn.bank import MemberSpec
+from saev.nn import Member
 from saev.runs import planning
 
 GROUPS = ("sae", "objective", "auxk", "decoder")  # what is built for one SAE
@@ -21,7 +21,7 @@ GROUPS = ("sae", "objective", "auxk", "decoder")  # what is built for one SAE
 class Planned:
     """A member before its data is known: what to build, and the settings it was given."""
 
-    spec: MemberSpec
+    spec: Member
     settings: dict[str, Any]  # root keys of planning.PER_SAE, resolved; `sae`, `objective` and `decoder` as choices
 
 
@@ -72,7 +72,7 @@ def _planned(
         for key, value in settings.items()
         if key not in ("sparsity", "l0_target", "k") or f"${{{key}}}" in used
     }
-    spec = MemberSpec(
+    spec = Member(
         name=member,
         sparsifier=sparsifier,
         objective=objective,

@@ -25,7 +25,11 @@ def member_sizes(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
     width = ready.facts.d_model
     specs = [plan.spec for plan in ready.planned]
-    return [member_size(width, s.width(width), batch, s.objective.prefixes(), s.sparsifier.copies) for s in specs]
+    return [
+        member_size(width, d_sae, batch, len(s.objective.ends(d_sae)), s.sparsifier.peak_matrices)
+        for s in specs
+        for d_sae in [s.width(width)]
+    ]
 
 
 def memory_here(cfg: DictConfig) -> int:

@@ -2,9 +2,10 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from saev.nn.initialise import CENTRES, METHODS
 from saev.nn.normalise import MODES
+from saev.nn.settings import Centre, Init
 from saev.ops.paths import CHOICES as PRODUCTS
+from saev.settings import choices
 from saev.shards.reader import ROLES
 
 # key -> (lowest, highest) of the values allowed; None: no bound. A value of null means that the key is not used.
@@ -31,8 +32,8 @@ BOUNDS: dict[str, tuple[float | None, float | None]] = {
 }
 CHOICES = {
     "normalise": MODES,
-    "init": METHODS,
-    "b_dec": CENTRES,
+    "init": choices(Init),
+    "b_dec": choices(Centre),
     "tokens": tuple(ROLES),
     "products": PRODUCTS,
     "matmul_precision": ("highest", "high", "medium"),

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, Sparsifier, TopK
+from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, SparsifierSettings, TopK
 
 UNIT = 1e-5  # norms this near to each other are equal but for float32's rounding
 
@@ -80,19 +80,13 @@ def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) ->
     b_enc = affine.b_enc * scale + shift
     if not affine.centred:
         notes.append("the encoder does not subtract b_dec: b_enc + b_dec @ w_enc is stored as b_enc")
-    sparsifier = sparsifier_of(rule, scale)
+    settings, state = sparsifier_of(rule, scale, b_enc)
     d_model, d_sae = w_enc.shape
-    sae = SparseAutoencoder(d_model, d_sae, sparsifier, normaliser)
-    if isinstance(sparsifier, Gated):
-        assert isinstance(rule, Gate)
-        sparsifier.r.copy_(rule.r)
-        sparsifier.b_gate.copy_(rule.b_gate * scale + b_enc)
-        sparsifier.b_mag.copy_(rule.b_mag * scale + rule.r.exp() * b_enc)
+    sae = SparseAutoencoder(d_model, d_sae, settings, normaliser)
+    for name, value in state.items():
+        getattr(sae.sparsifier, name).copy_(value)
+    if sae.sparsifier.gate_bias is not None:
         b_enc = torch.zeros_like(b_enc)
-    elif isinstance(sparsifier, BatchTopK | JumpReLU):
-        assert isinstance(rule, Above)
-        theta = rule.theta.clamp_min(0) * scale
-        sparsifier.theta.copy_(theta.mean() if isinstance(sparsifier, BatchTopK) else theta)
     for parameter, value in ((sae.w_enc, w_enc), (sae.b_enc, b_enc), (sae.w_dec, w_dec), (sae.b_dec, affine.b_dec)):
         parameter.copy_(value)
     return Rebuilt(sae.eval().requires_grad_(False), scale, tuple(notes))
@@ -115,16 +109,20 @@ def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, "
     return torch.where(norms > 0, norms, 1), [f"atoms of norm {spread} were given unit norm, codes grow by the norms"]
 
 
-def sparsifier_of(rule: Rule, scale: Float[Tensor, " d_sae"]) -> Sparsifier:
-    """Our sparsifier for a rule; its thresholds and biases are still to be set."""
+def sparsifier_of(
+    rule: Rule, scale: Float[Tensor, " d_sae"], b_enc: Float[Tensor, " d_sae"]
+) -> tuple[SparsifierSettings, dict[str, Tensor]]:
+    """(the sparsifier's settings for a rule, its thresholds and biases by name)."""
     match rule:
         case Rectified():
-            return ReLU(0.0)
+            return ReLU(0.0), {}
         case Largest(k):
-            return TopK(k)
+            return TopK(k), {}
         case Above(theta, k):
             theta = theta.clamp_min(0) * scale
             equal = bool(((theta - theta.mean()).abs() <= UNIT * theta.mean()).all())
-            return BatchTopK(k) if k is not None and equal else JumpReLU()
-        case Gate():
-            return Gated(0.0)
+            if k is not None and equal:
+                return BatchTopK(k), {"theta": theta.mean()}
+            return JumpReLU(), {"theta": theta}
+        case Gate(r, b_gate, b_mag):
+            return Gated(0.0), {"r": r, "b_gate": b_gate * scale + b_enc, "b_mag": b_mag * scale + r.exp() * b_enc}

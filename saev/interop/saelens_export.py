@@ -16,7 +16,7 @@ from torch import Tensor
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.interop.saelens import CONFIG, WEIGHTS
-from saev.nn import BatchTopK, Gated, JumpReLU, ReLU, SparseAutoencoder, TopK
+from saev.nn import SparseAutoencoder
 
 FORMAT = "6.0.0"  # whose keys and equations these are; older ones SAELens reads by other rules
 
@@ -53,25 +53,21 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Pat
     return folder
 
 
-def parts(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+def parts(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], Mapping[str, Tensor]]:
     """(architecture, its keys of cfg.json, its tensors beside W_enc, W_dec and b_dec)."""
-    sparsifier = sae.sparsifier
-    match sparsifier:
-        case Gated():
-            return "gated", {}, {"r_mag": sparsifier.r, "b_gate": sparsifier.b_gate, "b_mag": sparsifier.b_mag}
-        case ReLU():
-            return "standard", {}, {"b_enc": sae.b_enc}
-        case TopK(threshold=False):
-            return "topk", {"k": sparsifier.k, "rescale_acts_by_decoder_norm": False}, {"b_enc": sae.b_enc}
-        case JumpReLU():
-            threshold = sparsifier.threshold
-        case BatchTopK() | TopK():
-            threshold = sparsifier.theta.expand(sae.n_latents)
-        case _:
-            raise ValueError(f"{type(sparsifier).__name__} has no counterpart in SAELens: it is not exported.")
-    if bool((threshold < 0).any()):
+    sparsifier: Any = sae.sparsifier
+    kind, b_enc = sparsifier.settings.kind, {"b_enc": sae.b_enc}
+    if kind == "gated":
+        return "gated", {}, {"r_mag": sparsifier.r, "b_gate": sparsifier.b_gate, "b_mag": sparsifier.b_mag}
+    if kind == "relu":
+        return "standard", {}, b_enc
+    if sparsifier.k_per_token is not None:
+        return "topk", {"k": sparsifier.k_per_token, "rescale_acts_by_decoder_norm": False}, b_enc
+    if sparsifier.threshold is None:
+        raise ValueError(f"a {kind} autoencoder has no counterpart in SAELens: it is not exported.")
+    if bool((sparsifier.threshold < 0).any()):
         raise ValueError("a threshold is below 0, which SAELens takes for 0: train further, or correct the threshold.")
-    return "jumprelu", {}, {"b_enc": sae.b_enc, "threshold": threshold + torch.zeros_like(sae.b_enc)}
+    return "jumprelu", {}, {**b_enc, "threshold": sparsifier.threshold + torch.zeros_like(sae.b_enc)}
 
 
 def metadata(about: Mapping[str, Any]) -> dict[str, Any]:

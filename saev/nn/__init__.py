@@ -1,30 +1,5 @@
-"""Sparse autoencoders: activations, objectives, initialisation, schedules, and the bank that trains many at once."""
+"""Sparse autoencoders: settings, initialisation, losses, schedules, and the bank that trains many at once."""
 
-from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.auxk import AuxK
-from saev.nn.bank import Member, MemberSpec, SAEBank
-from saev.nn.gated import Gated
-from saev.nn.jumprelu import JumpReLU
-from saev.nn.normalise import Normaliser
-from saev.nn.objectives import Matryoshka, Objective, Plain, RandomMatryoshka
-from saev.nn.penalised import ReLU
-from saev.nn.sparsifiers import BatchTopK, Sparsifier, TopK
+import lazy_loader as lazy
 
-__all__ = [
-    "AuxK",
-    "BatchTopK",
-    "Gated",
-    "JumpReLU",
-    "Matryoshka",
-    "Member",
-    "MemberSpec",
-    "Normaliser",
-    "Objective",
-    "Plain",
-    "RandomMatryoshka",
-    "ReLU",
-    "SAEBank",
-    "SparseAutoencoder",
-    "Sparsifier",
-    "TopK",
-]
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -1,13 +1,11 @@
 """Archetypal decoders: atoms that stay near convex combinations of real activations (Fel et al. 2025, "Archetypal SAE").
 
     mixing [d_sae, points] on the simplex, residual [d_sae, d_model] in a ball
-    ──bake──▶ w_dec, the unit rows of mixing @ points + residual ──training as ever──▶ w_dec.grad ──pull_back──▶ both gradients
+    ──atoms──▶ w_dec, the unit rows of mixing @ points + residual ──training as ever──▶ w_dec.grad ──pull_back──▶ both gradients
 
 w_dec remains the parameter that everything decodes with: it is made once after each step, and its gradient is carried on to
 what it was made of, so codes, objectives and AuxK need to know nothing of this, and what is saved is an ordinary dictionary.
 """
-
-import dataclasses
 
 import torch
 from jaxtyping import Float
@@ -16,43 +14,6 @@ from torch.nn.functional import normalize
 
 TINY = 1e-12
 NEWTON_STEPS = 20  # of the simplex projection; 3 to 6 are usual
-
-
-@dataclasses.dataclass(frozen=True)
-class Free:
-    """Atoms are free unit vectors."""
-
-    def check(self, init: str) -> None:
-        """Any start will do."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Archetypal:
-    """Atoms are unit rows of convex combinations of centroids plus a residual of norm at most delta (RA-SAE, eq. 4).
-
-    The centroids are directions (seen from b_dec's start), of unit norm, so delta is the residual relative to an archetype; at
-    delta = 0 atoms are within the cone of the data.
-    """
-
-    points: int | None = None  # centroids to combine; None: one for each atom
-    delta: float = 1.0
-
-    def __post_init__(self):
-        if self.points is not None and self.points < 1:
-            raise ValueError(f"decoder.points={self.points}: give a number of centroids of at least 1, e.g. 1024.")
-        if not self.delta >= 0:
-            raise ValueError(f"decoder.delta={self.delta}: the largest norm of a residual is 0 or more, e.g. 0.5.")
-
-    def check(self, init: str) -> None:
-        """ValueError where atoms would not start as combinations of centroids."""
-        if init not in ("kmeans", "archetypal"):
-            raise ValueError(
-                f"decoder=archetypal with init={init}: its atoms start as combinations of centroids; add init=archetypal."
-            )
-        if init == "kmeans" and self.points is not None:
-            raise ValueError(
-                f"decoder.points={self.points} with init=kmeans: that starts from a centroid for each atom; take init=archetypal."
-            )
 
 
 class Archetypes(nn.Module):
@@ -77,11 +38,11 @@ class Archetypes(nn.Module):
             parameter.per_entry = True  # type: ignore[attr-defined]
 
     def forward(self) -> Float[Tensor, "d_sae d_model"]:
-        """The atoms as they follow from mixing and residual, with a graph: what `bake` and `pull_back` are made for."""
+        """The atoms as they follow from mixing and residual, with a graph: what `atoms` and `pull_back` are made for."""
         return normalize(self.mixing @ self.points + self.residual, dim=1, eps=TINY)
 
     @torch.no_grad()
-    def bake(self) -> Float[Tensor, "d_sae d_model"]:
+    def atoms(self) -> Float[Tensor, "d_sae d_model"]:
         """Bring mixing and residual back onto their constraints; the atoms that follow."""
         self.mixing.copy_(project_to_simplex(self.mixing))
         self.residual.mul_((self.delta / self.residual.norm(dim=1, keepdim=True).clamp_min(TINY)).clamp_max(1))

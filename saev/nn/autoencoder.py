@@ -13,8 +13,8 @@ from torch.nn.functional import linear, normalize
 
 from saev.nn.archetypal import Archetypes
 from saev.nn.normalise import Normaliser
-from saev.nn.penalised import ReLU
-from saev.nn.sparsifiers import Codes, Sparsifier
+from saev.nn.sparsifiers import SparsifierSettings
+from saev.nn.sparsifiers.base import Codes, Sparsifier
 from saev.ops.sparse import with_encoder_gradient
 
 SLAB = 256  # atoms
@@ -31,17 +31,13 @@ class Encoded(NamedTuple):
 class SparseAutoencoder(nn.Module):
     """A dictionary of d_sae atoms (unit rows of w_dec) with a learned encoder; takes and gives raw activations."""
 
-    def __init__(self, d_model: int, d_sae: int, sparsifier: Sparsifier, normaliser: Normaliser | None = None):
+    def __init__(self, d_model: int, d_sae: int, sparsifier: SparsifierSettings, normaliser: Normaliser | None = None):
         super().__init__()
         self.d_model, self.n_latents = d_model, d_sae
-        k = getattr(sparsifier, "k", 0)
-        if k > d_sae:
-            raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
-        sparsifier.prepare(d_sae)
-        self.sparsifier = sparsifier
+        self.sparsifier: Sparsifier = sparsifier.build(d_sae)
         self.normaliser = normaliser or Normaliser(torch.zeros(d_model), torch.ones(()))
         self.encoder = nn.Parameter(torch.zeros(d_sae, d_model))
-        self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=not sparsifier.owns_bias)
+        self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=self.sparsifier.gate_bias is None)
         self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
         self.archetypes: Archetypes | None = None  # of an archetypal decoder: what w_dec is made of
@@ -50,6 +46,11 @@ class SparseAutoencoder(nn.Module):
     def w_enc(self) -> Float[Tensor, "d_model d_sae"]:
         """The encoder's weights, a view: they are stored latent by latent, as their gradient is made."""
         return self.encoder.T
+
+    @property
+    def firing_bias(self) -> Float[Tensor, " d_sae"]:
+        """The bias that decides whether a latent fires."""
+        return self.b_enc if self.sparsifier.gate_bias is None else self.sparsifier.gate_bias
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
@@ -82,7 +83,7 @@ class SparseAutoencoder(nn.Module):
             return Encoded(h, h, self.sparsifier(h))
         weights, rectified = (self.w_enc, self.b_enc, self.b_dec), self.sparsifier.selects_codes
         at = with_encoder_gradient(kept, z, *weights, rectified=rectified)
-        return Encoded(h.detach(), at, self.sparsifier.of_pairs(at))
+        return Encoded(h.detach(), at, self.sparsifier.codes_of(at))
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
         """Codes of raw activations; ValueError for another width than the autoencoder's."""
@@ -116,7 +117,7 @@ class SparseAutoencoder(nn.Module):
     def normalise_atoms(self) -> None:
         """Give every atom unit norm, unless the penalty weights their norms; archetypal ones are made anew."""
         if self.archetypes is not None:
-            self.w_dec.copy_(self.archetypes.bake())
+            self.w_dec.copy_(self.archetypes.atoms())
             return
         if self.sparsifier.free_atoms:
             return
@@ -134,14 +135,13 @@ class SparseAutoencoder(nn.Module):
                 grad.addcmul_((grad * atoms).sum(1, keepdim=True), atoms, value=-1)
 
     @torch.no_grad()
-    def baked(self) -> "SparseAutoencoder":
+    def finalised(self) -> "SparseAutoencoder":
         """The same function in the form that is saved: constant unit atoms, their norms within the encoder."""
         sae = copy.deepcopy(self)
         sae.archetypes = None
-        sae.sparsifier.bake()
-        if isinstance(sae.sparsifier, ReLU) and sae.sparsifier.free_atoms:
+        sae.sparsifier.finalise()
+        if self.sparsifier.free_atoms:
             norm = self.w_dec.norm(dim=1)
-            sae.sparsifier.atom_norm = sae.sparsifier.free_atoms = False
             sae.w_dec.copy_(self.atoms)
             sae.w_enc.mul_(norm)
             sae.b_enc.mul_(norm)
@@ -153,7 +153,7 @@ class SparseAutoencoder(nn.Module):
 
         With z = (x - mu)/c:  w_enc' = w_enc / c,  b_enc' = b_enc,  w_dec' = w_dec c,  b_dec' = mu + c b_dec.
         """
-        sae = self.baked()
+        sae = self.finalised()
         mean, scale = self.normaliser.mean, self.normaliser.scale.expand(self.d_model)
         sae.normaliser = Normaliser(torch.zeros_like(mean), torch.ones_like(self.normaliser.scale))
         sae.w_enc.div_(scale[:, None])

@@ -1,9 +1,8 @@
 """Many autoencoders that see the same batches.
 
-MemberSpec --build--> Member (autoencoder, objective, dead-latent counter) ; SAEBank = ModuleList of members
+Member --build--> TrainingMember (autoencoder, objective, dead-latent counter) ; SAEBank = ModuleList of these
 """
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -11,15 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from saev.nn.archetypal import Archetypal, Free
 from saev.nn.autoencoder import SparseAutoencoder
-from saev.nn.auxk import AuxK
-from saev.nn.decoding import firings
-from saev.nn.initialise import initialise, n_centroids, sample_tokens
+from saev.nn.auxk import auxk_loss
+from saev.nn.decoding import firings, reconstruction_error
 from saev.nn.maybe_dead import MaybeDead
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Objective
-from saev.nn.sparsifiers import Sparsifier
+from saev.nn.settings import AuxK
 from saev.ops import collective
 from saev.ops.paths import Path, using
 
@@ -35,55 +32,7 @@ class Losses(NamedTuple):
     l0: Float[Tensor, ""]  # active latents per token, always of the whole batch
 
 
-@dataclasses.dataclass(frozen=True)
-class MemberSpec:
-    """The settings of one autoencoder, before the data's width is known."""
-
-    name: str
-    sparsifier: Sparsifier
-    objective: Objective
-    auxk: AuxK
-    lr: float
-    seed: int = 0
-    d_sae: int | None = None  # expansion * d_model where not given
-    expansion: float = 8
-    init: str = "data"
-    b_dec: str = "median"
-    decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
-
-    def width(self, d_model: int) -> int:
-        """d_sae on activations of `d_model`; ValueError where the settings do not fit it."""
-        d_sae = round(self.expansion * d_model) if self.d_sae is None else self.d_sae
-        k = getattr(self.sparsifier, "k", 1)
-        if not 1 <= k <= d_sae:
-            raise ValueError(f"k={k} is more than d_sae={d_sae}: lower k or raise d_sae.")
-        self.objective.check(d_sae)
-        self.decoder.check(self.init)
-        return d_sae
-
-    def sample_tokens(self, d_model: int) -> int:
-        """How many tokens `build` wants a sample of."""
-        return sample_tokens(self.init, self.width(d_model), self.decoder)
-
-    def check_tokens(self, d_model: int, n_tokens: float) -> None:
-        """ValueError where so many training tokens are too few for `build`."""
-        centroids = n_centroids(self.init, self.width(d_model), self.decoder)
-        if centroids > n_tokens:
-            raise ValueError(
-                f"init={self.init} looks for {centroids} centroids, there are {int(n_tokens)} training tokens: lower d_sae (or "
-                "decoder.points), take more images, or init=data."
-            )
-
-    def build(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"]) -> "Member":
-        """The member, initialised from a sample of normalised activations."""
-        d_model = sample.shape[1]
-        d_sae = self.width(d_model)
-        sae = SparseAutoencoder(d_model, d_sae, self.sparsifier, normaliser)
-        initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
-        return Member(self.name, sae, self.objective, self.auxk, self.lr)
-
-
-class Member(nn.Module):
+class TrainingMember(nn.Module):
     """An autoencoder in training: its loss, and how long each latent has been silent (in tokens)."""
 
     tokens_since_fired: Int64[Tensor, " d_sae"]
@@ -106,9 +55,10 @@ class Member(nn.Module):
         sae = self.sae
         with using(self.products):  # AuxK has another number of codes
             h, at, f = sae.training_codes(z)
-            reconstruction, residual = self.objective(z, f, sae.w_dec, sae.b_dec, self.step)
+            ends = self.objective.ends(sae.n_latents, self.step)
+            reconstruction, residual = reconstruction_error(z, f, sae.w_dec, sae.b_dec, ends)
             sparsity = sae.sparsifier.penalty(at, f, sae.w_dec) * sparsity_factor
-            auxiliary = sae.sparsifier.auxiliary(z, at, sae.w_dec, sae.b_dec)
+            auxiliary = sae.sparsifier.auxiliary_loss(z, at, sae.w_dec, sae.b_dec)
         tokens = collective.global_batch_size(len(z))
         aux = self._revival(z, h, residual, tokens) + auxiliary
         fired = collective.all_reduce_sum(firings(f, sae.n_latents))
@@ -121,13 +71,14 @@ class Member(nn.Module):
     ) -> Float[Tensor, ""]:
         if not self.auxk.coefficient:
             return z.new_zeros(())
-        return self.auxk(self.sae, z, h, residual, self.dead, self.maybe_dead.after(self.tokens_since_fired, tokens))
+        maybe = self.maybe_dead.after(self.tokens_since_fired, tokens)
+        return auxk_loss(self.auxk, self.sae, z, h, residual, self.dead, maybe)
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""
         self.sae.project()
         if sparsity_factor >= 1:  # while the penalty still rises, its L0 says nothing about the coefficient
-            self.sae.sparsifier.follow(l0)
+            self.sae.sparsifier.update_controller(l0)
         self.step += 1
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -165,14 +116,14 @@ class Member(nn.Module):
 class SAEBank(nn.Module):
     """Members that share every batch and its normalisation."""
 
-    def __init__(self, members: list[Member]):
+    def __init__(self, members: list[TrainingMember]):
         super().__init__()
         names = [member.name for member in members]
         if len(set(names)) != len(names):
             raise ValueError(f"members of a bank need different names, got {names}.")
         self.members = nn.ModuleList(members)
 
-    def __iter__(self) -> Iterator[Member]:
+    def __iter__(self) -> Iterator[TrainingMember]:
         return iter(self.members)  # type: ignore[arg-type]
 
     def __len__(self) -> int:

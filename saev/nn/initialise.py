@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from saev.nn.archetypal import Archetypal, Archetypes, Free
+from saev.nn.archetypal import Archetypes
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.centroids import kmeans
 from saev.nn.decoding import decode
 from saev.nn.median import geometric_median
+from saev.nn.settings import Archetypal, Centre, Free, Init
 
-METHODS = ("random", "data", "kmeans", "archetypal")
 CLUSTERED = ("kmeans", "archetypal")
-CENTRES = ("median", "mean")
+FREE = Free()
 SAMPLE = 16384  # tokens that tell the centre and, of them, the scale
 PER_CENTROID = 50  # tokens asked for; faiss advises 39
 PAIRS = 2  # archetypal: further centroids in an atom's start
@@ -26,7 +26,7 @@ RESIDUAL = 0.2  # archetypal: norm of the start's residual, at most delta
 _found: Any = WeakTensorKeyDictionary()  # sample -> what members of a bank have found out about it
 
 
-def sample_tokens(method: str, d_sae: int, decoder: Free | Archetypal | None = None) -> int:
+def sample_tokens(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
     """How many tokens an initialisation wants.
 
     >>> sample_tokens("data", 4096), sample_tokens("kmeans", 4096)
@@ -35,23 +35,23 @@ def sample_tokens(method: str, d_sae: int, decoder: Free | Archetypal | None = N
     return max(SAMPLE, PER_CENTROID * n_centroids(method, d_sae, decoder))
 
 
-def n_centroids(method: str, d_sae: int, decoder: Free | Archetypal | None = None) -> int:
+def n_centroids(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
     """Centroids that an initialisation looks for: one for each atom, unless the decoder says otherwise; 0: it needs none.
 
     >>> n_centroids("data", 64), n_centroids("kmeans", 64), n_centroids("archetypal", 64, Archetypal(points=16))
     (0, 64, 16)
     """
-    return (getattr(decoder, "points", None) or d_sae) if method in CLUSTERED else 0
+    return (decoder.points or d_sae) if method in CLUSTERED else 0
 
 
 @torch.no_grad()
 def initialise(
     sae: SparseAutoencoder,
     sample: Float[Tensor, "n d_model"],
-    method: str,
+    method: Init,
     seed: int,
-    b_dec: str = "median",
-    decoder: Free | Archetypal | None = None,
+    b_dec: Centre = "median",
+    decoder: Free | Archetypal = FREE,
 ) -> None:
     """Set all parameters of `sae` from a sample of normalised activations; a function of (sample, and the settings).
 
@@ -63,21 +63,17 @@ def initialise(
     With an Archetypal decoder the last two are also what its atoms are kept near to.
 
     b_enc is 0 for activations that select a number of latents or have thresholds of their own; for the others it lets each
-    latent fire on a fraction of the sample (`Sparsifier.start`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
+    latent fire on a fraction of the sample (`Sparsifier.initialise_threshold`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
     then scaled by the a that minimises the squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for
     the reconstruction y at a = 1.
     """
-    for key, value, allowed in (("init", method, METHODS), ("b_dec", b_dec, CENTRES)):
-        if value not in allowed:
-            raise ValueError(f"{key}={value}: choose one of {list(allowed)}.")
-    decoder = decoder or Free()
     decoder.check(method)
     centre = _centre(sample, b_dec)
     generator = torch.Generator().manual_seed(seed)
     sae.b_dec.copy_(centre)
     if method in CLUSTERED:
         archetypes = _archetypes(sample, centre, method, len(sae.w_dec), seed, decoder)
-        sae.w_dec.copy_(archetypes.bake())
+        sae.w_dec.copy_(archetypes.atoms())
         sae.archetypes = archetypes if isinstance(decoder, Archetypal) else None
     else:
         noise = _unit_rows(sae.w_dec.shape, generator).to(sample)
@@ -94,7 +90,7 @@ def _known(sample: Float[Tensor, "n d_model"]) -> dict[Any, Tensor]:
     return _found[sample]
 
 
-def _centre(sample: Float[Tensor, "n d_model"], which: str) -> Float[Tensor, " d_model"]:
+def _centre(sample: Float[Tensor, "n d_model"], which: Centre) -> Float[Tensor, " d_model"]:
     if which == "mean":
         return sample[:SAMPLE].mean(0)
     known = _known(sample)
@@ -106,7 +102,7 @@ def _centre(sample: Float[Tensor, "n d_model"], which: str) -> Float[Tensor, " d
 def _archetypes(
     sample: Float[Tensor, "n d_model"],
     centre: Float[Tensor, " d_model"],
-    method: str,
+    method: Init,
     d_sae: int,
     seed: int,
     decoder: Free | Archetypal,
@@ -136,14 +132,14 @@ def _archetypes(
 def _start_encoder(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> None:
     sae.w_enc.copy_(sae.w_dec.T)
     sae.b_enc.zero_()
-    bias = sae.sparsifier.start(sae.pre_activations(z))
+    bias = sae.sparsifier.initialise_threshold(sae.pre_activations(z))
     if bias is not None:
         sae.b_enc.copy_(bias)
     scale = _best_scale(sae, z)
     sae.w_enc.mul_(scale)
     sae.b_enc.mul_(scale)
     if bias is None:
-        sae.sparsifier.start(sae.pre_activations(z))  # thresholds of its own, at this scale
+        sae.sparsifier.initialise_threshold(sae.pre_activations(z))  # thresholds of its own, at this scale
 
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:

@@ -31,7 +31,7 @@ from callbacks import (
 )
 from datamodules import ActivationDataModule
 from saev.metrics.histograms import FREQUENCY_EDGES
-from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
+from saev.nn import AuxK, Member, Normaliser, Plain, ReLU, SAEBank, TopK
 from saev.training.bank.module import BankModule
 
 NAMES = ["relu", "topk"]
@@ -62,7 +62,7 @@ def fit(dataset, *watching, steps=12, ckpt_path=None):
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))
     auxk = AuxK(dead_tokens=100)
-    specs = [MemberSpec(n, a, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
+    specs = [Member(a, n, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
     module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=1)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,

@@ -13,7 +13,7 @@ from recordings import record
 
 from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
 from datamodules import ActivationDataModule
-from saev.nn import AuxK, BatchTopK, MemberSpec, Normaliser, Plain, ReLU, SAEBank
+from saev.nn import AuxK, BatchTopK, Member, Normaliser, Plain, ReLU, SAEBank
 from saev.runs import signals
 from saev.runs.signals import After
 from saev.training.bank.module import BankModule
@@ -96,8 +96,8 @@ def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
     normaliser = Normaliser.fit(data.store.moments(1))
     sample, auxk = normaliser(data.sample(200)), AuxK(dead_tokens=300)
     specs = [
-        MemberSpec("batchtopk", BatchTopK(4), Plain(), auxk, 1e-2, d_sae=32),
-        MemberSpec("relu", ReLU(1e-2), Plain(), auxk, 1e-2, d_sae=32),
+        Member(BatchTopK(4), "batchtopk", Plain(), auxk, 1e-2, d_sae=32),
+        Member(ReLU(1e-2), "relu", Plain(), auxk, 1e-2, d_sae=32),
     ]
     bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
     module = BankModule(bank, functools.partial(torch.optim.Adam, fused=True), warmup=5)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from callbacks import Probe
 from datamodules import ActivationDataModule
-from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
+from saev.nn import AuxK, Member, Normaliser, Plain, ReLU, SAEBank, TopK
 from saev.training.bank.module import BankModule
 
 CLASSES = 4
@@ -43,7 +43,7 @@ def fit(dataset, probe, steps=6, **settings):
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(300))
     activations = {"relu": ReLU(1e-2), "topk": TopK(3)}
-    specs = [MemberSpec(name, a, Plain(), AuxK(dead_tokens=100), 1e-2, d_sae=20) for name, a in activations.items()]
+    specs = [Member(a, name, Plain(), AuxK(dead_tokens=100), 1e-2, d_sae=20) for name, a in activations.items()]
     module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=1)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,

@@ -59,7 +59,7 @@ def test_batchtopk_fires_above_its_threshold(threshold, tmp_path):
     folder = files.dictionary_learning(tmp_path / "a", "BatchTopKSAE", {**files.linear(w, "b_dec"), **own}, k=4)
     foreign, h = read(folder), hidden(w)
     same(foreign, w, np.where(h > max(threshold, 0), h, 0))
-    assert foreign.sae.sparsifier.k == 4
+    assert foreign.sae.sparsifier.settings.k == 4
 
 
 def test_matryoshka_batchtopk(tmp_path):

@@ -92,7 +92,7 @@ def test_what_was_trained_as_batchtopk_is_told_by_its_metadata(k, kind, tmp_path
     h = hidden(w, X)
     f = np.where(h > np.float32(0.4), h, 0)
     same(foreign, f, decoded(w, f))
-    assert type(foreign.sae.sparsifier).__name__ == kind
+    assert type(foreign.sae.sparsifier.settings).__name__ == kind
 
 
 @pytest.mark.parametrize("centred", [True, False])
@@ -124,7 +124,7 @@ def test_a_training_checkpoint_of_batchtopk_fires_above_its_threshold(rescaled, 
     foreign = read(folder)
     same(foreign, f, decoded(w, f / n))
     # a threshold on h, where atoms have norms of their own, is another one for each unit atom
-    assert type(foreign.sae.sparsifier).__name__ == (kind if rescaled else "JumpReLU")
+    assert type(foreign.sae.sparsifier.settings).__name__ == (kind if rescaled else "JumpReLU")
 
 
 def test_a_file_of_version_3_is_read_by_its_own_names(tmp_path):

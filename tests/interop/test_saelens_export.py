@@ -63,13 +63,13 @@ def test_the_files_equations_give_our_codes(trained, tmp_path):
 
 def test_there_and_back_again(trained, tmp_path):
     _, sae = trained
-    sparsifier = {"kind": type(sae.sparsifier).__name__.lower(), **sae.sparsifier.settings()}
+    sparsifier = sae.sparsifier.settings.as_dict()
     saelens_export.write(sae, {"sparsifier": sparsifier}, tmp_path / "out")
     back = saelens.read(tmp_path / "out", Options())
     torch.testing.assert_close(back.sae(X), sae(X), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(back.sae.encode(X), sae.encode(X) * back.code_scale.float(), rtol=1e-3, atol=1e-3)
-    if type(sae.sparsifier) is BatchTopK:  # told by the metadata
-        assert type(back.sae.sparsifier) is BatchTopK and back.sae.sparsifier.k == 3
+    if type(sae.sparsifier.settings) is BatchTopK:  # told by the metadata
+        assert back.sae.sparsifier.settings == BatchTopK(3)
     if back.architecture != "topk":  # whose atoms keep the lengths that the normalisation gave them, where they differ
         torch.testing.assert_close(back.sae.atoms.norm(dim=1), torch.ones(24))
 

@@ -99,7 +99,7 @@ def test_topk_keeps_the_k_largest(weights, tmp_path):
         files.saev_checkpoint(tmp_path / "sae.pt", header(4, {"cls": "TopK", "params": {"top_k": 3}}), weights)
     )
     f = files.largest(pre_activations(weights, X, False), 3)
-    assert (f >= 0).all() and foreign.sae.sparsifier.k == 3
+    assert (f >= 0).all() and foreign.sae.sparsifier.settings.k == 3
     same(foreign, f, decoded(weights, f))
 
 
@@ -122,7 +122,7 @@ def test_batchtopk_fires_above_its_threshold(threshold, weights, tmp_path):
     h = pre_activations(weights, X, False)
     f = np.where(h > np.float32(threshold), h, 0)
     same(foreign, f, decoded(weights, f))
-    assert foreign.sae.sparsifier.k == 4 and float(foreign.sae.sparsifier.theta) == pytest.approx(threshold)
+    assert foreign.sae.sparsifier.settings.k == 4 and float(foreign.sae.sparsifier.theta) == pytest.approx(threshold)
 
 
 def test_batchtopk_of_schema_2_chose_per_token(tmp_path, monkeypatch):

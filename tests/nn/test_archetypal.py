@@ -9,8 +9,8 @@ from scipy.optimize import minimize
 
 import saev
 from saev.checkpoint import save_dictionary
-from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, TopK
-from saev.nn.archetypal import Archetypal, Archetypes, project_to_simplex
+from saev.nn import Archetypal, AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, Member, Normaliser, Plain, ReLU, TopK
+from saev.nn.archetypal import Archetypes, project_to_simplex
 from saev.shards import Moments
 
 ROWS = np.random.default_rng(0).normal(1, 2, size=(1200, 12)) * np.linspace(0.3, 2, 12)
@@ -30,7 +30,7 @@ OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka}
 
 def spec(sae="topk", objective="plain", delta=0.3, points=16, auxk=None, **more):
     more = {"init": "archetypal", "d_sae": 48, "decoder": Archetypal(points, delta), **more}
-    return MemberSpec("a", SPARSIFIERS[sae](), OBJECTIVES[objective](), auxk or AuxK(), 1e-2, **more)
+    return Member(SPARSIFIERS[sae](), "a", OBJECTIVES[objective](), auxk or AuxK(), 1e-2, **more)
 
 
 def train(member, steps):
@@ -100,7 +100,7 @@ def archetypes(delta=0.5, d_sae=6, points=5, d_model=4):
 def test_the_gradient_is_carried_on_exactly():
     """pull_back against autograd through the formula, and the formula against finite differences."""
     a = archetypes()
-    w_dec = torch.nn.Parameter(a.bake())
+    w_dec = torch.nn.Parameter(a.atoms())
     torch.testing.assert_close(w_dec.detach(), a().detach())
 
     def loss(atoms):
@@ -214,9 +214,9 @@ def test_it_is_exported_as_an_ordinary_dictionary(sae, tmp_path):
 
 
 def test_settings_out_of_range_are_named():
-    with pytest.raises(ValueError, match=r"decoder.points=0: .* at least 1"):
+    with pytest.raises(ValueError, match=r"decoder.points=0: must be at least 1"):
         Archetypal(points=0)
-    with pytest.raises(ValueError, match=r"decoder.delta=-1: .* 0 or more"):
+    with pytest.raises(ValueError, match=r"decoder.delta=-1: must be at least 0"):
         Archetypal(delta=-1)
     with pytest.raises(ValueError, match=r"decoder=archetypal with init=data: .* add init=archetypal"):
         spec(init="data").width(12)

@@ -1,6 +1,5 @@
 """The autoencoder against its formula, its folded form, and what is saved and loaded."""
 
-import copy
 import json
 
 import numpy as np
@@ -30,13 +29,12 @@ NAMES = ["relu", "relu-atom-norm", "topk", "topk-threshold", "batchtopk", "jumpr
 
 
 def make(sparsifier, mode="scalar", seed=0):
-    sparsifier = copy.deepcopy(sparsifier)
     sae = SparseAutoencoder(12, 48, sparsifier, Normaliser.fit(MOMENTS, mode))
     initialise(sae, sae.normaliser(X), "data", seed)
     with torch.no_grad():
-        if not sparsifier.owns_bias:
+        if sae.sparsifier.gate_bias is None:
             sae.b_enc.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
-        if sparsifier.free_atoms:
+        if sae.sparsifier.free_atoms:
             sae.w_dec.mul_(torch.rand(48, 1, generator=torch.Generator().manual_seed(3)) + 0.5)
         sae.b_dec.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
     return sae.train()
@@ -81,7 +79,7 @@ def test_saved_and_loaded_takes_raw_activations(sparsifier, tmp_path):
     save_dictionary(sae, tmp_path / "d", hyperparameters={"lr": 1e-3}, metrics={"nmse": 0.5})
     loaded = saev.load(tmp_path / "d")
     assert isinstance(loaded, saev.Dictionary) and not loaded.training and not loaded.w_enc.requires_grad
-    exact = {"rtol": 1e-5, "atol": 1e-5} if sparsifier.free_atoms else {"rtol": 0, "atol": 0}
+    exact = {"rtol": 1e-5, "atol": 1e-5} if sae.sparsifier.free_atoms else {"rtol": 0, "atol": 0}
     torch.testing.assert_close(loaded.encode(X), sae.eval().encode(X), **exact)
     torch.testing.assert_close(loaded.decode(loaded.encode(X)), sae(X), **exact)
     torch.testing.assert_close(loaded.w_dec, sae.atoms, **exact)
@@ -133,14 +131,11 @@ def test_more_active_latents_than_there_are():
 def test_unknown_modes_are_named():
     with pytest.raises(ValueError, match="normalise=l2: choose one of"):
         Normaliser.fit(MOMENTS, "l2")
-    with pytest.raises(ValueError, match="init=zeros: choose one of"):
-        initialise(SparseAutoencoder(12, 48, TopK(4)), X, "zeros", 0)
 
 
 @pytest.mark.parametrize("method", ["random", "data"])
 @pytest.mark.parametrize("sparsifier", EVERY, ids=NAMES)
 def test_initial_encoder_is_the_best_multiple_of_the_decoder(sparsifier, method):
-    sparsifier = copy.deepcopy(sparsifier)
     sae = SparseAutoencoder(12, 48, sparsifier)
     z = Normaliser.fit(MOMENTS)(X)
     initialise(sae, z, method, seed=3)
@@ -154,7 +149,7 @@ def test_initial_encoder_is_the_best_multiple_of_the_decoder(sparsifier, method)
             return float((z - y - sae.b_dec).square().mean())
 
     if isinstance(sparsifier, BatchTopK):
-        assert sparsifier.theta == 0
+        assert sae.sparsifier.theta == 0
     if isinstance(sparsifier, JumpReLU | Gated):
         return  # codes are homogeneous in w_enc and the thresholds together
     assert error(1.0) < min(error(0.9), error(1.1), 1.0)

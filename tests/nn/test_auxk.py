@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from saev.nn import SparseAutoencoder, TopK, auxk
-from saev.nn.auxk import AuxK
-from saev.nn.objectives import Plain
+from saev.nn import AuxK, SparseAutoencoder, TopK, auxk
+from saev.nn.auxk import auxk_loss
+from saev.nn.decoding import decode
 
 G = torch.Generator().manual_seed(0)
 Z = torch.randn(10, 6, generator=G, dtype=torch.float64)
@@ -41,7 +41,7 @@ def test_auxk_is_its_formula(way, k):
     sae, dead = make_sae(), torch.arange(16) % 3 == 0
     h = sae.pre_activations(Z).detach()
     residual = Z - h.relu() @ W
-    loss = AuxK(coefficient=0.5, k=k)(sae, Z, h, residual, dead, maybe(dead))
+    loss = auxk_loss(AuxK(coefficient=0.5, k=k), sae, Z, h, residual, dead, maybe(dead))
     e, h = residual.numpy(), np.where(dead.numpy(), np.maximum(h.numpy(), 0), 0)
     f = np.zeros_like(h)
     for row, out in zip(h, f, strict=True):
@@ -55,8 +55,8 @@ def test_auxk_reaches_the_dead_latents_encoder_alone(way):
     """Guards against an auxiliary loss whose gradient stops at the codes (a known fault of a peer)."""
     sae, dead = make_sae(), torch.arange(16) < 3
     h, _, f = sae.training_codes(Z)
-    residual = Plain()(Z, f, sae.w_dec, sae.b_dec)[1]
-    AuxK(k=2)(sae, Z, h, residual, dead, maybe(dead)).backward()
+    residual = Z - decode(f, sae.w_dec) - sae.b_dec
+    auxk_loss(AuxK(k=2), sae, Z, h, residual, dead, maybe(dead)).backward()
     assert sae.encoder.grad[:3].any() and not sae.encoder.grad[3:].any()
     assert sae.b_enc.grad[:3].any() and not sae.b_enc.grad[3:].any()
     assert sae.w_dec.grad[:3].any() and not sae.w_dec.grad[3:].any()
@@ -69,7 +69,7 @@ def test_auxk_gradient_by_finite_differences(way):
     def loss(w_enc):
         with torch.no_grad():
             sae.w_enc.copy_(w_enc)
-        return AuxK(k=2)(sae, Z, sae.pre_activations(Z).detach(), residual, dead, maybe(dead))
+        return auxk_loss(AuxK(k=2), sae, Z, sae.pre_activations(Z).detach(), residual, dead, maybe(dead))
 
     w_enc = sae.w_enc.detach().clone()
     (gradient,) = torch.autograd.grad(loss(w_enc), sae.encoder)
@@ -84,5 +84,5 @@ def test_auxk_gradient_by_finite_differences(way):
 def test_it_costs_nothing_when_nothing_is_dead_or_it_is_off():
     sae = make_sae()
     h = sae.pre_activations(Z).detach()
-    assert float(AuxK()(sae, Z, h, Z, ~EVERY, maybe(~EVERY))) == 0
-    assert float(AuxK(coefficient=0.0)(sae, Z, h, Z, EVERY, maybe(EVERY))) == 0
+    assert float(auxk_loss(AuxK(), sae, Z, h, Z, ~EVERY, maybe(~EVERY))) == 0
+    assert float(auxk_loss(AuxK(coefficient=0.0), sae, Z, h, Z, EVERY, maybe(EVERY))) == 0

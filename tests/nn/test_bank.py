@@ -1,5 +1,10 @@
 """Members of a bank: independent of each other, normalised once, counted in tokens."""
 
+import copy
+import dataclasses
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +15,7 @@ from saev.nn import (
     Gated,
     JumpReLU,
     Matryoshka,
-    MemberSpec,
+    Member,
     Normaliser,
     Plain,
     RandomMatryoshka,
@@ -23,7 +28,8 @@ from saev.shards import Moments
 
 ROWS = np.random.default_rng(0).normal(1, 2, size=(600, 12))
 NORMALISER = Normaliser.fit(Moments.of(ROWS))
-Z = NORMALISER(torch.from_numpy(ROWS))
+X = torch.from_numpy(ROWS).float()
+Z = NORMALISER(X)
 
 SPARSIFIERS = {
     "relu": lambda: ReLU(1e-3),
@@ -40,7 +46,7 @@ OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka, "random": lambda: Random
 
 def spec(name="a", sae="topk", objective="plain", **more):
     auxk = AuxK(dead_tokens=more.pop("dead_tokens", 10_000_000))
-    return MemberSpec(name, SPARSIFIERS[sae](), OBJECTIVES[objective](), auxk, more.pop("lr", 1e-2), d_sae=48, **more)
+    return Member(SPARSIFIERS[sae](), name, OBJECTIVES[objective](), auxk, more.pop("lr", 1e-2), d_sae=48, **more)
 
 
 def train(member, steps=60):
@@ -76,8 +82,7 @@ def test_the_sparse_path_has_the_dense_gradients():
     member.sae.zero_grad()
     sae = member.sae
     h = sae.pre_activations(Z)
-    loss, _ = Plain()(Z, sae.sparsifier(h), sae.w_dec, sae.b_dec)
-    loss.backward()
+    (Z - sae.sparsifier(h) @ sae.w_dec - sae.b_dec).square().mean().backward()
     for name, p in sae.named_parameters():
         torch.testing.assert_close(fast[name], p.grad, rtol=1e-4, atol=1e-6)
 
@@ -104,7 +109,7 @@ def test_dead_latents_come_back_through_auxk_alone(sae):
     left = {}
     for coefficient in (0.0, 1 / 32):
         auxk = AuxK(coefficient=coefficient, dead_tokens=600)
-        member = MemberSpec("a", SPARSIFIERS[sae](), Plain(), auxk, 1e-2, d_sae=48).build(NORMALISER, Z)
+        member = Member(SPARSIFIERS[sae](), "a", Plain(), auxk, 1e-2, d_sae=48).build(NORMALISER, Z)
         with torch.no_grad():
             member.sae.w_enc[:, :24] *= 0.01  # positive now and then, never among the largest
         train(member, 2)
@@ -136,14 +141,14 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
 @pytest.mark.parametrize("sae", [lambda t: JumpReLU(l0_target=t), lambda t: ReLU(1e-3, t), lambda t: Gated(1e-3, t)])
 def test_the_wanted_number_of_active_latents_is_reached(sae):
     for target in (3.0, 6.0):
-        member = MemberSpec("a", sae(target), Plain(), AuxK(), 3e-3, d_sae=48).build(NORMALISER, Z)
+        member = Member(sae(target), "a", Plain(), AuxK(), 3e-3, d_sae=48).build(NORMALISER, Z)
         history = train(member, 900)
         found = float(torch.stack([losses.l0 for losses in history[-50:]]).mean())
         assert found == pytest.approx(target, rel=0.15)
 
 
 def test_the_coefficient_waits_for_the_warm_up():
-    member = MemberSpec("a", ReLU(1e-3, l0_target=2), Plain(), AuxK(), 1e-3, d_sae=48).build(NORMALISER, Z)
+    member = Member(ReLU(1e-3, l0_target=2), "a", Plain(), AuxK(), 1e-3, d_sae=48).build(NORMALISER, Z)
     member.finish_step(torch.tensor(20.0), sparsity_factor=0.5)
     assert float(member.sae.sparsifier.coefficient) == pytest.approx(1e-3)
     member.finish_step(torch.tensor(20.0), sparsity_factor=1.0)
@@ -164,13 +169,59 @@ def test_a_member_goes_on_as_if_never_stopped(sae, objective):
         assert torch.equal(a, b) if torch.is_tensor(a) else a == b
 
 
+@pytest.mark.parametrize("d_sae", [48, 32])
+@pytest.mark.parametrize("sae", SPARSIFIERS)
+def test_settings_build_independent_members(sae, d_sae):
+    """Building and training another member from the same settings leaves the first as it is (JumpReLU's L0 once fell)."""
+    settings = spec(sae=sae)
+    first = settings.build(NORMALISER, Z)
+    train(first, 2)
+    before, codes = copy.deepcopy(first.state_dict()), first.sae.encode(X)
+    second = dataclasses.replace(settings, d_sae=d_sae).build(NORMALISER, Z)
+    train(second, 2)
+    assert second.sae.sparsifier is not first.sae.sparsifier and second.sae.n_latents == d_sae
+    assert torch.equal(first.sae.encode(X), codes)
+    for name, value in first.state_dict().items():
+        assert torch.equal(value, before[name]) if torch.is_tensor(value) else value == before[name]
+
+
+def test_a_member_is_named_after_its_sparsifier():
+    assert Member(BatchTopK(k=32)).name == "batchtopk,k=32"
+    assert Member(TopK(2, threshold=True)).name == "topk,k=2,threshold=True"
+    assert Member(JumpReLU(l0_target=16), name="mine").name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": 0.0}, "lr=0.0: must be above 0"),
+        ({"d_sae": 0}, "d_sae=0: must be at least 1"),
+        ({"expansion": 0.0}, "expansion=0.0: must be above 0"),
+        ({"init": "zeros"}, "init=zeros: choose data, random, kmeans or archetypal"),
+        ({"b_dec": "mode"}, "b_dec=mode: choose median or mean"),
+    ],
+)
+def test_settings_out_of_bounds_are_named(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        Member(TopK(3), **settings)
+
+
+def test_settings_load_no_torch():
+    """The command line derives its schema from them."""
+    script = (
+        "import sys; from saev.nn import AuxK, Archetypal, Free, Gated, Matryoshka, Member, TopK; Member(TopK(3)); "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
+
+
 def test_names_are_unique():
     with pytest.raises(ValueError, match="different names"):
         SAEBank([spec("a").build(NORMALISER, Z), spec("a").build(NORMALISER, Z)])
 
 
 def test_width_follows_the_expansion():
-    member = MemberSpec("a", TopK(3), Plain(), AuxK(), 1e-3, expansion=2.5).build(NORMALISER, Z)
+    member = Member(TopK(3), "a", Plain(), AuxK(), 1e-3, expansion=2.5).build(NORMALISER, Z)
     assert member.sae.n_latents == 30
 
 

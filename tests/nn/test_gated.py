@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from saev.nn import AuxK, Gated, SparseAutoencoder
+from saev.nn.auxk import auxk_loss
 from saev.nn.decoding import decode
 from saev.nn.initialise import initialise
 from saev.ops.paths import using
@@ -46,13 +47,13 @@ def test_codes_penalty_and_auxiliary_reconstruction():
     act, sparsity = sae.sparsifier, 0.5 * np.maximum(pi, 0).sum(1).mean()
     assert float(act.penalty(at, codes, sae.w_dec).detach()) == pytest.approx(sparsity, rel=1e-6)
     aux = ((Z.numpy() - np.maximum(pi, 0) @ p["w_dec"] - p["b_dec"]) ** 2).mean()
-    assert float(act.auxiliary(Z, at, sae.w_dec, sae.b_dec).detach()) == pytest.approx(aux, rel=1e-6)
+    assert float(act.auxiliary_loss(Z, at, sae.w_dec, sae.b_dec).detach()) == pytest.approx(aux, rel=1e-6)
 
 
 def test_the_auxiliary_path_trains_the_gate_and_not_the_decoder():
     sae = make()
     at = sae.training_codes(Z).at
-    sae.sparsifier.auxiliary(Z, at, sae.w_dec, sae.b_dec).backward()
+    sae.sparsifier.auxiliary_loss(Z, at, sae.w_dec, sae.b_dec).backward()
     assert sae.w_dec.grad is None and sae.sparsifier.b_gate.grad.any() and sae.encoder.grad.any()
     assert sae.sparsifier.r.grad is None and sae.sparsifier.b_mag.grad is None
 
@@ -77,7 +78,7 @@ def test_auxk_revives_through_the_gate():
     sae = make()
     h = sae.training_codes(Z).h
     dead = torch.arange(16) < 4
-    AuxK(k=2)(sae, Z, h, Z, dead, torch.arange(4)).backward()
+    auxk_loss(AuxK(k=2), sae, Z, h, Z, dead, torch.arange(4)).backward()
     assert sae.sparsifier.b_gate.grad[:4].any() and not sae.sparsifier.b_gate.grad[4:].any()
     assert sae.encoder.grad[:4].any() and not sae.encoder.grad[4:].any()
 

@@ -24,7 +24,7 @@ def losses(name: str) -> list[float]:
         Gated,
         JumpReLU,
         Matryoshka,
-        MemberSpec,
+        Member,
         Normaliser,
         Plain,
         RandomMatryoshka,
@@ -47,7 +47,7 @@ def losses(name: str) -> list[float]:
         "gated": Gated(1e-2, l0_target=4),
     }[sae]
     goal = {"plain": Plain(), "matryoshka": Matryoshka(), "random": RandomMatryoshka(n_prefixes=4)}[objective]
-    spec = MemberSpec(name, sparsifier, goal, AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
+    spec = Member(sparsifier, name, goal, AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
     member = spec.build(normaliser, z)
     optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
     found = []

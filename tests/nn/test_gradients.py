@@ -10,7 +10,7 @@ from saev.nn import (
     Gated,
     JumpReLU,
     Matryoshka,
-    MemberSpec,
+    Member,
     Normaliser,
     Plain,
     RandomMatryoshka,
@@ -93,8 +93,8 @@ def gated(h, p, z):
 def world(name, objective, dtype, dead_tokens=10**9):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(BATCH, D_MODEL, generator=g, dtype=dtype)
-    spec = MemberSpec(
-        "a", ARCHITECTURES[name][0](), OBJECTIVES[objective], AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
+    spec = Member(
+        ARCHITECTURES[name][0](), "a", OBJECTIVES[objective], AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
     )
     member = spec.build(Normaliser(torch.zeros(D_MODEL), torch.ones(())), z.float()).to(dtype)
     if "theta" in dict(member.sae.sparsifier.named_buffers()):

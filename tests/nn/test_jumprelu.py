@@ -13,9 +13,8 @@ W = torch.eye(10, dtype=torch.float64)
 
 
 def make(**kw):
-    act = JumpReLU(**kw).double()
-    act.prepare(10)
-    act.double().start(H)
+    act = JumpReLU(**kw).build(10).double()
+    act.initialise_threshold(H)
     with torch.no_grad():
         act.theta.copy_(THETA)
         act.unit.fill_(1)
@@ -52,9 +51,7 @@ def test_gradients_are_the_papers():
 def test_the_estimators_are_the_slopes_of_expectations():
     """By finite differences of the mean L0 and of the mean squared error over many draws of h."""
     h = torch.randn(400_000, 1, generator=G, dtype=torch.float64)
-    act = JumpReLU(sparsity=1.0, bandwidth=0.2).double()
-    act.prepare(1)
-    act.double()
+    act = JumpReLU(sparsity=1.0, bandwidth=0.2).build(1).double()
 
     def losses(theta):
         with torch.no_grad():
@@ -69,10 +66,9 @@ def test_the_estimators_are_the_slopes_of_expectations():
 
 
 def test_thresholds_start_where_few_fire_and_stay_positive():
-    act = JumpReLU()
-    act.prepare(10)
+    act = JumpReLU().build(10)
     sample = torch.randn(5000, 10, generator=torch.Generator().manual_seed(1))
-    act.start(sample)
+    act.initialise_threshold(sample)
     np.testing.assert_allclose((sample > act.threshold).float().mean(0).detach().numpy(), 0.02, atol=0.001)
     assert float(act.scale) == pytest.approx(float(sample.std()), rel=1e-5)
     with torch.no_grad():
@@ -83,9 +79,8 @@ def test_thresholds_start_where_few_fire_and_stay_positive():
 
 def test_thresholds_keep_pace_and_are_saved_in_units_of_h():
     """Guards against thresholds that creep behind the pre-activations: a step of Adam moves them by lr * pace * scale."""
-    act = JumpReLU(l0_target=2, pace=64)
-    act.prepare(10)
-    act.start(3 * H.float())
+    act = JumpReLU(l0_target=2, pace=64).build(10)
+    act.initialise_threshold(3 * H.float())
     before = act.threshold.detach().clone()
     optimiser = torch.optim.Adam(act.parameters(), lr=1e-3)
     h = 3 * H.float()
@@ -95,19 +90,19 @@ def test_thresholds_keep_pace_and_are_saved_in_units_of_h():
     np.testing.assert_allclose(moved[moved > 0].numpy(), 1e-3 * 64 * float(act.scale), rtol=1e-3)
     assert (moved > 0).any()
     codes, threshold = act(h).detach(), act.threshold.detach().clone()
-    act.bake()
+    act.finalise()
     assert float(act.unit) == 1 and torch.equal(act.theta.detach(), threshold) and torch.equal(act(h).detach(), codes)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sparsity": -1}, r"^sparsity=-1"),
-        ({"l0_target": 0}, r"^l0_target=0: the wanted number"),
-        ({"bandwidth": 0}, r"sae\.bandwidth=0"),
-        ({"pace": 0}, r"sae\.pace=0: give a number above 0"),
-        ({"tanh": -1}, r"sae\.tanh=-1: give a number above 0, or null"),
-        ({"tanh": 4, "l0_target": 3}, r"sae\.tanh=4 has no effect beside l0_target=3"),
+        ({"sparsity": -1}, r"^sparsity=-1: must be at least 0"),
+        ({"l0_target": 0}, r"^l0_target=0: must be above 0"),
+        ({"bandwidth": 0}, r"^bandwidth=0: must be above 0"),
+        ({"pace": 0}, r"^pace=0: must be above 0"),
+        ({"tanh": -1}, r"^tanh=-1: must be above 0 \(null for the L0 penalty\)"),
+        ({"tanh": 4, "l0_target": 3}, r"^tanh=4 has no effect beside l0_target=3"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from nn.test_bank import NORMALISER, SPARSIFIERS, Z, spec
 
-from saev.nn import MemberSpec, TopK, auxk, maybe_dead
+from saev.nn import Member, TopK, auxk, maybe_dead
 from saev.nn.auxk import AuxK
 from saev.nn.maybe_dead import MaybeDead, Question
 from saev.nn.objectives import Plain
@@ -136,6 +136,6 @@ def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):
 def test_without_revival_nobody_is_asked(monkeypatch, as_on_a_gpu, asked):
     as_on_a_gpu(monkeypatch)
     off = AuxK(coefficient=0.0, dead_tokens=3)
-    member = MemberSpec("a", TopK(3), Plain(), off, 1e-3, d_sae=48).build(NORMALISER, Z)
+    member = Member(TopK(3), "a", Plain(), off, 1e-3, d_sae=48).build(NORMALISER, Z)
     member(Z)
     assert float(member(Z).aux.detach()) == 0 and not asked

@@ -11,8 +11,20 @@ from recordings import record
 
 from callbacks import SparsityWarmup
 from datamodules import ActivationDataModule
-from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Matryoshka, MemberSpec, Normaliser, Plain, ReLU, SAEBank, TopK
-from saev.nn.archetypal import Archetypal
+from saev.nn import (
+    Archetypal,
+    AuxK,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    Matryoshka,
+    Member,
+    Normaliser,
+    Plain,
+    ReLU,
+    SAEBank,
+    TopK,
+)
 from saev.nn.muon import Muon, is_matrix, orthogonalise
 from saev.training.bank.module import BankModule
 
@@ -90,8 +102,8 @@ def dataset(tmp_path_factory):
 
 
 def specs():
-    make = lambda name, act, objective=None, **kw: MemberSpec(  # noqa: E731
-        name, act, objective or Plain(), AuxK(dead_tokens=300), 1e-2, d_sae=64, **kw
+    make = lambda name, act, objective=None, **kw: Member(  # noqa: E731
+        act, name, objective or Plain(), AuxK(dead_tokens=300), 1e-2, d_sae=64, **kw
     )
     return [
         make("topk", TopK(4)),

@@ -7,12 +7,12 @@ import torch
 from nn.test_bank import NORMALISER, OBJECTIVES, SPARSIFIERS, Z, spec
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saev.nn.bank import Member
+from saev.nn import TrainingMember
 
 ASKING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::is_nonzero", "aten::masked_select"}
 
 
-def one_step(member: Member, z: torch.Tensor) -> None:
+def one_step(member: TrainingMember, z: torch.Tensor) -> None:
     losses = member(z)
     losses.loss.backward()
     member.condition_gradients(1.0)
@@ -20,7 +20,7 @@ def one_step(member: Member, z: torch.Tensor) -> None:
     member.finish_step(losses.l0)
 
 
-def known(member: Member, n_maybe: int) -> Member:
+def known(member: TrainingMember, n_maybe: int) -> TrainingMember:
     """A member that has been told which latents may be dead, as it is between steps."""
     member.maybe_dead.latents, member.maybe_dead.left = (
         torch.arange(n_maybe, device=member.tokens_since_fired.device),

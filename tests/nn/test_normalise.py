@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, MemberSpec, Normaliser, Plain, ReLU, TopK
-from saev.nn.archetypal import Archetypal, Free
+from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Member, Normaliser, Plain, ReLU, TopK
 from saev.nn.normalise import MODES
+from saev.nn.settings import Archetypal, Free
 from saev.shards import Moments
 
 ROWS = np.random.default_rng(0).normal(3, 2, size=(800, 12)) * np.linspace(0.1, 4, 12) + np.linspace(-5, 5, 12)
@@ -29,8 +29,8 @@ DECODERS = {"free": Free(), "archetypal": Archetypal(16, 0.3)}
 def trained(mode, sparsifier, decoder):
     """A few steps in, so that biases, thresholds and norms are not those of the start."""
     normaliser = Normaliser.fit(MOMENTS, mode)
-    spec = MemberSpec(
-        "a", SPARSIFIERS[sparsifier](), Plain(), AuxK(), 1e-2, d_sae=48, init="archetypal", decoder=DECODERS[decoder]
+    spec = Member(
+        SPARSIFIERS[sparsifier](), "a", Plain(), AuxK(), 1e-2, d_sae=48, init="archetypal", decoder=DECODERS[decoder]
     )
     member = spec.build(normaliser, normaliser(X))
     optimiser = torch.optim.Adam(member.sae.parameters(), lr=1e-2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from saev.nn.decoding import reconstruction_error
 from saev.nn.objectives import Matryoshka, Plain, RandomMatryoshka
 
 G = torch.Generator().manual_seed(0)
@@ -14,14 +15,14 @@ B = torch.randn(6, generator=G, dtype=torch.float64)
 
 
 def test_plain_is_the_mean_squared_error_per_dimension():
-    loss, residual = Plain()(Z, H.relu(), W, B)
+    loss, residual = reconstruction_error(Z, H.relu(), W, B, Plain().ends(16))
     expected = Z.numpy() - np.maximum(H.numpy(), 0) @ W.numpy() - B.numpy()
     np.testing.assert_allclose(residual.numpy(), expected, rtol=1e-10)
     assert float(loss) == pytest.approx((expected**2).sum(1).mean() / 6, rel=1e-12)
 
 
 def test_matryoshka_is_the_mean_over_prefixes():
-    loss, residual = Matryoshka()(Z, H.relu(), W, B)
+    loss, residual = reconstruction_error(Z, H.relu(), W, B, Matryoshka().ends(16))
     f = np.maximum(H.numpy(), 0)
     errors = [((Z.numpy() - f[:, :n] @ W.numpy()[:n] - B.numpy()) ** 2).mean() for n in (1, 2, 4, 8, 16)]
     assert float(loss) == pytest.approx(np.mean(errors), rel=1e-12)
@@ -44,7 +45,7 @@ def test_random_prefixes_follow_their_law_and_the_step():
 
 def test_random_matryoshka_is_the_mean_over_its_prefixes():
     objective = RandomMatryoshka(n_prefixes=4)
-    loss, residual = objective(Z, H.relu(), W, B, step=5)
+    loss, residual = reconstruction_error(Z, H.relu(), W, B, objective.ends(16, step=5))
     f = np.maximum(H.numpy(), 0)
     errors = [((Z.numpy() - f[:, :n] @ W.numpy()[:n] - B.numpy()) ** 2).mean() for n in objective.ends(16, 5)]
     assert float(loss) == pytest.approx(np.mean(errors), rel=1e-12)
@@ -53,8 +54,8 @@ def test_random_matryoshka_is_the_mean_over_its_prefixes():
 
 def test_more_prefixes_than_latents():
     with pytest.raises(ValueError, match="n_prefixes=10 is more than d_sae=8"):
-        RandomMatryoshka().check(8)
-    with pytest.raises(ValueError, match=r"objective\.n_prefixes=1"):
+        RandomMatryoshka().check_width(8)
+    with pytest.raises(ValueError, match=r"^objective\.n_prefixes=1: must be at least 2"):
         RandomMatryoshka(n_prefixes=1)
 
 
@@ -68,7 +69,7 @@ def test_gradients_by_finite_differences(objective):
         W.clone().requires_grad_(),
         B.clone().requires_grad_(),
     ]
-    assert torch.autograd.gradcheck(lambda *a: objective(*a)[0], inputs)
+    assert torch.autograd.gradcheck(lambda *a: reconstruction_error(*a, objective.ends(16))[0], inputs)
 
 
 @pytest.mark.parametrize("groups", [[], [0.5, 0.6], [1.5, -0.5]])
@@ -79,4 +80,4 @@ def test_groups_must_be_shares(groups):
 
 def test_a_group_without_latents_is_named():
     with pytest.raises(ValueError, match="d_sae=8 empty: raise d_sae"):
-        Matryoshka().check(8)
+        Matryoshka().check_width(8)

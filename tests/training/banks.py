@@ -14,7 +14,7 @@ from saev.nn import (
     Gated,
     JumpReLU,
     Matryoshka,
-    MemberSpec,
+    Member,
     Normaliser,
     Plain,
     RandomMatryoshka,
@@ -27,7 +27,7 @@ from saev.training.bank.module import BankModule
 
 def specs():
     auxk = AuxK(dead_tokens=300)
-    make = lambda name, act, objective, **kw: MemberSpec(name, act, objective, auxk, 1e-2, **{"d_sae": 64, **kw})  # noqa: E731
+    make = lambda name, act, objective, **kw: Member(act, name, objective, auxk, 1e-2, **{"d_sae": 64, **kw})  # noqa: E731
     return [
         make("topk", TopK(4), Plain()),
         make("batchtopk", BatchTopK(4), Matryoshka(), seed=1),

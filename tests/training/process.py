@@ -10,21 +10,21 @@ from pathlib import Path
 import torch
 from training.banks import Snapshots, StopAt, build, specs, state
 
-from saev.nn import AuxK, MemberSpec, Plain, ReLU, TopK
+from saev.nn import AuxK, Member, Plain, ReLU, TopK
 from saev.training.bank.ddp import BankDDP
 
 
 def members():
     """All architectures, and those whose numbers are the whole batch's in a way of their own."""
     auxk = AuxK(dead_tokens=300)
-    target = MemberSpec("target", ReLU(1e-2, l0_target=4), Plain(), auxk, 1e-2, d_sae=64)
-    return [*specs(), target, MemberSpec("threshold", TopK(4, threshold=True), Plain(), auxk, 1e-2, d_sae=64)]
+    target = Member(ReLU(1e-2, l0_target=4), "target", Plain(), auxk, 1e-2, d_sae=64)
+    return [*specs(), target, Member(TopK(4, threshold=True), "threshold", Plain(), auxk, 1e-2, d_sae=64)]
 
 
 def diverging():
     """Three members, of which the second does not stay finite."""
     first, *_, last = specs()
-    return [first, MemberSpec("bad", ReLU(1e-3), Plain(), AuxK(), 1e30, d_sae=64), last]
+    return [first, Member(ReLU(1e-3), "bad", Plain(), AuxK(), 1e30, d_sae=64), last]
 
 
 def run(dataset, folder, name, split="batch", stop=None, resume=None, bank=members, **more):

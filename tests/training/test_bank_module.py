@@ -9,7 +9,7 @@ from recordings import record
 from training.banks import Snapshots, StopAt, assert_equal, build, specs, state
 
 from callbacks import Checkpoint, MetricsWriter
-from saev.nn import AuxK, MemberSpec, Plain, ReLU
+from saev.nn import AuxK, Member, Plain, ReLU
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +93,14 @@ def test_another_bank_is_not_resumed(dataset, tmp_path):
     trainer, module, data = build(dataset, specs(), steps=3)
     trainer.fit(module, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    for members in (specs()[:2], [*specs()[:2], MemberSpec("relu", ReLU(1e-2), Plain(), AuxK(), 1e-2, d_sae=32)]):
+    for members in (specs()[:2], [*specs()[:2], Member(ReLU(1e-2), "relu", Plain(), AuxK(), 1e-2, d_sae=32)]):
         trainer, module, data = build(dataset, members)
         with pytest.raises(ValueError, match=r"the checkpoint's SAEs are .*relu.* this run's are"):
             trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
 
 
 def test_a_members_nan_stays_its_own(dataset):
-    bad = MemberSpec("bad", ReLU(1e-3), Plain(), AuxK(), 1e30, d_sae=64)
+    bad = Member(ReLU(1e-3), "bad", Plain(), AuxK(), 1e30, d_sae=64)
     trainer, alone, data = build(dataset, specs())
     trainer.fit(alone, data)
     trainer, module, data = build(dataset, [*specs(), bad], callbacks=[Snapshots()])
@@ -111,7 +111,7 @@ def test_a_members_nan_stays_its_own(dataset):
 
 
 def test_a_bank_of_failures_stops_with_the_remedy(dataset):
-    bad = MemberSpec("bad", ReLU(1e-3), Plain(), AuxK(), 1e30, d_sae=64)
+    bad = Member(ReLU(1e-3), "bad", Plain(), AuxK(), 1e30, d_sae=64)
     trainer, module, data = build(dataset, [bad], callbacks=[Snapshots()])
     with pytest.raises(ValueError, match=r"every SAE has diverged .* lower lr"):
         trainer.fit(module, data)

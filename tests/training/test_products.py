@@ -5,7 +5,7 @@ import torch
 from recordings import record
 from training.banks import build, specs
 
-from saev.nn import AuxK, MemberSpec, Normaliser, Plain, ReLU, TopK
+from saev.nn import AuxK, Member, Normaliser, Plain, ReLU, TopK
 from saev.ops.choice import Timed
 from saev.ops.paths import checked
 from saev.training.bank import products
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def _member(sparsifier):
-    spec = MemberSpec("a", sparsifier, Plain(), AuxK(), 1e-3, d_sae=32)
+    spec = Member(sparsifier, "a", Plain(), AuxK(), 1e-3, d_sae=32)
     return spec.build(Normaliser(torch.zeros(8), torch.ones(())), torch.randn(64, 8))
 
 

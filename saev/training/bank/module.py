@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from saev.metrics.stateful import ValidationMetrics
-from saev.nn.bank import Member, SAEBank
+from saev.nn.bank import SAEBank, TrainingMember
 from saev.nn.schedules import learning_rate_factor
 from saev.ops import collective
 from saev.ops.paths import checked
@@ -97,7 +97,9 @@ class BankModule(L.LightningModule):
         self.tokens_seen.add_(tokens)
         self.latest = step
 
-    def _member_step(self, member: Member, z: Tensor, optimiser: Optimizer, group: dict[str, Any]) -> dict[str, Tensor]:
+    def _member_step(
+        self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
+    ) -> dict[str, Tensor]:
         losses = member(z, self.sparsity_factor)
         # not manual_backward, whose hooks cost half a millisecond a member: there is no loss scaling, and no wrapper, to serve
         collective.weight_by_fraction(losses.loss).backward()
@@ -135,7 +137,7 @@ class BankModule(L.LightningModule):
 
     def _members(self) -> dict[str, list[Any]]:
         return {
-            m.name: [type(m.sae.sparsifier).__name__, type(m.objective).__name__, m.sae.n_latents, m.lr]
+            m.name: [m.sae.sparsifier.settings.kind, type(m.objective).__name__, m.sae.n_latents, m.lr]
             + (["archetypal"] if m.sae.archetypes is not None else [])
             for m in self.bank
         }
@@ -209,7 +211,7 @@ class BankModule(L.LightningModule):
         return [{name: float(values[i]) for name, values in self.validated.items()} for i in range(len(self.bank))]
 
     @staticmethod
-    def _evaluate(member: Member, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _evaluate(member: TrainingMember, x: Tensor) -> tuple[Tensor, Tensor]:
         codes = member.sae.encode(x)
         return codes, member.sae.decode(codes)
 

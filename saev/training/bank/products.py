@@ -4,14 +4,14 @@ import logging
 
 import torch
 
-from saev.nn.bank import Member
+from saev.nn.bank import TrainingMember
 from saev.ops.choice import faster_path
 
 log = logging.getLogger(__name__)
 AUTOCAST = {"bf16-mixed": torch.bfloat16}
 
 
-def choose_products(member: Member, asked: str, rows: int, device: torch.device, precision: str) -> None:
+def choose_products(member: TrainingMember, asked: str, rows: int, device: torch.device, precision: str) -> None:
     """Set `member.products` as asked for (see BankModule), a batch having `rows` tokens.
 
     What a checkpoint settled stays, unless a path is asked for by name: timings differ from run to run, numbers must not.
@@ -19,11 +19,11 @@ def choose_products(member: Member, asked: str, rows: int, device: torch.device,
     if asked in ("sparse", "dense"):
         member.products = asked
         return
-    k = getattr(member.sae.sparsifier, "k", None)
+    k = getattr(member.sae.sparsifier.settings, "k", None)
     if member.products != "auto" or k is None or (asked == "auto" and device.type == "cpu"):
         return
     shape = (rows, member.sae.d_model, member.sae.n_latents, k)
-    timed = faster_path(*shape, device, AUTOCAST.get(precision), member.objective.prefixes())
+    timed = faster_path(*shape, device, AUTOCAST.get(precision), len(member.objective.ends(member.sae.n_latents)))
     member.products = timed.path
     log.info(
         "%s: %s products: %.2f ms by pairs, %.2f ms by matrices (%d tokens, d_model %d, d_sae %d, k %d on %s)",

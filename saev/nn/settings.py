@@ -1,0 +1,130 @@
+"""Settings of one SAE of a bank. No torch here: the command line derives its schema from these fields."""
+
+import dataclasses
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from saev.nn.objectives import Objective, Plain
+from saev.nn.sparsifiers import SparsifierSettings
+from saev.settings import bounded, check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from saev.nn.bank import TrainingMember
+    from saev.nn.normalise import Normaliser
+
+Init = Literal["data", "random", "kmeans", "archetypal"]
+Centre = Literal["median", "mean"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AuxK:
+    """An auxiliary loss that lets dead latents explain the residual (Gao et al. 2024, appendix A.2): `saev.nn.auxk`."""
+
+    coefficient: float = bounded(1 / 32, at_least=0)
+    k: int | None = bounded(None, at_least=1)  # dead latents used per token; None: d_model / 2
+    dead_tokens: int = bounded(10_000_000, at_least=1)  # a latent is dead when it has not fired for this many tokens
+
+    def __post_init__(self):
+        check(self, "auxk.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Free:
+    """Atoms are free unit vectors."""
+
+    points: ClassVar[None] = None
+
+    def check(self, init: Init) -> None:
+        """Every initialisation fits."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Archetypal:
+    """Atoms are unit rows of convex combinations of centroids plus a residual of norm at most delta (RA-SAE, eq. 4).
+
+    The centroids are directions (seen from the initial b_dec) of unit norm, so delta is the residual relative to an archetype; at
+    delta = 0 atoms are within the cone of the data.
+    """
+
+    points: int | None = bounded(None, at_least=1)  # centroids to combine; None: one per atom
+    delta: float = bounded(1.0, at_least=0)  # largest norm of the residual
+
+    def __post_init__(self):
+        check(self, "decoder.")
+
+    def check(self, init: Init) -> None:
+        """ValueError where atoms would not start as combinations of these centroids."""
+        if init not in ("kmeans", "archetypal"):
+            raise ValueError(
+                f"decoder=archetypal with init={init}: its atoms start as combinations of centroids; add init=archetypal."
+            )
+        if init == "kmeans" and self.points is not None:
+            raise ValueError(
+                f"decoder.points={self.points} with init=kmeans, which starts from one centroid per atom: set init=archetypal."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """The settings of one SAE, independent of the data's width.
+
+    >>> from saev.nn import BatchTopK
+    >>> Member(BatchTopK(k=32)).name
+    'batchtopk,k=32'
+    """
+
+    __no_type_check__ = True  # under pytest too, `check` reports values outside a Literal
+
+    sparsifier: SparsifierSettings
+    name: str = None  # type: ignore[assignment]  # default: the sparsifier's kind and settings
+    objective: Objective = dataclasses.field(default_factory=Plain)
+    auxk: AuxK = dataclasses.field(default_factory=AuxK)
+    lr: float = bounded(3e-4, above=0)
+    seed: int = 0  # of the initialisation
+    d_sae: int | None = bounded(None, at_least=1)  # latents; None: expansion * d_model
+    expansion: float = bounded(8, above=0)
+    init: Init = "data"
+    b_dec: Centre = "median"  # initial b_dec: the sample's geometric median or its mean
+    decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
+
+    def __post_init__(self):
+        if self.name is None:
+            object.__setattr__(self, "name", self.sparsifier.name)
+        check(self)
+
+    def width(self, d_model: int) -> int:
+        """d_sae for activations of width `d_model`; ValueError where the settings do not fit it."""
+        d_sae = round(self.expansion * d_model) if self.d_sae is None else self.d_sae
+        self.sparsifier.check_width(d_sae)
+        self.objective.check_width(d_sae)
+        self.decoder.check(self.init)
+        return d_sae
+
+    def sample_tokens(self, d_model: int) -> int:
+        """Number of tokens in the sample that `build` needs."""
+        from saev.nn.initialise import sample_tokens
+
+        return sample_tokens(self.init, self.width(d_model), self.decoder)
+
+    def check_tokens(self, d_model: int, n_tokens: float) -> None:
+        """ValueError where the initialisation needs more than `n_tokens` training tokens."""
+        from saev.nn.initialise import n_centroids
+
+        centroids = n_centroids(self.init, self.width(d_model), self.decoder)
+        if centroids > n_tokens:
+            raise ValueError(
+                f"init={self.init} needs {centroids} centroids, there are {int(n_tokens)} training tokens: lower d_sae (or "
+                "decoder.points), take more images, or init=data."
+            )
+
+    def build(self, normaliser: "Normaliser", sample: "Tensor") -> "TrainingMember":
+        """A new SAE, initialised from a sample [n, d_model] of normalised activations."""
+        from saev.nn.autoencoder import SparseAutoencoder
+        from saev.nn.bank import TrainingMember
+        from saev.nn.initialise import initialise
+
+        d_model = sample.shape[1]
+        sae = SparseAutoencoder(d_model, self.width(d_model), self.sparsifier, normaliser)
+        initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
+        return TrainingMember(self.name, sae, self.objective, self.auxk, self.lr)
