@@ -4,8 +4,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -13,13 +11,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saev.baselines import BaselineSettings
 from saev.config.build import build
-from saev.config.checks import Facts, data_facts
-from saev.config.members import check_shared, variants_of
-from saev.config.values import check_values
+from saev.config.members import check_shared, composed_variant, variants_of
+from saev.config.train_job import DataFacts, data_facts
 from saev.device import check_device
-from saev.recipes.settings import FitSettings
 from saev.runs import planning
 from saev.runs.memory import Size, member_size
+from saev.training.settings import FitSettings
 
 
 class FitJob(NamedTuple):
@@ -28,7 +25,7 @@ class FitJob(NamedTuple):
     settings: FitSettings
     baselines: dict[str, BaselineSettings]
     recording: Any
-    facts: Facts
+    facts: DataFacts
 
 
 def prepare(cfg: DictConfig, here: bool = True) -> FitJob:
@@ -36,7 +33,6 @@ def prepare(cfg: DictConfig, here: bool = True) -> FitJob:
 
     `here`: the job runs on this machine, so its device is checked.
     """
-    check_values(cfg)
     if here:
         check_device(str(cfg.device), "device")
     if cfg.datamodule.n_tokens is not None:
@@ -46,7 +42,7 @@ def prepare(cfg: DictConfig, here: bool = True) -> FitJob:
         )
     settings, baselines = build(FitSettings, cfg), plan_baselines(cfg)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
-    return FitJob(settings, baselines, recording, data_facts(cfg, recording))
+    return FitJob(settings, baselines, recording, data_facts(cfg.dataset, recording, cfg.layer, settings))
 
 
 def member_sizes(job: FitJob) -> list[Size]:
@@ -78,8 +74,7 @@ def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
 def plan_baseline(cfg: DictConfig, base: list[str], variant: list[str]) -> tuple[BaselineSettings, set[str]]:
     """(settings of one variant, the root keys they are taken from)."""
     try:
-        composed = compose(str(HydraConfig.get().job.config_name), [*base, *variant], return_hydra_config=True)
-        check_values(composed)
+        composed = composed_variant(base, variant)
         baseline = instantiate(composed.baseline, _convert_="all")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error

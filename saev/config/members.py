@@ -10,36 +10,25 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from saev.config.values import check_values
 from saev.nn import Member
 from saev.runs import planning
-
-GROUPS = ("sae", "objective", "auxk", "decoder")  # what is built for one SAE
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """A member before its data is known: what to build, and the settings it was given."""
-
-    spec: Member
-    settings: dict[str, Any]  # root keys of planning.PER_SAE, resolved; `sae`, `objective` and `decoder` as choices
+from saev.runs.planning import GROUPS
 
 
-def plan_members(cfg: DictConfig) -> list[Planned]:
+def plan_members(cfg: DictConfig) -> list[Member]:
     """The members that the configuration's `variants` and its command line ask for, at least one.
 
     Each variant is composed anew from the job's own overrides, so a variant may choose groups (`sae=topk`) and set any
     key of a single SAE. ValueError names the variant at fault.
     """
     task, base, variants = variants_of(cfg, "sae")
-    name = str(HydraConfig.get().job.config_name)
-    return [_planned(cfg, member, name, base, variant, task) for member, variant in variants]
+    return [plan_member(cfg, name, base, variant, task) for name, variant in variants]
 
 
 def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list[tuple[str, list[str]]]]:
     """(the job's overrides, those without `variants`, the name and overrides of each member).
 
-    `group` says what a single member is: it is called by its choice of that (sae=topk).
+    `group` names a single member: by its choice of that group (sae=topk).
     """
     task = [str(override) for override in HydraConfig.get().overrides.task]
     given = any(planning.key_of(override) == "variants" for override in task)
@@ -52,40 +41,24 @@ def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list
     return task, base, list(zip(planning.names(variants, alone), variants, strict=True))
 
 
-def _planned(
-    cfg: DictConfig, member: str, config: str, base: list[str], variant: list[str], task: list[str]
-) -> Planned:
+def composed_variant(base: list[str], variant: list[str]) -> DictConfig:
+    """The configuration of the job with the variant's overrides."""
+    return compose(str(HydraConfig.get().job.config_name), [*base, *variant], return_hydra_config=True)
+
+
+def plan_member(cfg: DictConfig, name: str, base: list[str], variant: list[str], task: list[str]) -> Member:
+    """The member of one variant; ValueError for a setting that is wrong, shared by all members, or without effect."""
     try:
-        composed = compose(config, [*base, *variant], return_hydra_config=True)
-        choices = composed.hydra.runtime.choices
-        check_values(composed)
-        sparsifier, objective, auxk, decoder = (instantiate(composed[key]) for key in GROUPS)
+        composed = composed_variant(base, variant)
+        built = {field: instantiate(composed[group]) for group, field in GROUPS.items()}
+        scalars = {f.name: composed[f.name] for f in dataclasses.fields(Member) if f.name not in (*built, "name")}
+        member = Member(name=name, **built, **scalars)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
         raise ValueError(f"variant {variant}: {cause}") from error
     check_shared(cfg, composed, variant)
-    _check_used(composed, choices["sae"], [*task, *variant])
-    settings = {key: composed[key] for key in planning.PER_SAE if key not in GROUPS}
-    used = _references(composed)
-    settings = {
-        key: value
-        for key, value in settings.items()
-        if key not in ("sparsity", "l0_target", "k") or f"${{{key}}}" in used
-    }
-    spec = Member(
-        name=member,
-        sparsifier=sparsifier,
-        objective=objective,
-        auxk=auxk,
-        lr=composed.lr,
-        seed=composed.seed,
-        d_sae=composed.d_sae,
-        expansion=composed.expansion,
-        init=composed.init,
-        b_dec=composed.b_dec,
-        decoder=decoder,
-    )
-    return Planned(spec, {**{key: choices[key] for key in ("sae", "objective", "decoder")}, **settings})
+    check_used(composed, member, [*task, *variant])
+    return member
 
 
 def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
@@ -96,8 +69,8 @@ def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> N
         assert isinstance(plain, dict)
         return {str(k): v for k, v in plain.items() if k not in (*planning.PER_MEMBER, "variants", "hydra")}
 
-    ours, theirs = shared(cfg), shared(composed)
-    changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+    job, member = shared(cfg), shared(composed)
+    changed = sorted(key for key in job if job[key] != member.get(key))
     if changed:
         raise ValueError(
             f"variant {variant} changes {', '.join(changed)}, which all members of a job share: sweep over it instead "
@@ -105,21 +78,17 @@ def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> N
         )
 
 
-def _references(composed: DictConfig) -> str:
-    """The unresolved text of what makes up one SAE."""
-    return "".join(OmegaConf.to_yaml(composed[key], resolve=False) for key in GROUPS)
-
-
-def _check_used(composed: DictConfig, sae: str, overrides: list[str]) -> None:
-    """ValueError where `k`, `sparsity` or `l0_target` was asked for and the architecture does not have it."""
-    used = _references(composed)
+def check_used(composed: DictConfig, member: Member, overrides: list[str]) -> None:
+    """ValueError for an override of a root key that this member's sparsifier does not have or does not take from the root."""
+    sae = composed.hydra.runtime.choices["sae"]
     penalised = "sae=relu, gated or jumprelu"
     for key, remedy in (("k", "sae=topk or batchtopk"), ("sparsity", penalised), ("l0_target", penalised)):
         asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]
-        if asked and f"${{{key}}}" not in used:
-            by_itself = any(override.startswith(f"sae.{key}=") for override in overrides)
-            why = f"sae.{key} is set by itself" if by_itself else f"sae={sae} has none"
-            raise ValueError(f"{asked[-1]} has no effect, {why}: drop it{'' if by_itself else f', or use {remedy}'}.")
+        if not asked or OmegaConf.is_interpolation(composed.sae, key):
+            continue
+        if key in composed.sae:
+            raise ValueError(f"{asked[-1]} has no effect, sae.{key} is set by itself: drop it.")
+        raise ValueError(f"{asked[-1]} has no effect, sae={sae} has none: drop it, or use {remedy}.")
     if composed.d_sae is not None and any(override.startswith("expansion=") for override in overrides):
         raise ValueError(
             f"expansion={composed.expansion:g} has no effect beside d_sae={composed.d_sae}: drop one of them."

@@ -4,8 +4,8 @@ import os
 
 from omegaconf import DictConfig, OmegaConf
 
+from saev.config.train_job import n_processes, prepare
 from saev.runs.memory import Size, member_size
-from saev.stages.train import prepare
 
 GIB = 2**30
 USABLE = 0.9  # fraction of a device's memory; the rest is left to the allocator
@@ -20,15 +20,14 @@ def member_sizes(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
         from saev.config import fit_job
 
         return fit_job.member_sizes(fit_job.prepare(cfg, here))
-    ready = prepare(cfg, here)
+    job = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
-    batch = cfg.batch_size // (1 if by_members else cfg.trainer.devices * cfg.trainer.num_nodes)
-    width = ready.facts.d_model
-    specs = [plan.spec for plan in ready.planned]
+    batch = cfg.batch_size // (1 if by_members else n_processes(cfg.trainer))
+    d_model = job.facts.d_model
+    widths = [member.width(d_model) for member in job.members]
     return [
-        member_size(width, d_sae, batch, len(s.objective.ends(d_sae)), s.sparsifier.peak_matrices)
-        for s in specs
-        for d_sae in [s.width(width)]
+        member_size(d_model, width, batch, len(m.objective.ends(width)), m.sparsifier.peak_matrices)
+        for m, width in zip(job.members, widths, strict=True)
     ]
 
 

@@ -5,14 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import open_dict, read_write
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def processes(trainer: DictConfig) -> int:
-    """The number of processes of the configured trainer, over all nodes."""
-    return int(trainer.devices) * int(trainer.num_nodes)
 
 
 def relaunchable(directory: Path) -> None:

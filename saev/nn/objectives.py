@@ -7,12 +7,15 @@ import dataclasses
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from saev.settings import bounded, check
 
 
 class Objective(ABC):
     """Which prefixes of the dictionary are decoded; the loss is the mean of their squared errors."""
+
+    kind: ClassVar[str]  # its option of conf/objective
 
     @abstractmethod
     def ends(self, d_sae: int, step: int = 0) -> list[int]:
@@ -26,6 +29,8 @@ class Objective(ABC):
 class Plain(Objective):
     """The squared error of the whole dictionary."""
 
+    kind: ClassVar[str] = "plain"
+
     def ends(self, d_sae: int, step: int = 0) -> list[int]:
         return [d_sae]
 
@@ -37,6 +42,7 @@ class Matryoshka(Objective):
     `groups` are the fractions of d_sae that each prefix adds; each group is decoded once.
     """
 
+    kind: ClassVar[str] = "matryoshka"
     groups: Sequence[float] = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
     def __post_init__(self):
@@ -73,6 +79,7 @@ class RandomMatryoshka(Objective):
     l^-power - (l + 1)^-power, a Pareto law: short prefixes are common, so early latents are the most general.
     """
 
+    kind: ClassVar[str] = "matryoshka_random"
     n_prefixes: int = bounded(10, at_least=2)
     power: float = bounded(0.5, above=0)
     seed: int = 0

@@ -1,7 +1,7 @@
 """Settings of one SAE of a bank. No torch here: the command line derives its schema from these fields."""
 
 import dataclasses
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from saev.nn.objectives import Objective, Plain
 from saev.nn.sparsifiers import SparsifierSettings
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from saev.nn.bank import TrainingMember
     from saev.nn.normalise import Normaliser
 
+COLUMNS = ("sparsity", "l0_target", "k")  # settings of sparsifiers that are columns of tables
 Init = Literal["data", "random", "kmeans", "archetypal"]
 Centre = Literal["median", "mean"]
 
@@ -33,6 +34,7 @@ class AuxK:
 class Free:
     """Atoms are free unit vectors."""
 
+    kind: ClassVar[str] = "free"
     points: ClassVar[None] = None
 
     def check(self, init: Init) -> None:
@@ -47,6 +49,7 @@ class Archetypal:
     delta = 0 atoms are within the cone of the data.
     """
 
+    kind: ClassVar[str] = "archetypal"
     points: int | None = bounded(None, at_least=1)  # centroids to combine; None: one per atom
     delta: float = bounded(1.0, at_least=0)  # largest norm of the residual
 
@@ -74,8 +77,6 @@ class Member:
     'batchtopk,k=32'
     """
 
-    __no_type_check__ = True  # under pytest too, `check` reports values outside a Literal
-
     sparsifier: SparsifierSettings
     name: str = None  # type: ignore[assignment]  # default: the sparsifier's kind and settings
     objective: Objective = dataclasses.field(default_factory=Plain)
@@ -92,6 +93,13 @@ class Member:
         if self.name is None:
             object.__setattr__(self, "name", self.sparsifier.name)
         check(self)
+
+    def row(self) -> dict[str, Any]:
+        """The settings as columns of a table; of the sparsifier those that every kind of its family has."""
+        kinds = {"sae": self.sparsifier.kind, "objective": self.objective.kind, "decoder": self.decoder.kind}
+        shared = {key: getattr(self.sparsifier, key) for key in COLUMNS if hasattr(self.sparsifier, key)}
+        scalars = ("lr", "d_sae", "expansion", "seed", "init", "b_dec")
+        return {**kinds, **shared, **{key: getattr(self, key) for key in scalars}, "dead_tokens": self.auxk.dead_tokens}
 
     def width(self, d_model: int) -> int:
         """d_sae for activations of width `d_model`; ValueError where the settings do not fit it."""

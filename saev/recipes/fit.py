@@ -19,13 +19,13 @@ from saev.device import resolve_device
 from saev.evaluation.measuring import measure
 from saev.nn.normalise import Normaliser
 from saev.recipes.fitting_passes import Passes
-from saev.recipes.settings import MAY_DIFFER, FitSettings
 from saev.runs.directory import new_directory, open_run
 from saev.runs.ledger import CHECKPOINT
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import write_table
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
+from saev.training.settings import MAY_DIFFER, FitSettings
 
 log = logging.getLogger(__name__)
 

@@ -1,142 +1,231 @@
-"""The training of a planned bank on Lightning: module, trainer, loggers, and what is said before and after."""
+"""Train a bank of SAEs on a recording: `saev.train`, and what `saev train` calls.
 
+recording ──▶ ActivationDataModule ─┐
+members ──▶ SAEBank ──▶ BankModule ─┴─ Trainer ──▶ saes/<member>, results.parquet, report.html
+"""
+
+import dataclasses
 import functools
-import hashlib
 import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import polars as pl
 import torch
-from hydra.utils import instantiate
+import yaml
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf, open_dict
+from lightning.pytorch.loggers import Logger
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
+from callbacks.defaults import default_callbacks
 from datamodules import ActivationDataModule
-from saev.config.members import Planned
-from saev.config.processes import processes, relaunchable
-from saev.nn.bank import SAEBank
-from saev.nn.normalise import Normaliser
-from saev.recipes.results import finish, git_commit
-from saev.runs.directory import open_run, run_id
-from saev.runs.ledger import FILE as SWEEP
-from saev.runs.signals import answer_slurm
+from saev.nn import Member, Normaliser, SAEBank
+from saev.recipes.report import report
+from saev.runs.directory import new_directory, open_run
+from saev.runs.provenance import git_commit
+from saev.runs.signals import answer_slurm, rank
+from saev.runs.tables import write_table
+from saev.saved import SavedDictionary, find_dictionaries
+from saev.shards import ActivationStore
 from saev.training.bank.ddp import check_members
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, OptimiserFactory
 from saev.training.lightning import leave_processes, quieten_lightning
+from saev.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
 
 
-def fit(cfg: DictConfig, planned: list[Planned], recording: Any) -> dict[str, float]:
-    """Train, validate and report; held-out NMSE by member. Exits with 128 + signal when one ended it early.
+def one_device(**arguments: Any) -> L.Trainer:
+    """A trainer on the GPU where there is one, else on the CPU."""
+    return L.Trainer(accelerator="auto", devices=1, **arguments)
 
-    `recording` makes the dataset where the configuration names none.
+
+def adam(groups: Any) -> torch.optim.Optimizer:
+    """Adam with one kernel for all parameters of the bank."""
+    return torch.optim.Adam(groups, fused=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class LightningParts:
+    """What Lightning brings to a run; the defaults train on one device and write metrics.jsonl alone."""
+
+    trainer: Callable[..., L.Trainer] = one_device  # given what the run determines: steps, intervals, callbacks
+    optimiser: OptimiserFactory = adam  # given parameter groups
+    callbacks: Sequence[L.Callback] | None = None  # None: callbacks.default_callbacks
+    loggers: Callable[[str], Sequence[Logger]] | None = None  # given a member's name; metrics.jsonl is always written
+    processes: int = 1  # that `trainer` starts, over all nodes
+    split_members: bool = False  # whether they divide the members instead of the batches
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedBank:
+    """A finished run: its directory, a row of held-out metrics per member, and the written files by name."""
+
+    directory: Path
+    results: pl.DataFrame
+    files: Mapping[str, Path]
+
+    @property
+    def dictionaries(self) -> list[SavedDictionary]:
+        """The trained members, in the order of `results`."""
+        return find_dictionaries([self.directory / "saes" / name for name in self.results["member"]])
+
+
+def train(
+    recording: ActivationStore | ActivationDataModule | str | Path,
+    layer: int,
+    members: Sequence[Member],
+    n_tokens: int | None = None,
+    *,
+    settings: TrainSettings | None = None,
+    directory: str | Path | None = None,
+    configuration: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+    lightning: LightningParts | None = None,
+) -> TrainedBank:
+    """Train the members on the same batches, validate them on held-out images, and save them.
+
+    A signal or Ctrl-C saves a checkpoint and exits with 128 + signal; the same call with the same `directory` resumes it.
+
+    Args:
+        recording: a recording or its directory; or a datamodule, which then determines tokens, batches and held-out images.
+        layer: block index; negative ones count from the last recorded block.
+        members: the settings of each SAE.
+        n_tokens: tokens to train on, over as many epochs as that takes; None: `settings.n_tokens`.
+        settings: what all members share.
+        directory: where the run is written; None: a new directory below outputs/train.
+        configuration: what config.yaml holds, and is compared when the directory is used again; None: these arguments.
+        resume: a checkpoint to continue; a checkpoint in `directory` comes first.
+        lightning: trainer, optimiser, callbacks and loggers.
+
+    Raises:
+        ValueError: a setting does not fit the recording, or `directory` holds a run with other settings.
     """
+    settings = dataclasses.replace(settings or TrainSettings(), **({} if n_tokens is None else {"n_tokens": n_tokens}))
+    if not members:
+        raise ValueError("members: must hold at least one saev.Member, e.g. [saev.Member(saev.BatchTopK(32))].")
+    parts, directory = lightning or LightningParts(), Path(directory or new_directory("train"))
+    configuration = configuration or arguments(recording, layer, members, settings)
+    data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
     answer_slurm()
     quieten_lightning()
-    directory = Path(cfg.paths.run_dir)
-    configuration: Any = OmegaConf.to_container(cfg, resolve=False)
-    first = not rank_zero_only.rank  # its further processes share the lock
-    with open_run(directory, configuration, ckpt_path=cfg.ckpt_path, first_process=first) as checkpoint:
-        cfg.ckpt_path = checkpoint and str(checkpoint)
-        return train(cfg, planned, recording, directory)
+    torch.set_float32_matmul_precision(settings.matmul_precision)
+    with open_run(directory, configuration, ckpt_path=resume, first_process=rank() == 0) as checkpoint:
+        data.prepare_data()
+        data.setup("fit")
+        module = build_module(members, data, settings, parts.optimiser)
+        trainer = build_trainer(members, data, settings, parts, directory)
+        if trainer.is_global_zero:
+            announce(members, data, directory, trainer.max_steps)
+        try:
+            page_config = yaml.safe_dump(dict(configuration), sort_keys=False) if settings.report else None
+            return run(trainer, module, members, data, directory, checkpoint, page_config)
+        finally:  # also when interrupted: logged metrics reach the disk
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, MetricsWriter):
+                    callback.close()
+            leave_processes(trainer)
 
 
-def train(cfg: DictConfig, planned: list[Planned], recording: Any, directory: Path) -> dict[str, float]:
-    """`fit`, once this process has the run's directory to itself."""
-    torch.set_float32_matmul_precision(cfg.matmul_precision)
-    data: ActivationDataModule = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
-    data.prepare_data()
-    data.setup("fit")
-    module = build_module(cfg, planned, data)
-    if processes(cfg.trainer) > 1:
-        relaunchable(directory)
-    trainer = build_trainer(cfg, planned, data, directory)
-    if trainer.is_global_zero:
-        announce(cfg, planned, data, directory, trainer.max_steps)
-    try:
-        return run_trainer(cfg, planned, trainer, module, data, directory)
-    finally:  # interrupted or not: what was logged is on disk
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, MetricsWriter):
-                callback.close()
-        leave_processes(trainer)
+def arguments(recording: Any, layer: int, members: Sequence[Member], settings: TrainSettings) -> dict[str, Any]:
+    """The arguments of a call as config.yaml holds them."""
+    root = recording.dataset if isinstance(recording, ActivationDataModule) else getattr(recording, "root", recording)
+    rows = [{"name": member.name, **member.row()} for member in members]
+    return {"dataset": str(root), "layer": layer, "members": rows, **dataclasses.asdict(settings)}
 
 
-def run_trainer(
-    cfg: DictConfig,
-    planned: list[Planned],
+def stream(recording: ActivationStore | str | Path, layer: int, settings: TrainSettings) -> ActivationDataModule:
+    """The training and held-out batches of a recording."""
+    store = recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
+    return ActivationDataModule(
+        store.location.root, layer, settings.batch_size, tokens=settings.tokens, ignore_labels=settings.ignore_labels,
+        n_tokens=settings.n_tokens, subset_tokens=settings.subset_tokens, seed=settings.data_seed,
+        pool=max(1 << 20, 4 * settings.batch_size),
+    )  # fmt: skip
+
+
+def run(
     trainer: L.Trainer,
     module: BankModule,
+    members: Sequence[Member],
     data: ActivationDataModule,
     directory: Path,
-) -> dict[str, float]:
-    """Fit, validate on the held-out images, and leave the results; see `fit`."""
-    trainer.fit(module, data, ckpt_path=cfg.ckpt_path, weights_only=True)
+    checkpoint: Path | None,
+    page_config: str | None,
+) -> TrainedBank:
+    """Fit, validate on the held-out images and write the results; SystemExit where a signal ended the fit."""
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if received := interrupted_by(trainer):
         log.warning(
-            "stopped at step %d of %d; go on with: ckpt_path=%s", trainer.global_step, trainer.max_steps, directory
+            "stopped at step %d of %d; resume with: ckpt_path=%s", trainer.global_step, trainer.max_steps, directory
         )
         raise SystemExit(128 + received)
     trainer.validate(module, data, verbose=False)
-    rows = collect(planned, module, data)
+    rows = collect(members, module, data)
+    files = {
+        "results": directory / "results.csv",
+        "dictionaries": directory / "saes",
+        "metrics": directory / "metrics.jsonl",
+    }
     if trainer.is_global_zero:
-        finish(cfg, directory, rows, data)
-    return {row["member"]: row["nmse"] for row in rows}
+        write_table(directory, "results", rows)  # first: a page that fails must not cost the run its metrics
+        if page_config is not None:
+            files["report"] = report(directory, rows, data, page_config, files)
+    return TrainedBank(directory, pl.DataFrame(rows, infer_schema_length=None), files)
 
 
-def build_module(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule) -> BankModule:
+def build_module(
+    members: Sequence[Member], data: ActivationDataModule, settings: TrainSettings, optimiser: OptimiserFactory
+) -> BankModule:
     """The bank, initialised from the first training tokens, in its LightningModule."""
     assert data.store is not None
-    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), cfg.normalise)
-    # a sample of its own for each size: no member's start depends on what others want; one for equal sizes
+    normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings.normalise)
+    # one sample per size, so that a member's start does not depend on the other members
     sample = functools.cache(lambda n_tokens: normaliser(data.sample(n_tokens)))
     width = data.store.d_model
-    bank = SAEBank([plan.spec.build(normaliser, sample(plan.spec.sample_tokens(width))) for plan in planned])
-    return BankModule(bank, instantiate(cfg.optimiser), cfg.warmup, cfg.decay, cfg.clip, cfg.products)
+    bank = SAEBank([member.build(normaliser, sample(member.sample_tokens(width))) for member in members])
+    return BankModule(bank, optimiser, settings.warmup, settings.decay, settings.clip, settings.products)
 
 
-def build_trainer(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path) -> L.Trainer:
-    """Lightning's Trainer with the configured callbacks, the export of members, and the writer of numbers last."""
-    settings = {plan.spec.name: plan.settings for plan in planned}
-    callbacks = [callback for callback in instantiate(cfg.callbacks).values() if callback is not None]
-    callbacks.append(MemberExport(directory / "saes", settings, provenance(data, cfg.normalise)))
-    callbacks.append(MetricsWriter(directory / "metrics.jsonl", member_loggers(cfg, settings)))
-    # Lightning would answer Slurm's signals by itself, beside callbacks.Checkpoint
+def build_trainer(
+    members: Sequence[Member],
+    data: ActivationDataModule,
+    settings: TrainSettings,
+    parts: LightningParts,
+    directory: Path,
+) -> L.Trainer:
+    """Lightning's Trainer with the callbacks, the export of members and, last, the writer of metrics."""
+    callbacks = list(default_callbacks(settings, directory) if parts.callbacks is None else parts.callbacks)
+    hyperparameters = {member.name: member.row() for member in members}
+    callbacks.append(MemberExport(directory / "saes", hyperparameters, provenance(data, settings.normalise)))
+    shared = {"layer": data.layer, "batch_size": data.batch_size, "n_tokens": data.n_tokens}
+    loggers = {member.name: list(parts.loggers(member.name)) if parts.loggers else [] for member in members}
+    for name, of_member in loggers.items():
+        for logger in of_member:
+            logger.log_hyperparams({**hyperparameters[name], **shared})
+    callbacks.append(MetricsWriter(directory / "metrics.jsonl", loggers))
+    # Lightning would answer Slurm's signals itself, beside callbacks.Checkpoint
     plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
-    by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then all processes read the same stream
-    if by_members:
-        check_members(processes(cfg.trainer), len(planned))
-    steps = data.n_steps(1 if by_members else processes(cfg.trainer))
-    return instantiate(cfg.trainer, callbacks=callbacks, max_steps=steps, plugins=plugins)
-
-
-def member_loggers(cfg: DictConfig, settings: dict[str, dict[str, Any]]) -> dict[str, list]:
-    """For each member its own instance of every configured logger, given the member's settings."""
-    loggers = {}
-    directory = Path(cfg.paths.run_dir)
-    (group, job), token = names_of(directory), run_id(directory)
-    for member, own in settings.items():
-        with open_dict(cfg):
-            cfg.member = member
-            cfg.paths.run_name = group
-            cfg.paths.member_name = f"{job}/{member}" if job else member
-            # the same after resuming, so that W&B goes on with the run
-            cfg.paths.member_id = hashlib.sha256(f"{token}/{member}".encode()).hexdigest()[:12]
-        loggers[member] = list(instantiate(cfg.logger).values())
-        for logger in loggers[member]:
-            logger.log_hyperparams({**own, "layer": cfg.layer, "batch_size": cfg.batch_size, "n_tokens": cfg.n_tokens})
-    return loggers
-
-
-def names_of(directory: Path) -> tuple[str, str]:
-    """(what groups the members' loggers: the sweep or the run, by date; what tells the job from others of its sweep)."""
-    if (directory.parent / SWEEP).is_file():
-        return "/".join(directory.parts[-3:-1]), directory.name.partition("_")[2]
-    return "/".join(directory.parts[-2:]), ""
+    if parts.split_members:  # then all processes read the same stream
+        check_members(parts.processes, len(members))
+    return parts.trainer(
+        callbacks=callbacks,
+        max_steps=data.n_steps(1 if parts.split_members else parts.processes),
+        max_epochs=-1,  # the run ends after n_tokens
+        val_check_interval=settings.val_every,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=settings.log_every,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,  # the stream divides itself
+        default_root_dir=directory,
+        plugins=plugins,
+        logger=False,  # MetricsWriter
+        enable_checkpointing=False,  # callbacks.Checkpoint
+        enable_progress_bar=False,  # callbacks.BankProgress
+        enable_model_summary=False,
+    )
 
 
 def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
@@ -152,36 +241,36 @@ def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
         "hook": manifest.meaning.get("hook"),
         "token_roles": data.tokens,
         "ignore_labels": list(data.ignore_labels),
-        # so that `saev evaluate` finds the images again that were not trained on
+        # from these evaluation computes which images were held out
         "held_out": {"fraction": data.val_fraction, "tokens": data.val_tokens, "by_shard": data.reader == "streamed"},
         "normalise": normalise,
         "git_commit": git_commit(),
     }
 
 
-def announce(cfg: DictConfig, planned: list[Planned], data: ActivationDataModule, directory: Path, steps: int) -> None:
-    """Say what is about to be done."""
+def announce(members: Sequence[Member], data: ActivationDataModule, directory: Path, steps: int) -> None:
+    """Log what the run is about to do."""
     assert data.store is not None
     stream = data.stream(data.train_examples)
     log.info("run directory: %s", directory)
     log.info("activations: %s, layer %d, d_model %d", data.store.location.root, data.layer, data.store.d_model)
     log.info(
         "training %d SAEs (%s) for %d steps of %d tokens: %.2f epochs of %d tokens from %d images; %d images held out",
-        len(planned), "; ".join(plan.spec.name for plan in planned), steps, cfg.batch_size,
+        len(members), "; ".join(str(member.name) for member in members), steps, data.batch_size,
         steps / stream.n_batches, stream.n_tokens, len(data.train_examples), len(data.val_examples),
     )  # fmt: skip
 
 
 def interrupted_by(trainer: L.Trainer) -> int | None:
-    """The signal that ended the fit before its last step, if one did."""
+    """The signal that ended the fit before its last step; None without one."""
     received = [c.received for c in trainer.callbacks if isinstance(c, Checkpoint) and c.received]  # type: ignore[attr-defined]
     return received[0] if received and trainer.global_step < trainer.max_steps else None
 
 
-def collect(planned: list[Planned], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:
+def collect(members: Sequence[Member], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:
     """A row per member: its settings and the metrics of the final validation."""
     rows = []
-    for plan, member, metrics in zip(planned, module.bank, module.validated_rows(), strict=True):
-        row = {"member": member.name, **plan.settings, "d_sae": member.sae.n_latents, "layer": data.layer, **metrics}
-        rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": member.stopped})
+    for member, trained, metrics in zip(members, module.bank, module.validated_rows(), strict=True):
+        row = {"member": trained.name, **member.row(), "d_sae": trained.sae.n_latents, "layer": data.layer, **metrics}
+        rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": trained.stopped})
     return rows

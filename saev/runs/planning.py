@@ -12,13 +12,19 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from saev.nn.settings import Member
 from saev.runs.quoting import quote
 
 LONGEST = 100  # characters of a name: file systems take 255 bytes, W&B 128
-PER_SAE = (
-    "sae", "objective", "auxk", "decoder", "sparsity", "l0_target", "k", "lr", "d_sae", "expansion", "seed", "init", "b_dec",
-    "dead_tokens",
-)  # fmt: skip
+GROUPS = {
+    "sae": "sparsifier",
+    "objective": "objective",
+    "auxk": "auxk",
+    "decoder": "decoder",
+}  # group of conf/ -> field of Member
+ROOT_SETTINGS = ("sparsity", "l0_target", "k", "dead_tokens")  # fields of sparsifiers and AuxK that have a root key
+SCALARS = tuple(field.name for field in dataclasses.fields(Member) if field.name not in (*GROUPS.values(), "name"))
+PER_SAE = (*GROUPS, *ROOT_SETTINGS, *SCALARS)
 PER_BASELINE = ("baseline", "n_latents", "k", "passes", "seed")
 PER_MEMBER = tuple(dict.fromkeys((*PER_SAE, *PER_BASELINE)))
 Variant = list[str]  # the overrides of one member

@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from saev.config.fit_job import prepare
-from saev.recipes.settings import MAY_DIFFER
 from saev.runs.directory import check_same, recorded_failure, results_of
+from saev.training.settings import MAY_DIFFER
 
 log = logging.getLogger(__name__)
 

@@ -1,61 +1,52 @@
-"""saev train: plan the members and see that everything is there; then `fitting` records where needed and trains them."""
+"""saev train: check the configuration, build the members and Lightning's parts, call `saev.train`, print the results."""
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 
-from saev.config import checks
-from saev.config.members import Planned, plan_members
-from saev.config.values import check_values
+from saev.config.train_job import n_processes, prepare, warn_unused
 from saev.runs.directory import check_same, recorded_failure, results_of
+from saev.runs.signals import rank
 
 log = logging.getLogger(__name__)
-
-
-class Prepared(NamedTuple):
-    """A run of which everything is known but how well it will do."""
-
-    planned: list[Planned]
-    recording: Any
-    facts: checks.Facts
 
 
 def run(cfg: DictConfig) -> dict[str, float]:
     """Train the configured bank; the held-out NMSE of each member.
 
-    What can be known to go wrong is found here, before Lightning is imported, which takes longer than all of it.
+    Everything that can be refused is refused before Lightning is imported, which takes longer than all of the checks.
     """
     directory = Path(cfg.paths.run_dir)
-    check_values(cfg)
+    configuration: Any = OmegaConf.to_container(cfg, resolve=False)
+    first_process = rank() == 0
     if cfg.ckpt_path is None:
-        check_same(directory, OmegaConf.to_container(cfg, resolve=False))  # type: ignore[arg-type]
+        check_same(directory, configuration)
         if (done := results_of(directory)) is not None:
             log.info("finished already: %s", directory)
             return done
     with recorded_failure(directory):
-        planned, recording, _ = prepare(cfg)
-        checks.warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], planned)
+        job = prepare(cfg)
+        warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], job)
 
-        from saev.recipes.train import fit
+        from saev.config.lightning_parts import lightning_parts
+        from saev.config.processes import relaunchable
+        from saev.recipes.train import train
+        from saev.runs.tables import print_files
+        from saev.visuals.tables import results_table
 
-        return fit(cfg, planned, recording)
-
-
-def prepare(cfg: DictConfig, here: bool = True) -> Prepared:
-    """Everything that can be refused before anything slow starts; ValueError names the key, the value and the remedy.
-
-    `here`: the job runs on this machine, so its devices count.
-    """
-    check_values(cfg)
-    checks.check_trainer(cfg.trainer, here)
-    planned = plan_members(cfg)
-    checks.check_division(cfg, len(planned))
-    recording = instantiate(cfg.record) if cfg.dataset is None else None
-    facts = checks.data_facts(cfg, recording)
-    checks.check_members(cfg, planned, facts)
-    checks.check_probe(cfg, recording, facts)
-    return Prepared(planned, recording, facts)
+        if n_processes(cfg.trainer) > 1:
+            relaunchable(directory)
+        data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording)
+        bank = train(
+            data, cfg.layer, job.members, settings=job.settings, directory=directory, configuration=configuration,
+            resume=cfg.ckpt_path, lightning=lightning_parts(cfg, directory),
+        )  # fmt: skip
+    if first_process:
+        Console().print(results_table(bank.results.to_dicts()))
+        print_files(bank.files)
+    return dict(zip(bank.results["member"], bank.results["nmse"], strict=True))

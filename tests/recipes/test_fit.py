@@ -7,7 +7,7 @@ import torch
 import saev
 from saev.baselines import PCA, KMeans
 from saev.recipes.fit import fit
-from saev.recipes.settings import FitSettings
+from saev.training.settings import FitSettings
 
 SETTINGS = FitSettings(batch_size=50)
 

@@ -4,18 +4,18 @@ import pytest
 from conftest import TINY
 
 WRONG = {
-    "lr=-1": "lr=-1.0: give a number that is at least",
-    "clip=0": "clip=0.0: give a number .* .clip=1e9: none.",
+    "lr=-1": "lr=-1.0: must be above 0",
+    "clip=0": "clip=0.0: must be above 0 .clip=1e9: no clipping.",
     "n_tokens=-5": "n_tokens=-5: .* at least 1",
     "d_sae=0": "d_sae=0: .* at least 1",
-    "decay=2": "decay=2.0: .* from 0 to 1",
+    "decay=2": "decay=2.0: must be at most 1",
     "log_every=0": "log_every=0: .* at least 1",
-    "normalise=foo": "normalise=foo: choose one of none, scalar",
-    "init=foo": "init=foo: choose one of random, data",
-    "tokens=foo": "tokens=foo: choose one of patch",
+    "normalise=foo": "normalise=foo: choose none, scalar or standardise",
+    "init=foo": "init=foo: choose data, random, kmeans or archetypal",
+    "tokens=foo": "tokens=foo: choose patches, cls, special or all",
     "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA GPU; use trainer=cpu",
     "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",
-    "trainer.devices=auto": "trainer.devices=auto: give the number of processes",
+    "trainer.devices=auto": "trainer.devices=auto: must be the number of processes",
     "datamodule.parts=65": "batch_size=64 is less than a token for each of 65 parts",
     "expansion=2": "expansion=2 has no effect beside d_sae=64",
 }
@@ -84,7 +84,7 @@ def test_one_folder_holds_recordings_and_runs(cli, photos, tmp_path):
 @pytest.mark.parametrize("value", ["", "/a,/b", "${oc.env:HOME}/a", r"/a\,b"])
 def test_outputs_are_one_folder(cli, value):
     shown = cli("record", f"++paths.outputs={value}")
-    assert shown.code == 1 and "give one folder" in shown.err
+    assert shown.code == 1 and "must be one folder" in shown.err
 
 
 def test_settings_without_effect_are_said(cli, tiny):

@@ -11,7 +11,7 @@ them (`callbacks/metrics_writer.py`): a step reads nothing back that it would ha
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -30,7 +30,7 @@ from saev.training.bank.products import choose_products
 
 log = logging.getLogger(__name__)
 
-OptimiserFactory = Callable[[Iterable[Mapping[str, Any]]], Optimizer]
+OptimiserFactory = Callable[[list[dict[str, Any]]], Optimizer]
 
 STEP_METRICS = ("loss", "reconstruction", "sparsity", "aux", "z_mse", "l0", "gradient_norm")
 

@@ -1,0 +1,35 @@
+"""The callbacks of a run that names none: those of conf/callbacks/default.yaml."""
+
+from pathlib import Path
+
+import lightning as L
+
+from callbacks.checkpoint import Checkpoint
+from callbacks.coherence import Coherence
+from callbacks.dead_units import DeadUnits
+from callbacks.frequency_histogram import FrequencyHistogram
+from callbacks.member_cost import MemberCost
+from callbacks.mixing import Mixing
+from callbacks.probe import Probe
+from callbacks.progress import BankProgress
+from callbacks.sparsity_warmup import SparsityWarmup
+from callbacks.throughput import Throughput
+from saev.runs.ledger import CHECKPOINT
+from saev.training.settings import TrainSettings
+
+
+def default_callbacks(settings: TrainSettings, directory: Path) -> list[L.Callback]:
+    """New instances, in the order of conf/callbacks/default.yaml."""
+    probe = settings.probe
+    return [
+        SparsityWarmup(settings.sparsity_warmup),
+        DeadUnits(),
+        Coherence(),
+        Mixing(),
+        FrequencyHistogram(),
+        Probe(probe.dataset, probe.images, probe.tokens),
+        Throughput(),
+        MemberCost(),
+        Checkpoint(directory / CHECKPOINT, settings.val_every),
+        BankProgress(),
+    ]

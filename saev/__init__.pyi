@@ -1,0 +1,49 @@
+# The public names of the library; `import saev` loads none of them before its first use.
+
+# --- the verbs, in the order in which a study runs them
+from .shards.tensors import store_activations
+from .vits.recording import record
+from .recipes.train import LightningParts, TrainedBank, train
+from .recipes.fit import FittedBaselines, fit
+from .codes.encoding import encode
+from .evaluation.evaluating import Evaluation, evaluate
+from .probing.pipeline import ProbeResult, probe
+from .visuals.showing import show
+from .interop.converting import convert
+
+# --- their settings
+from .codes.settings import EncodeSettings
+from .evaluation.settings import EvaluateSettings
+from .probing.settings import ProbeSettings, SparseSettings
+from .training.settings import FitSettings, ProbeSample, TrainSettings
+from .visuals.settings import Choice, ShowSettings
+
+# --- one SAE of a bank
+from .nn.settings import Archetypal, AuxK, Free, Member
+from .nn.sparsifiers import BatchTopK, Gated, JumpReLU, ReLU, TopK
+from .nn.objectives import Matryoshka, Plain, RandomMatryoshka
+from .nn.normalise import Normaliser
+from .nn.autoencoder import SparseAutoencoder
+from .nn.bank import SAEBank
+
+# --- baselines, image sets and backbones: saev.baselines.KMeans, saev.images.FolderImages, saev.vits.TimmVit, ...
+from . import baselines, demo, images, vits
+
+# --- what is on disk
+from .checkpoint import load, read_config, save_dictionary
+from .codes.store import CodeStore
+from .dictionary import Dictionary, Scorer
+from .saved import SavedDictionary, find_dictionaries
+from .shards.reader import ActivationStore
+from .shards.stream import TokenStream
+
+# fmt: off
+__all__ = [
+    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "Dictionary", "EncodeSettings",
+    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "JumpReLU",
+    "LightningParts", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
+    "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder",
+    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "baselines", "convert", "demo",
+    "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "probe", "read_config", "record",
+    "save_dictionary", "show", "store_activations", "train", "vits",
+]

@@ -1,0 +1,50 @@
+"""The report of a training run."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datamodules import ActivationDataModule
+from saev.checkpoint import load
+from saev.device import resolve_device
+from saev.visuals.report import write_report
+
+log = logging.getLogger(__name__)
+
+
+def report(
+    directory: Path,
+    rows: Sequence[dict[str, Any]],
+    data: ActivationDataModule,
+    config: str,
+    files: Mapping[str, Path],
+) -> Path:
+    """Write report.html, with the images behind some latents where the images can be read; its path."""
+    assert data.store is not None
+    # a dataset given by its directory does not say where its images are now
+    images, vit = (data.recording.images, data.recording.vit) if data.recording is not None else (None, None)
+    remote = data.store.location.remote
+    if remote:
+        log.warning("report.html shows no images: %s is remote, its images cannot be read one by one", data.store.name)
+    names = [] if remote else [row["member"] for row in rows]
+    return write_report(
+        directory / "report.html",
+        rows,
+        {name: load(directory / "saes" / name, resolve_device("auto")) for name in names},
+        store=data.store,
+        layer=data.layer,
+        tokens=data.tokens,
+        examples_are="recorded",
+        images=images,
+        history=directory / "metrics.jsonl",
+        config=config,
+        credits=[credit for source in (images, vit) if (credit := credits_of(source))],
+        files=files,
+        progress=True,
+    )
+
+
+def credits_of(source: Any) -> str:
+    """The attribution that an image set or a backbone asks for; "" for none."""
+    return source.credits() if hasattr(source, "credits") else ""

@@ -1,0 +1,75 @@
+"""Settings of a training run, shared by all members of its bank; what differs between members is `saev.nn.Member`."""
+
+import dataclasses
+from typing import Literal
+
+from saev.settings import bounded, check
+
+Tokens = Literal["patches", "cls", "special", "all"]
+Normalise = Literal["none", "scalar", "standardise"]
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamSettings:
+    """Which tokens a run reads, and in which form."""
+
+    tokens: Tokens = "patches"  # special: cls and registers
+    ignore_labels: tuple[int, ...] = ()  # patch labels to leave out; 65535: tokens without a label
+    batch_size: int = bounded(16384, at_least=1)  # tokens, over all processes
+    subset_tokens: int | None = bounded(None, at_least=1)  # read so many different tokens only
+    normalise: Normalise = "scalar"
+    data_seed: int = 0  # of the shuffle and the held-out images
+
+    def __post_init__(self):
+        check(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSample:
+    """Labelled images on which the latents of each member are probed at validations; dataset=None: no probes."""
+
+    dataset: str | None = (
+        None  # "train": held-out images of the activations trained on; or a recording of the same backbone
+    )
+    images: int = bounded(64, at_least=2)
+    tokens: int = bounded(16384, at_least=2)
+
+    def __post_init__(self):
+        check(self, "probe.")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings(StreamSettings):
+    """The stream, the optimisation and the logging of a bank."""
+
+    n_tokens: int | None = bounded(
+        100_000_000, at_least=1
+    )  # tokens to train on, over as many epochs as that takes; None: one epoch
+    warmup: int = bounded(1000, at_least=0)  # learning-rate warm-up, steps
+    decay: float = bounded(0.2, at_least=0, at_most=1)  # fraction of the run over which the learning rate falls to 0
+    clip: float = bounded(1.0, above=0, hint="clip=1e9: no clipping")  # largest gradient norm of a member
+    products: Literal["auto", "measured", "sparse", "dense"] = "auto"  # how products of sparse codes are computed
+    matmul_precision: Literal["highest", "high", "medium"] = "highest"
+    sparsity_warmup: float = bounded(
+        0.05, at_least=0, at_most=1
+    )  # fraction of the run over which the sparsity penalty rises
+    val_every: int = bounded(1000, at_least=1)  # steps between validations
+    log_every: int = bounded(50, at_least=1)  # steps between written metrics
+    probe: ProbeSample = dataclasses.field(default_factory=ProbeSample)
+    report: bool = True  # write report.html
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings(StreamSettings):
+    """What all baselines of a call of `saev.fit` share."""
+
+    device: str = "auto"  # cuda where available; or cpu, cuda, cuda:1
+    save_every_s: float = bounded(60, at_least=0)  # seconds between checkpoints
+
+
+MAY_DIFFER = (
+    "device",
+    "save_every_s",
+    "datamodule.readers",
+    "datamodule.depth",
+)  # keys that may change when a fit is resumed
