@@ -1,4 +1,4 @@
-"""The activation stream with what each token is: training and validation by image, of one recording or of two.
+"""The activation stream with labels: training and validation images of one recording or of two.
 
 ActivationDataModule's batches --Labels.of(example, token)--> {acts, labels}
 """
@@ -25,19 +25,18 @@ Recorded = str | ActivationStore
 
 
 class LabelledDataModule(ActivationDataModule):
-    """Batches {"acts" [batch, d_model], "labels", "step", "tokens"} of tokens that have labels; others are left out.
+    """Batches {"acts" [batch, d_model], "labels", "step", "tokens"} of labelled tokens; others are left out.
 
-    Labels are int64 class numbers [batch], or with a table of image labels that says so bool [batch, classes].
+    Labels are int64 class numbers [batch], or bool [batch, classes] where a token may have several classes.
 
     Args:
-        train: what is trained on: a recorded directory, or one that has been opened.
+        train: the training recording, as a directory or opened.
         layer, batch_size: as for ActivationDataModule.
-        validation: another recording of the same backbone; None: images of `train` that are held out.
-        images: (training, validation) image numbers; None: all images of both recordings, or all of one but those that
-            `val_fraction` holds out.
-        labels: (training, validation) labels; None: those recorded of patches.
+        validation: another recording of the same backbone; None: held-out images of `train`.
+        images: (training, validation) image numbers; None: all images of both recordings, or a split of one by `val_fraction`.
+        labels: (training, validation) labels; None: the recorded patch labels.
         classes: ids of patch labels, in the order of class numbers; None: those that occur in training, ascending.
-        ignore_labels: ids that are no class. Patches without a label (65535) never are.
+        ignore_labels: ids that are no class, like 65535 (no label).
         stream: further settings of ActivationDataModule.
     """
 
@@ -55,11 +54,11 @@ class LabelledDataModule(ActivationDataModule):
     ):
         super().__init__(location_of(train), layer, batch_size, **stream)
         self.train, self.validation, self.images, self.labels = train, validation, images, labels
-        self.wanted, self.ignored = classes, tuple(ignore_labels or ())
+        self.class_ids, self.ignored = classes, tuple(ignore_labels or ())
         self.classes: Classes | None = None  # of patch labels
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the recordings, split the images, number the classes, and see that a batch can be filled."""
+        """Open the recordings, split the images and number the classes. ValueError where they cannot fill a batch."""
         if self.store is not None:
             return
         store = opened(self.train)
@@ -70,11 +69,12 @@ class LabelledDataModule(ActivationDataModule):
         self._check_validation(store)
         train, val = self._split(store) if self.images is None else self.images
         if self.labels is None:
-            self.classes = classes_of(store, self.layer, train, self.tokens, self.wanted, self.ignored)
+            self.classes = classes_of(store, self.layer, train, self.tokens, self.class_ids, self.ignored)
             check_same_names(self.classes, self.val_store)
-            one = TokenLabels(store, self.layer, self.classes)
-            other = one if self.val_store is store else TokenLabels(self.val_store, self.layer, self.classes)
-            self.labels = one, other
+            train_labels = val_labels = TokenLabels(store, self.layer, self.classes)
+            if self.val_store is not store:
+                val_labels = TokenLabels(self.val_store, self.layer, self.classes)
+            self.labels = train_labels, val_labels
         self.train_examples, self.val_examples = (
             train[self.labels[0].labelled[train]],
             val[self.labels[1].labelled[val]],
@@ -87,7 +87,7 @@ class LabelledDataModule(ActivationDataModule):
         self.val_store.check_layer(self.layer)
         if self.val_store.d_model != store.d_model:
             raise ValueError(
-                f"validation={self.val_store.location.root} has d_model={self.val_store.d_model}, train has {store.d_model}: take "
+                f"validation={self.val_store.location.root} has d_model={self.val_store.d_model}, train has {store.d_model}: use "
                 "recordings of one backbone."
             )
 
@@ -105,7 +105,7 @@ class LabelledDataModule(ActivationDataModule):
         return self.labels[0].n_classes
 
     def class_counts(self) -> tuple[int, Int64[np.ndarray, " classes"]]:
-        """Training tokens of an epoch, and those of each class."""
+        """(training tokens of an epoch, training tokens of each class)."""
         assert self.store is not None and self.labels is not None, "setup() comes first"
         part = self.store.role_slice(self.tokens)
         stored, labels = self.store.tokens_per_image(self.layer), self.store.labels_for(self.ignore_labels)
@@ -122,15 +122,15 @@ class LabelledDataModule(ActivationDataModule):
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip
 
-    def train_dataloader(self) -> "Labelled":  # type: ignore[override]
-        """Shuffled batches from the first one not consumed yet, without end."""
+    def train_dataloader(self) -> "LabelledBatches":  # type: ignore[override]
+        """Shuffled batches from the first unconsumed one on, without end."""
         assert self.labels is not None
-        return Labelled(super().train_dataloader(), self.labels[0])
+        return LabelledBatches(super().train_dataloader(), self.labels[0])
 
-    def val_dataloader(self) -> "Labelled":  # type: ignore[override]
-        """The validation images' batches in order, once."""
+    def val_dataloader(self) -> "LabelledBatches":  # type: ignore[override]
+        """One pass over the validation batches, in order."""
         assert self.labels is not None
-        return Labelled(super().val_dataloader(), self.labels[1])
+        return LabelledBatches(super().val_dataloader(), self.labels[1])
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -141,8 +141,8 @@ class LabelledDataModule(ActivationDataModule):
         }
 
 
-class Labelled:
-    """Batches with labels in place of the tokens' whereabouts; without a length, as those it is made from."""
+class LabelledBatches:
+    """Batches with labels instead of the images and positions of tokens; without a length, like the wrapped batches."""
 
     def __init__(self, batches: Iterable[dict[str, Any]], labels: Labels):
         self.batches, self.labels = batches, labels
@@ -159,10 +159,10 @@ class Labelled:
 
 
 def opened(recorded: Recorded) -> ActivationStore:
-    """The recording itself."""
+    """The opened recording."""
     return recorded if isinstance(recorded, ActivationStore) else ActivationStore(recorded)
 
 
 def location_of(recorded: Recorded) -> str:
-    """Where it is."""
+    """The directory or URL of a recording."""
     return recorded if isinstance(recorded, str) else str(recorded.location.root)

@@ -1,8 +1,8 @@
-"""How well a dictionary's best latents tell classes, from one pass over a small sample: what `saev probe` says, but for bins.
+"""The numbers of `saev.probe` for a dictionary, from one pass over a small sample in memory.
 
-    Sample ──encode──▶ tables of all pairs ──solve──▶ best latents ──their rows, turned round──▶ judge ──▶ numbers
+    Sample ──encode──▶ tables of all pairs ──solve──▶ best latents ──sign-flipped rows──▶ evaluate ──▶ numbers
 
-Codes within 2^-10 of each other, relatively, count as equal; `saev probe` reads twice and keeps the best latents' exact codes.
+Codes within a relative 2^-10 count as equal; `saev.probe` reads twice and uses the best latents' exact codes.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from saev.probing.judging.summary import summarise
 from saev.probing.logistic.fit import solve
 from saev.probing.logistic.nodes import nodes
 
-BITS = 3  # of mantissa in the fit of all pairs, which chooses; those chosen are fitted in the table's bins
+BITS = 3  # mantissa bits in the fit of all pairs; the best latents are fitted in the bins of the table
 BATCH = 4096  # tokens encoded at a time
 
 
 @torch.inference_mode()
 def quick_score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
-    """The numbers of `summary.summarise`, `r` and `map` among them; {} where codes are not finite or no latent fires.
+    """The numbers of `judging.summarise`, e.g. `r` and `map`; {} where codes are not finite or no latent fires.
 
-    Computed where the dictionary is, activations in float32. Costs an encoding of the sample and a few Newton steps on
-    n_latents * n_classes pairs; memory up to 224 bytes per code that is not 0 in half of the sample.
+    Computed in float32 on the dictionary's device. Cost: an encoding of the sample and a few Newton steps on n_latents * n_classes
+    pairs; memory up to 224 bytes per non-zero code of half of the sample.
     """
     train, val = (_table(dictionary, half, len(sample.classes)) for half in (sample.train, sample.val))
     if train is None or val is None:
@@ -45,7 +45,7 @@ def quick_score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
 def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable | None:
     device = dictionary.atoms.device
     stats = LatentLabelStats(dictionary.n_latents, n_classes).to(device)
-    stats.distributed_available_fn = lambda: False  # other processes have other dictionaries
+    stats.distributed_available_fn = lambda: False  # other processes score other dictionaries
     for acts, labels in zip(tokens.acts.split(BATCH), tokens.labels.split(BATCH), strict=True):
         codes = sparse_codes(dictionary, acts.to(device).float())
         if not bool(codes.values.isfinite().all()):
@@ -55,26 +55,26 @@ def _table(dictionary: Dictionary, tokens: Tokens, n_classes: int) -> LabelTable
 
 
 def column_table(table: LabelTable, columns: Columns) -> LabelTable:
-    """The table that the columns' codes would make: that of their latents, with values of the other sign where `signs` is -1."""
-    mine = table.select(columns.latents)
-    turned = columns.signs < 0
-    flip = turned[mine.latent]
+    """The table of the columns: that of their latents, with values negated where `signs` is -1."""
+    selected = table.select(columns.latents)
+    flipped = columns.signs < 0
+    flip = flipped[selected.latent]
     sign = torch.where(flip, -1.0, 1.0).double()
-    key = torch.where(flip, ~mine.key, mine.key)  # the order of -x is -1 minus that of x
-    order = ordering.order((mine.latent << 33) + key)
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order), device=order.device)
-    group = place[mine.group]
-    entries = ordering.order(group * mine.n_classes + mine.label)
+    key = torch.where(flip, ~selected.key, selected.key)  # the order of -x is -1 minus that of x
+    order = ordering.order((selected.latent << 33) + key)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order), device=order.device)
+    group = rank[selected.group]
+    entries = ordering.order(group * selected.n_classes + selected.label)
 
     return dataclasses.replace(
-        mine,
+        selected,
         key=key[order],
-        count=mine.count[order],
-        total=(sign * mine.total)[order],
-        squares=mine.squares[order],
+        count=selected.count[order],
+        total=(sign * selected.total)[order],
+        squares=selected.squares[order],
         group=group[entries],
-        label=mine.label[entries],
-        joint=mine.joint[entries],
-        p1=torch.where(turned[:, None], -mine.p1, mine.p1),
+        label=selected.label[entries],
+        joint=selected.joint[entries],
+        p1=torch.where(flipped[:, None], -selected.p1, selected.p1),
     )

@@ -1,4 +1,4 @@
-"""Segmentation maps of a chosen linear probe over the validation images, read one by one."""
+"""Segmentation maps of a chosen linear probe over the validation images."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,15 +24,15 @@ def map_numbers(
 ) -> dict[str, Any]:
     """`map_miou` and `map_accuracy` over all pixels of the validation images, upsampled from the logits of patches.
 
-    `map_target` says against what: `masks`, or `patch labels` upsampled to the nearest. `map_size` is what was asked for; None:
-    the masks' own, or each image's patches times their size. Every process reads its fraction of the images.
+    `map_target` is the reference: `masks`, or `patch labels` with nearest upsampling. `map_size` is the requested size; None: that of
+    the masks, or each image's patches times their size. The images are divided among the processes.
     """
     probe: Any = module.probes[i]
     store, rank, world = data.val_store, module.trainer.global_rank, module.trainer.world_size
     counts = torch.zeros(3, data.n_classes, dtype=torch.int64, device=module.device)
     grids = store.examples.select("grid_h", "grid_w").rows()
     for example in data.val_examples[rank::world]:
-        true = target(data, int(example), grids[example], size, masks)
+        true = reference_map(data, int(example), grids[example], size, masks)
         if true is None:
             continue
         acts = torch.from_numpy(store.read(data.layer, int(example), "patches").astype(np.float32)).to(module.device)
@@ -46,7 +46,7 @@ def map_numbers(
     }  # fmt: skip
 
 
-def target(
+def reference_map(
     data: LabelledDataModule,
     example: int,
     grid: tuple[int, int],
@@ -69,13 +69,13 @@ def target(
 
 
 def patch_size(data: LabelledDataModule) -> tuple[int, int]:
-    """Pixels of a patch, (height, width); ValueError where the recording does not tell."""
+    """(height, width) of a patch in pixels; ValueError where the recording does not contain it."""
     vit = data.val_store.manifest.meaning.get("vit") or {}
-    if vit.get("patch"):  # of pictures that keep their shape
+    if vit.get("patch"):  # images that keep their shape
         return vit["patch"], vit["patch"]
     if not vit.get("image_size") or not vit.get("grid"):
         raise ValueError(
-            f"linear_probe.map_size=null: {data.val_store.location.root} does not tell the size of its patches: give "
+            f"linear_probe.map_size=null: {data.val_store.location.root} does not contain the size of its patches: give "
             "[height, width]."
         )
     (height, width), (h, w) = vit["image_size"], vit["grid"]

@@ -1,8 +1,8 @@
-"""The supervised bound of `saev probe`: a grid of linear probes, fitted, judged, and the best of each input kept.
+"""A grid of linear probes: fit, validate, and save the best one of each input.
 
 linear.json         a row per probe
 linear/<input>/     the chosen probe: probe.safetensors (weight, bias) and classes.json
-checkpoints/        what an interrupted fit goes on from
+checkpoints/        the state from which an interrupted fit resumes
 """
 
 import dataclasses
@@ -58,19 +58,19 @@ def fit_linear(
 ) -> list[dict[str, Any]]:
     """A row per probe of the grid: its settings, its epochs and its numbers on the validation images.
 
-    Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed; ce and loss (nats a token; loss: weighted by class, by
-    which probes stop and are `chosen`, one an input), accuracy and miou of single tokens, ap (per class, None without a
-    positive) and map, their mean; for chosen probes of patch labels also the numbers of `map_numbers`.
+    Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed; ce and loss (nats per token; loss is weighted by class,
+    and decides when probes stop and which is `chosen` per input), accuracy and miou of single tokens, ap (per class, None
+    without a positive) and map, their mean; for chosen probes of patch labels also `map_numbers`.
 
-    Goes on where an earlier call with the same arguments was interrupted; what has finished is read. Leaves by SystemExit,
-    128 + signal, when one ended it early.
+    Resumes an interrupted call with the same arguments; the rows of a finished one are read. SystemExit(128 + signal) when a
+    signal stopped the fit.
 
     Args:
         store: one recording, or (training, validation).
-        images: their (training, validation) image numbers; None: all, of one recording but a tenth that is held out.
+        images: (training, validation) image numbers; None: all, with a tenth held out of a single recording.
         members: dictionaries by name, for `settings.inputs`.
-        labels: of the recordings; None: those recorded of patches, without `ignore_labels`.
-        masks: label ids of a validation image's pixels as its backbone saw it; None where it has no mask.
+        labels: of the recordings; None: their patch labels, without `ignore_labels`.
+        masks: returns the label ids of a validation image's pixels, cropped as for the backbone; None without a mask.
     """
     answer_slurm()
     quieten_lightning()
@@ -91,10 +91,8 @@ def fit_linear(
     module, normaliser = build(settings, data, members)
     trainer = build_trainer(settings, module, directory)
     try:
-        own = directory / CHECKPOINT
-        trainer.fit(
-            module, data, ckpt_path=own if own.is_file() else None, weights_only=True if own.is_file() else None
-        )
+        saved = directory / CHECKPOINT if (directory / CHECKPOINT).is_file() else None
+        trainer.fit(module, data, ckpt_path=saved, weights_only=True if saved else None)
         checkpoint = next(c for c in trainer.callbacks if isinstance(c, Checkpoint))  # type: ignore[attr-defined]
         if checkpoint.received:
             raise SystemExit(128 + checkpoint.received)
@@ -103,7 +101,7 @@ def fit_linear(
         rows = collect(settings, data, module, masks)
         if trainer.is_global_zero:
             for name, i in module.chosen().items():
-                keep(directory / "linear" / name, module, i, data, normaliser)
+                save_probe(directory / "linear" / name, module, i, data, normaliser)
             write_atomically(directory / RESULTS, json.dumps({"settings": identity, "rows": rows}).encode())
         return rows
     finally:
@@ -113,7 +111,7 @@ def fit_linear(
 def build(
     settings: LinearProbeSettings, data: LabelledDataModule, members: Mapping[str, Dictionary]
 ) -> tuple[ProbeModule, Normaliser]:
-    """The grid on the training data's scale and class shares."""
+    """The grid, with the normaliser and the class frequencies of the training data."""
     assert data.store is not None and data.labels is not None
     normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings.normalise)
     inputs: dict[str, Input] = inputs_of(settings.inputs, normaliser, members)
@@ -130,7 +128,7 @@ def build(
 
 
 def build_trainer(settings: LinearProbeSettings, module: ProbeModule, directory: Path) -> L.Trainer:
-    """A trainer that validates at the end of each epoch of the stream, and leaves a checkpoint there."""
+    """A trainer that validates and saves a checkpoint at the end of each epoch."""
     several = int(settings.trainer["devices"]) > 1
     quiet: dict[str, Any] = {f"enable_{what}": False for what in ("checkpointing", "progress_bar", "model_summary")}
     return L.Trainer(
@@ -151,22 +149,22 @@ def collect(
         rows[i] |= {"chosen": True}
         if data.classes is not None and data.tokens == "patches":
             rows[i] |= map_numbers(data, module, i, settings.map_size, masks)
-    return [{key: blank(value) for key, value in row.items()} for row in rows]
+    return [{key: none_if_nan(value) for key, value in row.items()} for row in rows]
 
 
-def blank(value: Any) -> Any:
-    """The value, None where it is not a number.
+def none_if_nan(value: Any) -> Any:
+    """The value; None for NaN, also in lists.
 
-    >>> blank([0.5, math.nan]), blank(math.inf), blank("raw")
+    >>> none_if_nan([0.5, math.nan]), none_if_nan(math.inf), none_if_nan("raw")
     ([0.5, None], inf, 'raw')
     """
     if isinstance(value, list):
-        return [blank(each) for each in value]
+        return [none_if_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def keep(folder: Path, module: ProbeModule, i: int, data: LabelledDataModule, normaliser: Normaliser) -> None:
-    """Save a probe: its parameters, the map that raw activations go through first, and what its classes are."""
+def save_probe(folder: Path, module: ProbeModule, i: int, data: LabelledDataModule, normaliser: Normaliser) -> None:
+    """Save a probe: its parameters, the normalisation of raw activations, and its classes."""
     probe: Any = module.probes[i]
     tensors = {"weight": probe.weight.detach(), "bias": probe.bias.detach()}
     if probe.spec.input == "raw":
@@ -180,19 +178,19 @@ def keep(folder: Path, module: ProbeModule, i: int, data: LabelledDataModule, no
 def identity_of(
     settings: LinearProbeSettings, data: LabelledDataModule, members: Mapping[str, Dictionary]
 ) -> dict[str, Any]:
-    """What the results depend on, as JSON has it."""
-    own = {key: value for key, value in dataclasses.asdict(settings).items() if key != "trainer"}
+    """What the results depend on, as JSON values."""
+    fitting = {key: value for key, value in dataclasses.asdict(settings).items() if key != "trainer"}
     names = {name: member.n_latents for name, member in members.items()}
-    return json.loads(json.dumps({**own, "data": data.state_dict(), "members": names}, default=list))
+    return json.loads(json.dumps({**fitting, "data": data.state_dict(), "members": names}, default=list))
 
 
 def finished(directory: Path, identity: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """The rows of an earlier call; None where none has finished; ValueError where it was another one."""
+    """The rows of an earlier, finished call; None without one; ValueError where its settings differ."""
     path = directory / RESULTS
     if not path.is_file():
         return None
-    found = json.loads(path.read_text())
-    if found["settings"] != identity:
-        changed = sorted(key for key in identity if found["settings"].get(key) != identity[key])
+    saved = json.loads(path.read_text())
+    if saved["settings"] != identity:
+        changed = sorted(key for key in identity if saved["settings"].get(key) != identity[key])
         raise ValueError(f"{path} has the results of other settings ({', '.join(changed)}): choose another directory.")
-    return found["rows"]
+    return saved["rows"]

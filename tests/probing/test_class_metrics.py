@@ -167,7 +167,7 @@ def test_a_class_of_every_validation_token_has_no_share_to_explain_and_spoils_no
 
 
 def test_a_dictionary_without_a_latent_for_any_class_has_no_numbers():
-    nothing = ClassMetrics.nothing(CLASSES)
+    nothing = ClassMetrics.empty(CLASSES)
     assert summarise(nothing) == {"n_classes": 0} and (nothing.status == -1).all()
     rows, means = intervals(nothing, np.full(CLASSES, -1), FiringTokens(4), draws(4, 10), "none")
     assert means == {} and len(rows) == CLASSES and np.isnan(rows[0]["r_low"])

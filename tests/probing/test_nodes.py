@@ -7,7 +7,7 @@ from tables import table
 
 from benchmarks.probe_reference import exact_nodes
 from saev.probing.logistic.nodes import coarsened, nodes
-from saev.probing.logistic.quadrature import SHARE
+from saev.probing.logistic.quadrature import MAX_CELLS
 
 RNG = np.random.default_rng(0)
 N = 5000
@@ -62,7 +62,7 @@ def test_one_or_two_distinct_values_are_their_own_nodes():
 
 def test_codes_far_from_zero_are_resolved_by_their_spread():
     values, weights = of_latent(nodes(table(X), 0), list(CODES).index("dense"))
-    assert weights.max() <= N / SHARE and values[weights > 1].diff().max() < 1.0
+    assert weights.max() <= N / MAX_CELLS and values[weights > 1].diff().max() < 1.0
     coarse, _ = of_latent(nodes(table(X, bits=0), 0), list(CODES).index("dense"))
     assert len(coarse) <= 5  # the table itself knows no more
 

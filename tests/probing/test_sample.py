@@ -5,7 +5,7 @@ import pytest
 import torch
 from recordings import acts_of, labels_of, record
 
-from saev.probing.data.sample import draw, labelled_store
+from saev.probing.data.sample import draw_sample, labelled_store
 from saev.shards import ActivationStore
 
 WIDTH = 96  # so that no token is without a feature, and none like another
@@ -27,7 +27,7 @@ def images_of(tokens):
 
 
 def test_tokens_come_with_their_classes(store):
-    sample = draw(store, 1, "patches", n_images=8)
+    sample = draw_sample(store, 1, "patches", n_images=8)
     assert sample.classes.ids == (0, 1, 2, 3)
     for half in (sample.train, sample.val):
         assert len(half.acts) == 4 * 16
@@ -36,35 +36,35 @@ def test_tokens_come_with_their_classes(store):
 
 
 def test_no_image_is_in_both_halves(store):
-    train, val = (set(images_of(half)[:, 0].tolist()) for half in draw(store, 1, "patches", n_images=9)[:2])
+    train, val = (set(images_of(half)[:, 0].tolist()) for half in draw_sample(store, 1, "patches", n_images=9)[:2])
     assert len(train) == 5 and len(val) == 4 and not train & val
 
 
 def test_unreadable_images_are_not_drawn_and_all_others_may_be(store):
-    sample = draw(store, 1, "patches", n_images=100)
+    sample = draw_sample(store, 1, "patches", n_images=100)
     seen = {*images_of(sample.train)[:, 0].tolist(), *images_of(sample.val)[:, 0].tolist()}
     assert seen == {*range(20)} - {3}
 
 
 def test_a_sample_is_always_the_same_and_depends_on_the_seed(store):
-    one, again, other = (draw(store, 1, "patches", n_images=6, n_tokens=50, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (draw_sample(store, 1, "patches", n_images=6, n_tokens=50, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.train.acts, again.train.acts) and torch.equal(one.val.labels, again.val.labels)
     assert not torch.equal(one.train.acts, other.train.acts)
 
 
 def test_few_tokens_are_drawn_from_all_images(store):
-    sample = draw(store, 1, "patches", n_images=10, n_tokens=60)
+    sample = draw_sample(store, 1, "patches", n_images=10, n_tokens=60)
     assert len(sample.train.acts) == len(sample.val.acts) == 30
     assert len(set(images_of(sample.train)[:, 0].tolist())) == 5
 
 
 def test_only_the_images_given_are_drawn(store):
-    sample = draw(store, 1, "patches", np.array([2, 5, 11]))
+    sample = draw_sample(store, 1, "patches", np.array([2, 5, 11]))
     assert {*images_of(sample.train)[:, 0].tolist(), *images_of(sample.val)[:, 0].tolist()} == {2, 5, 11}
 
 
 def test_ignored_labels_are_no_class(store):
-    sample = draw(store, 1, "patches", n_images=8, ignore=(0, 2))
+    sample = draw_sample(store, 1, "patches", n_images=8, ignore=(0, 2))
     assert sample.classes.ids == (1, 3)
     for half in (sample.train, sample.val):
         assert {*half.labels.tolist()} == {0, 1} and len(half.acts) < 4 * 16
@@ -72,15 +72,13 @@ def test_ignored_labels_are_no_class(store):
 
 def test_what_cannot_be_sampled_is_refused(store, tiny):
     with pytest.raises(ValueError, match="has no patch labels: record an image set with masks"):
-        draw(ActivationStore(tiny), 1, "patches")
+        draw_sample(ActivationStore(tiny), 1, "patches")
     with pytest.raises(ValueError, match=r"images=1, tokens=16384: .*at least 2"):
-        draw(store, 1, "patches", n_images=1)
-    with pytest.raises(
-        ValueError, match=r"1 of 1 images have labelled tokens \(tokens=patches\), a sample takes 2 or more"
-    ):
-        draw(store, 1, "patches", np.array([7]))
+        draw_sample(store, 1, "patches", n_images=1)
+    with pytest.raises(ValueError, match=r"1 of 1 images have labelled tokens \(tokens=patches\), not 2 or more"):
+        draw_sample(store, 1, "patches", np.array([7]))
     with pytest.raises(ValueError, match=r"20 training images have no labelled tokens \(tokens=cls\)"):
-        draw(store, 1, "cls", np.arange(20))
+        draw_sample(store, 1, "cls", np.arange(20))
 
 
 def test_a_recording_is_opened_where_it_can_be_used(store, tiny, tmp_path):

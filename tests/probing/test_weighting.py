@@ -9,7 +9,7 @@ from saev.probing.judging.class_metrics import best_latents
 from saev.probing.logistic import weighting
 from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes
-from saev.probing.logistic.weighting import fit_all, losses_of_all_pairs, own
+from saev.probing.logistic.weighting import fit_all, losses_of_all_pairs, pairs_of
 
 X, CODES, Y, _ = world()
 TABLE = table(CODES.float(), Y)
@@ -31,7 +31,7 @@ def test_without_weights_all_is_as_solve_and_cross_entropy_have_it():
     losses = cross_entropy(nodes(binned, 3), binned.positives, binned.p1, fit.b, fit.w)
     assert torch.equal(losses_of_all_pairs(binned, 3, "none", fit.b, fit.w), losses)
     classes = torch.arange(len(CODES.T)) % 4
-    alone = solve(*own(TABLE, classes, "none"))
+    alone = solve(*pairs_of(TABLE, classes, "none"))
     torch.testing.assert_close(alone.loss[:, 0], fit_all(TABLE, 23, "none").loss.gather(1, classes[:, None])[:, 0])
 
 
@@ -59,7 +59,7 @@ def test_every_pair_is_told_of_once(weights):
 
 
 def test_few_pairs_at_a_time_are_the_same(monkeypatch):
-    monkeypatch.setattr(weighting, "AT_A_TIME", 8)
+    monkeypatch.setattr(weighting, "PAIRS_PER_BLOCK", 8)
     fit = fit_all(TABLE, 23, "balanced")
     assert torch.equal(fit.status, EXACT.status)
     torch.testing.assert_close(fit.loss, EXACT.loss, rtol=1e-12, atol=1e-13)

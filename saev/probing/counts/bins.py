@@ -1,7 +1,7 @@
-"""Bins of a number's own bits: as wide as the last kept bit of its mantissa, so that scaling by a power of two moves none.
+"""Bins of float32 values: those with the same sign, exponent and leading bits of the mantissa.
 
-A float32 read as an integer is in order of magnitude; with its sign folded in it is in order of value. Shifting s bits out
-leaves sign, 8 bits of exponent and 23 - s of mantissa: 2^(23 - s) bins to an octave. s = 0 gives every float its own bin.
+The bits of a float32, with the sign folded in, are an integer in the order of the values. Dropping its last s bits leaves
+2^(23 - s) bins per octave; with s = 0 every float has a bin. Scaling by a power of two does not change the bins.
 """
 
 import torch
@@ -22,12 +22,12 @@ def ordered(values: Float[Tensor, " n"]) -> Int64[Tensor, " n"]:
 
 
 def floats(integers: Int64[Tensor, " n"]) -> Float32[Tensor, " n"]:
-    """The numbers that `ordered` made these of."""
+    """The inverse of `ordered`."""
     return (integers ^ ((integers >> 31) & 0x7FFFFFFF)).int().view(torch.float32)
 
 
 def lower_edges(keys: Int64[Tensor, " n"], mantissa_bits: int) -> Float64[Tensor, " n"]:
-    """The smallest number of each bin, other than 0: a value is in the bin or above it exactly if it is >= the edge."""
+    """The smallest non-zero number of each bin: a value lies in the bin or above exactly if it is >= the edge."""
     lowest = keys << (MANTISSA - mantissa_bits)
     return floats(torch.where(keys == 0, 1, lowest)).double()
 

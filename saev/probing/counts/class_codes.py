@@ -1,4 +1,4 @@
-"""The classes of a batch's tokens as the slots of `saev.probing.counts.entries`, in order of tokens."""
+"""The classes of a batch's tokens as the class codes of `saev.probing.counts.entries`, in order of tokens."""
 
 import torch
 from jaxtyping import Bool, Int, Int64
@@ -11,7 +11,7 @@ Labels = Int[Tensor, " tokens"] | Bool[Tensor, "tokens classes"]
 
 
 def labelled_tokens(labels: Labels, counted: Bool[Tensor, " tokens"] | None) -> Bool[Tensor, " tokens"]:
-    """Which tokens count: those that `counted` does not leave out, nor a label below 0."""
+    """The tokens with a label >= 0 and, where `counted` is given, that."""
     known = labels >= 0 if labels.ndim == 1 else labels.new_ones(len(labels))
     return known if counted is None else known & counted.to(known.device)
 
@@ -19,9 +19,9 @@ def labelled_tokens(labels: Labels, counted: Bool[Tensor, " tokens"] | None) -> 
 def class_codes(
     labels: Labels, known: Bool[Tensor, " tokens"], n_classes: int
 ) -> tuple[Int64[Tensor, " slots"], Int64[Tensor, " slots"]]:
-    """Token and slot of each class that a known token has; one slot, 2 * n_classes, of a known token without classes.
+    """Token and class code of each class of the known tokens; code 2 * n_classes for a known token without classes.
 
-    ValueError for classes from n_classes on.
+    ValueError for classes >= n_classes.
 
     >>> labels = torch.tensor([[True, False], [False, False], [True, True]])
     >>> class_codes(labels, torch.tensor([True, True, True]), 2)  # class 0; none; class 0 and, further, class 1

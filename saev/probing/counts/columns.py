@@ -1,7 +1,4 @@
-"""The codes of a few chosen latents, as columns, out of the codes of all.
-
-A latent that speaks against a class is turned round: its column is -code, so that in every column more means more likely.
-"""
+"""Codes of a few latents as columns; a negatively associated latent is sign-flipped, so that larger means more likely."""
 
 from dataclasses import dataclass
 
@@ -23,7 +20,7 @@ class Columns:
 
     @classmethod
     def choose(cls, best: Int64[Tensor, " classes"], slope: Float64[Tensor, " classes"], n_latents: int) -> "Columns":
-        """Those of each class's latent `best` (-1: it has none), turned round where its `slope` is negative.
+        """The columns of each class's latent `best` (-1: none), sign-flipped where its `slope` is negative.
 
         >>> best, slope = torch.tensor([4, -1, 4, 4]), torch.tensor([2.0, 0.0, -1.0, 3.0], dtype=torch.float64)
         >>> columns = Columns.choose(best, slope, 5)
@@ -32,27 +29,27 @@ class Columns:
         """
         key = 2 * best + (slope < 0)
         distinct, of_class = torch.unique(key[best >= 0], return_inverse=True)
-        found = torch.full_like(best, -1)
-        found[best >= 0] = of_class
-        return cls(distinct // 2, 1 - 2 * (distinct % 2), found, n_latents)
+        column = torch.full_like(best, -1)
+        column[best >= 0] = of_class
+        return cls(distinct // 2, 1 - 2 * (distinct % 2), column, n_latents)
 
     def __len__(self) -> int:
         return len(self.latents)
 
     def select(self, codes: SparseCodes) -> SparseCodes:
-        """The columns' codes of a batch."""
+        """The columns of a batch of codes."""
         n_rows, device = len(codes.offsets) - 1, codes.values.device
         row = torch.repeat_interleave(codes.offsets.diff().to(device), output_size=len(codes.latents))
         rows, columns, values = [], [], []
         for sign in (1, -1):
-            place = torch.full((self.n_latents,), -1, device=device)
-            mine = (self.signs == sign).nonzero()[:, 0]
-            place[self.latents[mine].to(device)] = mine.to(device)
-            column = place[codes.latents.long()]
-            here = column >= 0
-            rows.append(row[here])
-            columns.append(column[here])
-            values.append(sign * codes.values[here])
+            column_of = torch.full((self.n_latents,), -1, device=device)
+            signed = (self.signs == sign).nonzero()[:, 0]
+            column_of[self.latents[signed].to(device)] = signed.to(device)
+            column = column_of[codes.latents.long()]
+            kept = column >= 0
+            rows.append(row[kept])
+            columns.append(column[kept])
+            values.append(sign * codes.values[kept])
         order = torch.argsort(torch.cat(rows), stable=True)
         counts = torch.bincount(torch.cat(rows), minlength=n_rows)
         offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))

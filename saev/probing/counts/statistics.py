@@ -1,9 +1,9 @@
-"""The statistics of all (latent, class) pairs, gathered in one pass over codes and labels.
+"""The statistics of all (latent, class) pairs, accumulated in one pass over codes and labels.
 
-    codes, labels --pack--> pairs --sort, count--> entries --merge--> entries so far ... --> LabelTable
+    codes, labels --pack--> pairs --sort, count--> entries --merge--> all entries ... --> LabelTable
 
-A pair is 8 bytes until twice as many have come as there are entries, of 32 bytes; then they are sorted, counted and merged.
-So time is linear in pairs and memory in what is distinct.
+Pairs (8 bytes) are buffered until there are twice as many as entries (32 bytes); then they are sorted, counted and merged: time
+is linear in the pairs, memory in the distinct ones.
 """
 
 import functools
@@ -26,8 +26,8 @@ from saev.probing.counts.table import LabelTable
 
 log = logging.getLogger(__name__)
 
-FEWEST = 1 << 22  # pairs that are worth a sort
-BYTES = 224  # of memory per entry at the worst moment, when the table is made: 175 were measured, the rest is to spare
+FEWEST = 1 << 22  # pairs that are sorted at a time, at least
+BYTES = 224  # peak memory per entry, while the table is built: 175 measured, the rest is a margin
 
 
 class _Box:
@@ -36,10 +36,10 @@ class _Box:
 
 
 class LatentLabelStats(Metric):
-    """What one dictionary's codes say of each class: a `LabelTable`, the same however the tokens were divided.
+    """The `LabelTable` of one dictionary's codes, independent of how the tokens are divided into batches and processes.
 
-    `mantissa_bits` is the width of the value bins (`saev.probing.counts.bins`); 10 are exact for float16 codes, 23 for all. Where the table
-    would need more than `budget_gib` GiB, bins are widened by a bit and a warning says so.
+    `mantissa_bits` is the width of the value bins (`saev.probing.counts.bins`): 10 are exact for float16 codes, 23 for all codes.
+    Where the table would exceed `budget_gib` GiB, bins are widened by a bit, with a warning.
 
     >>> stats = LatentLabelStats(n_latents=2, n_classes=2)
     >>> stats.update(torch.tensor([[1.0, 0.0], [1.0, 2.0], [3.0, 0.0]]), torch.tensor([0, 1, -1]))  # the last is void
@@ -52,7 +52,7 @@ class LatentLabelStats(Metric):
     n_tokens: Int64[Tensor, ""]
     positives: Int64[Tensor, " classes"]
     bits: Int64[Tensor, ""]
-    pairs: list[Tensor] | Tensor  # lists of vectors end to end; tensors after they were gathered
+    pairs: list[Tensor] | Tensor  # lists of vectors to be concatenated; tensors after they were gathered
     keys: list[Tensor] | Tensor
     counts: list[Tensor] | Tensor
     totals: list[Tensor] | Tensor
@@ -61,7 +61,7 @@ class LatentLabelStats(Metric):
     def __init__(self, n_latents: int, n_classes: int, mantissa_bits: int = 10, budget_gib: float = 8.0):
         super().__init__(compute_with_cache=False)  # a table may be gigabytes
         self.packing = Packing(n_latents, n_classes)
-        self.most = int(budget_gib * 2**30 / BYTES)
+        self.max_entries = int(budget_gib * 2**30 / BYTES)
         bits = torch.tensor(checked(mantissa_bits))
         self.add_state("n_tokens", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
         self.add_state("positives", torch.zeros(n_classes, dtype=torch.int64), dist_reduce_fx="sum", persistent=True)
@@ -76,10 +76,10 @@ class LatentLabelStats(Metric):
         labels: Labels,
         counted: Bool[Tensor, " tokens"] | None = None,
     ) -> None:
-        """Add a batch: sparse or dense codes, and of each token its class (< 0: left out) or, as booleans, its classes.
+        """Add a batch: sparse or dense codes, and each token's class (< 0: void) or, as booleans, its classes.
 
-        `counted` says which tokens are not void; it is what leaves tokens out whose classes are booleans. ValueError for
-        labels beyond n_classes, latents beyond n_latents, another number of tokens, and codes that are not finite.
+        `counted` is False for void tokens whose classes are booleans. ValueError for labels beyond n_classes, latents beyond
+        n_latents, another number of tokens, and codes that are not finite.
         """
         rows, latents, values = self._pairs_of(codes, len(labels))
         labels = labels.to(values.device)
@@ -89,7 +89,7 @@ class LatentLabelStats(Metric):
         self.positives = self.positives + torch.bincount(slots >> 1, minlength=self.packing.n_classes + 1)[:-1]
         per_token = torch.bincount(token, minlength=len(labels))
         if len(token) == len(labels) and bool((per_token == 1).all()) and bool((values != 0).all()):
-            slots = slots[rows]  # as nearly always: a class for each token, no padding
+            slots = slots[rows]  # the usual case: one class per token, no padding
         else:
             firing = segments.nonzero((values != 0) & (per_token[rows] > 0))
             rows, latents, values = rows[firing], latents[firing], values[firing]
@@ -98,12 +98,12 @@ class LatentLabelStats(Metric):
             latents, values = latents.repeat_interleave(times), values.repeat_interleave(times)
         assert isinstance(self.pairs, list)
         self.pairs.append(self.packing.pack(latents, values, slots))
-        self._waiting += len(slots)
-        if self._waiting >= max(FEWEST, 2 * sum(map(len, self.keys))):
+        self._buffered += len(slots)
+        if self._buffered >= max(FEWEST, 2 * sum(map(len, self.keys))):
             self._count()
 
     def compute(self) -> LabelTable:
-        """The table of all tokens so far, those of all processes under DDP. ValueError if none has a label."""
+        """The table of all tokens so far, of all processes under DDP. ValueError if none has a label."""
         if not int(self.n_tokens):
             raise ValueError(
                 "no token has a label: all are void, or the activations hold none; record them with labels."
@@ -113,53 +113,53 @@ class LatentLabelStats(Metric):
         return self.packing.table(entries, int(self.bits), int(self.n_tokens), self.positives)
 
     def reset(self) -> None:
-        """Forget all tokens; bins that were widened are narrow again."""
+        """Remove all tokens and restore the width of the bins."""
         super().reset()
         self._clear()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As inherited, after counting what waits."""
+        """As inherited, after counting the buffered pairs."""
         self._count()
         return super().state_dict(*args, **kwargs)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """As inherited; what was loaded counts as updated, so that `compute` need not warn, and comes to this device."""
+        """As inherited; the state is moved to this device and marked as updated, so that `compute` does not warn."""
         super()._load_from_state_dict(*args, **kwargs)
         self.to(self.device)
         self._update_count = max(1, self._update_count)
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
-        """As inherited, after counting what waits: processes send each other entries."""
+        """As inherited, after counting the buffered pairs: processes exchange entries."""
         self._count()
         super().sync(*args, **kwargs)
 
     def _wrap_compute(self, compute: Callable[[], LabelTable]) -> Callable[[], LabelTable]:
-        """As inherited, but the table in a box: torchmetrics would take it apart to squeeze vectors of one element."""
+        """As inherited, with the table in a box: torchmetrics would squeeze its vectors of one element."""
         boxed = super()._wrap_compute(functools.wraps(compute)(lambda: _Box(compute())))
         return functools.wraps(compute)(lambda: boxed().table)
 
     def _clear(self) -> None:
-        """Empty vectors of the right types: what is gathered from several processes must agree in them."""
+        """Empty vectors of the right dtypes: those of several processes must agree."""
         empty = torch.empty(0, dtype=torch.int64, device=self.n_tokens.device)
         self.pairs, self.keys, self.counts = [empty], [empty], [empty]
         self.totals, self.squares = [empty.double()], [empty.double()]
-        self._waiting = 0
+        self._buffered = 0
 
     def _count(self) -> None:
-        """Turn the pairs that wait, and the lists that other metrics and processes gave, into one list of entries."""
+        """Merge the buffered pairs and the lists of other metrics and processes into one list of entries."""
         pairs = [self.pairs] if isinstance(self.pairs, Tensor) else self.pairs
         parts = [Entries(*columns) for columns in zip(*self._lists(), strict=True)]
         if isinstance(self.keys, list) and len(parts) == 1 and not any(map(len, pairs)):
             return
         pairs = self.packing.sorted(pairs, int(self.bits))
-        self._clear()  # before the new list is made: it may be gigabytes
+        self._clear()  # before the new list is built: it may be gigabytes
         entries = self.packing.merged(pairs, parts, int(self.bits))
         del pairs, parts
-        while len(entries.keys) > self.most and int(self.bits) > 0:
+        while len(entries.keys) > self.max_entries and int(self.bits) > 0:
             log.warning(
-                "%d entries of (latent, value bin, class) are more than the budget has room for (%d): bins are widened from "
+                "%d entries of (latent, value bin, class) exceed the budget (%d): bins are widened from "
                 "%d to %d bits of mantissa. Raise the budget for finer ones.",
-                len(entries.keys), self.most, int(self.bits), int(self.bits) - 1,
+                len(entries.keys), self.max_entries, int(self.bits), int(self.bits) - 1,
             )  # fmt: skip
             self.bits = self.bits - 1
             entries = self.packing.merged(entries.keys[:0], [entries], int(self.bits))
@@ -167,15 +167,17 @@ class LatentLabelStats(Metric):
             setattr(self, name, [column])
 
     def _lists(self) -> list[Sequence[Tensor]]:
-        """Of each column its vectors in order of keys: one, or those of several metrics or processes."""
+        """The vectors of each column, sorted by key: one, or those of several metrics or processes."""
         columns = [getattr(self, name) for name in Entries._fields]
         if not isinstance(self.keys, Tensor):
             return columns
-        ends = segments.nonzero(self.keys[1:] <= self.keys[:-1]) + 1  # several processes' were gathered end to end
+        ends = (
+            segments.nonzero(self.keys[1:] <= self.keys[:-1]) + 1
+        )  # the vectors of several processes were concatenated
         return [column.tensor_split(ends.tolist()) for column in columns]
 
     def _pairs_of(self, codes: SparseCodes | Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Row, latent and value of each code of a batch that fits."""
+        """Row, latent and value of each code of a batch; ValueError where it does not fit."""
         if isinstance(codes, Tensor) and codes.shape[1] != self.packing.n_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} latents, these statistics n_latents={self.packing.n_latents}."
@@ -189,5 +191,5 @@ class LatentLabelStats(Metric):
                 f"n_latents={self.packing.n_latents}: make them for the dictionary's d_sae."
             )
         if not bool(torch.isfinite(values).all()):
-            raise ValueError("codes hold values that are not finite: the dictionary, or its activations, are broken.")
+            raise ValueError("codes hold values that are not finite: the dictionary or its activations are broken.")
         return torch.repeat_interleave(offsets.diff(), output_size=len(latents)), latents, values

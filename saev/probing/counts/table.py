@@ -1,4 +1,4 @@
-"""What the tokens of one split say of all (latent, class) pairs, as one sparse table."""
+"""The counts of one split's tokens for all (latent, class) pairs, as one sparse table."""
 
 import dataclasses
 from functools import cached_property
@@ -13,14 +13,14 @@ from saev.probing.counts.bins import lower_edges
 
 @dataclasses.dataclass(frozen=True)
 class LabelTable:
-    """Two sorted lists and a matrix: groups (latent, value bin) of codes that are not 0, joint counts (group, class), and p1.
+    """Two sorted lists and a matrix: groups (latent, value bin) of non-zero codes, joint counts (group, class), and p1.
 
-    Codes of 0 are in no group: what there is to know of them follows from n_tokens, positives and the rest. Tokens without
-    a label (void) are in nothing. A token has any number of classes, usually one.
+    Codes of 0 are in no group: their counts follow from n_tokens, positives and the groups. Void tokens are not counted at all.
+    A token has any number of classes, usually one.
     """
 
     n_tokens: int
-    """Counted tokens: all but void ones."""
+    """All tokens but void ones."""
     positives: Int64[Tensor, " classes"]
     """Tokens of each class."""
     n_latents: int
@@ -35,12 +35,12 @@ class LabelTable:
     squares: Float64[Tensor, " groups"]
     """Sum of their squared values."""
     mantissa_bits: int
-    """Width of the bins; 23: every float32 value is a bin of its own."""
+    """Width of the bins; 23: every float32 value has a bin."""
     group: Int64[Tensor, " entries"]
-    """Joint counts are sorted by (group, label); those of 0 are left out."""
+    """Joint counts are sorted by (group, label), without zeros."""
     label: Int64[Tensor, " entries"]
     joint: Int64[Tensor, " entries"]
-    """Tokens of the group that are of the class."""
+    """Tokens of the group and class."""
     p1: Float64[Tensor, "latents classes"]
     """Sum of values over the tokens of the class."""
 
@@ -50,12 +50,12 @@ class LabelTable:
 
     @cached_property
     def firings(self) -> Int64[Tensor, " latents"]:
-        """Tokens on which each latent is not 0."""
+        """Tokens on which each latent is non-zero."""
         return segments.scatter_sum(self.count, self.latent, self.n_latents)
 
     @cached_property
     def p0(self) -> Int64[Tensor, "latents classes"]:
-        """Those of them that are of each class."""
+        """The same by class."""
         pair = self.latent[self.group] * self.n_classes + self.label
         return segments.scatter_sum(self.joint, pair, self.n_latents * self.n_classes).view(-1, self.n_classes)
 
@@ -65,15 +65,15 @@ class LabelTable:
         return lower_edges(self.key, self.mantissa_bits)
 
     def groups(self, block: slice) -> "LabelTable":
-        """A stretch of the groups, without joint counts and p1."""
+        """The table of some groups, for their values: joint counts and p1 are unchanged."""
         columns = ("latent", "key", "count", "total", "squares")
         return dataclasses.replace(self, **{name: getattr(self, name)[block] for name in columns})
 
     def select(self, latents: Int64[Tensor, " chosen"]) -> "LabelTable":
-        """The table of some latents alone; they are numbered anew, in the order given."""
-        groups, sizes = self._places(self.latent, latents)
-        entries, joint_sizes = self._places(self.group, groups)
-        here = torch.arange(len(groups), device=groups.device)
+        """The table of some latents, renumbered in the given order."""
+        groups, sizes = self._ranges(self.latent, latents)
+        entries, joint_sizes = self._ranges(self.group, groups)
+        index = torch.arange(len(groups), device=groups.device)
         return dataclasses.replace(
             self,
             n_latents=len(latents),
@@ -82,15 +82,15 @@ class LabelTable:
             count=self.count[groups],
             total=self.total[groups],
             squares=self.squares[groups],
-            group=torch.repeat_interleave(here, joint_sizes),
+            group=torch.repeat_interleave(index, joint_sizes),
             label=self.label[entries],
             joint=self.joint[entries],
             p1=self.p1[latents],
         )
 
     @staticmethod
-    def _places(sorted_ids: Int64[Tensor, " n"], wanted: Int64[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
-        """The places of each wanted id, and how many each has."""
-        start = torch.searchsorted(sorted_ids, wanted)
-        lengths = torch.searchsorted(sorted_ids, wanted, right=True) - start
+    def _ranges(sorted_ids: Int64[Tensor, " n"], ids: Int64[Tensor, " chosen"]) -> tuple[Tensor, Tensor]:
+        """(indices of the elements with each id, their number per id)."""
+        start = torch.searchsorted(sorted_ids, ids)
+        lengths = torch.searchsorted(sorted_ids, ids, right=True) - start
         return segments.ranges(start, lengths), lengths

@@ -1,4 +1,4 @@
-"""Which labels of patches are classes: their ids by class number 0 to C - 1, and what a recording calls them."""
+"""The patch labels that are classes: their ids and names, by class number 0 to C - 1."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from saev.shards.selection import per_label, select
 
 @dataclass(frozen=True)
 class Classes:
-    """The label ids that are classes, by class number, and their names ("" where nobody gave one)."""
+    """The label ids that are classes, by class number, and their names ("" without one)."""
 
     ids: tuple[int, ...]
     names: tuple[str, ...]
@@ -22,14 +22,14 @@ class Classes:
     def __post_init__(self):
         wrong = sorted({id for id in self.ids if not 0 <= id < VOID or self.ids.count(id) > 1})
         if wrong or not self.ids:
-            raise ValueError(f"classes={list(self.ids)}: give different ids from 0 to {VOID - 1}, at least one.")
+            raise ValueError(f"classes={list(self.ids)}: must be at least one id, all different, from 0 to {VOID - 1}.")
         assert len(self.names) == len(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def numbers(self, ids: UInt16[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
-        """The class number of each label id; -1 for VOID and for ids that are no class.
+        """The class number of each label id; -1 for VOID and ids that are no class.
 
         >>> Classes((7, 3), ("sky", "sea")).numbers(np.array([3, 7, 9, 65535], np.uint16))
         array([ 1,  0, -1, -1])
@@ -39,7 +39,7 @@ class Classes:
         return table[ids]
 
     def info(self) -> dict[str, Any]:
-        """The same as JSON-able values."""
+        """Ids and names as JSON values."""
         return {"ids": list(self.ids), "names": list(self.names)}
 
 
@@ -60,7 +60,7 @@ def classes_of(
     ids: Sequence[int] | None = None,
     ignore: Collection[int] = (),
 ) -> Classes:
-    """The classes `ids`, by default those that occur among the selected tokens of these images; without `ignore`."""
+    """The classes `ids` (None: those that occur among the selected tokens of these images), except `ignore`."""
     if ids is None:
         stored = store.tokens_per_image(layer)
         counts = per_label(select(stored, examples, store.role_slice(tokens)), stored, patch_labels(store))
@@ -76,12 +76,12 @@ def classes_of(
 
 
 def names_of(store: ActivationStore) -> dict[int, str]:
-    """Names of label ids as far as the recording knows them."""
+    """The recorded names of label ids."""
     return {int(id): name for id, name in ((store.manifest.labels or {}).get("classes") or {}).items()}
 
 
 def check_same_names(classes: Classes, store: ActivationStore) -> None:
-    """ValueError where another recording calls one of these classes by another name."""
+    """ValueError where another recording has another name for one of these classes."""
     names = names_of(store)
     for id, name in zip(classes.ids, classes.names, strict=True):
         if name and names.get(id, name) != name:

@@ -1,6 +1,6 @@
-"""A small fixed sample of labelled tokens, held in memory: some images to fit probes to, others to judge them.
+"""A small fixed sample of labelled tokens in memory: some images to fit probes, others to evaluate them.
 
-images with labelled tokens ──draw──▶ two halves ──read once──▶ activations and classes of at most so many tokens
+images with labelled tokens ──draw──▶ two halves ──read once──▶ activations and classes of a limited number of tokens
 """
 
 from typing import NamedTuple
@@ -16,18 +16,18 @@ from saev.shards import ActivationStore, open_stream
 from saev.shards.selection import Spans, per_image, select
 
 BATCH = 4096  # tokens read at a time
-TRAIN = "train"  # in place of a directory: the recording that an SAE is trained on
+TRAIN = "train"  # instead of a directory: the recording that the SAE is trained on
 
 
 class Tokens(NamedTuple):
-    """Activations as the recording has them, and the class of each token."""
+    """Activations in their recorded dtype, and the class of each token."""
 
     acts: Shaped[Tensor, "tokens d_model"]
     labels: Int64[Tensor, " tokens"]
 
 
 class Sample(NamedTuple):
-    """Classes are those that occur in `train`; tokens of others are in neither half."""
+    """Two disjoint sets of images; the classes are those that occur in `train`."""
 
     train: Tokens
     val: Tokens
@@ -51,7 +51,7 @@ def labelled_store(root: str, layer: int, tokens: str, d_model: int) -> Activati
     return store
 
 
-def draw(
+def draw_sample(
     store: ActivationStore,
     layer: int,
     tokens: str,
@@ -61,7 +61,7 @@ def draw(
     ignore: tuple[int, ...] = (),
     seed: int = 0,
 ) -> Sample:
-    """At most `n_images` with labelled tokens, the first half of them for `train`, and at most n_tokens / 2 tokens of each half.
+    """At most `n_images` images with labelled tokens, half of them for `train`, and at most n_tokens / 2 tokens of each half.
 
     Args:
         tokens: the roles to take: patches, cls, special or all.
@@ -72,17 +72,19 @@ def draw(
     ValueError where the recording has no labels, or too few images with some.
     """
     if n_images < 2 or n_tokens < 2:
-        raise ValueError(f"images={n_images}, tokens={n_tokens}: one half fits, the other judges; give at least 2.")
+        raise ValueError(
+            f"images={n_images}, tokens={n_tokens}: must be at least 2: one half is fitted, the other evaluated."
+        )
     patch_labels(store)
     stored = store.tokens_per_image(layer)
     every = np.arange(len(stored)) if among is None else among
     known = classes_of(store, layer, every, tokens, ignore=ignore)
-    there = per_image(_select(store, layer, tokens, every, known), len(stored))[every] > 0
+    labelled = per_image(_select(store, layer, tokens, every, known), len(stored))[every] > 0
     rng = np.random.default_rng(seed)
-    images = rng.permutation(np.sort(every[there]))[:n_images]
+    images = rng.permutation(np.sort(every[labelled]))[:n_images]
     if len(images) < 2:
         raise ValueError(
-            f"{store.location.root}: {len(images)} of {len(every)} images have labelled tokens (tokens={tokens}), a sample takes 2 or more."
+            f"{store.location.root}: {len(images)} of {len(every)} images have labelled tokens (tokens={tokens}), not 2 or more."
         )
     train, val = np.split(images, [(len(images) + 1) // 2])
     classes = classes_of(store, layer, train, tokens, ignore=ignore)
@@ -94,7 +96,7 @@ def draw(
 def _select(
     store: ActivationStore, layer: int, tokens: str, images: Int64[np.ndarray, " images"], classes: Classes
 ) -> Spans:
-    """The tokens of some images that are of these classes."""
+    """The tokens of these images and classes."""
     ignored = TokenLabels(store, layer, classes).ignored
     return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(ignored), ignored)
 
@@ -108,20 +110,20 @@ def _read(
     most: int,
     rng: np.random.Generator,
 ) -> Tokens:
-    """Tokens of these images, at most so many drawn from all of them, in the order of the recording."""
+    """At most `most` random tokens of these images, in recorded order."""
     if _select(store, layer, tokens, images, classes).n_tokens == 0:
         raise ValueError(
-            f"{store.location.root}: the {len(images)} images drawn to judge probes share no class with the others: "
+            f"{store.location.root}: the {len(images)} images drawn for validation have no class of the training images: "
             "take more images."
         )
     labels = TokenLabels(store, layer, classes)
     stream = open_stream(store, layer, BATCH, images, tokens, labels.ignored)
     kept = np.zeros(stream.n_tokens, bool)
     kept[rng.permutation(stream.n_tokens)[:most]] = True
-    acts, found, at = [], [], 0
+    acts, classes_read, start = [], [], 0
     for batch in stream.batches(0, stream.n_batches):
-        here = kept[at : at + len(batch["acts"])]
+        here = kept[start : start + len(batch["acts"])]
         acts.append(batch["acts"][here])
-        found.append(labels.of(batch["example"][here], batch["token"][here]))
-        at += len(here)
-    return Tokens(torch.from_numpy(np.concatenate(acts)), torch.from_numpy(np.concatenate(found)))
+        classes_read.append(labels.of(batch["example"][here], batch["token"][here]))
+        start += len(here)
+    return Tokens(torch.from_numpy(np.concatenate(acts)), torch.from_numpy(np.concatenate(classes_read)))

@@ -13,7 +13,7 @@ from saev.probing.counts import segments
 from saev.probing.counts.columns import Columns
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
-from saev.probing.logistic.weighting import losses_of_pairs, own
+from saev.probing.logistic.weighting import losses_of_pairs, pairs_of
 from saev.probing.ranking.measures import auroc, average_precision, best_f1
 from saev.probing.ranking.top_tokens import K, precision_at, purity_at
 from saev.probing.settings import Weights
@@ -81,20 +81,19 @@ def evaluate(
     pairs. Only cross-entropies depend on `weights`; balanced ones are NaN where all validation tokens are of the class.
     """
     known = (of_class >= 0).nonzero()[:, 0]
-    mine, theirs = train.select(of_class[known]), val.select(of_class[known])
+    in_train, in_val = train.select(of_class[known]), val.select(of_class[known])
     row = torch.arange(len(known), device=known.device)
-    begin = (start[0][known, None], start[1][known, None])
-    fitted, judging = own(mine, known, weights), own(theirs, known, weights)
-    fit = solve(*fitted, ridge, start=begin)
-    ce = losses_of_pairs(judging, weights, fit.b, fit.w)[:, 0]
+    fitted, evaluated = pairs_of(in_train, known, weights), pairs_of(in_val, known, weights)
+    fit = solve(*fitted, ridge, start=(start[0][known, None], start[1][known, None]))
+    ce = losses_of_pairs(evaluated, weights, fit.b, fit.w)[:, 0]
     train_prior, prior = (
-        prevalence_entropy(pairs.positives[:, 0], pairs.nodes.n_tokens) for pairs in (fitted, judging)
+        prevalence_entropy(pairs.positives[:, 0], pairs.nodes.n_tokens) for pairs in (fitted, evaluated)
     )
-    threshold = best_f1(mine).threshold[row, known]
-    predicted, hits = beyond(theirs, known, threshold)
+    threshold = best_f1(in_train).threshold[row, known]
+    predicted, hits = counts_above(in_val, known, threshold)
     n_positive = val.positives[known]
     columns = of_class[known]
-    found = {
+    metrics = {
         "b": fit.b[:, 0],
         "w": fit.w[:, 0],
         "status": fit.status[:, 0],
@@ -103,8 +102,8 @@ def evaluate(
         "ce": ce,
         "ce_prevalence": prior,
         "r": 1 - ce / torch.where(prior > 0, prior, torch.nan),  # NaN where every token or none is of the class
-        "ap": average_precision(theirs)[row, known],
-        "auroc": auroc(theirs)[row, known],
+        "ap": average_precision(in_val)[row, known],
+        "auroc": auroc(in_val)[row, known],
         "threshold": threshold,
         "f1": 2 * hits.double() / (predicted + n_positive),
         "iou": hits.double() / (predicted + n_positive - hits),
@@ -112,27 +111,27 @@ def evaluate(
         "purity": purity_at(val, K)[columns],
     }
     return ClassMetrics(
-        **{name: _spread(values, known, len(of_class), n_positive > 0) for name, values in found.items()}
+        **{name: _by_class(values, known, len(of_class), n_positive > 0) for name, values in metrics.items()}
     )
 
 
-def beyond(
+def counts_above(
     table: LabelTable, classes: Int64[Tensor, " rows"], threshold: Float64[Tensor, " rows"]
 ) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, " rows"]]:
     """(tokens, tokens of the class) with codes >= threshold, for the latent and class of each row."""
-    chosen = table.edges >= threshold[table.latent]
+    above = table.edges >= threshold[table.latent]
     n = table.n_latents
-    predicted = segments.scatter_sum(table.count * chosen, table.latent, n)
+    predicted = segments.scatter_sum(table.count * above, table.latent, n)
     owner = table.latent[table.group]
-    mine = (table.label == classes[owner]) & chosen[table.group]
-    hits = segments.scatter_sum(table.joint * mine, owner, n)
+    positive = (table.label == classes[owner]) & above[table.group]
+    hits = segments.scatter_sum(table.joint * positive, owner, n)
     row = torch.arange(n, device=classes.device)
     silent = (threshold <= 0).long()
     predicted = predicted + silent * (table.n_tokens - table.firings)
     return predicted, hits + silent * (table.positives[classes] - table.p0[row, classes])
 
 
-def _spread(values: Tensor, known: Int64[Tensor, " rows"], n_classes: int, judged: Bool[Tensor, " rows"]) -> Tensor:
+def _by_class(values: Tensor, known: Int64[Tensor, " rows"], n_classes: int, judged: Bool[Tensor, " rows"]) -> Tensor:
     """The rows' values, at the indices of their classes."""
     if not values.is_floating_point():
         return torch.full((n_classes,), -1, dtype=values.dtype, device=values.device).index_copy(0, known, values)

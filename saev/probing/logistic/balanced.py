@@ -1,17 +1,17 @@
-"""Pairs in the measure where a class and all other tokens weigh the same, each as a latent of its own with one class.
+"""Class-balanced pairs: a class and all other tokens weigh the same. Each pair is treated as a latent with one class.
 
     a latent's cells: moments of all tokens ──┬──────────────────────────────────────▶ two Gauss nodes for all classes
-    those of its tokens of each class ────────┴──weights──▶ moments of the pair's cell ──▶ two of its own instead
+    moments of its tokens of each class ──────┴──weights──▶ moments of the pair's cell ──▶ two nodes of the pair instead
 
 With N tokens, P of them of the class, these weigh N / 2P each and the others N / 2(N - P) (scikit-learn's
-class_weight="balanced"): the mean loss is half the mean over the class plus half the mean over the rest. So the codes'
-distribution is another one for every class, and all that comes of it, from mean and deviation to the starts, is the pair's.
+class_weight="balanced"): the mean loss is half the mean over the class plus half the mean over the rest. So the distribution of
+the codes, its mean and deviation, and the initial values differ between the classes.
 
-Most of a pair's cells hold no token of its class: their nodes are those of the unweighted tokens, each of another weight.
+Most cells of a pair hold no token of its class: their nodes are those of the unweighted tokens, with other weights.
 
-Of a bin's tokens of a class only the number is known: they count as the bin's tokens do on average. That moves a code by a
-bin's width at most, 2^-10 of it as a rule, and nothing where each value has a bin. At 10 bits a loss moves by 1e-9 to 1e-6 of
-itself, 1e-4 at most; by up to 2e-2 where a rare class is nearly separable by codes that lie 100 deviations from 0.
+Only the number of a bin's tokens of a class is known: their values are taken to be the mean of the bin. This moves a code by at
+most the bin's width, usually 2^-10 of it, and by nothing where each value has a bin. At 10 bits a loss changes by 1e-9 to 1e-6,
+at most 1e-4, of itself; by up to 2e-2 where a rare class is nearly separable by codes that lie 100 deviations from 0.
 """
 
 from typing import NamedTuple
@@ -24,11 +24,11 @@ from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
 from saev.probing.logistic.nodes import Nodes, argsort_nodes, sorted_nodes
-from saev.probing.logistic.quadrature import cells, gauss_points, inner
+from saev.probing.logistic.quadrature import bin_moments, cell_starts, gauss_points
 
 
 class Pairs(NamedTuple):
-    """What `solve` and `cross_entropy` take, their first three arguments, of latents with a class each."""
+    """The first three arguments of `solve` and `cross_entropy`, for latents with one class each."""
 
     nodes: Nodes
     positives: Float64[Tensor, "pairs 1"]
@@ -38,7 +38,7 @@ class Pairs(NamedTuple):
 def token_weights(
     positives: Int64[Tensor, "*classes"], n_tokens: int
 ) -> tuple[Float64[Tensor, "*classes"], Float64[Tensor, "*classes"]]:
-    """(of a token that is not of the class, of one that is); 1 where all tokens are on one side: nothing is to balance.
+    """(weight of negatives, weight of positives); 1 where all tokens are on one side.
 
     >>> token_weights(torch.tensor([1, 0]), 4)
     (tensor([0.6667, 1.0000], dtype=torch.float64), tensor([2., 1.], dtype=torch.float64))
@@ -50,9 +50,9 @@ def token_weights(
 
 
 def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int = 3) -> Pairs:
-    """Each latent with each of its k classes: pair latent * k + i is that with classes[latent, i], different ones.
+    """Each latent with each of its k different classes: pair latent * k + i is that with classes[latent, i].
 
-    The weights of a pair's nodes sum to the tokens, those of its positives to half of them.
+    The weights of a pair's nodes sum to n_tokens, those of its positives to half of that.
     """
     n, k = table.n_tokens, classes.shape[1]
     positives = table.positives[classes]
@@ -60,50 +60,59 @@ def balanced(table: LabelTable, classes: Int64[Tensor, "latents k"], bits: int =
     group, pair, joint = _entries(table, classes)
 
     count = table.count.double()
-    middle, within = inner(count, table.total, table.squares)
-    starts = cells(table, bits)
+    bin_mean, variance = bin_moments(count, table.total, table.squares)
+    starts = cell_starts(table, bits)
     cell, owner = segments.segment_ids(starts, len(count)), table.latent[starts]
     centre = segments.segment_sums(table.total, starts) / segments.segment_sums(count, starts)
-    apart = middle - centre[cell]
-    spread = within + apart.square()
-    powers = (torch.ones_like(count), apart, spread, apart * (spread + 2 * within))
-    every = [segments.segment_sums(count * power, starts) for power in powers]
-    shared = _points(centre, every, every[0] > 2)
+    deviation = bin_mean - centre[cell]
+    spread = variance + deviation.square()
+    powers = (torch.ones_like(count), deviation, spread, deviation * (spread + 2 * variance))
+    totals = [segments.segment_sums(count * power, starts) for power in powers]
+    shared = _points(centre, totals, totals[0] > 2)
 
     key = cell[group] * k + pair % k  # entries by cell and class
     by_key = ordering.order(key)
     first = segments.segment_starts(key[by_key])
-    at, mine = cell[group[by_key[first]]], pair[by_key[first]]
+    pair_cell, cell_pair = cell[group[by_key[first]]], pair[by_key[first]]
     hits = [segments.segment_sums((joint * power[group])[by_key], first) for power in powers]
-    sums = [of_negatives[mine] * (e[at] - h) + of_positives[mine] * h for e, h in zip(every, hits, strict=True)]
-    # Two tokens are known one by one, but for which of them is of the class.
-    own = _points(centre[at], sums, (every[0][at] > 2) | (hits[0] < every[0][at]))
+    sums = [
+        of_negatives[cell_pair] * (total[pair_cell] - hit) + of_positives[cell_pair] * hit
+        for total, hit in zip(totals, hits, strict=True)
+    ]
+    # The values of two tokens are exact, but not which of them is of the class.
+    inexact = (totals[0][pair_cell] > 2) | (hits[0] < totals[0][pair_cell])
+    weighted = _points(centre[pair_cell], sums, inexact)
 
     silent = (n - table.firings).double()
     silent_hits = (positives - table.p0.gather(1, classes)).flatten().double()
-    own_silent = of_negatives * (silent.repeat_interleave(k) - silent_hits) + of_positives * silent_hits
+    weighted_silent = of_negatives * (silent.repeat_interleave(k) - silent_hits) + of_positives * silent_hits
     latents, pairs = (torch.arange(size, device=classes.device) for size in (table.n_latents, table.n_latents * k))
     nodes = _for_each_class(
         shared.and_zeros(silent),
         torch.cat([owner.repeat_interleave(2), latents]),
-        own.and_zeros(own_silent),
-        torch.cat([torch.stack([2 * at, 2 * at + 1], 1).flatten(), 2 * len(starts) + latents.repeat_interleave(k)]),
-        torch.cat([mine.repeat_interleave(2), pairs]),
+        weighted.and_zeros(weighted_silent),
+        torch.cat(
+            [
+                torch.stack([2 * pair_cell, 2 * pair_cell + 1], 1).flatten(),
+                2 * len(starts) + latents.repeat_interleave(k),
+            ]
+        ),
+        torch.cat([cell_pair.repeat_interleave(2), pairs]),
         of_negatives.view(-1, k),
         n,
     )
-    p1 = of_positives * segments.scatter_sum(joint * middle[group], pair, len(pairs))
+    p1 = of_positives * segments.scatter_sum(joint * bin_mean[group], pair, len(pairs))
     return Pairs(nodes, (of_positives.view(-1, k) * positives).view(-1, 1), p1.view(-1, 1))
 
 
 def _entries(
     table: LabelTable, classes: Int64[Tensor, "latents k"]
 ) -> tuple[Int64[Tensor, " n"], Int64[Tensor, " n"], Float64[Tensor, " n"]]:
-    """(group, pair, tokens) of the table's joint counts that are of a pair."""
+    """(group, pair, tokens) of the table's joint counts whose latent and class are a pair."""
     k = classes.shape[1]
-    place = torch.full((table.n_latents, table.n_classes), -1, device=classes.device)
-    place.scatter_(1, classes, torch.arange(classes.numel(), device=classes.device).view(-1, k))
-    pair = place[table.latent[table.group], table.label]
+    pair_of = torch.full((table.n_latents, table.n_classes), -1, device=classes.device)
+    pair_of.scatter_(1, classes, torch.arange(classes.numel(), device=classes.device).view(-1, k))
+    pair = pair_of[table.latent[table.group], table.label]
     kept = segments.nonzero(pair >= 0)
     return table.group[kept], pair[kept], table.joint[kept].double()
 
@@ -116,50 +125,51 @@ class _Points(NamedTuple):
     hidden: Float64[Tensor, " n"]
 
     def and_zeros(self, weights: Float64[Tensor, " m"]) -> "_Points":
-        """These, then nodes of value 0."""
-        none = torch.zeros_like(weights)
-        return _Points(*(torch.cat(both) for both in zip(self, (none, weights, none), strict=True)))
+        """These points followed by points of value 0."""
+        zeros = torch.zeros_like(weights)
+        return _Points(*(torch.cat(columns) for columns in zip(self, (zeros, weights, zeros), strict=True)))
 
 
 def _points(
-    centre: Float64[Tensor, " cells"], sums: list[Float64[Tensor, " cells"]], unknown: Bool[Tensor, " cells"]
+    centre: Float64[Tensor, " cells"], sums: list[Float64[Tensor, " cells"]], inexact: Bool[Tensor, " cells"]
 ) -> _Points:
-    """The two Gauss nodes of each cell with these weighted sums of powers 0 to 3 of the distance from a centre; `unknown`
-    where they are not the codes themselves."""
+    """The two Gauss nodes of each cell with these weighted sums of the powers 0 to 3 of the distance from `centre`; `inexact` where
+    they are not the codes themselves."""
     weight, *rest = sums
     shift, second, third = (power / weight for power in rest)
     std = (second - shift.square()).clamp(min=0).sqrt()
     skew = torch.where(std > 0, (third - shift * (3 * second - 2 * shift.square())) / std**3, 0)
     values, weights = gauss_points(weight, centre + shift, std, skew)
-    hidden = torch.where(unknown, weight * std / 2, 0)
+    hidden = torch.where(inexact, weight * std / 2, 0)
     return _Points(values.flatten(), weights.flatten(), hidden.repeat_interleave(2))
 
 
 def _for_each_class(
     shared: _Points,
     latent: Int64[Tensor, " shared"],
-    own: _Points,
-    instead: Int64[Tensor, " own"],
-    pair: Int64[Tensor, " own"],
+    weighted: _Points,
+    replaced: Int64[Tensor, " weighted"],
+    pair: Int64[Tensor, " weighted"],
     factor: Float64[Tensor, "latents k"],
     n_tokens: int,
 ) -> Nodes:
-    """The shared points of each latent once for each class, by `factor` heavier; in some pairs own ones stand instead."""
+    """The shared points of each latent, repeated per class with weights times `factor`; `weighted[i]` replaces the shared point
+    `replaced[i]` in the pair `pair[i]`."""
     n_latents, k = factor.shape
-    order = segments.nonzero(shared.weights > 0)  # the second of equal codes weighs nothing for any class
+    order = segments.nonzero(shared.weights > 0)  # the second node of equal codes weighs 0 for every class
     order = order[argsort_nodes(latent[order], shared.values[order], n_latents)]
     lengths = torch.bincount(latent[order], minlength=n_latents)
     begin, of_pair = lengths.cumsum(0) - lengths, lengths.repeat_interleave(k)
-    place = segments.ranges(begin.repeat_interleave(k), of_pair)
-    each = torch.repeat_interleave(of_pair)
-    heavier = segments.index_select(factor.flatten(), each)
-    values, weights, hidden = (segments.index_select(column[order], place) for column in shared)
-    columns = values, weights * heavier, hidden * heavier
+    index = segments.ranges(begin.repeat_interleave(k), of_pair)
+    owner = torch.repeat_interleave(of_pair)
+    scale = segments.index_select(factor.flatten(), owner)
+    values, weights, hidden = (segments.index_select(column[order], index) for column in shared)
+    columns = values, weights * scale, hidden * scale
 
     rank = torch.full_like(latent, -1)
     rank[order] = torch.arange(len(order), device=latent.device) - begin[latent[order]]
-    known = rank[instead] >= 0
-    to = ((of_pair.cumsum(0) - of_pair)[pair] + rank[instead])[known]
-    for column, points in zip(columns, own, strict=True):
-        column[to] = points[known]
-    return sorted_nodes(each, *columns, n_tokens, n_latents * k)
+    known = rank[replaced] >= 0
+    target = ((of_pair.cumsum(0) - of_pair)[pair] + rank[replaced])[known]
+    for column, points in zip(columns, weighted, strict=True):
+        column[target] = points[known]
+    return sorted_nodes(owner, *columns, n_tokens, n_latents * k)

@@ -1,4 +1,4 @@
-"""Latents of like numbers of nodes side by side, each with the classes it has to be fitted to."""
+"""Latents batched by node count, each with the classes that are to be fitted."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,10 +13,10 @@ SIZE = 1 << 20  # latents * classes * nodes at a time
 
 
 class Block(NamedTuple):
-    """Some latents, some classes of each, and the latents' `Nodes.padded`."""
+    """Some latents, the same number of classes for each, and the latents' `Nodes.padded`."""
 
     at: tuple[Int64[Tensor, "l 1"], Int64[Tensor, "l k"]]
-    """Of a matrix [latents, classes], `matrix[at]` is the block's part [l, k]."""
+    """The index of the block in a matrix [latents, classes]: `matrix[at]` is [l, k]."""
     values: Float64[Tensor, "l nodes"]
     weights: Float64[Tensor, "l nodes"]
     hidden: Float64[Tensor, "l nodes"]
@@ -26,28 +26,28 @@ class Block(NamedTuple):
         return self.at[0].squeeze(1)
 
 
-def blocks(nodes: Nodes, wanted: Bool[Tensor, "latents classes"]) -> Iterator[Block]:
-    """All wanted pairs, each once; to fill the rows some unwanted ones are among them."""
-    count, lengths = wanted.sum(1), nodes.lengths
+def blocks(nodes: Nodes, mask: Bool[Tensor, "latents classes"]) -> Iterator[Block]:
+    """All pairs of the mask, each once; shorter rows are filled up with pairs outside the mask."""
+    count, lengths = mask.sum(1), nodes.lengths
     order = lengths.argsort()
     order = order[count[order] > 0]
     while len(order):
         nth = torch.arange(1, len(order) + 1, device=order.device)
-        room = nth * count[order].cummax(0).values * lengths[order]  # of these and those before them, side by side
-        n = max(1, int(torch.searchsorted(room, SIZE, right=True)))
-        some, order = order[:n], order[n:]
-        _, columns = packed(wanted[some])
-        yield Block((some[:, None], columns), *nodes.padded(some))
+        size = nth * count[order].cummax(0).values * lengths[order]  # of a block that ends with this latent
+        n = max(1, int(torch.searchsorted(size, SIZE, right=True)))
+        latents, order = order[:n], order[n:]
+        _, columns = pack_rows(mask[latents])
+        yield Block((latents[:, None], columns), *nodes.padded(latents))
 
 
-def packed(wanted: Bool[Tensor, "l classes"]) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, "rows k"]]:
-    """The rows with anything wanted, and of each as many columns as the fullest has: the wanted ones first.
+def pack_rows(mask: Bool[Tensor, "l classes"]) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, "rows k"]]:
+    """The rows with a true element, and k columns of each, the true ones first; k is the largest number of true ones.
 
-    >>> rows, columns = packed(torch.tensor([[False, True, False], [False, False, False], [True, False, True]]))
+    >>> rows, columns = pack_rows(torch.tensor([[False, True, False], [False, False, False], [True, False, True]]))
     >>> rows.tolist(), columns.tolist()
     ([0, 2], [[1, 0], [0, 2]])
     """
-    count = wanted.sum(1)
+    count = mask.sum(1)
     rows = count.nonzero().squeeze(1)
-    columns = (~wanted[rows]).byte().argsort(dim=1, stable=True)
+    columns = (~mask[rows]).byte().argsort(dim=1, stable=True)
     return rows, columns[:, : int(count.max())]

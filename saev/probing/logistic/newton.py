@@ -1,8 +1,7 @@
-"""Newton's method for many logistic regressions on one variable at once, each stopped when it is done.
+"""Newton's method for many logistic regressions on one variable, vectorised; pairs converge independently.
 
-Latents share nothing, the classes of a latent share its nodes. Everything is judged by gradients, losses are not needed:
-the loss is convex, so that a step went too far where it ends uphill, and the slopes at both ends place the minimum between
-them. Each pair is in its own state, so nobody waits for anybody.
+The classes of a latent prevalence its nodes. Steps are accepted by gradients, without losses: the loss is convex, so a step was too
+long where the directional derivative at its end is positive, and the derivatives at both ends bracket the minimum.
 """
 
 from typing import NamedTuple
@@ -11,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from saev.probing.logistic.blocks import packed
+from saev.probing.logistic.blocks import pack_rows
 
 
 class Minimum(NamedTuple):
-    """Of each pair: the logit at the latent's mean, its increase per standard deviation, at most what the loss may still fall
-    by, and how often it was evaluated."""
+    """Per pair: the logit at the latent's mean, its increase per standard deviation, a bound on the loss that remains to be gained,
+    and the number of evaluations."""
 
     level: Float64[Tensor, "l classes"]
     slope: Float64[Tensor, "l classes"]
@@ -27,31 +26,31 @@ class Minimum(NamedTuple):
 def minimise(
     u: Float64[Tensor, "l nodes"],
     weights: Float64[Tensor, "l nodes"],
-    share: Float64[Tensor, "l classes"],
+    prevalence: Float64[Tensor, "l classes"],
     covariance: Float64[Tensor, "l classes"],
     start: tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]],
     prior: Float64[Tensor, "l classes"],
-    wanted: Bool[Tensor, "l classes"],
+    active: Bool[Tensor, "l classes"],
     ridge: float,
-    enough: float,
+    tolerance: float,
     max_steps: int,
 ) -> Minimum:
-    """Minimise `sum_j weights_j softplus(level + slope u_j) - level share - slope covariance + ridge / 2 slope^2` per pair.
+    """Minimise `sum_j weights_j softplus(level + slope u_j) - level prevalence - slope covariance + ridge / 2 slope^2` per pair.
 
-    `u` are standardised codes in ascending order, the weights of a latent sum to 1, `share` is the mean of y and
-    `covariance` that of y u. A pair ends with the step after which its loss can fall by no more than `enough` of `prior`,
-    the loss without the code. Pairs that are not `wanted` stay at their start with nothing remaining.
+    `u` are standardised codes in ascending order, the weights of a latent sum to 1, `prevalence` is the mean of y and
+    `covariance` that of y u. A pair converges when its loss can fall by no more than `tolerance` times `prior`, the loss without
+    the code. Pairs that are not `active` keep their start.
     """
     powers = torch.stack([weights, weights * u, weights * u.square()], 1)
-    nothing = torch.zeros_like(share)
+    nothing = torch.zeros_like(prevalence)
     result = torch.stack([*start, nothing, nothing]).view(4, -1)
-    place = torch.arange(share.numel(), device=u.device).view_as(share)
-    # Per pair at work: where it stands, the step being tried, how fast the loss falls along it at first, and constants.
-    state = torch.stack([*start, nothing, nothing, nothing, share, covariance, prior])
-    alive = wanted
+    place = torch.arange(prevalence.numel(), device=u.device).view_as(prevalence)
+    # Per pair: the position, the step being tried, the rate at which the loss falls at its start, and constants.
+    state = torch.stack([*start, nothing, nothing, nothing, prevalence, covariance, prior])
+    alive = active
     for step in range(max_steps + 1):
         if alive.float().mean() < 0.8:
-            rows, columns = packed(alive)
+            rows, columns = pack_rows(alive)
             if not len(rows):
                 break
             u, powers, place = u[rows], powers[rows], place[rows].gather(1, columns)
@@ -61,7 +60,7 @@ def minimise(
         to_a, to_c = a + da, c + dc
         (ga, gc), (haa, hac, hcc) = _derivatives(u, powers, to_a, to_c)
         ga, gc = ga - pi, gc - rho + ridge * to_c
-        haa, hcc = haa + 1e-15, hcc + ridge  # where all weight is saturated, the gradient is rounding of this size
+        haa, hcc = haa + 1e-15, hcc + ridge  # where all nodes are saturated, the gradient is rounding of this size
         end = ga * da + gc * dc
         taken = end <= fall / 2
         # Where one node has nearly all of the curvature, the difference below is rounding: the floor keeps the step finite.
@@ -69,8 +68,8 @@ def minimise(
         new_c = -(gc - ga * hac / haa) / schur
         new_a = -(ga + hac * new_c) / haa
         decrement = -(ga * new_a + gc * new_c)
-        # No step can gain more than the whole loss; one that promises to is too long by as much. Beyond a minimum, the
-        # straight line between the slopes crosses 0 before the end of the step.
+        # No step can gain more than the whole loss: a longer one is scaled down. Beyond a minimum, linear interpolation of the
+        # derivatives crosses 0 before the end of the step.
         scale = torch.where(taken, (2 * most / decrement).clamp(0, 1), (fall / (fall + end)).clamp(0.1, 0.5))
         # Curvature changes by a factor of exp(far) at most over a step that moves no logit by more than `far`, so that
         # the next step could gain no more than (exp(far) - 1)^2 of what this one does.
@@ -79,14 +78,14 @@ def minimise(
         a, c = torch.where(taken, to_a, a), torch.where(taken, to_c, c)
         da, dc = torch.where(taken, new_a, da) * scale, torch.where(taken, new_c, dc) * scale
         fall = torch.where(taken, decrement, fall) * scale
-        done = alive & taken & (left <= enough * most)
+        done = alive & taken & (left <= tolerance * most)
         ended = (done if step < max_steps else alive).view(-1).nonzero().squeeze(1)
         left = torch.where(taken, left, torch.inf)
         reached = torch.stack([a + da * done, c + dc * done, left, torch.full_like(a, step + 1)])
         result[:, place.view(-1)[ended]] = reached.view(4, -1)[:, ended]
         alive = alive & ~done
         state = torch.stack([a, c, da, dc, fall, pi, rho, most])
-    level, slope, remaining, steps = result.view(4, *share.shape)
+    level, slope, remaining, steps = result.view(4, *prevalence.shape)
     return Minimum(level, slope, remaining, steps.long())
 
 

@@ -1,4 +1,4 @@
-"""Probes with every token alike, or with each class and its rest balanced: of all pairs, and of latents with a class each."""
+"""Fits and losses of all pairs, or of latents with one class each; tokens weigh the same, or each class and its complement do."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
@@ -13,7 +13,7 @@ from saev.probing.logistic.fit import RIDGE, LogisticFit, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes
 from saev.probing.settings import Weights
 
-AT_A_TIME = 1 << 11  # pairs put together while they are balanced: some 0.15 GB
+PAIRS_PER_BLOCK = 1 << 11  # balanced pairs per call of `solve`: some 0.15 GB
 
 
 def fit_all(
@@ -23,7 +23,7 @@ def fit_all(
     ridge: float = RIDGE,
     advance: Callable[[int], object] = lambda n: None,
 ) -> LogisticFit:
-    """`solve` of every latent with every class, from cells of `bits` mantissa bits; `advance` as there."""
+    """`solve` for every latent and class, from cells of `bits` mantissa bits."""
     if weights == "none":
         return solve(nodes(table, bits), table.positives, table.p1, ridge, advance=advance)
     fits = [solve(*balanced(part, classes, bits), ridge, advance=advance) for part, classes, _ in _parts(table)]
@@ -38,19 +38,19 @@ def losses_of_all_pairs(
     b: Float64[Tensor, "latents classes"],
     w: Float64[Tensor, "latents classes"],
 ) -> Float64[Tensor, "latents classes"]:
-    """`cross_entropy` of fits of all pairs on this table's tokens, in nats per token; balanced, NaN where all tokens are on
-    one side."""
+    """`cross_entropy` of all pairs' fits on this table's tokens, in nats per token; balanced: NaN where all or no tokens are of the
+    class."""
     if weights == "none":
         return cross_entropy(nodes(table, bits), table.positives, table.p1, b, w)
-    found = [
+    losses = [
         losses_of_pairs(balanced(part, classes, bits), weights, b[latents].view(-1, 1), w[latents].view(-1, 1))
         for part, classes, latents in _parts(table)
     ]
-    return torch.cat(found).view(-1, table.n_classes)
+    return torch.cat(losses).view(-1, table.n_classes)
 
 
-def own(table: LabelTable, classes: Int64[Tensor, " latents"], weights: Weights) -> Pairs:
-    """Each latent with one class, in the table's own bins: exact where these hold a value each."""
+def pairs_of(table: LabelTable, classes: Int64[Tensor, " latents"], weights: Weights) -> Pairs:
+    """Each latent with one class, in the bins of the table: exact where each bin holds one value."""
     if weights == "balanced":
         return balanced(table, classes[:, None], table.mantissa_bits)
     p1 = table.p1.gather(1, classes[:, None])
@@ -60,7 +60,7 @@ def own(table: LabelTable, classes: Int64[Tensor, " latents"], weights: Weights)
 def losses_of_pairs(
     pairs: Pairs, weights: Weights, b: Float64[Tensor, "pairs 1"], w: Float64[Tensor, "pairs 1"]
 ) -> Float64[Tensor, "pairs 1"]:
-    """As `losses_of_all_pairs`, of pairs."""
+    """As `losses_of_all_pairs`, for latents with one class each."""
     loss = cross_entropy(*pairs, b, w)
     if weights == "none":
         return loss
@@ -69,8 +69,8 @@ def losses_of_pairs(
 
 
 def _parts(table: LabelTable) -> Iterator[tuple[LabelTable, Int64[Tensor, "l classes"], Int64[Tensor, " l"]]]:
-    """The tables of some latents at a time, all classes for each of these, and their numbers."""
+    """(table of a block of latents, all classes for each of them, their indices)."""
     every = torch.arange(table.n_classes, device=table.p1.device)
     numbers = torch.arange(table.n_latents, device=table.p1.device)
-    for latents in numbers.split(max(1, AT_A_TIME // table.n_classes)):
+    for latents in numbers.split(max(1, PAIRS_PER_BLOCK // table.n_classes)):
         yield table.select(latents), every.expand(len(latents), -1), latents

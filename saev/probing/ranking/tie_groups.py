@@ -1,7 +1,7 @@
-"""The tokens of a table as tie groups in descending order of codes, class by class: what every ranking is made of.
+"""The tokens of a table as tie groups by descending code, per class: the input of all ranking measures.
 
-The groups of a block of latents come twice: those of codes that are not 0, of which only (group, class) with tokens are
-listed, and the silent group of each latent, with every class.
+A block of latents has two lists of groups: those of non-zero codes, with the classes that have tokens there, and the silent
+group of each latent, with every class.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
 
-PAIRS = 1 << 16  # of a block: on a CPU such small numbers are sorted by counting
-ENTRIES = 1 << 22  # of a block
+PAIRS = 1 << 16  # per block: on a CPU, integers below 2^16 are sorted by counting
+ENTRIES = 1 << 22  # per block
 
 
 class TieGroups(NamedTuple):
-    """Groups of tokens with equal codes, and the classes within."""
+    """Groups of tokens with equal codes, and the classes in each."""
 
     size: Int64[Tensor, " groups"]
     above: Int64[Tensor, " groups"]
@@ -37,9 +37,9 @@ class TieGroups(NamedTuple):
 
 
 def blocks(table: LabelTable) -> Iterator[tuple[slice, tuple[TieGroups, TieGroups]]]:
-    """Consecutive latents with their firing and silent groups; so many that memory stays within some 100 bytes an entry.
+    """Blocks of consecutive latents with their (firing, silent) groups; memory is about 100 bytes per entry.
 
-    A latent with more than `ENTRIES` entries is a block of its own.
+    A latent with more than `ENTRIES` entries is a block by itself.
     """
     latents = torch.arange(table.n_latents + 1, device=table.latent.device)
     group_ends = torch.searchsorted(table.latent, latents)
@@ -63,7 +63,7 @@ def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tup
     negatives = segments.scatter_sum(count * negative, latent, n)
     silent = table.n_tokens - firings
 
-    upto = count.cumsum(0)  # ascending values: from there to the end of its latent are those above
+    upto = count.cumsum(0)  # groups ascend: the rest of the latent has higher codes
     above = firings.cumsum(0)[latent] - upto + torch.where(negative, silent[latent], 0)
 
     group = table.group[entries].flip(0) - groups.start  # descending
@@ -82,7 +82,7 @@ def _block(table: LabelTable, rows: slice, groups: slice, entries: slice) -> tup
 
 
 def _before(positives: Int64[Tensor, " n"], pair: Int64[Tensor, " n"]) -> Int64[Tensor, " n"]:
-    """Of each entry, the positives of the earlier entries of its pair."""
+    """Per entry, the sum of the positives of earlier entries of its pair."""
     starts = segments.segment_starts(pair)
     before = positives.cumsum(0) - positives
     return before - before[starts][segments.segment_ids(starts, len(pair))]

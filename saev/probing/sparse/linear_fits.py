@@ -1,7 +1,6 @@
-"""Logistic regressions of one class on some latents' codes, fitted by scikit-learn and told whether they converged.
+"""Logistic regressions of one class on some latents' standardised codes, fitted by scikit-learn.
 
-Codes come standardised, as sparse matrices by column. Tokens on which none of the latents in question fires differ by
-their label alone: they are told to the solver as two weighted rows.
+Rows on which none of these latents fires differ by their label alone: the solver gets them as two weighted rows.
 """
 
 import warnings
@@ -17,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-RIDGE = 1e-8  # of what is called unpenalised: keeps separable classes finite, as in the 1-D probes
+RIDGE = 1e-8  # of the "unpenalised" fits: keeps separable classes finite, as in the 1-D probes
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,16 @@ class LinearFit:
     converged: bool
 
     def logits(self, x: csc_array) -> Float64[np.ndarray, " rows"]:
-        """Log-odds of the class, of each row of codes standardised like those of the fit."""
-        spread = np.zeros(len(x.indptr) - 1)
-        spread[self.latents] = self.weights
-        return x @ spread + self.bias
+        """Log-odds of the class for each row of codes, standardised like those of the fit."""
+        weights = np.zeros(len(x.indptr) - 1)
+        weights[self.latents] = self.weights
+        return x @ weights + self.bias
 
 
 def standardised(train: csr_array, val: csr_array) -> tuple[csc_array, csc_array]:
-    """Both with each column divided by its standard deviation in `train`, in float64, by column; columns that are constant
-    there become 0.
+    """Both, with each column divided by its standard deviation in `train` (float64); columns that are constant there become 0.
 
-    Nothing is subtracted, so zeros stay zeros; fits have a free intercept, to which a shift of a column makes no difference.
+    Means are not subtracted, so that zeros stay zeros: the free intercept of a fit absorbs the shift.
     """
     x = train.astype(np.float64).tocsc()
     mean = np.asarray(x.mean(axis=0)).ravel()
@@ -49,8 +47,7 @@ def standardised(train: csr_array, val: csr_array) -> tuple[csc_array, csc_array
     variance = square - mean**2
     varies = variance > 1e-12 * square
     factor = np.where(varies, 1 / np.sqrt(np.where(varies, variance, 1)), 0)
-    found = [_scaled(x, factor), _scaled(val.astype(np.float64).tocsc(), factor)]
-    return found[0], found[1]
+    return _scaled(x, factor), _scaled(val.astype(np.float64).tocsc(), factor)
 
 
 def _scaled(x: csc_array, factor: Float64[np.ndarray, " latents"]) -> csc_array:
@@ -62,11 +59,11 @@ def _scaled(x: csc_array, factor: Float64[np.ndarray, " latents"]) -> csc_array:
 def refit(
     x: csc_array, y: Bool[np.ndarray, " rows"], latents: Sequence[int] | Int64[np.ndarray, " latents"]
 ) -> LinearFit:
-    """The unpenalised fit (but for RIDGE) on a few latents; on none, the prevalence."""
+    """The unpenalised fit (except for RIDGE) on a few latents; on none, the prevalence."""
     latents = np.asarray(latents, np.int64)
     if not len(latents):
-        share = float(y.mean())
-        return LinearFit(latents, np.zeros(0), float(logit(share)), float(entr(share) + entr(1 - share)), True)
+        p = float(y.mean())
+        return LinearFit(latents, np.zeros(0), float(logit(p)), float(entr(p) + entr(1 - p)), True)
     rows, labels, weight = merge_silent_rows(x, y, latents)
     model = LogisticRegression(C=1 / (len(y) * RIDGE), solver="newton-cholesky", tol=1e-8, max_iter=200)
     converged = fit_converges(model, rows, labels, weight)
@@ -78,30 +75,30 @@ def refit(
 def merge_silent_rows(
     x: csc_array, y: Bool[np.ndarray, " rows"], latents: Int64[np.ndarray, " latents"]
 ) -> tuple[Float64[np.ndarray, "kept latents"], Bool[np.ndarray, " kept"], Float64[np.ndarray, " kept"]]:
-    """(codes, labels, weights): the rows on which one of these latents fires, and the silent ones, by label, as one each."""
+    """(codes, labels, weights): the rows on which one of these latents fires, and one row per label for all silent rows."""
     columns = x[:, latents].tocsr()
     fires = np.diff(columns.indptr) > 0
     silent = np.bincount(y[~fires], minlength=2)
-    there = silent > 0
-    rows = np.concatenate([columns[np.flatnonzero(fires)].toarray(), np.zeros((int(there.sum()), len(latents)))])
-    labels = np.concatenate([y[fires], np.array([False, True])[there]])
-    return rows, labels, np.concatenate([np.ones(int(fires.sum())), silent[there].astype(np.float64)])
+    occurs = silent > 0
+    rows = np.concatenate([columns[np.flatnonzero(fires)].toarray(), np.zeros((int(occurs.sum()), len(latents)))])
+    labels = np.concatenate([y[fires], np.array([False, True])[occurs]])
+    return rows, labels, np.concatenate([np.ones(int(fires.sum())), silent[occurs].astype(np.float64)])
 
 
 def ridge_fit(
     x: csc_array, y: Bool[np.ndarray, " rows"], ridges: Sequence[float], seed: int
 ) -> tuple[LinearFit, float]:
-    """The fit on all latents with penalty `ridge / 2 * sum of squared weights` beside the mean loss, and the ridge.
+    """(fit on all latents that minimises mean loss + ridge / 2 * sum of squared weights, ridge).
 
-    Of several ridges the one with the least loss on every fifth positive and negative row, drawn by `seed`, fitted to the
-    others; then it is fitted to all. With fewer than five positives or negatives there is nothing to choose by: the largest.
+    Of several ridges, the one with the lowest loss on every fifth positive and negative row, drawn by `seed`, after a fit to the
+    others; the final fit is to all rows. With fewer than five positives or negatives, the largest ridge.
     """
     best = max(ridges)
     held = held_out(y, seed)
     if len(ridges) > 1 and min(np.bincount(y[held], minlength=2)) > 0:
         by_row = x.tocsr()
-        rest, judged = by_row[np.flatnonzero(~held)].tocsc(), by_row[np.flatnonzero(held)].tocsc()
-        loss = [losses(_ridge(rest, y[~held], ridge).logits(judged), y[held]).mean() for ridge in ridges]
+        rest, validation = by_row[np.flatnonzero(~held)].tocsc(), by_row[np.flatnonzero(held)].tocsc()
+        loss = [losses(_ridge(rest, y[~held], ridge).logits(validation), y[held]).mean() for ridge in ridges]
         best = ridges[int(np.argmin(loss))]
     return _ridge(x, y, best), float(best)
 
@@ -124,15 +121,15 @@ def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> LinearFi
 def fit_converges(
     model: LogisticRegression, x: csc_array | np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
 ) -> bool:
-    """Fit the model; False where scikit-learn warns that it did not converge. Its other warnings are passed on."""
-    with warnings.catch_warnings(record=True) as said:
+    """Fit the model; False where scikit-learn warns that it did not converge. Other warnings are re-issued."""
+    with warnings.catch_warnings(record=True) as caught:
         warnings.filterwarnings("always", category=ConvergenceWarning)
-        warnings.filterwarnings("ignore", category=LinAlgWarning)  # newton-cholesky says it hands over to lbfgs
+        warnings.filterwarnings("ignore", category=LinAlgWarning)  # newton-cholesky falls back to lbfgs
         model.fit(x, y, sample_weight=weight)
-    for warning in said:
+    for warning in caught:
         if not issubclass(warning.category, ConvergenceWarning):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return not any(issubclass(warning.category, ConvergenceWarning) for warning in said)
+    return not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
 
 
 def parameters(model: LogisticRegression) -> tuple[Float64[np.ndarray, " latents"], float]:
@@ -147,10 +144,10 @@ def losses(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -
 
 def evaluate_logits(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> dict[str, float]:
     """`ap` (scikit-learn's), `ce` and `ce_prevalence` (of predicting the prevalence everywhere; nats per row), `prevalence`."""
-    share = float(y.mean())
+    prevalence = float(y.mean())
     return {
         "ap": float(average_precision_score(y, logits)),
         "ce": float(losses(logits, y).mean()),
-        "ce_prevalence": float(entr(share) + entr(1 - share)),
-        "prevalence": share,
+        "ce_prevalence": float(entr(prevalence) + entr(1 - prevalence)),
+        "prevalence": prevalence,
     }

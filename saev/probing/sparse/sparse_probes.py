@@ -1,11 +1,10 @@
-"""The best k latents of a class together, found by an L1 path or one by one, and the unpenalised probe on them.
+"""The best k latents of a class, selected by an L1 path or by forward selection, and the unpenalised probe on them.
 
-    l1       the path of sum |w| + C * sum of losses: the largest C at which at most k weights are not 0, then refitted
-    greedy   the latents that pull most at the residual are tried; the one whose refit loses least joins
+    l1       minimise sum |w| + C * sum of losses: the largest C at which at most k weights are non-zero, then refit
+    greedy   refit with each of the latents of the largest gradient; add the one with the lowest loss
 
-Both look at all latents at every step: the pull of every latent, |sum over rows of x (y - p)|, is one sparse product. So
-the L1 path is solved on a small working set, by scikit-learn, and is that of all latents all the same: a latent whose pull
-exceeds 1 / C is missing from the set and joins it.
+The gradient of every latent, |sum over rows of x (y - p)|, is one sparse product. So the L1 path is solved by scikit-learn on a
+small working set and is exact for all latents: those whose gradient exceeds 1 / C join the set.
 """
 
 from collections.abc import Sequence
@@ -20,85 +19,85 @@ from sklearn.linear_model import LogisticRegression
 from saev.probing.sparse.linear_fits import LinearFit, fit_converges, merge_silent_rows, parameters, refit
 
 WIDTH = 32  # latents that join a working set at a time
-SLACK = 1e-3  # by which a pull may exceed 1 / C
-GROWTH = 1.25  # of C from one step along the path to the next: small, for twice the C may have ten times the latents
-REACH = 1e6  # the path ends at so many times its first C
-FINE = 1.0005  # C is found to this factor: latents that are nearly as telling enter nearly together
-SETTLED = 1e-3  # of the entropy of the labels: with a lower loss nothing is left to explain
+SLACK = 1e-3  # relative excess of a gradient over 1 / C that is tolerated
+GROWTH = 1.25  # of C per step along the path: small, as doubling C may give ten times the latents
+REACH = 1e6  # ratio of the last C of the path to the first
+FINE = 1.0005  # precision of C: nearly equal latents enter nearly together
+SETTLED = 1e-3  # fraction of the labels' entropy: selection stops at a lower loss
 
 
 def sparse_probes(
     x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], selection: str, candidates: int = 8
 ) -> dict[int, LinearFit]:
-    """The probe of each k, on at most k latents: fewer where no more of them tell anything.
+    """The probe for each k, on at most k latents, fewer where further ones have no effect.
 
-    `x` has standardised codes; `candidates` is for greedy, the latents tried at each step. ValueError for another selection,
-    and where `y` has one value only.
+    `x` has standardised codes; `candidates` (greedy) is the number of latents refitted at each step. ValueError where `y` has one
+    value only.
     """
     if y.all() or not y.any():
         raise ValueError(f"a class with {int(y.sum())} of {len(y)} rows: give rows of it and others.")
     return greedy(x, y, ks, candidates) if selection == "greedy" else by_l1(x, y, ks)
 
 
-def pull(
+def gradients(
     x: csc_array, y: Bool[np.ndarray, " rows"], p: Float64[np.ndarray, "#rows"]
 ) -> Float64[np.ndarray, " latents"]:
-    """How fast a latent's weight would lower the sum of losses: |sum over rows of x (y - p)|."""
+    """|derivative of the sum of losses by each weight| = |sum over rows of x (y - p)|."""
     return np.abs(x.T @ (y - p))
 
 
-def strongest(pulls: Float64[np.ndarray, " latents"], n: int, above: float) -> Int64[np.ndarray, " some"]:
-    """The n with the largest pull above a bound; of equal ones the lowest numbers."""
-    there = np.flatnonzero(pulls > above)
-    return there[np.argsort(-pulls[there], kind="stable")[:n]]
+def largest(values: Float64[np.ndarray, " latents"], n: int, above: float) -> Int64[np.ndarray, " m"]:
+    """Indices of the n largest values above a bound, in descending order; of equal ones the lowest index first."""
+    candidates = np.flatnonzero(values > above)
+    return candidates[np.argsort(-values[candidates], kind="stable")[:n]]
 
 
 def greedy(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int], candidates: int) -> dict[int, LinearFit]:
-    """Forward selection: at each step the `candidates` that pull most are refitted with those chosen, and the best stays.
+    """Forward selection: the `candidates` latents of the largest gradient are refitted with those selected, and the best is added.
 
     With one candidate this is orthogonal matching pursuit.
     """
     none = best = refit(x, y, [])
-    found: dict[int, LinearFit] = {}
+    fits: dict[int, LinearFit] = {}
     for size in range(1, max(ks) + 1):
-        pulls = pull(x, y, expit(best.logits(x)))
-        pulls[best.latents] = 0
-        tried = [refit(x, y, np.append(best.latents, j)) for j in strongest(pulls, candidates, 0)]
+        gradient = gradients(x, y, expit(best.logits(x)))
+        gradient[best.latents] = 0
+        tried = [refit(x, y, np.append(best.latents, j)) for j in largest(gradient, candidates, 0)]
         if not tried or best.loss < SETTLED * none.loss:
             break
-        best = found[size] = min(tried, key=lambda fit: fit.loss)
-    return {k: found.get(k, best) for k in ks}
+        best = fits[size] = min(tried, key=lambda fit: fit.loss)
+    return {k: fits.get(k, best) for k in ks}
 
 
 def by_l1(x: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int]) -> dict[int, LinearFit]:
-    """The latents of the L1 path, refitted without the penalty. `converged` is of the path's fit and the refit."""
-    path, found = L1Path(x, y), {}
+    """The latents of the L1 path, refitted without the penalty; `converged` where both fits did."""
+    path, fits = L1Path(x, y), {}
     for k in sorted(ks):
         support = path.at_most(k)
         fit = refit(x, y, support.latents)
-        found[k] = LinearFit(fit.latents, fit.weights, fit.bias, fit.loss, fit.converged and support.converged)
-    return found
+        fits[k] = LinearFit(fit.latents, fit.weights, fit.bias, fit.loss, fit.converged and support.converged)
+    return fits
 
 
 class Support(NamedTuple):
-    """Latents whose weights are not 0."""
+    """Latents with non-zero weights."""
 
-    latents: Int64[np.ndarray, " some"]
+    latents: Int64[np.ndarray, " m"]
     converged: bool
 
 
 class L1Path:
-    """Minima of sum |w| + C * sum of losses over all latents, at any C; the intercept is free."""
+    """Minima of sum |w| + C * sum of losses over all latents, by C; the intercept is not penalised."""
 
     def __init__(self, x: csc_array, y: Bool[np.ndarray, " rows"]):
         self.x, self.y = x, y
-        pulls = pull(x, y, np.array([y.mean()]))
-        self.working = strongest(pulls, WIDTH, 0)
-        self.first = 1 / pulls.max() if len(self.working) else np.inf  # up to here all weights are 0
+        gradient = gradients(x, y, np.array([y.mean()]))
+        self.working = largest(gradient, WIDTH, 0)
+        self.first = 1 / gradient.max() if len(self.working) else np.inf  # up to here all weights are 0
         self.known = {self.first: Support(np.zeros(0, np.int64), True)}
 
     def at_most(self, k: int) -> Support:
-        """Those of a C with k non-zeros, or else of the largest C (to FINE) with fewer."""
+        """The support at a C with k non-zero weights, or else at the largest C (up to FINE) with fewer."""
         if not len(self.working):
             return self.known[self.first]
         low = max(c for c, support in self.known.items() if len(support.latents) <= k)
@@ -122,8 +121,8 @@ class L1Path:
         while True:
             rows, labels, weight = merge_silent_rows(self.x, self.y, self.working)
             mean = weight @ rows / weight.sum()
-            shift = np.where(np.abs(mean) > 1, mean, 0)  # beyond a deviation, coordinate descent would crawl
-            # liblinear penalises the intercept: as the weight of a large constant it is as good as free.
+            shift = np.where(np.abs(mean) > 1, mean, 0)  # beyond one deviation, coordinate descent converges slowly
+            # liblinear penalises the intercept: as the weight of a large constant the penalty is negligible.
             model = LogisticRegression(
                 l1_ratio=1.0, C=c, solver="liblinear", intercept_scaling=1000, tol=1e-6, max_iter=2000, random_state=0
             )
@@ -131,9 +130,9 @@ class L1Path:
             w, bias = parameters(model)
             chosen = w != 0
             fit = LinearFit(self.working[chosen], w[chosen], bias - float(w @ shift), np.nan, converged)
-            pulls = pull(self.x, self.y, expit(fit.logits(self.x)))
-            pulls[self.working] = 0
-            missing = strongest(pulls, WIDTH, (1 + SLACK) / c)
+            gradient = gradients(self.x, self.y, expit(fit.logits(self.x)))
+            gradient[self.working] = 0
+            missing = largest(gradient, WIDTH, (1 + SLACK) / c)
             if not len(missing):
                 return Support(np.sort(fit.latents), converged)
             self.working = np.concatenate([self.working, missing])

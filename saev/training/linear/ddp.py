@@ -1,4 +1,4 @@
-"""Several processes that fit linear probes together: each takes its part of every batch and of the validation tokens."""
+"""Linear probes in several processes: every batch and the validation tokens are sharded across ranks."""
 
 import contextlib
 from contextlib import AbstractContextManager
@@ -10,13 +10,13 @@ from saev.ops import collective
 
 
 class ProbeDDP(DDPStrategy):
-    """Lightning's launch and collectives alone: the module adds up gradients itself, probe by probe."""
+    """Lightning's launch and collectives without DistributedDataParallel: the module all-reduces gradients per probe."""
 
     def configure_ddp(self) -> None:
-        """Nothing to wrap: DistributedDataParallel expects one backward pass per step, and there is one per probe."""
+        """No wrapping: DistributedDataParallel expects one backward pass per step, and there is one per probe."""
 
 
-def sharing(here: int, tokens: int) -> AbstractContextManager[None]:
-    """Around a step on `here` of the whole batch's `tokens`, as in `collective.sharded_batch`; nothing in a single process."""
+def sharded_step(local: int, tokens: int) -> AbstractContextManager[None]:
+    """`collective.sharded_batch` for a step on `local` of the global batch's `tokens`; no effect in a single process."""
     several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return collective.sharded_batch(here, tokens) if several else contextlib.nullcontext()
+    return collective.sharded_batch(local, tokens) if several else contextlib.nullcontext()

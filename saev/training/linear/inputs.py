@@ -1,4 +1,4 @@
-"""What linear probes look at: normalised activations, or a dictionary's codes; made once per batch for all of them."""
+"""Inputs of linear probes: normalised activations or a dictionary's codes, computed once per batch for all probes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
@@ -18,20 +18,20 @@ Features = Float[Tensor, "batch width"] | SparseCodes
 
 @runtime_checkable
 class Input(Protocol):
-    """Features of raw activations. Nothing about it is trained, nor kept in a checkpoint."""
+    """Features of raw activations. Inputs are neither trained nor saved in checkpoints."""
 
     @property
     def width(self) -> int:
-        """Features of a token."""
+        """Number of features of a token."""
         ...
 
     def features(self, acts: Float[Tensor, "batch d_model"]) -> Features:
-        """Those of a batch, on its device."""
+        """Features of a batch, on its device."""
         ...
 
 
 class RawInput:
-    """Activations as the normaliser leaves them."""
+    """Normalised activations."""
 
     def __init__(self, normaliser: Normaliser):
         self.normaliser = normaliser
@@ -45,7 +45,7 @@ class RawInput:
 
 
 class CodesInput:
-    """The codes of a dictionary in evaluation mode: as pairs where products with those are the faster ones."""
+    """The codes of a dictionary in evaluation mode: sparse pairs where products with these are faster, else dense."""
 
     def __init__(self, dictionary: Dictionary):
         self.dictionary = dictionary
@@ -61,23 +61,24 @@ class CodesInput:
         return codes if codes.prefer_sparse(self.width) else codes.dense(self.width)
 
 
-def inputs_of(wanted: Sequence[str], normaliser: Normaliser, members: Mapping[str, Dictionary]) -> dict[str, Input]:
-    """The inputs by name: those of `names_of`."""
+def inputs_of(requested: Sequence[str], normaliser: Normaliser, members: Mapping[str, Dictionary]) -> dict[str, Input]:
+    """The inputs of `names_of` by name."""
     return {
-        name: RawInput(normaliser) if name == RAW else CodesInput(members[name]) for name in names_of(wanted, members)
+        name: RawInput(normaliser) if name == RAW else CodesInput(members[name])
+        for name in names_of(requested, members)
     }
 
 
-def names_of(wanted: Sequence[str], members: Iterable[str]) -> list[str]:
-    """`raw`, a dictionary's name, or `all` for raw and every dictionary, each once; ValueError for another.
+def names_of(requested: Sequence[str], members: Iterable[str]) -> list[str]:
+    """The requested inputs, each once: `raw`, a dictionary's name, or `all` for raw and every dictionary. ValueError for others.
 
     >>> names_of(["all", "raw"], ["k=8"])
     ['raw', 'k=8']
     """
-    there = [RAW, *members]
-    found = list(dict.fromkeys(each for want in wanted for each in (there if want == ALL else [want])))
-    absent = [name for name in found if name not in there]
-    if absent or not found:
-        why = f"there is no {absent[0]}" if absent else "there is nothing to learn from"
-        raise ValueError(f"linear_probe.inputs={list(wanted)}: {why}: choose of {[RAW, ALL, *there[1:]]}.")
-    return found
+    known = [RAW, *members]
+    names = list(dict.fromkeys(name for entry in requested for name in (known if entry == ALL else [entry])))
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        problem = f"there is no {unknown[0]}" if unknown else "it is empty"
+        raise ValueError(f"linear_probe.inputs={list(requested)}: {problem}: choose of {[RAW, ALL, *known[1:]]}.")
+    return names

@@ -1,4 +1,4 @@
-"""What a linear probe minimises: softmax cross-entropy of exclusive classes, or the mean over classes of binary ones."""
+"""The loss of a linear probe: softmax cross-entropy of exclusive classes, or the mean over classes of binary ones."""
 
 import torch
 import torch.nn.functional as F
@@ -23,19 +23,19 @@ def token_losses(
 def class_weights(
     kind: str, n_tokens: int, positives: Int64[Tensor, " classes"], exclusive: bool
 ) -> ClassWeights | None:
-    """`balanced`: all classes weigh the same together, as in scikit-learn, and the mean over tokens is 1; `none`: None.
+    """`balanced`: the total weight of every class is the same, as in scikit-learn, and the mean over tokens is 1; `none`: None.
 
-    Exclusive classes weigh n / (C n_c), C being those that occur; else positives n / (2 n_c) and negatives n / (2 (n - n_c)).
+    Exclusive classes weigh n / (C n_c), with C the classes that occur; else positives n / (2 n_c), negatives n / (2 (n - n_c)).
     """
     if kind == "none":
         return None
     sides = positives[None].double() if exclusive else torch.stack([n_tokens - positives, positives]).double()
-    shares = int((positives > 0).sum()) if exclusive else 2
-    weights = torch.where(sides > 0, n_tokens / (shares * sides), 0).float()
+    n_sides = int((positives > 0).sum()) if exclusive else 2
+    weights = torch.where(sides > 0, n_tokens / (n_sides * sides), 0).float()
     return weights[0] if exclusive else weights
 
 
 def prior_logits(n_tokens: int, positives: Int64[Tensor, " classes"], exclusive: bool) -> Float[Tensor, " classes"]:
-    """The best constant logits, where probes begin; one token is added to each side, so that all are finite."""
+    """The best constant logits, the initial bias; one token is added to each side, so that all are finite."""
     positive = positives.double() + 1
     return (positive.log() if exclusive else (positive / (n_tokens - positives + 1)).log()).float()

@@ -1,4 +1,4 @@
-"""Segmentation maps of a probe: logits on the patch grid, upsampled, against a class per pixel.
+"""Segmentation maps of a probe: logits on the patch grid, upsampled, compared with a class per pixel.
 
 patches [h * w, d_model] -> logits -> [classes, h, w] --bilinear--> [classes, height, width] -> largest -> overlap
 """
@@ -21,7 +21,7 @@ def logit_map(
 def patch_map(
     labels: Int[Tensor, " patches"], grid: tuple[int, int], size: tuple[int, int]
 ) -> Int[Tensor, "height width"]:
-    """The label of each pixel where there are no masks: that of its patch."""
+    """The label of each pixel: that of its patch (used where there are no masks)."""
     maps = labels.reshape(1, 1, *grid).double()  # exact for labels
     return F.interpolate(maps, size, mode="nearest-exact")[0, 0].to(labels.dtype)
 

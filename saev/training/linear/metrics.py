@@ -1,4 +1,4 @@
-"""A probe's numbers over the validation tokens as torchmetrics: sums and counts that add up over batches and processes."""
+"""Metrics of a linear probe over the validation tokens: sums and counts that add up over batches and processes."""
 
 import torch
 from jaxtyping import Float, Float64, Int64
@@ -10,10 +10,9 @@ from saev.training.linear.loss import ClassWeights, Targets, token_losses
 
 
 class ProbeLoss(Metric):
-    """The mean over tokens of cross-entropy (`ce`, nats) and of what is minimised (`loss`: the same, weighted by class).
+    """Mean over tokens of the cross-entropy (`ce`, nats) and of the class-weighted cross-entropy (`loss`).
 
-    Every token is also put into the class of its largest logit, or into all those above 0, which gives `accuracy` and `miou`
-    of single tokens.
+    `accuracy` and `miou` are of single tokens, predicted as the class of the largest logit, or as all classes with logits > 0.
     """
 
     full_state_update = False
@@ -40,27 +39,30 @@ class ProbeLoss(Metric):
             dtype=torch.float64
         )
         if self.exclusive:
-            found = segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
+            overlap = segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
         else:
-            found = segmentation.overlap_of_sets(labels, logits > 0)
-        self.overlap = self.overlap + found
+            overlap = segmentation.overlap_of_sets(labels, logits > 0)
+        self.overlap = self.overlap + overlap
 
     def compute(self) -> dict[str, Tensor]:
-        """Scalars; `accuracy` of labels that do not exclude each other is that of (token, class) pairs."""
-        agree = (
+        """Scalars; `accuracy` of labels that are not exclusive is that of (token, class) pairs."""
+        accuracy = (
             segmentation.accuracy(self.overlap)
             if self.exclusive
             else segmentation.accuracy_of_sets(self.overlap, self.n)
         )
         miou = segmentation.mean_iou(self.overlap)
-        return {"ce": self.ce / self.n, "loss": self.loss / self.n, "accuracy": agree, "miou": miou, "n_tokens": self.n}
+        return {
+            "ce": self.ce / self.n,
+            "loss": self.loss / self.n,
+            "accuracy": accuracy,
+            "miou": miou,
+            "n_tokens": self.n,
+        }
 
 
 class ProbeScores(Metric):
-    """Average precision of each class, its tokens ranked by log-odds in bins of 1/64 and more (`saev.metrics.score_bins`).
-
-    Memory: 128 KiB a class, however many tokens.
-    """
+    """Average precision of each class, with tokens ranked by binned log-odds (`saev.metrics.score_bins`). Memory: 128 KiB per class."""
 
     full_state_update = False
     tokens: Int64[Tensor, "classes bins"]

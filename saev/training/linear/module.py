@@ -1,10 +1,10 @@
-"""A grid of linear probes as a LightningModule: one read of the data fits them all.
+"""A grid of linear probes as a LightningModule, all fitted in one read of the data.
 
-    batch -> features of each input, once -> for each probe: loss, backward, step of its own parameter groups
+    batch -> features of each input, once -> for each probe: loss, backward, step of its parameter groups
 
-Probes share the batch and nothing else. An epoch ends where the trainer validates (`steps_per_epoch`); each probe is judged
-there by its own validation loss and may stop, from when on it costs nothing; the fit ends with the last. Validating while
-fitting takes losses alone; `trainer.validate`, after `restore_best`, takes every number.
+Probes are independent but for the batch. An epoch ends where the trainer validates (`steps_per_epoch`); each probe is validated
+there by its loss and may stop, after which it costs nothing; the fit ends when all have stopped. Validation during the fit
+computes losses only; `trainer.validate`, after `restore_best`, computes all metrics.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from saev.ops import collective
 from saev.training.bank.module import only
-from saev.training.linear.ddp import ProbeDDP, sharing
+from saev.training.linear.ddp import ProbeDDP, sharded_step
 from saev.training.linear.inputs import Features, Input
 from saev.training.linear.loss import ClassWeights, token_losses
 from saev.training.linear.metrics import ProbeLoss, ProbeScores
@@ -30,12 +30,12 @@ class ProbeModule(L.LightningModule):
 
     Args:
         specs: the grid.
-        inputs: what each spec's `input` names. They are no part of the module: neither trained nor in checkpoints.
-        prior: the logits that probes begin with, one per class.
+        inputs: the inputs named by the specs. They are not part of the module: neither trained nor in checkpoints.
+        prior: initial logits, one per class.
         exclusive: labels are class numbers (softmax), or a bool of each class (sigmoids).
         weights: of the classes in the loss (`saev.training.linear.loss.class_weights`).
-        steps_per_epoch: training steps between two judgements; the trainer's `val_check_interval`.
-        patience: epochs without a better validation loss after which a probe stops.
+        steps_per_epoch: training steps between validations; the trainer's `val_check_interval`.
+        patience: epochs without a lower validation loss after which a probe stops.
     """
 
     weights: Tensor | None
@@ -53,10 +53,10 @@ class ProbeModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.inputs, self.exclusive, self.patience = dict(inputs), exclusive, patience
-        self.steps_per_epoch, self.judged = steps_per_epoch, 0  # the step of the last judgement
+        self.steps_per_epoch, self.validated_step = steps_per_epoch, 0
         self.probes = nn.ModuleList(Probe(spec, self.inputs[spec.input].width, prior) for spec in specs)
         self.losses = nn.ModuleList(ProbeLoss(len(prior), exclusive) for _ in specs)
-        self.scores: list[ProbeScores] = []  # only while all numbers are taken
+        self.scores: list[ProbeScores] = []  # only while all metrics are computed
         self.register_buffer("weights", weights, persistent=False)
         self.rows: list[dict[str, Any]] = []
 
@@ -72,7 +72,7 @@ class ProbeModule(L.LightningModule):
         wrapped: Any = self.optimizers()
         optimiser, labels = wrapped.optimizer, batch["labels"]
         features = self._features(batch["acts"], [probe for probe in self._probes if not probe.stopped])
-        with sharing(len(labels), batch.get("tokens", len(labels))):
+        with sharded_step(len(labels), batch.get("tokens", len(labels))):
             for i, probe in enumerate(self._probes):
                 if probe.stopped:
                     continue
@@ -82,29 +82,29 @@ class ProbeModule(L.LightningModule):
                 with only(optimiser, *optimiser.param_groups[2 * i : 2 * i + 2]):
                     optimiser.step()
                     optimiser.zero_grad(set_to_none=True)
-        with only(optimiser):  # nothing is left to step: for Lightning, which counts
+        with only(optimiser):  # no parameters: only for Lightning's count of steps
             wrapped.step()
 
     @torch.no_grad()
     def _features(self, acts: Float[Tensor, "batch d_model"], probes: Sequence[Probe]) -> dict[str, Features]:
-        wanted = dict.fromkeys(probe.spec.input for probe in probes)
-        return {name: self.inputs[name].features(acts) for name in wanted}
+        names = dict.fromkeys(probe.spec.input for probe in probes)
+        return {name: self.inputs[name].features(acts) for name in names}
 
     def on_fit_start(self) -> None:
-        """ValueError where the trainer would not fit probes one by one, or not validate at the ends of epochs."""
+        """ValueError where the trainer would not step probes separately, or not validate at the ends of epochs."""
         if self.trainer.precision == "16-mixed":
-            raise ValueError("precision=16-mixed scales the loss of all probes together: take bf16-mixed or 32-true.")
+            raise ValueError("precision=16-mixed scales the loss of all probes together: use bf16-mixed or 32-true.")
         if self.trainer.world_size > 1 and not isinstance(self.trainer.strategy, ProbeDDP):
             raise ValueError(
-                f"{type(self.trainer.strategy).__name__} does not divide probes over processes: take ProbeDDP."
+                f"{type(self.trainer.strategy).__name__} cannot fit probes in several processes: use ProbeDDP."
             )
         if self.trainer.val_check_interval != self.steps_per_epoch:
             raise ValueError(
-                f"val_check_interval={self.trainer.val_check_interval} is not {self.steps_per_epoch}, an epoch."
+                f"val_check_interval={self.trainer.val_check_interval} must be {self.steps_per_epoch}, the steps of an epoch."
             )
 
     def on_train_start(self) -> None:
-        """Judge the epoch that had ended, but not been judged, when the checkpoint was saved."""
+        """Validate the epoch that had ended, but was not validated, when the checkpoint was saved."""
         if self._due:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             self.on_validation_epoch_start()
@@ -115,8 +115,8 @@ class ProbeModule(L.LightningModule):
 
     @property
     def _due(self) -> bool:
-        """Whether an epoch has ended that has not been judged; Lightning validates at other times, too, when it stops."""
-        return self.global_step % self.steps_per_epoch == 0 and self.global_step > self.judged
+        """Whether an epoch has ended that is not validated yet; Lightning also validates when it stops."""
+        return self.global_step % self.steps_per_epoch == 0 and self.global_step > self.validated_step
 
     @property
     def _fitting(self) -> bool:
@@ -129,9 +129,9 @@ class ProbeModule(L.LightningModule):
             cast(ProbeLoss, loss).reset()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        taken = [i for i, probe in enumerate(self._probes) if not (self._fitting and probe.stopped)]
-        features = self._features(batch["acts"], [self._probes[i] for i in taken])
-        for i in taken:
+        active = [i for i, probe in enumerate(self._probes) if not (self._fitting and probe.stopped)]
+        features = self._features(batch["acts"], [self._probes[i] for i in active])
+        for i in active:
             logits = self._probes[i](features[self._probes[i].spec.input])
             cast(ProbeLoss, self.losses[i]).update(logits, batch["labels"], self.weights)
             if self.scores:
@@ -142,10 +142,10 @@ class ProbeModule(L.LightningModule):
             self.rows = [self._row(i) for i in range(len(self.probes))]
             self.scores = []
         elif self._due:
-            self.judged = self.global_step
+            self.validated_step = self.global_step
             for probe, loss in zip(self._probes, self.losses, strict=True):
                 if not probe.stopped:
-                    probe.note(float(cast(ProbeLoss, loss).compute()["loss"]), self.patience)
+                    probe.end_epoch(float(cast(ProbeLoss, loss).compute()["loss"]), self.patience)
         if self._fitting and all(probe.stopped for probe in self._probes):
             self.trainer.should_stop = True
 
@@ -158,12 +158,12 @@ class ProbeModule(L.LightningModule):
         }  # fmt: skip
 
     def restore_best(self) -> None:
-        """Every probe back to its best epoch's parameters."""
+        """Restore the parameters of every probe's best epoch."""
         for probe in self._probes:
             probe.restore()
 
     def chosen(self) -> dict[str, int]:
-        """Per input the number of the probe with the lowest validation loss of those that have not failed at once."""
+        """Per input, the index of the probe with the lowest validation loss."""
         best: dict[str, int] = {}
         for i, probe in enumerate(self._probes):
             known = best.get(probe.spec.input)
@@ -172,16 +172,16 @@ class ProbeModule(L.LightningModule):
         return best
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["probes"], checkpoint["judged"] = self._grid(), self.judged
+        checkpoint["probes"], checkpoint["validated_step"] = self._grid(), self.validated_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """ValueError where the checkpoint's grid is not this one."""
+        """ValueError where the checkpoint has another grid."""
         if checkpoint.get("probes") != self._grid():
             raise ValueError(
                 f"the checkpoint's probes are {checkpoint.get('probes')}, this run's are {self._grid()}: resume with the settings of "
-                "the interrupted run, or start anew in another directory."
+                "the interrupted run, or start in another directory."
             )
-        self.judged = checkpoint["judged"]
+        self.validated_step = checkpoint["validated_step"]
 
     def _grid(self) -> list[str]:
         shape = f"{len(self._probes[0].bias)} {'exclusive' if self.exclusive else 'independent'} classes"

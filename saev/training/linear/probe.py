@@ -1,4 +1,4 @@
-"""One linear probe in training: its parameters, its best ones so far, and when it has seen enough."""
+"""One linear probe in training: its parameters, the best ones so far, and early stopping."""
 
 import math
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ class ProbeSpec(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What tells it from the others."""
+        """A unique name in the grid."""
         return f"{self.input},lr={self.lr:g},weight_decay={self.weight_decay:g}"
 
 
@@ -32,10 +32,10 @@ def grid(inputs: Sequence[str], lrs: Sequence[float], weight_decays: Sequence[fl
 
 
 class Probe(nn.Module):
-    """logits = features @ weight + bias, from weights of 0 and the given bias.
+    """logits = features @ weight + bias, starting from weights of 0 and the given bias.
 
-    It stops once `patience` epochs in a row have not lowered its validation loss; `best_*` are the parameters with the
-    lowest one. `failed`: that loss is not finite any more, as after too large a step.
+    It stops after `patience` epochs without a lower validation loss; `best_*` are the parameters with the lowest one. `failed`:
+    the loss is not finite, e.g. because of a too large step.
     """
 
     best_weight: Float[Tensor, "width classes"]
@@ -57,7 +57,7 @@ class Probe(nn.Module):
         return x @ self.weight + self.bias
 
     def groups(self) -> list[dict[str, Any]]:
-        """Its two parameter groups: a bias does not decay."""
+        """The two parameter groups: the bias has no weight decay."""
         decay = self.spec.weight_decay
         return [
             {"params": [self.weight], "lr": self.spec.lr, "weight_decay": decay},
@@ -65,8 +65,8 @@ class Probe(nn.Module):
         ]
 
     @torch.no_grad()
-    def note(self, loss: float, patience: int) -> None:
-        """Judge the epoch that has ended by its validation loss."""
+    def end_epoch(self, loss: float, patience: int) -> None:
+        """Record the validation loss of the epoch that has ended; keep the parameters if it is the lowest."""
         self.epoch += 1
         if loss < self.best_loss:
             self.best_loss, self.best_epoch = loss, self.epoch
@@ -77,12 +77,12 @@ class Probe(nn.Module):
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Back to the best parameters; those of the start, where no epoch has ended."""
+        """Restore the best parameters; the initial ones where no epoch has ended."""
         self.weight.copy_(self.best_weight)
         self.bias.copy_(self.best_bias)
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside tensors."""
+        """The part of a checkpoint that is not tensors."""
         return {key: getattr(self, key) for key in ("epoch", "best_epoch", "best_loss", "stopped", "failed")}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
