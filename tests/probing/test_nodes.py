@@ -74,7 +74,7 @@ def test_scaling_scales_the_nodes():
 
 
 def test_more_bits_than_the_table_has_are_refused():
-    with pytest.raises(ValueError, match="bits=11: the table has 10"):
+    with pytest.raises(ValueError, match="bits=11: must be 0 to 10"):
         nodes(table(X), 11)
 
 

@@ -239,7 +239,7 @@ def test_wrong_settings_are_named(dataset):
     with pytest.raises(ValueError, match=r"there is no kmeans: choose of \['raw', 'all', 'codes'\]"):
         build(dataset, inputs=["kmeans"])
     trainer, module, data = build(dataset, val_check_interval=2)
-    with pytest.raises(ValueError, match="val_check_interval=2 is not"):
+    with pytest.raises(ValueError, match="val_check_interval=2 must be 9"):
         trainer.fit(module, data)
     assert list(inputs_of(["all"], module.inputs["raw"].normaliser, {"codes": dictionary()})) == ["raw", "codes"]
     assert len(grid(["raw"], LRS, DECAYS)) == 4
