@@ -124,7 +124,7 @@ def test_recordings_that_do_not_fit_are_refused(dataset, other, tmp_path):
     with pytest.raises(ValueError, match="layer=1 is not in"):
         make(dataset, validation=str(other))
     wide = record(tmp_path / "wide", d_model=8, labels=True, n_examples=3)
-    with pytest.raises(ValueError, match=r"d_model=8, train has 16: take recordings of one backbone"):
+    with pytest.raises(ValueError, match=r"d_model=8, train has 16: use recordings of one backbone"):
         make(dataset, validation=str(wide))
     plain = record(tmp_path / "plain", n_examples=5)
     with pytest.raises(ValueError, match="has no patch labels"):
