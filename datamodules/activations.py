@@ -1,4 +1,4 @@
-"""The activation stream for Lightning: recorded if need be, split by image, resumed at the batch.
+"""The activation stream for Lightning: recorded if necessary, split by image, resumed at the batch.
 
 recording (once) -> ActivationStore -> train / held-out images -> TokenStream -> its parts -> prefetch thread -> batches
 """
@@ -26,11 +26,11 @@ from saev.shards.stream import reader_for
 
 log = logging.getLogger(__name__)
 
-SEQUENTIAL_BATCHES = 4  # in a window that is not shuffled: enough to read ahead
+SEQUENTIAL_BATCHES = 4  # per window without shuffling: enough to read ahead
 
 
 class Recordable(Protocol):
-    """What makes the dataset where it is not there yet (saev.vits.recording.Recording)."""
+    """Records the dataset if it does not exist yet (saev.vits.Recording)."""
 
     images: Any
     vit: Any
@@ -41,25 +41,25 @@ class Recordable(Protocol):
 class ActivationDataModule(L.LightningDataModule):
     """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "label" [batch] if there are any, "step", "tokens"}.
 
-    Of a training batch a process gets its part; "tokens" is the number in the whole.
+    A process gets its part of a training batch; "tokens" is the batch's number of tokens over all processes.
 
     Args:
-        dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to record
-            what `recording` describes (or to find it recorded).
+        dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to use (and,
+            if necessary, record) `recording`.
         layer: block index, negative ones counted from the last block recorded.
         tokens: patches, cls, special (cls and registers) or all.
-        ignore_labels: leave out tokens with these patch labels (65535: those without one).
+        ignore_labels: leave out tokens with these patch labels (65535: unlabelled tokens).
         batch_size: tokens per batch over all processes, rounded down to a multiple of `parts`.
-        n_tokens: tokens of the training run over all processes, in as many epochs as that takes; None: one epoch.
-        subset_tokens: train on so many different tokens only, of images drawn at random; larger subsets hold smaller ones.
+        n_tokens: tokens of the training run over all processes, in as many epochs as necessary; None: one epoch.
+        subset_tokens: train on so many different tokens, of random images; larger subsets contain smaller ones.
         val_fraction: fraction of the images held out for validation, at least one image.
-        val_tokens: at most so many held-out tokens per validation (whole images; None: all).
+        val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
         reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
-        readers: threads that read; they change the speed, never the order.
-        pool: tokens in memory to mix from; beside it there are `depth` batches made ahead.
+        readers: reading threads; they change the speed, not the order.
+        pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
         stripe: tokens of an image that stay together in the pool (reader=mapped).
-        parts: sub-streams that make up each batch and share the pool, a multiple of the number of processes (None: that
-            number). The order depends on it, and not on the number of processes.
+        parts: sub-streams that make up each batch and divide the pool, a multiple of the number of processes (None: that
+            number). The order depends on it, not on the number of processes.
     """
 
     def __init__(
@@ -100,21 +100,21 @@ class ActivationDataModule(L.LightningDataModule):
         self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
         self.seed, self.reader, self.readers, self.depth = seed, reader, readers, depth
         self.sizes, self.parts = {"pool": pool, "stripe": stripe}, parts
-        self.consumed = 0  # batches over all epochs: the whole state of the stream
+        self.consumed = 0  # batches over all epochs: the complete state of the stream
         self.store: ActivationStore | None = None
-        self.streams: dict[tuple[Any, ...], TokenStream] = {}  # finding out what is selected may take seconds
+        self.streams: dict[tuple[Any, ...], TokenStream] = {}  # selecting tokens may take seconds
         self.in_flight = InFlight()
 
     def prepare_data(self) -> None:
-        """Record the dataset where it is not there (resuming what was interrupted)."""
+        """Record the dataset if necessary, or resume its recording."""
         if self.dataset is None and self.recording is not None:
             self.recording.run()
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the dataset, resolve the layer, split the images, and see that a batch can be filled."""
+        """Open the dataset, resolve the layer, split the images, and check that a batch can be filled."""
         if self.store is not None:
             return
-        # every process asks, so that none needs what prepare_data found out; run() returns at once now
+        # in every process, as prepare_data runs in one of them; a complete recording returns at once
         root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
         store = ActivationStore(root)
         if self.reader == "auto":
@@ -132,23 +132,23 @@ class ActivationDataModule(L.LightningDataModule):
         )
         self.n_steps()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
-            log.warning("subset_tokens=%d is more than there are: all are taken", self.subset_tokens)
+            log.warning("subset_tokens=%d exceeds the available tokens: all are used", self.subset_tokens)
 
     @property
     def division(self) -> tuple[int, int]:
-        """(this process's number, how many share the training stream): the strategy may let all read the same."""
+        """(rank, world size) of the training stream; (0, 1) if the strategy lets all processes read the same batches."""
         divided = self.trainer.distributed_sampler_kwargs if self.trainer is not None else None
         return (divided["rank"], divided["num_replicas"]) if divided else (0, 1)
 
     def n_steps(self, world: int = 1) -> int:
-        """Batches that make up `n_tokens` (one epoch where it is None), were there `world` processes to share them."""
+        """Number of batches for `n_tokens` (None: one epoch) with `world` processes."""
         stream = self.stream(self.train_examples, world=world)
         if self.batch_size > stream.n_tokens:
             raise ValueError(
                 f"batch_size={self.batch_size} is larger than the {stream.n_tokens} training tokens of "
                 f"{stream.store.location.root}{self._narrowed('subset_tokens')}: lower batch_size or select more."
             )
-        self.stream(self.val_examples, shuffle=False, world=world)  # held-out tokens for every process, too
+        self.stream(self.val_examples, shuffle=False, world=world)  # checks that every process has held-out tokens
         if self.n_tokens is None:
             return stream.n_batches
         return max(1, round(self.n_tokens * stream.n_batches / stream.n_tokens))
@@ -156,14 +156,14 @@ class ActivationDataModule(L.LightningDataModule):
     def stream(
         self, examples: Int64[np.ndarray, " images"], shuffle: bool = True, world: int | None = None
     ) -> TokenStream:
-        """The stream over the given images as it is for this many processes (None: those that there are).
+        """The stream over the images for `world` processes (None: the present number).
 
-        Shuffled, it is the training stream, divided into `parts`; else that of a validation, divided by process.
+        The shuffled stream is that of training, divided into `parts`; the other that of validation, divided by process.
         """
         if shuffle:
             rank, parts = 0, parts_of(self.parts, world or self.division[1], self.batch_size)
             batch_size, limit = self.batch_size // parts, self.subset_tokens
-            # parts share the pool, whatever `depth` is and whoever reads them: the order depends on it
+            # independent of `depth` and of the number of processes, because the order depends on the window
             window = (self.sizes["pool"] - 2 * self.batch_size) // (2 * parts)
         else:
             rank, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
@@ -182,7 +182,7 @@ class ActivationDataModule(L.LightningDataModule):
         return self.streams[key]
 
     def _narrowed(self, *more: str) -> str:
-        """The settings that leave out tokens, for a message."""
+        """The settings that restrict the tokens, for a message."""
         values = {key: getattr(self, key) for key in ("tokens", "ignore_labels", "val_fraction", *more)}
         return f" ({', '.join(f'{key}={value}' for key, value in values.items() if value)})"
 
@@ -195,19 +195,17 @@ class ActivationDataModule(L.LightningDataModule):
         )  # fmt: skip
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:
-        """At least `n_tokens` shuffled training tokens, where there are that many; the same for every rank."""
+        """At least `n_tokens` shuffled training tokens, or all if there are fewer; the same on every rank."""
         total = self.stream(self.train_examples, world=1).n_tokens
-        n_tokens = math.ceil(
-            total / max(1, total // n_tokens)
-        )  # an epoch's batches are of one size: no smaller than asked
+        n_tokens = math.ceil(total / max(1, total // n_tokens))  # an epoch has batches of one size: round up
         stream = self._stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
         return torch.from_numpy(next(stream.batches(0, 1))["acts"]).float()
 
     def train_dataloader(self) -> Batches:
-        """Shuffled batches from the first one not consumed yet, without end."""
+        """Endless shuffled batches, from the first one not consumed yet."""
         stream, (rank, world) = self.stream(self.train_examples), self.division
-        each = stream.plan.world // world
-        joint = Joint(stream, range(rank * each, (rank + 1) * each))
+        n_parts = stream.plan.world // world
+        joint = Joint(stream, range(rank * n_parts, (rank + 1) * n_parts))
         return Batches(functools.partial(joint.batches, self.consumed), self.depth)
 
     def val_dataloader(self) -> Batches:
@@ -220,24 +218,24 @@ class ActivationDataModule(L.LightningDataModule):
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Copy without waiting; the pinned original is held, so not recycled, until the copy has been made."""
+        """Copy asynchronously; the pinned original is not reused until the copy has ended."""
         moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
         if device.type == "cuda":
             self.in_flight.hold(batch)
         return moved
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Count a training batch as consumed when it is handed to the step, not when it is read ahead."""
+        """Count a training batch as consumed when the step gets it, not when it is prefetched."""
         if self.trainer is not None and self.trainer.training:
             self.consumed = batch["step"] + 1
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream stands, and what its order depends on."""
+        """The number of consumed batches, and everything the order depends on."""
         return {"consumed": self.consumed, **self.identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the next batch; ValueError where the stream is not the one that was interrupted."""
+        """Resume at the next batch; ValueError if the stream differs from the interrupted one."""
         for key, value in self.identity().items():
             if state.get(key) != value:
                 same = f"datamodule.parts={state.get(key)}" if key == "parts" else "the same setting"

@@ -1,4 +1,4 @@
-"""A stream's batches as tensors, made ahead of the trainer."""
+"""A stream's batches as tensors, computed ahead of the trainer."""
 
 import contextlib
 import functools
@@ -13,19 +13,19 @@ from datamodules.prefetch import prefetch
 
 
 class Batches:
-    """An iterable over a stream's batches as tensors; without a length, as Lightning reads ahead of sized loaders."""
+    """An iterable over a stream's batches as tensors; without a length, because Lightning reads ahead of sized loaders."""
 
     def __init__(self, make: functools.partial, depth: int):
         self.make, self.depth = make, depth
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         closing = threading.Event()
-        return prefetch(self._made(closing), self.depth, closing)
+        return prefetch(self._tensors(closing), self.depth, closing)
 
-    def _made(self, closing: threading.Event) -> Iterator[dict[str, Any]]:
+    def _tensors(self, closing: threading.Event) -> Iterator[dict[str, Any]]:
         with contextlib.closing(self.make(closing=closing)) as batches:  # so that closing the iterator closes the files
             for batch in batches:
                 tensors = {key: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for key, v in batch.items()}
-                del batch  # a batch that only its consumer holds can be recycled
+                del batch  # memory to which only the consumer refers can be reused
                 yield tensors
                 del tensors

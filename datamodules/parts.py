@@ -1,6 +1,6 @@
-"""Batches in parts: sub-streams that share the epoch, of which each process reads its own and puts them side by side.
+"""Batches made of sub-streams (parts) that divide the epoch; a process reads its parts and concatenates them.
 
-What a step sees is a function of (seed, epoch, parts), whatever the number of processes among which the parts are dealt out.
+The batches depend on (seed, epoch, parts), not on the number of processes among which the parts are distributed.
 """
 
 import contextlib
@@ -16,29 +16,29 @@ from saev.shards.buffers import Allocate, Buffers, pageable
 
 
 def parts_of(parts: int | None, processes: int, batch_size: int) -> int:
-    """The number of parts (None: one for each process); ValueError where they cannot be dealt out, or filled.
+    """The number of parts (None: one per process); ValueError where they cannot be distributed or filled.
 
     >>> parts_of(None, 2, 64), parts_of(4, 2, 64)
     (2, 4)
     """
     if parts is not None and parts % processes:
         raise ValueError(
-            f"datamodule.parts={parts} cannot be dealt out to {processes} processes: give a multiple of {processes}, or take a "
-            f"number of processes (trainer.devices) that divides {parts}."
+            f"datamodule.parts={parts}: must be a multiple of {processes}, the number of processes; or choose trainer.devices "
+            f"that divides {parts}."
         )
     parts = processes if parts is None else parts
     if batch_size < parts:
         raise ValueError(
-            f"batch_size={batch_size} is less than a token for each of {parts} parts (datamodule.parts, or the number of processes): "
-            "give more tokens."
+            f"batch_size={batch_size}: must be at least {parts}, a token for each of the parts (datamodule.parts, or the number "
+            "of processes)."
         )
     return parts
 
 
 class Joint:
-    """Some parts of a stream as one stream of batches, each with `tokens`, the number in the batch over all processes.
+    """Parts of a stream as one stream of batches, each with `tokens`, the batch's number of tokens over all processes.
 
-    A single part is handed on as it is; several are copied side by side.
+    A single part is not copied; several are concatenated.
     """
 
     def __init__(self, stream: TokenStream, parts: Sequence[int]):
@@ -58,23 +58,23 @@ class Joint:
                 opened.enter_context(contextlib.closing(iterator))
             while (batch := self._next(iterators, buffers)) is not None:
                 yield batch
-                del batch  # what nobody holds can be recycled
+                del batch  # so that its memory can be reused
 
     def _next(self, iterators: Sequence[Iterator[dict[str, Any]]], buffers: Buffers) -> dict[str, Any] | None:
         parts = [part for iterator in iterators if (part := next(iterator, None)) is not None]
-        if len(parts) < len(iterators):  # all of them end together, unless one was told to close
+        if len(parts) < len(iterators):  # all end together, unless `closing` was set
             return None
         tokens = self.plan.tokens(parts[0]["step"])
-        return {**(parts[0] if len(parts) == 1 else _side_by_side(parts, buffers)), "tokens": tokens}
+        return {**(parts[0] if len(parts) == 1 else _concatenated(parts, buffers)), "tokens": tokens}
 
 
 def _part(stream: TokenStream, part: int, allocate: Allocate) -> TokenStream:
-    other = copy.copy(stream)  # the plan, which takes seconds to make for a large dataset, is shared
+    other = copy.copy(stream)  # shares the plan, which takes seconds to compute for a large recording
     other.rank, other.allocate = part, allocate
     return other
 
 
-def _side_by_side(parts: Sequence[dict[str, Any]], buffers: Buffers) -> dict[str, Any]:
+def _concatenated(parts: Sequence[dict[str, Any]], buffers: Buffers) -> dict[str, Any]:
     acts = [part["acts"] for part in parts]
     out = buffers.take()[: sum(len(part) for part in acts)]
     rest = {key: np.concatenate([part[key] for part in parts]) for key in parts[0] if key not in ("acts", "step")}

@@ -1,4 +1,4 @@
-"""One thread that stays a few items ahead of the consumer, and ends when the consumer does."""
+"""A background thread that stays a few items ahead of the consumer and ends with it."""
 
 import queue
 import threading
@@ -10,10 +10,10 @@ END = object()
 
 
 def prefetch(items: Iterable[T], depth: int, closing: threading.Event | None = None) -> Iterator[T]:
-    """The items in order, made up to `depth` ahead by a background thread; its exception is raised at its place.
+    """The items in order, computed up to `depth` ahead in a background thread; an exception is raised in its order.
 
-    Closing the iterator (also by an exception in the consumer) sets `closing`, by which an item in the making may be
-    given up, stops the thread and closes `items`.
+    Closing the iterator (also by an exception in the consumer) sets `closing`, so that the computation of an item can
+    be aborted, stops the thread and closes `items`.
     """
     if depth < 1:
         yield from items
@@ -37,7 +37,7 @@ def prefetch(items: Iterable[T], depth: int, closing: threading.Event | None = N
                 if not put((item, None)):
                     return
             put((END, None))
-        except BaseException as error:  # handed to the consumer, which raises it
+        except BaseException as error:  # raised by the consumer
             put((END, error))
         finally:
             if hasattr(iterator, "close"):

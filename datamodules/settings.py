@@ -1,6 +1,8 @@
-"""Settings of the stream that contradict themselves, found before anything is recorded or read."""
+"""Checks of the stream's settings, before anything is recorded or read."""
 
 from collections.abc import Mapping
+
+from saev.settings import listed
 
 READERS = ("auto", "mapped", "streamed")
 
@@ -11,23 +13,21 @@ def check_settings(
     reader: str,
     val_fraction: float,
     subset_tokens: int | None,
-    least: Mapping[str, tuple[int | None, int]],
+    at_least: Mapping[str, tuple[int | None, int]],
 ) -> None:
-    """ValueError naming key, value and remedy; `least` gives further settings with their values and lower bounds."""
+    """ValueError naming key, value and remedy; `at_least`: (value, lower bound) of further settings."""
     if not 0 < val_fraction < 1:
-        raise ValueError(
-            f"datamodule.val_fraction={val_fraction}: the held-out fraction of the images lies between 0 and 1."
-        )
+        raise ValueError(f"datamodule.val_fraction={val_fraction}: must be above 0 and below 1.")
     if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: give a positive number of tokens.")
+        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
     if pool < 4 * batch_size:
         raise ValueError(
-            f"datamodule.pool={pool} is too small to mix batches of batch_size={batch_size}: give at least {4 * batch_size}."
+            f"datamodule.pool={pool}: must be at least {4 * batch_size}, to mix batches of {batch_size} tokens."
         )
     if reader not in READERS:
-        raise ValueError(f"datamodule.reader={reader}: choose one of {', '.join(READERS)}.")
-    for key, (value, bound) in least.items():
+        raise ValueError(f"datamodule.reader={reader}: choose {listed(READERS)}.")
+    for key, (value, bound) in at_least.items():
         if value is not None and value < bound:
-            raise ValueError(f"datamodule.{key}={value}: give at least {bound}.")
+            raise ValueError(f"datamodule.{key}={value}: must be at least {bound}.")
     if subset_tokens is not None and subset_tokens < batch_size:
-        raise ValueError(f"subset_tokens={subset_tokens} is less than batch_size={batch_size}: give more tokens.")
+        raise ValueError(f"subset_tokens={subset_tokens}: must be at least batch_size={batch_size}.")

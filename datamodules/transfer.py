@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: page-locked memory that is used again only when its copy has been made."""
+"""Copying batches to a GPU: page-locked memory that is reused only after its copy has ended."""
 
 from collections import deque
 from typing import Any
@@ -9,19 +9,19 @@ from jaxtyping import UInt8
 
 
 def pinned(n_bytes: int) -> UInt8[np.ndarray, " n_bytes"]:
-    """Page-locked memory, out of which a GPU copies while the program goes on."""
+    """Page-locked memory, from which a GPU copies asynchronously."""
     return torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True).numpy()
 
 
 class InFlight:
-    """Holds what is being copied: as long as it is held here, the stream does not fill it anew."""
+    """Keeps batches referenced during their copy, so that the stream does not reuse their memory."""
 
     def __init__(self, make_event: Any = torch.cuda.Event):
         self.make_event = make_event
         self.held: deque[tuple[Any, Any]] = deque()
 
     def hold(self, batch: Any) -> None:
-        """Keep `batch` until the copies that have been queued by now are made; let go of those that are."""
+        """Keep `batch` until all copies queued so far have ended; drop the batches whose copies have ended."""
         event = self.make_event()
         event.record()
         self.held.append((event, batch))

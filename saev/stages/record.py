@@ -1,4 +1,4 @@
-"""saev record: images -> activations on disk. Prints the dataset's directory."""
+"""saev record: images -> activations on disk. Prints the recording's directory."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 
 
 def run(cfg: DictConfig) -> Path:
-    """Record what is missing of cfg.record and return the dataset's directory; prints credits and the directory."""
+    """Record what is missing and return the recording's directory; prints credits and the directory."""
     recording = instantiate(cfg.record)
     directory = recording.run()
     if credit := recording.images.credits():

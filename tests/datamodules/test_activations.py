@@ -96,20 +96,20 @@ def test_steps_make_up_the_tokens(dataset):
     ("change", "message"),
     [
         ({"batch_size": 10**6, "pool": 10**7}, r"batch_size=1000000 is larger than the 560 training tokens"),
-        ({"batch_size": 0}, "batch_size=0: give a positive number"),
+        ({"batch_size": 0}, "batch_size=0: must be at least 1"),
         ({"layer": 2}, r"layer=2 is not in .*recorded: \[1, 3\]"),
         ({"tokens": "head"}, "tokens=head: choose patches, cls, special or all"),
         ({"val_fraction": 1.5}, r"val_fraction=1\.5"),
-        ({"pool": 200}, r"datamodule\.pool=200 is too small .* give at least 256"),
-        ({"reader": "fast"}, r"datamodule\.reader=fast: choose one of auto, mapped, streamed"),
-        ({"readers": 0}, r"datamodule\.readers=0: give at least 1"),
-        ({"val_tokens": 0}, r"datamodule\.val_tokens=0: give at least 1"),
+        ({"pool": 200}, r"datamodule\.pool=200: must be at least 256"),
+        ({"reader": "fast"}, r"datamodule\.reader=fast: choose auto, mapped or streamed"),
+        ({"readers": 0}, r"datamodule\.readers=0: must be at least 1"),
+        ({"val_tokens": 0}, r"datamodule\.val_tokens=0: must be at least 1"),
         ({"ignore_labels": [0, 1, 2, 3]}, r"training tokens \(tokens=patches, ignore_labels=\(0, 1, 2, 3\).*0 tokens"),
         (
             {"batch_size": 600, "subset_tokens": 600},
             r"than the 560 training tokens .*\(tokens=patches, .*subset_tokens=600\)",
         ),
-        ({"subset_tokens": 10}, r"subset_tokens=10 is less than batch_size=64"),
+        ({"subset_tokens": 10}, r"subset_tokens=10: must be at least batch_size=64"),
     ],
 )
 def test_wrong_settings_are_named(dataset, change, message):
@@ -199,4 +199,4 @@ def test_val_tokens_counts_the_tokens_that_are_looked_at(dataset):
 def test_a_subset_larger_than_the_data_is_said_to_be_all(dataset, caplog):
     data = make(dataset, subset_tokens=10**6)
     assert data.stream(data.train_examples).n_tokens == 560
-    assert "subset_tokens=1000000 is more than there are: all are taken" in caplog.text
+    assert "subset_tokens=1000000 exceeds the available tokens: all are used" in caplog.text

@@ -16,7 +16,7 @@ WRONG = {
     "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA GPU; use trainer=cpu",
     "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",
     "trainer.devices=auto": "trainer.devices=auto: must be the number of processes",
-    "datamodule.parts=65": "batch_size=64 is less than a token for each of 65 parts",
+    "datamodule.parts=65": "batch_size=64: must be at least 65",
     "expansion=2": "expansion=2 has no effect beside d_sae=64",
 }
 
@@ -96,7 +96,7 @@ def test_settings_without_effect_are_said(cli, tiny):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["datamodule.parts=3"], "datamodule.parts=3 cannot be dealt out to 2 processes"),
+        (["datamodule.parts=3"], "datamodule.parts=3: must be a multiple of 2"),
         (["trainer.strategy.split=members"], "split=members: 2 processes (trainer.devices) for 1 SAEs"),
     ],
 )
