@@ -217,5 +217,5 @@ def test_images_without_masks_are_refused_before_they_are_recorded(cli, tmp_path
         Image.new("RGB", (40, 40), (40 * i, 9, 200 - 30 * i)).save(tmp_path / f"{i}.png")
     run = ("vit=micro", "images=folder", f"images.root={tmp_path}", "layer=1", *TINY, "batch_size=8")
     shown = cli("train", "experiment=none", *run, "probe.dataset=train")
-    assert shown.code == 1 and "have no masks, so their patches have no labels; " in shown.text
+    assert shown.code == 1 and "have no masks, so their patches have no labels; take images=segmentation" in shown.text
     assert not list((tmp_path / "outputs").rglob("manifest.json"))
