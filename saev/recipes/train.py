@@ -19,9 +19,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 
 from callbacks import Checkpoint, MemberExport, MetricsWriter
-from callbacks.defaults import default_callbacks
 from datamodules import ActivationDataModule
 from saev.nn import Member, Normaliser, SAEBank
+from saev.recipes.callbacks import default_callbacks
 from saev.recipes.report import report
 from saev.runs.directory import new_directory, open_run
 from saev.runs.provenance import git_commit
@@ -53,7 +53,7 @@ class LightningParts:
 
     trainer: Callable[..., L.Trainer] = one_device  # given what the run determines: steps, intervals, callbacks
     optimiser: OptimiserFactory = adam  # given parameter groups
-    callbacks: Sequence[L.Callback] | None = None  # None: callbacks.default_callbacks
+    callbacks: Sequence[L.Callback] | None = None  # None: default_callbacks
     loggers: Callable[[str], Sequence[Logger]] | None = None  # given a member's name; metrics.jsonl is always written
     processes: int = 1  # that `trainer` starts, over all nodes
     split_members: bool = False  # whether they divide the members instead of the batches
@@ -172,7 +172,10 @@ def run(
     if trainer.is_global_zero:
         write_table(directory, "results", rows)  # first: a page that fails must not cost the run its metrics
         if page_config is not None:
-            files["report"] = report(directory, rows, data, page_config, files)
+            try:
+                files["report"] = report(directory, rows, data, page_config, files)
+            except Exception:  # the run has its results, whatever is wrong with the page
+                log.exception("report.html could not be written; results and dictionaries are complete")
     return TrainedBank(directory, pl.DataFrame(rows, infer_schema_length=None), files)
 
 

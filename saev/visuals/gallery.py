@@ -11,7 +11,7 @@ from saev.visuals.columns import digits, whole
 from saev.visuals.pictures import Album, heat, png
 from saev.visuals.plots import thousands
 from saev.visuals.settings import Choice
-from saev.visuals.top_images import NONE, Survey, heatmaps
+from saev.visuals.top_images import NONE, Survey, grid, heatmaps
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,9 @@ def gallery(
             if example != NONE:
                 shown_by.setdefault(example, []).append(latent)
     maps: dict[tuple[int, int], str] = {}
-    for example, numbers in shown_by.items() if patches else ():
+    for example, numbers in shown_by.items():
+        if not patches or grid(store, example) is None:
+            continue
         for latent, codes in zip(numbers, heatmaps(dictionary, store, layer, example, numbers), strict=True):
             maps[latent, example] = png(heat(codes, upper[latent]))
     return [_latent(latent, survey, album, maps, about) for latent, about in latents.items()]

@@ -141,14 +141,19 @@ def whole_images(
 def heatmaps(
     dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
 ) -> Float32[np.ndarray, "latents grid_h grid_w"]:
-    """Codes of the patch tokens of one image, in the layout of the patches (row 0 is the top of the picture), for several latents."""
+    """Codes of the patch tokens of one image, in the layout of the patches (row 0 is the top of the picture), for several latents.
+
+    The image must have a grid.
+    """
     acts = torch.from_numpy(store.read(layer, example, "patches").copy())
     codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
-    height, width = grid(store, example)
-    return codes.T.float().cpu().numpy().reshape(len(latents), height, width)
+    size = grid(store, example)
+    assert size is not None, "the caller asks for heat maps of images with a grid"
+    return codes.T.float().cpu().numpy().reshape(len(latents), *size)
 
 
-def grid(store: ActivationStore, example: int) -> tuple[int, int]:
-    """Patches down and across of one image."""
+def grid(store: ActivationStore, example: int) -> tuple[int, int] | None:
+    """Patches down and across of one image; None where the recording does not say, as of tensors and foreign shards."""
     row = store.examples.row(example, named=True)
-    return int(row["grid_h"]), int(row["grid_w"])
+    height, width = row.get("grid_h"), row.get("grid_w")
+    return None if height is None or width is None else (int(height), int(width))

@@ -4,16 +4,18 @@ from pathlib import Path
 
 import lightning as L
 
-from callbacks.checkpoint import Checkpoint
-from callbacks.coherence import Coherence
-from callbacks.dead_units import DeadUnits
-from callbacks.frequency_histogram import FrequencyHistogram
-from callbacks.member_cost import MemberCost
-from callbacks.mixing import Mixing
-from callbacks.probe import Probe
-from callbacks.progress import BankProgress
-from callbacks.sparsity_warmup import SparsityWarmup
-from callbacks.throughput import Throughput
+from callbacks import (
+    BankProgress,
+    Checkpoint,
+    Coherence,
+    DeadUnits,
+    FrequencyHistogram,
+    MemberCost,
+    Mixing,
+    Probe,
+    SparsityWarmup,
+    Throughput,
+)
 from saev.runs.ledger import CHECKPOINT
 from saev.training.settings import TrainSettings
 
