@@ -163,36 +163,6 @@ def oriented(
     return torch.where(torch.where(skewness == 0, largest, skewness) < 0, -1, 1)[:, None] * components
 
 
-def nmse_of_ranks(
-    scatter: Float[Tensor, "d_model d_model"],
-    mean: Float[Tensor, " d_model"],
-    count: int,
-    components: Float[Tensor, "n d_model"],
-    centre: Float[Tensor, " d_model"],
-    scale: Float[Tensor, "..."] | None = None,
-) -> Float[Tensor, " n_plus_1"]:
-    """NMSE of raw activations x for z_hat = centre + V_r^T V_r (z - centre), V_r the first r components; r = 0, ..., n.
-
-    With A = sum (z - centre)(z - centre)^T = scatter + count (mean - centre)(mean - centre)^T and W = diag(scale^2),
-
-        error_r = tr W (I - P) A (I - P) = tr WA - 2 sum_i (V W A V^T)_ii + sum_ij (V A V^T)_ij (V W V^T)_ij,  i, j <= r
-
-    over tr(W scatter). It holds for any rows V, so also for components rounded to float32.
-
-    Args:
-        scatter, mean, count: of the evaluated tokens in normalised space: `SecondMoments` over them.
-        scale: the normaliser's, where it has one for each dimension; one for all changes nothing.
-    """
-    v, offset = components.double(), mean.double() - centre.double()
-    weight = (torch.ones_like(offset) if scale is None else scale.double().expand(len(offset))).square()
-    a = scatter.double() + count * torch.outer(offset, offset)
-    va = v @ a
-    found = (va * (v * weight)).sum(1).cumsum(0)
-    twice = ((va @ v.T) * ((v * weight) @ v.T)).cumsum(0).cumsum(1).diagonal()
-    error = (weight * a.diagonal()).sum() - torch.nn.functional.pad(2 * found - twice, (1, 0))
-    return error.clamp_min(0) / (weight * scatter.diagonal()).sum()
-
-
 def _check(name: str, value: int | None, most: int) -> None:
     if value is not None and not 1 <= value <= most:
         raise ValueError(f"{name}={value} must be between 1 and {most}, the components there are; null takes all.")

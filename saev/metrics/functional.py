@@ -71,11 +71,6 @@ def firings_update(codes: Float[Tensor, "batch d_sae"]) -> Int[Tensor, " d_sae"]
     return (codes != 0).sum(0, dtype=torch.int32).long()  # summing bools into int64 is 6x slower
 
 
-def idle_update(idle: Int[Tensor, " d_sae"], firings: Int[Tensor, " d_sae"], n: int) -> Int[Tensor, " d_sae"]:
-    """Per latent, tokens seen since it last fired, after `n` more tokens with these firings (counted in batches)."""
-    return torch.where(firings > 0, 0, idle + n)
-
-
 def frequency_compute(firings: Int[Tensor, "*m d_sae"], n: Int[Tensor, "*#m"]) -> Float[Tensor, "*m d_sae"]:
     """Per latent, the fraction of tokens on which it fires."""
     return firings.double() / n.unsqueeze(-1)

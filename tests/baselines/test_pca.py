@@ -6,7 +6,7 @@ import torch
 from sklearn.decomposition import PCA as Reference
 
 from saev.baselines import PCA
-from saev.baselines.pca import PCADictionary, nmse_of_ranks, oriented
+from saev.baselines.pca import PCADictionary, oriented
 from saev.baselines.second_moments import SecondMoments
 from saev.dictionary import Dictionary
 from saev.metrics import functional as F
@@ -80,37 +80,18 @@ def test_an_orientation_does_not_depend_on_the_signs_it_is_given():
     assert bool((oriented(v, X[:0]).gather(1, v.abs().argmax(1, keepdim=True)) > 0).all())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_the_closed_form_is_the_measured_nmse_at_every_rank_and_on_other_tokens(mode):
-    fit, _ = fitted(mode, k=[None])
-    pca = fit.dictionaries()["k=all"]
-    x = torch.from_numpy(rows(500, seed=5)).float()
-    z = pca.normaliser(x)
-    moments = SecondMoments(torch.zeros(D))
-    moments.add(z)
-    found = nmse_of_ranks(moments.scatter, moments.mean, moments.count, pca.atoms, pca.centre, pca.normaliser.scale)
-    assert len(found) == D + 1 and bool((found.diff() < 1e-9).all())
-    scale, z = pca.normaliser.scale.double(), z.double()  # x_hat by its formula, in float64
-    variation = ((z - z.mean(0)) * scale).square().sum()
-    v, c = pca.atoms.double(), pca.centre.double()
-    for rank in range(D + 1):
-        z_hat = c + (z - c) @ v[:rank].T @ v[:rank]
-        assert float(found[rank]) == pytest.approx(float(((z - z_hat) * scale).square().sum() / variation), abs=1e-10)
-
-
-def test_the_closed_form_is_the_nmse_of_the_dictionary():
+def test_the_nmse_of_the_first_components_is_the_variance_they_leave():
+    """By the eigenvalues of the scatter matrix; the normaliser has one scale."""
     fit, _ = fitted(k=[None])
-    scatter, mean, count = fit.moments.scatter, fit.moments.mean, fit.moments.count
+    values = np.linalg.eigvalsh(fit.moments.scatter.numpy())[::-1]
     for rank in (1, 5, D - 1):
-        cut, _ = fitted(k=[None], rank=rank)
-        pca = cut.dictionaries()["k=all"]
+        pca = fitted(k=[None], rank=rank)[0].dictionaries()["k=all"]
         assert pca.n_latents == rank and pca.atoms.shape == (rank, D)
         n, total, square = F.moments_update(X, X.mean(0))
-        variation = F.variation_compute(torch.tensor(n), total, square)
-        measured = F.nmse_compute(F.squared_error_update(X, pca(X)), variation)
-        assert float(nmse_of_ranks(scatter, mean, count, pca.atoms, pca.centre)[rank]) == pytest.approx(
-            float(measured), abs=1e-6
+        measured = F.nmse_compute(
+            F.squared_error_update(X, pca(X)), F.variation_compute(torch.tensor(n), total, square)
         )
+        assert float(measured) == pytest.approx(values[rank:].sum() / values.sum(), abs=1e-6)
 
 
 def test_k_keeps_the_largest_codes_of_either_sign():

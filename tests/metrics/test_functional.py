@@ -110,17 +110,6 @@ def test_thresholds_are_strict():
     assert F.dense_compute(torch.tensor([10, 11]), torch.tensor(100), above=0.1).item() == 0.5
 
 
-def test_idle_counts_tokens_since_the_last_firing():
-    batches = [_codes(n=7, d_sae=5) * (torch.rand(5) < 0.5) for _ in range(20)]
-    idle, expected = torch.zeros(5, dtype=torch.int64), [0] * 5
-    for codes in batches:
-        idle = F.idle_update(idle, F.firings_update(codes), len(codes))
-        for j in range(5):
-            expected[j] = 0 if codes[:, j].abs().sum() > 0 else expected[j] + 7
-    assert idle.tolist() == expected
-    assert max(expected) > 0
-
-
 def test_mean_atom_norm():
     atoms = RNG.normal(size=(30, 8)).astype(np.float32)
     expected = np.linalg.norm(atoms.astype(np.float64), axis=1).mean()

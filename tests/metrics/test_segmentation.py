@@ -7,9 +7,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score
 from saev.metrics.segmentation import (
     accuracy,
     accuracy_of_sets,
-    confusion,
     iou,
-    margins,
     mean_iou,
     overlap,
     overlap_of_sets,
@@ -25,18 +23,12 @@ def drawn():
     return true, torch.where(torch.rand(20, 30, generator=rng) < 0.5, true.clamp_min(0), torch.randint(0, C, (20, 30)))
 
 
-def test_the_matrix_is_that_of_scikit_learn_without_void(drawn):
-    true, predicted = drawn
-    kept = true >= 0
-    expected = confusion_matrix(true[kept], predicted[kept], labels=range(C))
-    assert torch.equal(confusion(true, predicted, C), torch.from_numpy(expected))
-
-
 def test_iou_and_accuracy_are_those_of_scikit_learn(drawn):
     true, predicted = drawn
     kept = true >= 0
     counts = overlap(true, predicted, C)
-    assert torch.equal(counts, margins(confusion(true, predicted, C)))
+    matrix = confusion_matrix(true[kept], predicted[kept], labels=range(C))
+    assert counts.tolist() == [matrix.diagonal().tolist(), matrix.sum(1).tolist(), matrix.sum(0).tolist()]
     expected = jaccard_score(true[kept], predicted[kept], average=None)
     torch.testing.assert_close(iou(counts), torch.from_numpy(expected), rtol=1e-12, atol=0)
     assert float(accuracy(counts)) == pytest.approx(accuracy_score(true[kept], predicted[kept]), rel=1e-12)

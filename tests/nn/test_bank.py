@@ -8,65 +8,26 @@ import sys
 import numpy as np
 import pytest
 import torch
+from nn.small_bank import OBJECTIVES, SPARSIFIERS, X, Z, build, spec, train
 
 from saev.nn import (
     AuxK,
     BatchTopK,
     Gated,
     JumpReLU,
-    Matryoshka,
     Member,
-    Normaliser,
     Plain,
-    RandomMatryoshka,
     ReLU,
     SAEBank,
     TopK,
 )  # fmt: skip
 from saev.nn.schedules import learning_rate_factor, sparsity_factor
-from saev.shards import Moments
-
-ROWS = np.random.default_rng(0).normal(1, 2, size=(600, 12))
-NORMALISER = Normaliser.fit(Moments.of(ROWS))
-X = torch.from_numpy(ROWS).float()
-Z = NORMALISER(X)
-
-SPARSIFIERS = {
-    "relu": lambda: ReLU(1e-3),
-    "relu-atom-norm": lambda: ReLU(1e-3, atom_norm=True),
-    "topk": lambda: TopK(3),
-    "topk-threshold": lambda: TopK(3, threshold=True),
-    "batchtopk": lambda: BatchTopK(3),
-    "jumprelu": lambda: JumpReLU(1e-3),
-    "jumprelu-tanh": lambda: JumpReLU(1e-3, tanh=4.0),
-    "gated": lambda: Gated(1e-3),
-}
-OBJECTIVES = {"plain": Plain, "matryoshka": Matryoshka, "random": lambda: RandomMatryoshka(n_prefixes=4)}
-
-
-def spec(name="a", sae="topk", objective="plain", **more):
-    auxk = AuxK(dead_tokens=more.pop("dead_tokens", 10_000_000))
-    return Member(SPARSIFIERS[sae](), name, OBJECTIVES[objective](), auxk, more.pop("lr", 1e-2), d_sae=48, **more)
-
-
-def train(member, steps=60):
-    optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
-    history = []
-    for _ in range(steps):
-        losses = member(Z)
-        losses.loss.backward()
-        member.condition_gradients(1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        member.finish_step(losses.l0)
-        history.append(losses)
-    return history
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_every_architecture_learns(sae, objective):
-    member = spec(sae=sae, objective=objective).build(NORMALISER, Z)
+    member = build(sae=sae, objective=objective)
     history = train(member)
     assert float(history[-1].z_mse) < 0.8 * float(history[0].z_mse)
     torch.testing.assert_close(member.sae.atoms.norm(dim=1), torch.ones(48))
@@ -76,7 +37,7 @@ def test_every_architecture_learns(sae, objective):
 
 def test_the_sparse_path_has_the_dense_gradients():
     """The selected pairs alone carry the gradient; autograd through dense codes must agree."""
-    member = spec(sae="topk").build(NORMALISER, Z)
+    member = build(sae="topk")
     member(Z).loss.backward()
     fast = {name: p.grad.clone() for name, p in member.sae.named_parameters()}
     member.sae.zero_grad()
@@ -89,7 +50,7 @@ def test_the_sparse_path_has_the_dense_gradients():
 
 def test_silence_is_counted_in_tokens():
     """Guards against dead latents counted in batches (a known fault of a peer)."""
-    member = spec(dead_tokens=1000).build(NORMALISER, Z)
+    member = build(dead_tokens=1000)
     with torch.no_grad():
         member.sae.b_enc[7] = -1e9
     member(Z[:250])
@@ -109,7 +70,7 @@ def test_dead_latents_come_back_through_auxk_alone(sae):
     left = {}
     for coefficient in (0.0, 1 / 32):
         auxk = AuxK(coefficient=coefficient, dead_tokens=600)
-        member = Member(SPARSIFIERS[sae](), "a", Plain(), auxk, 1e-2, d_sae=48).build(NORMALISER, Z)
+        member = build(Member(SPARSIFIERS[sae](), "a", Plain(), auxk, 1e-2, d_sae=48))
         with torch.no_grad():
             member.sae.w_enc[:, :24] *= 0.01  # positive now and then, never among the largest
         train(member, 2)
@@ -120,7 +81,7 @@ def test_dead_latents_come_back_through_auxk_alone(sae):
 
 
 def test_parallel_gradient_is_removed_and_norm_clipped():
-    member = spec().build(NORMALISER, Z)
+    member = build()
     member(Z * 100).loss.backward()
     norm = member.condition_gradients(1.0)
     grad = member.sae.w_dec.grad
@@ -130,7 +91,7 @@ def test_parallel_gradient_is_removed_and_norm_clipped():
 
 
 def test_the_sparsity_factor_scales_the_penalty_alone():
-    member = spec(sae="relu").build(NORMALISER, Z)
+    member = build(sae="relu")
     with torch.no_grad():
         full, half = member(Z, 1.0), member(Z, 0.5)
     assert float(half.sparsity) == pytest.approx(0.5 * float(full.sparsity), rel=1e-6)
@@ -141,14 +102,14 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
 @pytest.mark.parametrize("sae", [lambda t: JumpReLU(l0_target=t), lambda t: ReLU(1e-3, t), lambda t: Gated(1e-3, t)])
 def test_the_wanted_number_of_active_latents_is_reached(sae):
     for target in (3.0, 6.0):
-        member = Member(sae(target), "a", Plain(), AuxK(), 3e-3, d_sae=48).build(NORMALISER, Z)
+        member = build(Member(sae(target), "a", Plain(), AuxK(), 3e-3, d_sae=48))
         history = train(member, 900)
         found = float(torch.stack([losses.l0 for losses in history[-50:]]).mean())
         assert found == pytest.approx(target, rel=0.15)
 
 
 def test_the_coefficient_waits_for_the_warm_up():
-    member = Member(ReLU(1e-3, l0_target=2), "a", Plain(), AuxK(), 1e-3, d_sae=48).build(NORMALISER, Z)
+    member = build(Member(ReLU(1e-3, l0_target=2), "a", Plain(), AuxK(), 1e-3, d_sae=48))
     member.finish_step(torch.tensor(20.0), sparsity_factor=0.5)
     assert float(member.sae.sparsifier.coefficient) == pytest.approx(1e-3)
     member.finish_step(torch.tensor(20.0), sparsity_factor=1.0)
@@ -159,7 +120,7 @@ def test_the_coefficient_waits_for_the_warm_up():
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_member_goes_on_as_if_never_stopped(sae, objective):
     """Guards against a theta, coefficient, silence or step count that the checkpoint lacks (known faults of peers)."""
-    one, other = (spec(sae=sae, objective=objective, dead_tokens=900).build(NORMALISER, Z) for _ in range(2))
+    one, other = (build(sae=sae, objective=objective, dead_tokens=900) for _ in range(2))
     train(one, 5)
     other.load_state_dict(one.state_dict())
     assert other.step == 5
@@ -174,10 +135,10 @@ def test_a_member_goes_on_as_if_never_stopped(sae, objective):
 def test_settings_build_independent_members(sae, d_sae):
     """Building and training another member from the same settings leaves the first as it is (JumpReLU's L0 once fell)."""
     settings = spec(sae=sae)
-    first = settings.build(NORMALISER, Z)
+    first = build(settings)
     train(first, 2)
     before, codes = copy.deepcopy(first.state_dict()), first.sae.encode(X)
-    second = dataclasses.replace(settings, d_sae=d_sae).build(NORMALISER, Z)
+    second = build(dataclasses.replace(settings, d_sae=d_sae))
     train(second, 2)
     assert second.sae.sparsifier is not first.sae.sparsifier and second.sae.n_latents == d_sae
     assert torch.equal(first.sae.encode(X), codes)
@@ -187,7 +148,7 @@ def test_settings_build_independent_members(sae, d_sae):
 
 def test_a_member_is_named_after_its_sparsifier():
     assert Member(BatchTopK(k=32)).name == "batchtopk,k=32"
-    assert Member(TopK(2, threshold=True)).name == "topk,k=2,threshold=True"
+    assert Member(TopK(2, threshold=True)).name == "topk,k=2,threshold=true"
     assert Member(JumpReLU(l0_target=16), name="mine").name == "mine"
 
 
@@ -217,11 +178,11 @@ def test_settings_load_no_torch():
 
 def test_names_are_unique():
     with pytest.raises(ValueError, match="different names"):
-        SAEBank([spec("a").build(NORMALISER, Z), spec("a").build(NORMALISER, Z)])
+        SAEBank([build(name="a"), build(name="a")])
 
 
 def test_width_follows_the_expansion():
-    member = Member(TopK(3), "a", Plain(), AuxK(), 1e-3, expansion=2.5).build(NORMALISER, Z)
+    member = build(Member(TopK(3), "a", Plain(), AuxK(), 1e-3, expansion=2.5))
     assert member.sae.n_latents == 30
 
 

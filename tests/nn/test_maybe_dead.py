@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nn.test_bank import NORMALISER, SPARSIFIERS, Z, spec
+from nn.small_bank import SPARSIFIERS, Z, build
 
 from saev.nn import Member, TopK, auxk, maybe_dead
 from saev.nn.auxk import AuxK
@@ -35,7 +35,7 @@ def asked(monkeypatch):
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_losses_are_those_of_asking_every_step(monkeypatch, as_on_a_gpu, asked, sae):
     """Members in training whose latents die and come back: losses by either way, and how often the device is asked."""
-    here = spec(sae=sae, dead_tokens=1200).build(NORMALISER, Z)
+    here = build(sae=sae, dead_tokens=1200)
     there = copy.deepcopy(here)
     aux, optimisers = [], [torch.optim.Adam(m.sae.parameters(), lr=1e-2) for m in (here, there)]
     for step in range(30):
@@ -124,7 +124,7 @@ def test_an_answer_about_other_dead_tokens_is_none(monkeypatch, as_on_a_gpu, ask
 def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):
     """Whom a step looks at decides how its sums are rounded: a resumed run must look at the same."""
     as_on_a_gpu(monkeypatch)
-    member, again = (spec(dead_tokens=4000).build(NORMALISER, Z) for _ in range(2))
+    member, again = (build(dead_tokens=4000) for _ in range(2))
     member.tokens_since_fired[:3] = 3500
     member(Z)
     again.load_state_dict(member.state_dict())
@@ -136,6 +136,6 @@ def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):
 def test_without_revival_nobody_is_asked(monkeypatch, as_on_a_gpu, asked):
     as_on_a_gpu(monkeypatch)
     off = AuxK(coefficient=0.0, dead_tokens=3)
-    member = Member(TopK(3), "a", Plain(), off, 1e-3, d_sae=48).build(NORMALISER, Z)
+    member = build(Member(TopK(3), "a", Plain(), off, 1e-3, d_sae=48))
     member(Z)
     assert float(member(Z).aux.detach()) == 0 and not asked

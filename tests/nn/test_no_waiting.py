@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from nn.test_bank import NORMALISER, OBJECTIVES, SPARSIFIERS, Z, spec
+from nn.small_bank import OBJECTIVES, SPARSIFIERS, Z, build
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saev.nn import TrainingMember
@@ -34,7 +34,7 @@ def known(member: TrainingMember, n_maybe: int) -> TrainingMember:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_off_the_cpu_never_waits(sae, objective, products, n_maybe):
-    member = spec(sae=sae, objective=objective).build(NORMALISER, Z).to("meta")
+    member = build(sae=sae, objective=objective).to("meta")
     member.products = products
     one_step(known(member, n_maybe), Z.to("meta"))
 
@@ -61,7 +61,7 @@ class Asked(TorchDispatchMode):
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
     """What is dead, and whether the gradient is to be clipped: both save work there, neither costs any."""
-    member = spec(sae=sae).build(NORMALISER, Z)
+    member = build(sae=sae)
     z = copy.deepcopy(Z)
     with Asked() as asked:
         one_step(member, z)
@@ -76,7 +76,7 @@ def test_a_step_on_the_cpu_asks_for_two_numbers_at_most(sae):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_a_step_on_a_gpu_never_waits_and_is_that_of_the_cpu(sae, objective, products):
-    here, there = (spec(sae=sae, objective=objective).build(NORMALISER, Z) for _ in range(2))
+    here, there = (build(sae=sae, objective=objective) for _ in range(2))
     there, z = known(there.cuda(), 3), Z.cuda()
     here.products = there.products = products
     one_step(there, z)  # what is set up once may wait
