@@ -2,10 +2,9 @@
 
     batch -> z -> for each member: losses, backward, clip, step of its own parameter group
 
-Manual optimisation: a member's graph and gradients are freed before the next one's are made, so that a further member costs
-the memory of its parameters and optimiser state alone. There is one optimiser with a group per member, so `global_step` is
-the number of batches. Numbers stay tensors on the device until a callback writes
-them (`callbacks/metrics_writer.py`): a step reads nothing back that it would have to wait for.
+Manual optimisation frees a member's graph and gradients before those of the next one are computed, so a further member costs
+only its parameters and optimiser state. One optimiser has a parameter group per member, so `global_step` counts batches.
+Metrics stay tensors on the device until a callback writes them (`callbacks/metrics_writer.py`): a step never synchronises.
 """
 
 import contextlib
@@ -42,7 +41,7 @@ class BankModule(L.LightningModule):
         bank: the members.
         optimiser: makes the optimiser from parameter groups, e.g. a partial of torch.optim.Adam.
         warmup: learning-rate warm-up in steps.
-        decay: fraction of the run over which the learning rate falls to 0 at the end.
+        decay: fraction of the run, at its end, over which the learning rate falls to 0.
         clip: largest gradient norm of one member.
         products: how maps around sparse codes are computed: `sparse`, `dense`, the faster of them here (`measured`, and what
             checkpoints keep), or `auto`: measured on a GPU, on a CPU by the fraction of active latents.
@@ -91,7 +90,7 @@ class BankModule(L.LightningModule):
                 losses = self._member_step(member, z, optimiser, group) if trained else {}
                 for name in STEP_METRICS:
                     step.setdefault(name, []).append(losses.get(name, torch.nan))
-        with only(optimiser):  # nothing is left to step: for Lightning, which counts, and its hooks
+        with only(optimiser):  # steps no parameters: Lightning counts the step and calls its hooks
             wrapped.step()
         scheduler.step()  # type: ignore[union-attr, operator]
         self.tokens_seen.add_(tokens)
@@ -101,7 +100,7 @@ class BankModule(L.LightningModule):
         self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
     ) -> dict[str, Tensor]:
         losses = member(z, self.sparsity_factor)
-        # not manual_backward, whose hooks cost half a millisecond a member: there is no loss scaling, and no wrapper, to serve
+        # not manual_backward: its hooks, for loss scaling and wrappers, cost half a millisecond per member
         collective.weight_by_fraction(losses.loss).backward()
         collective.all_reduce_sum_(p.grad for p in member.sae.parameters() if p.grad is not None)
         norm = member.condition_gradients(self.clip)
@@ -128,10 +127,10 @@ class BankModule(L.LightningModule):
                 "the checkpoint was written by an earlier version, which kept encoders otherwise: start anew without ckpt_path, or "
                 "resume with the version that wrote it."
             )
-        saved, ours = checkpoint.get("members"), self._members()
-        if saved != ours:
+        saved, current = checkpoint.get("members"), self._members()
+        if saved != current:
             raise ValueError(
-                f"the checkpoint's SAEs are {saved}, this run's are {ours}: resume with the settings of the interrupted run "
+                f"the checkpoint's SAEs are {saved}, this run's are {current}: resume with the settings of the interrupted run "
                 "(ckpt_path=last or ckpt_path=<run directory> alone takes them over), or start anew without ckpt_path."
             )
 
@@ -155,9 +154,9 @@ class BankModule(L.LightningModule):
             )
         rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
         for member in self.bank:
-            member.stopped = bool(member.failed)  # as the checkpoint says
+            member.stopped = bool(member.failed)  # from the checkpoint
             choose_products(member, self.products, rows, self.device, self.trainer.precision)
-        # by the timings of one process, so that all of them, and whoever resumes, compute alike
+        # the first process decides, so that all processes and resumed runs use the same products
         for member, products in zip(
             self.bank, self.division.agreed([member.products for member in self.bank]), strict=True
         ):
@@ -169,8 +168,8 @@ class BankModule(L.LightningModule):
     def snapshot(self) -> dict[str, list[float]]:
         """The last step's numbers on the host: metric -> a value per member, in one transfer; a collective.
 
-        This is where a member whose loss is no longer finite is noticed: it is stopped and the others go on. Until then
-        its NaN stays within its own parameters, as members share no gradient, norm or optimiser state.
+        A member whose loss is not finite is stopped here; the others continue. Its NaN stays within its parameters, because members
+        share no gradient, norm or optimiser state.
         """
         names = list(self.latest)
         flat = [

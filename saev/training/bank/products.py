@@ -1,4 +1,4 @@
-"""Sparse or dense products of each member, settled before the first step."""
+"""Whether each member's products of sparse codes are computed sparse or dense, decided before the first step."""
 
 import logging
 
@@ -11,16 +11,16 @@ log = logging.getLogger(__name__)
 AUTOCAST = {"bf16-mixed": torch.bfloat16}
 
 
-def choose_products(member: TrainingMember, asked: str, rows: int, device: torch.device, precision: str) -> None:
-    """Set `member.products` as asked for (see BankModule), a batch having `rows` tokens.
+def choose_products(member: TrainingMember, products: str, rows: int, device: torch.device, precision: str) -> None:
+    """Set `member.products` to the choice `products` of BankModule, for batches of `rows` tokens.
 
-    What a checkpoint settled stays, unless a path is asked for by name: timings differ from run to run, numbers must not.
+    A choice from a checkpoint is kept, unless `products` is sparse or dense: timings differ from run to run, results must not.
     """
-    if asked in ("sparse", "dense"):
-        member.products = asked
+    if products in ("sparse", "dense"):
+        member.products = products
         return
     k = getattr(member.sae.sparsifier.settings, "k", None)
-    if member.products != "auto" or k is None or (asked == "auto" and device.type == "cpu"):
+    if member.products != "auto" or k is None or (products == "auto" and device.type == "cpu"):
         return
     shape = (rows, member.sae.d_model, member.sae.n_latents, k)
     timed = faster_path(*shape, device, AUTOCAST.get(precision), len(member.objective.ends(member.sae.n_latents)))
