@@ -43,11 +43,11 @@ def store_activations(acts: Any, root: str | os.PathLike, layer: int = 0) -> Act
         return ActivationStore(root)
     per_shard = max(1, SHARD_BYTES // (n_tokens * width * dtype.itemsize))
     writer = RecordingWriter(root, meaning, n_images, per_shard, [layer], meaning["roles"], d_model, dtype.name)
-    unknown = dict.fromkeys(("width", "height", "grid_h", "grid_w"))
+    row = {"width": None, "height": None, "grid_h": 1, "grid_w": n_tokens}
     for number in writer.pending():
         with writer.shard(number) as shard:
             for i in writer.examples_of(number):
-                shard.add(i, {layer: values[i]}, {"key": f"{i}", "path": f"{i}", **unknown})
+                shard.add(i, {layer: values[i]}, {"key": f"{i}", "path": f"{i}", **row})
     writer.finish()
     return ActivationStore(root)
 
