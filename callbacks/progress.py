@@ -18,7 +18,7 @@ class BankProgress(L.Callback):
     """Shows steps, remaining time and tokens per second; logs held-out NMSE and L0 of each member at validations."""
 
     def __init__(self):
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, force_jupyter=False)
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]

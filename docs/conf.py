@@ -49,6 +49,7 @@ def write_api_pages(app: Sphinx) -> None:
         for module in dict.fromkeys([package, *documented(package)]):
             heading = [] if module == package else [module, "-" * len(module), ""]
             pages[package] += ["", *heading, f".. automodule:: {module}", "   :members:"]
+    pages["saev"].append("   :no-index:")  # its names are indexed in their packages
     folder = Path(app.srcdir) / "api"
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.rst"):
@@ -61,7 +62,7 @@ def write_api_pages(app: Sphinx) -> None:
 
 
 def plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are plain text: "Args:" becomes a list, indented paragraphs keep their lines, | is a character."""
+    """Docstrings are plain text: "Args:" becomes a list, indented paragraphs keep their lines, | and * are characters."""
     text = []
     for paragraph in re.split(r"\n\s*\n", "\n".join(lines).strip("\n")):
         rows = paragraph.split("\n")
@@ -71,7 +72,7 @@ def plain_text(app: Sphinx, what: str, name: str, obj: object, options: object, 
         elif not re.match(r"\s*(- |\d\. |>>> )", rows[0]) and any(row.startswith(" ") for row in rows):
             rows = ["::", "", *("    " + row for row in rows)]
         if not rows[0].startswith(("::", ">>>")):
-            rows = [re.sub(r"(`[^`]*`)|\|", lambda match: match[1] or r"\|", row) for row in rows]
+            rows = [re.sub(r"(`[^`]*`)|([|*]|_(?!\w))", lambda match: match[1] or "\\" + match[2], row) for row in rows]
         text += [*rows, ""]
     lines[:] = text
 

@@ -12,6 +12,7 @@ def bar(what: str, total: int, completed: int = 0, visible: bool = True) -> Iter
     """Show how much of `total` is done and the time left; yields a function that advances the bar by n."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
     shown = visible and total > 0
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as progress:
+    console = Console(stderr=True, force_jupyter=False)  # rich's bars in notebooks need ipywidgets
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not shown) as progress:
         task = progress.add_task(what, total=total, completed=completed)
         yield lambda n: progress.advance(task, n)

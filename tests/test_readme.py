@@ -4,8 +4,10 @@ import os
 import re
 import shlex
 
+import numpy as np
 import pytest
 from conftest import ROOT, TINY
+from PIL import Image
 
 from saev.cli import STAGES, TOOLS
 
@@ -13,7 +15,8 @@ README = (ROOT / "README.md").read_text()
 PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"^```(\w+)\n(.*?)^```", page, re.M | re.S)]
 LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
-PYTHON = [text for language, text in BLOCKS if language == "python"]
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()  # its blocks are files: tests/test_extending.py
+PYTHON = [text for language, text in BLOCKS if language == "python" and text not in EXTENDING]
 
 
 def commands() -> list[str]:
@@ -116,15 +119,40 @@ def check_other(words: list[str]) -> None:
             assert (ROOT / word).exists(), f"README names {word}, which is not there"
 
 
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of 80 small images."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(80):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path / "photos"
+
+
 @pytest.mark.parametrize("number", range(len(PYTHON)))
-def test_a_python_block_runs(number, tiny_run, tiny, tmp_path, monkeypatch):
-    """With the run directory it names that of a short training run."""
-    member = tiny_run / "saes" / "sae=relu,sparsity=1e-2"
+def test_a_python_block_runs(number, tiny_run, tiny, photos, tmp_path, monkeypatch):
+    """On a small backbone and few tokens, with the saved SAE of a short training run."""
+    code = PYTHON[number]
+    for shown, small in (
+        (r"""(["'])outputs/train/[^"']*/saes/[^"']*\1""", repr(str(tiny_run / "saes" / "sae=relu,sparsity=1e-2"))),
+        (r"""(?<!activations, )(["'])outputs/activations/[^"']*\1""", repr(str(tiny))),
+        (r"""(["'])/path/to/photos\1""", repr(str(photos))),
+        (r"saev\.vits\.TimmVit\([^)]*\)", "saev.vits.MicroVit(img_size=128, d_model=64)"),
+        (r"layer=8", "layer=1"),
+        (r"layers=\[8\]", "layers=[1]"),
+        (r"n_tokens=[\d_]+", "n_tokens=32768"),
+        (r"randn\(100_000, 128\)", "randn(20_000, 16)"),
+    ):
+        code = re.sub(shown, small, code)
     monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
-    code = re.sub(r"""(["'])outputs/train/[^"']*/saes/[^"']*\1""", repr(str(member)), PYTHON[number])
-    code = re.sub(r"""(["'])outputs/activations/[^"']*\1""", repr(str(tiny)), code)
     monkeypatch.chdir(tmp_path)
     exec(compile(code, f"README.md, Python block {number}", "exec"), {"__name__": "page", "dataset": tiny})
+
+
+def test_the_notebook_blocks_are_short():
+    section = README.partition("## In a notebook")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", section, re.M | re.S)
+    assert len(blocks) == 2 and all(len(block.splitlines()) <= 15 for block in blocks)
 
 
 def test_links_to_files_lead_somewhere():

@@ -82,9 +82,9 @@ class Member:
     objective: Objective = dataclasses.field(default_factory=Plain)
     auxk: AuxK = dataclasses.field(default_factory=AuxK)
     lr: float = bounded(3e-4, above=0)
-    seed: int = 0  # of the initialisation
     d_sae: int | None = bounded(None, at_least=1)  # latents; None: expansion * d_model
     expansion: float = bounded(8, above=0)
+    seed: int = 0  # of the initialisation
     init: Init = "data"
     b_dec: Centre = "median"  # initial b_dec: the sample's geometric median or its mean
     decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
@@ -98,8 +98,9 @@ class Member:
         """The settings as columns of a table; of the sparsifier those that every kind of its family has."""
         kinds = {"sae": self.sparsifier.kind, "objective": self.objective.kind, "decoder": self.decoder.kind}
         shared = {key: getattr(self.sparsifier, key) for key in COLUMNS if hasattr(self.sparsifier, key)}
-        scalars = ("lr", "d_sae", "expansion", "seed", "init", "b_dec")
-        return {**kinds, **shared, **{key: getattr(self, key) for key in scalars}, "dead_tokens": self.auxk.dead_tokens}
+        groups = ("sparsifier", "name", "objective", "auxk", "decoder")
+        scalars = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in groups}
+        return {**kinds, **shared, **scalars, "dead_tokens": self.auxk.dead_tokens}
 
     def width(self, d_model: int) -> int:
         """d_sae for activations of width `d_model`; ValueError where the settings do not fit it."""
