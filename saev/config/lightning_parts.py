@@ -4,19 +4,21 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from saev.config.train_job import n_processes
-from saev.recipes.train import LightningParts
 from saev.runs.directory import run_id
 from saev.runs.ledger import FILE as SWEEP
 
 
-def lightning_parts(cfg: DictConfig, directory: Path) -> LightningParts:
-    """The parts that conf/trainer, conf/optimiser, conf/callbacks and conf/logger name; a null callback is left out."""
+def lightning_parts(cfg: DictConfig, directory: Path) -> Any:
+    """The LightningParts that conf/trainer, conf/optimiser, conf/callbacks and conf/logger name; a null callback is left out."""
+    from saev.recipes.train import LightningParts  # needs the clone
+
     return LightningParts(
         trainer=functools.partial(instantiate, cfg.trainer),
         optimiser=instantiate(cfg.optimiser),
