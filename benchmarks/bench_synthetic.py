@@ -29,8 +29,8 @@ from benchmarks.synthetic import Law, World
 from callbacks import SparsityWarmup
 from saev.metrics.stateful import ValidationMetrics
 from saev.nn import Member, Normaliser, SAEBank
-from saev.recipes.train import quieten_lightning
 from saev.training.bank.module import BankModule
+from saev.training.lightning import quieten_lightning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train(world: World, size: Size, l0: float) -> TimedBank:
     names = zoo.architectures()
     variants = [[*zoo.overrides(name), zoo.sparsity(name, l0)] for name in names]
     shared = [f"{key}={getattr(size, key)}" for key in ("d_sae", "lr", "dead_tokens")]
-    specs = [plan.spec for plan in zoo.plan(variants, shared)]
+    specs = zoo.plan(variants, shared)
     sample = torch.cat([world.batch(HELD_OUT - 1 - k, size.batch).x for k in range(16)])
     mean = sample.mean(0)
     normaliser = Normaliser(mean, (sample - mean).square().mean().sqrt())

@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from saev.config.members import Planned, plan_members
+from saev.config.members import plan_members
 from saev.config.schema import register
+from saev.nn import Member
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NESTED = "batchtopk"  # the sparsifier that objectives other than the plain one are tried with
@@ -53,7 +54,7 @@ def configuration(overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def plan(variants: Sequence[Sequence[str]], shared: Sequence[str]) -> list[Planned]:
+def plan(variants: Sequence[Sequence[str]], shared: Sequence[str]) -> list[Member]:
     """The members that `saev train` would train for these overrides."""
     cfg = configuration([*shared, bank(variants)])
     with initialize_config_dir(str(CONF), version_base=None):  # each member is composed anew

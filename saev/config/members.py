@@ -84,7 +84,7 @@ def check_used(composed: DictConfig, member: Member, overrides: list[str]) -> No
     penalised = "sae=relu, gated or jumprelu"
     for key, remedy in (("k", "sae=topk or batchtopk"), ("sparsity", penalised), ("l0_target", penalised)):
         asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]
-        if not asked or OmegaConf.is_interpolation(composed.sae, key):
+        if not asked or (key in composed.sae and OmegaConf.is_interpolation(composed.sae, key)):
             continue
         if key in composed.sae:
             raise ValueError(f"{asked[-1]} has no effect, sae.{key} is set by itself: drop it.")

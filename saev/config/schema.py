@@ -73,7 +73,7 @@ def register() -> None:
     store(name="train_schema", node=schema("Train", train, groups))
     baseline: dict[str, Any] = {}
     for cls in BaselineSettings.__subclasses__():  # PCA's k, a list, is baseline.k
-        baseline |= {key: of for key, of in types_of(cls, PER_BASELINE).items() if of is int}
+        baseline |= {key: of for key, of in types_of(cls, PER_BASELINE).items() if of in (int, int | None)}
     fit = {**INPUT, **types_of(FitSettings), **baseline, **JOB}
     store(name="fit_schema", node=schema("Fit", fit, (*SHARED, "baseline")))
     probe = {"dictionaries": list[str], "dataset": str | None, "validation": str | None, "layer": int | None}

@@ -172,4 +172,4 @@ def test_without_slurm_the_remedy_is_named(cli, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert shutil.which("sbatch") is None
     done = cli("train", *SWEEP[1:], "layer=1", "k=4", f"dataset={tiny}", "hydra/launcher=slurm")
-    assert done.code == 1 and "there is no Slurm here" in done.text and "hydra/launcher=joblib" in done.text
+    assert done.code == 1 and "sbatch and squeue are not on PATH" in done.text and "hydra/launcher=joblib" in done.text

@@ -92,7 +92,7 @@ def test_interrupted_and_resumed_is_undisturbed(number, nursery, undisturbed, ti
     run = next((tmp_path / "train").glob("*/*"))
     if process.returncode == 0:
         pytest.skip("the run was faster than the signal")
-    assert process.returncode == 128 + number and "go on with: ckpt_path=" in said
+    assert process.returncode == 128 + number and "resume with: ckpt_path=" in said
     assert not (run / "results.parquet").exists()
     resumed = nursery.start("train.py", "ckpt_path=last", env=environment(tmp_path))
     printed = resumed.communicate()

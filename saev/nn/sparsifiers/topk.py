@@ -32,7 +32,7 @@ class Thresholded(Sparsifier[Settings]):
 
     @property
     def threshold(self) -> Float[Tensor, ""] | None:
-        return self._buffers.get("theta")
+        return getattr(self, "theta", None)
 
     @torch.no_grad()
     def _update_threshold(self, kept: Float[Tensor, " nnz"]) -> None:
