@@ -39,8 +39,8 @@ class Step:
 
     def dense(self, select: Callable[..., Any], k: int, prefixes: bool) -> None:
         h = self._pre_activations()
-        places = select(h, k).places  # the fast selection in both: what is compared is the rest
-        f = torch.zeros_like(h).flatten().scatter(0, places, h.flatten()[places].relu()).view_as(h)
+        indices = select(h, k).indices  # the fast selection in both: what is compared is the rest
+        f = torch.zeros_like(h).flatten().scatter(0, indices, h.flatten()[indices].relu()).view_as(h)
         residual, losses = self.z - self.b_dec, []
         for start, end in zip([0, *self.ends], self.ends, strict=False) if prefixes else [(0, len(self.w_dec))]:
             residual = residual - f[:, start:end] @ self.w_dec[start:end]

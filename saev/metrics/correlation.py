@@ -1,4 +1,4 @@
-"""How correlated the latents of a dictionary are, from streamed second moments of their codes."""
+"""Correlation between the latents of a dictionary, from streamed second moments of their codes."""
 
 import torch
 from jaxtyping import Float, Int
@@ -26,7 +26,7 @@ def mean_absolute_correlation(
     mean = total / n
     second = gram.diagonal() / n
     variance = second - mean.square()
-    varies = variance > 1e-12 * second  # what rounding leaves of a constant is no variance
+    varies = variance > 1e-12 * second  # a constant has a variance by rounding
     scale = torch.where(varies, variance, torch.inf).rsqrt()
     summed = gram.new_zeros(())
     for start in range(0, len(mean), block):
@@ -39,7 +39,7 @@ def mean_absolute_correlation(
 
 
 class CodeCorrelation(Metric):
-    """Mean absolute correlation of one dictionary's codes; above `most` latents that of a seeded sample of them.
+    """Mean absolute correlation of one dictionary's codes; above `most` latents of a seeded sample of them.
 
     State: count, sums [m] and second moments [m, m] of m = min(d_sae, most) latents, float64 and additive.
     """
@@ -63,7 +63,7 @@ class CodeCorrelation(Metric):
         f = codes if len(self.chosen) == codes.shape[1] else codes[:, self.chosen]
         self.n = self.n + len(f)
         self.total = self.total + f.sum(0, dtype=torch.float64)
-        add_gram(self.gram, f)  # in place: it may be half a gigabyte, and compute returns nothing of it
+        add_gram(self.gram, f)  # in place: up to half a gigabyte, and compute returns no view of it
 
     def compute(self) -> Float[Tensor, ""]:
         return mean_absolute_correlation(self.n, self.total, self.gram)

@@ -1,4 +1,4 @@
-"""How much of a model's own output is left after its activations were replaced: features and predictions."""
+"""How much of a model's output is preserved when its activations are replaced: features and predictions."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ def relative_error_compute(squared_error: Float[Tensor, "*m"], square: Float[Ten
 
 
 def recovered(error: Float[Tensor, "*m"], reference: Float[Tensor, "*#m"]) -> Float[Tensor, "*m"]:
-    """`1 - error / reference`: 1 where nothing was lost, 0 where as much as under the reference (mean ablation).
+    """`1 - error / reference`: 1 for no loss, 0 for the loss of the reference (mean ablation).
 
     >>> recovered(torch.tensor([0.0, 0.5, 2.0]), torch.tensor(2.0)).tolist()
     [1.0, 0.75, 0.0]
@@ -89,8 +89,8 @@ def linear_logits(pooled: Float[Tensor, "n width"], head: Mapping[str, Tensor]) 
     weight = head["weight"].to(pooled)
     if weight.shape[1] != pooled.shape[1]:
         raise ValueError(
-            f"head: its weight takes {weight.shape[1]} dimensions, the pooled features have {pooled.shape[1]}: give a head "
-            "that was trained on this model's own output."
+            f"head: its weight takes {weight.shape[1]} dimensions, the pooled features have {pooled.shape[1]}: pass a head "
+            "trained on this model's output."
         )
     if "logit_scale" in head:
         unit = torch.nn.functional.normalize(pooled, dim=-1)

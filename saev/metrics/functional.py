@@ -2,14 +2,14 @@
 
 `*_update` turns a batch into sufficient statistics (float64 or exact integers) that add up over batches, processes and
 machines; `*_compute` turns their sums into the number. Each `*_compute` broadcasts over leading dimensions, so that
-the statistics of several bank members may be stacked. Nothing here waits for the device.
+the statistics of several bank members may be stacked. Nothing here synchronises the device.
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Max and mean of the per-atom maxima of |cos|: a formula that needs a kernel, so it lives with the kernels.
+# Max and mean of the per-atom maxima of |cos|: defined in saev.ops, as it needs blocks.
 from saev.ops.coherence import Coherence as Coherence
 from saev.ops.coherence import coherence as coherence
 
@@ -126,13 +126,13 @@ def almost_dead_compute(
 ) -> Float[Tensor, "*m"]:
     """Fraction of latents that fire on less than one token in a million (the dead included).
 
-    With a million tokens or fewer this is the dead fraction: nothing rarer can be told apart.
+    With a million tokens or fewer this is the dead fraction.
     """
     return (frequency_compute(firings, n) < below).double().mean(-1)
 
 
 def dense_compute(firings: Int[Tensor, "*m d_sae"], n: Int[Tensor, "*#m"], above: float) -> Float[Tensor, "*m"]:
-    """Fraction of latents that fire on more than the share `above` of the tokens.
+    """Fraction of latents that fire on more than the fraction `above` of the tokens.
 
     >>> dense_compute(torch.tensor([0, 10, 11, 90]), torch.tensor(100), above=0.1)
     tensor(0.5000, dtype=torch.float64)

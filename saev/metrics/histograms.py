@@ -1,6 +1,6 @@
-"""Histograms of how often latents fire and how strongly, on fixed bins of log10: counts of parts add up.
+"""Histograms of how often latents fire and how strongly, on fixed bins of log10: counts are additive.
 
-The first and the last bin are open: they also hold what lies beyond them.
+The first and the last bin are open: they also count values beyond their outer edge.
 """
 
 from itertools import pairwise
@@ -18,7 +18,7 @@ VALUE_EDGES = tuple(-4 + i / 4 for i in range(33))  # codes of a dictionary with
 
 
 def log10_histogram(values: Float[Tensor, "*m n"], exponents: tuple[float, ...]) -> Int[Tensor, "*m bins"]:
-    """Per row, how many values lie in each bin [10^e_i, 10^e_(i+1)); zeros, negative ones and NaN are in none.
+    """Per row, how many values lie in each bin [10^e_i, 10^e_(i+1)); zeros, negative values and NaN are not counted.
 
     >>> log10_histogram(torch.tensor([0.0, 0.001, 0.05, 0.5, 20.0]), (-2, -1, 0)).tolist()
     [2, 2]
@@ -26,8 +26,8 @@ def log10_histogram(values: Float[Tensor, "*m n"], exponents: tuple[float, ...])
     inner = torch.tensor([10.0**e for e in exponents[1:-1]], dtype=torch.float64, device=values.device)
     bins = len(exponents) - 1
     rows = values.reshape(-1, values.shape[-1])
-    place = torch.bucketize(rows.double(), inner, right=True)
-    flat = place + bins * torch.arange(len(rows), device=values.device)[:, None]
+    bin_index = torch.bucketize(rows.double(), inner, right=True)
+    flat = bin_index + bins * torch.arange(len(rows), device=values.device)[:, None]
     counts = torch.zeros(len(rows) * bins, dtype=torch.int64, device=values.device)
     return counts.index_add_(0, flat.flatten(), (rows > 0).flatten().long()).view(*values.shape[:-1], bins)
 
@@ -53,7 +53,7 @@ class ValueHistogram(Metric):
         self.add_state("counts", torch.zeros(len(VALUE_EDGES) - 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, codes: Float[Tensor, "batch d_sae"]) -> None:
-        # picking the active ones waits for the device, but they are a hundredth of all
+        # this index synchronises, but leaves a hundredth of the codes
         self.counts = self.counts + log10_histogram(codes[codes != 0].abs(), VALUE_EDGES)
 
     def compute(self) -> Int[Tensor, " bins"]:

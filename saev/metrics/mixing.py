@@ -1,4 +1,4 @@
-"""How well a batch of the stream is mixed: entropy of its groups and same-group mates, beside a perfect shuffle.
+"""How well a batch of the stream is mixed: entropy of its groups and same-group mates, compared with a perfect shuffle.
 
 A group is an image, a token position or a class, given as one integer id per token. A perfect shuffle draws the batch
 from all tokens without replacement, so a group's count in it is hypergeometric.
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def _group_sizes(ids: Int[Tensor, " batch"]) -> Int[Tensor, " batch"]:
-    """Per token, the number of tokens of the batch with its id. By sorting: no host sync, ids may be any integers."""
+    """Per token, the number of tokens of the batch with its id. Sorts, so does not synchronise; ids may be any integers."""
     ordered = ids.sort().values
     return torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
 
 
 def batch_entropy(ids: Int[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Entropy in bits of the group shares in a batch: at most log2(batch), 0 when all tokens are of one group.
+    """Entropy in bits of the group fractions in a batch: at most log2(batch), 0 when all tokens are of one group.
 
     `-sum_g (n_g / B) log2 (n_g / B)`.
 
@@ -41,7 +41,7 @@ def expected_entropy(population: Int[Tensor, " n_groups"], batch: int) -> float:
 
     `log2 B - (1/B) sum_g E[n_g log2 n_g]` with `n_g ~ Hypergeometric(N, N_g, B)`, summed exactly.
 
-    >>> round(expected_entropy(torch.tensor([1, 1, 1, 1]), batch=2), 6)  # never twice the same group
+    >>> round(expected_entropy(torch.tensor([1, 1, 1, 1]), batch=2), 6)  # no group occurs twice
     1.0
     """
     total = _check_batch(population, batch)

@@ -1,4 +1,4 @@
-"""How alike two dictionaries are, atom by atom: two seeds of one setting should find the same directions."""
+"""Similarity of two dictionaries, atom by atom: two seeds of the same settings should learn the same directions."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 SAME = 0.7  # the cosine from which two atoms count as the same latent (Paulo and Belrose 2025, section 3)
-MOST = 4096  # atoms that are matched one to one: the assignment takes time with their cube
+MOST = 4096  # atoms that are matched one to one: the assignment's time is cubic in their number
 
 
 class Stability(NamedTuple):
     """Cosines between the atoms of two dictionaries, a and b."""
 
     mean_max_a: Float[Tensor, ""]  # mean over the atoms of a of the largest cosine with any atom of b
-    mean_max_b: Float[Tensor, ""]  # the same the other way round
+    mean_max_b: Float[Tensor, ""]  # the same of b with a
     matched: Float[Tensor, ""]  # mean cosine under the best one-to-one assignment
     shared: Float[Tensor, ""]  # fraction of the assigned pairs with a cosine of SAME or more
 
@@ -25,7 +25,7 @@ def mean_max_cosine(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean over the atoms of a of the largest cosine with an atom of b, and the same of b with a; signed, float64 means.
 
-    Blocks of block x block: the matrix of all cosines is never made. A zero atom has cosine 0.
+    Computed in blocks of block x block, never as one matrix. A zero atom has cosine 0.
 
     >>> [round(float(x), 4) for x in mean_max_cosine(torch.eye(2), torch.tensor([[1.0, 1.0]]))]
     [0.7071, 0.7071]
@@ -46,7 +46,7 @@ def matched_cosines(
     """Cosine of each pair of the one-to-one assignment with the largest sum of cosines (Hungarian method), float64.
 
     The atoms of the smaller dictionary are each given an atom of the larger. Above `most` a seeded sample of the smaller
-    one is matched, with all of the larger: fewer rivals, so slightly higher cosines.
+    one is matched with all atoms of the larger: fewer competitors, so slightly higher cosines.
     """
     from scipy.optimize import linear_sum_assignment
 
@@ -60,13 +60,13 @@ def matched_cosines(
 
 
 def stability(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_other"], most: int = MOST) -> Stability:
-    """Mean max cosine both ways, and the one-to-one assignment's mean cosine and fraction of pairs of SAME or more.
+    """Mean max cosine in both directions, and the one-to-one assignment's mean cosine and fraction of pairs of SAME or more.
 
     Raises ValueError for atoms of another width.
     """
     if a.shape[1] != b.shape[1]:
         raise ValueError(
-            f"atoms of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: give dictionaries of one backbone."
+            f"atoms of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: pass dictionaries of one backbone."
         )
     mean_a, mean_b = mean_max_cosine(a, b)
     pairs = matched_cosines(a, b, most)

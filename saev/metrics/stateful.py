@@ -1,8 +1,8 @@
 """The formulas of `functional` as torchmetrics: sums over batches, reduced over processes, finished in `compute`.
 
 States are float64 sums or int64 counts, so the result does not depend on how the tokens were split into batches or
-over processes (integers exactly, floats to the last digits), and no update waits for the device. Sums are replaced, not
-added to in place: what `compute` returned must not change with the next update.
+over processes (integers exactly, floats to the last digits), and no update synchronises the device. Sums are replaced, not
+updated in place: results of `compute` must not change with the next update.
 """
 
 from collections.abc import Iterable, Sequence
@@ -84,16 +84,16 @@ class Activity(Metric):
 
 
 def vectors(activity: Activity) -> dict[str, Tensor]:
-    """What `compute` gives, per latent also where there is one latent, of whose vector torchmetrics makes a number."""
-    found = activity.compute()
-    return {**found, **{name: found[name].reshape(-1) for name in ("firings", "value_sum")}}
+    """The result of `compute` with 1-dimensional vectors also for one latent, which torchmetrics squeezes."""
+    sums = activity.compute()
+    return {**sums, **{name: sums[name].reshape(-1) for name in ("firings", "value_sum")}}
 
 
 class ValidationMetrics(nn.Module):
     """Reconstruction and sparsity of all members of a bank over one pass of held-out tokens.
 
     `shift` is a mean of the activations known beforehand (see `functional.moments_update`). `update` takes the
-    members' outputs as an iterable, so that a generator frees one member's codes before it makes the next one's.
+    members' outputs as an iterable, so that a generator can free one member's codes before computing the next one's.
 
     >>> metrics = ValidationMetrics(shift=torch.zeros(2), d_sae=[3])
     >>> x, codes = torch.tensor([[0.0, 0.0], [2.0, 4.0]]), torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 3.0]])
@@ -117,11 +117,11 @@ class ValidationMetrics(nn.Module):
             assert pair is not None, f"outputs of fewer than {len(self.activity)} members"
             activity.update(pair[0])
             reconstruction.update(x, pair[1])
-            del pair  # else it would live beside the next member's
+            del pair  # frees it before the next member's is computed
         assert next(pairs, None) is None, f"outputs of more than {len(self.activity)} members"
 
     def compute(self) -> list[dict[str, Tensor]]:
-        """Per member its numbers, as float64 scalars on the device (`n_tokens` int64); a collective under DDP."""
+        """Per member its metrics, as float64 scalars on the device (`n_tokens` int64); a collective under DDP."""
         inputs = self.inputs.compute()
         return [self._member(inputs, error.compute(), vectors(activity)) for error, activity in self._states()]
 
@@ -154,7 +154,7 @@ class ValidationMetrics(nn.Module):
         }
 
     def reset(self) -> None:
-        """Forget all tokens; the shift stays."""
+        """Reset all sums; the shift is kept."""
         self.inputs.reset()
         for reconstruction, activity in self._states():
             reconstruction.reset()

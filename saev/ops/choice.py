@@ -1,4 +1,4 @@
-"""Which path is the faster one on this machine, for one shape: sparse and dense products timed in turn."""
+"""Sparse and dense products timed alternately for one shape, to find the faster path on this machine."""
 
 import functools
 import statistics
@@ -18,7 +18,7 @@ REPEATS = 5
 
 
 class Timed(NamedTuple):
-    """The faster path, and median seconds of decoding and all gradients by either."""
+    """The faster path, and the median seconds that decoding and all gradients take on either."""
 
     path: Path
     sparse: float
@@ -35,7 +35,7 @@ def faster_path(
     autocast: torch.dtype | None = None,
     prefixes: int = 1,
 ) -> Timed:
-    """Time both on random data, once for each shape in a process, with the memory of a step on as many nested prefixes."""
+    """Time both paths on random data, once per shape and process; `prefixes` nested prefixes are decoded, as in a step."""
     generator = torch.Generator(device).manual_seed(0)
     z = torch.randn(rows, d_model, generator=generator, device=device)
     w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_model, generator=generator, device=device), dim=1)
@@ -54,10 +54,10 @@ def faster_path(
 
 
 def uneven(rows: int, d_sae: int, k: int, generator: torch.Generator) -> Int64[Tensor, "rows k"]:
-    """Per row k different latents, ascending: few of them often and most seldom, as in a trained dictionary.
+    """Per row k different latents, ascending; a few are frequent and most rare, as in a trained dictionary.
 
-    One of each of k stretches of the dictionary, each longer than the one before by the same factor: the n-th latent is on
-    some k / (n log d_sae) of the rows, the first on all.
+    One latent from each of k ranges of the dictionary, whose lengths grow geometrically: the n-th latent is active on about
+    k / (n log d_sae) of the rows, the first on all.
     """
     ends = [0]
     for i in range(k):

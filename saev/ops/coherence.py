@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Coherence(NamedTuple):
-    """Largest |cos| of two different atoms, mean over atoms of each one's largest, and the pair of the largest."""
+    """Largest |cos| of two different atoms, mean over atoms of their largest |cos| with another, and the pair of the largest."""
 
     max: Float[Tensor, ""]
     mean_max: Float[Tensor, ""]
@@ -16,9 +16,9 @@ class Coherence(NamedTuple):
 
 
 def coherence(atoms: Float[Tensor, "n d_model"], block: int = 1024) -> Coherence:
-    """Max over pairs of different atoms of |cos|, mean over atoms of each one's max, and the pair of indices.
+    """Max over pairs of different atoms of |cos|, mean over atoms of their max, and the indices of the largest pair.
 
-    Memory beyond the atoms is `block^2`; each pair is multiplied once. The cosine of a zero atom is 0, and so is the
+    Needs `block^2` numbers of memory beside the atoms; each pair is multiplied once. The cosine of a zero atom is 0, and so is the
     coherence of a single atom (whose pair is (0, 0)).
 
     >>> max, mean_max, pair = coherence(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 3.0]]))
@@ -34,11 +34,11 @@ def coherence(atoms: Float[Tensor, "n d_model"], block: int = 1024) -> Coherence
             if i == j:
                 cos.fill_diagonal_(0)
                 best[i : i + block] = torch.maximum(best[i : i + block], cos.amax(1))
-            else:  # the block above the diagonal also holds the one below it
+            else:  # the Gram matrix is symmetric
                 best[i : i + block] = torch.maximum(best[i : i + block], cos.amax(1))
                 best[j : j + block] = torch.maximum(best[j : j + block], cos.amax(0))
-    # Indices are not tracked (max with argmax is much slower than amax): the best row alone is multiplied again, in
-    # float64, which also frees the reported maximum from the rounding of float32 or TF32 products.
+    # max with argmax is much slower than amax, so only the best row is multiplied again to find the index: in float64, so
+    # that the reported maximum has no rounding of float32 or TF32 products.
     first = best.argmax().view(1)
     row = (unit.index_select(0, first).double() @ unit.double().T).abs_()[0].index_fill_(0, first, -1.0)
     second = row.argmax().view(1) if n > 1 else first
@@ -47,7 +47,7 @@ def coherence(atoms: Float[Tensor, "n d_model"], block: int = 1024) -> Coherence
 
 
 def coherence_reference(atoms: Float[Tensor, "n d_model"]) -> Coherence:
-    """The same from the whole Gram matrix: the definition, for tests and the benchmark."""
+    """The same from the Gram matrix: the definition, for tests and the benchmark."""
     unit = _unit_rows(atoms)
     gram = (unit @ unit.T).abs().fill_diagonal_(0)
     per_atom = gram.amax(1)
@@ -60,5 +60,5 @@ def _unit_rows(atoms: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     if rows.dtype in (torch.float16, torch.bfloat16):
         rows = rows.float()
     if len(rows) == 0:
-        raise ValueError("coherence of a dictionary with 0 atoms is not defined; give at least one atom.")
+        raise ValueError("coherence of a dictionary with 0 atoms is not defined: it must have at least one atom.")
     return torch.nn.functional.normalize(rows, dim=1)

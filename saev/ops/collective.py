@@ -1,8 +1,8 @@
-"""Numbers of a batch that several processes hold parts of. Outside `sharded_batch(...)` a batch is one process's own: all are identities.
+"""Reductions over a batch sharded across processes. Outside `sharded_batch(...)` the batch is not sharded: all are identities.
 
-A mean over the whole batch is the sum over processes of fraction * (mean over the part), fraction being the part's tokens among all.
-So each process goes backward from fraction * (its own loss), and the gradients are added up. What is no mean of terms of single
-tokens (a selection over the batch, a square of a mean) is made of whole-batch numbers before.
+A mean over the whole batch is the sum over processes of fraction * (mean over the local shard), fraction being the shard's tokens
+among all. So each process runs backward from fraction * (local loss), and gradients are summed. Terms that are not a mean over
+tokens (a selection over the batch, the square of a mean) are computed from whole-batch numbers first.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class ShardedBatch(NamedTuple):
-    """How the batch in hand is divided."""
+    """How the current batch is divided over processes."""
 
     tokens: int  # of the whole batch
     fraction: float  # of them, those of this process
@@ -28,9 +28,9 @@ _sharded: ShardedBatch | None = None
 
 @contextlib.contextmanager
 def sharded_batch(here: int, tokens: int) -> Iterator[None]:
-    """Within it the batch in hand, of `here` tokens, is this process's part of one of `tokens`, divided over all processes.
+    """Context in which the current batch of `here` tokens is this process's shard of one of `tokens` over all processes.
 
-    All processes must make the same calls within it, in the same order.
+    All processes must make the same calls in it, in the same order.
     """
     global _sharded
     before, _sharded = _sharded, ShardedBatch(tokens, here / tokens, dist.get_world_size())
@@ -41,7 +41,7 @@ def sharded_batch(here: int, tokens: int) -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes fraction the batch."""
+    """The number of processes over which the batch is sharded."""
     return 1 if _sharded is None else _sharded.world
 
 
@@ -51,7 +51,7 @@ def global_batch_size(here: int) -> int:
 
 
 def weight_by_fraction(mean: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """fraction * mean, which adds up over processes to the whole batch's mean."""
+    """fraction * mean: summed over processes, the mean of the whole batch."""
     return mean if _sharded is None else mean * _sharded.fraction
 
 
@@ -66,9 +66,9 @@ def all_reduce_min(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The whole batch's mean, x being the mean over this process's part.
+    """The whole batch's mean, x being the mean over this process's shard.
 
-    Backward passes the gradient on as it is: the fraction is that of the loss, which `weight_by_fraction` gives it.
+    Backward passes the gradient on unchanged: `weight_by_fraction` applies the fraction to the loss.
     """
     return x if _sharded is None else _Mean.apply(x, _sharded.fraction)  # type: ignore[return-value]
 
@@ -81,33 +81,33 @@ def all_reduce_means(values: Sequence[Float[Tensor, ""]]) -> list[Float[Tensor, 
 
 
 def all_reduce_sum_(tensors: Iterable[Tensor]) -> None:
-    """Replace each tensor by its sum over processes, all of them under way at the same time."""
+    """Replace each tensor by its sum over processes, all reductions running at the same time."""
     if _sharded is not None:
         for work in [dist.all_reduce(tensor, async_op=True) for tensor in tensors]:
             work.wait()  # type: ignore[union-attr]
 
 
 class Cut(NamedTuple):
-    """Which of its values a process keeps: those above `threshold`, and of those equal to it any `ties`."""
+    """The values that a process keeps: those above `threshold`, and any `ties` of those equal to it."""
 
     threshold: Float[Tensor, ""]
     ties: Int[Tensor, ""]
 
 
 def global_threshold(values: Float[Tensor, " n"], budget: int) -> Cut | None:
-    """The cut that keeps the `budget` largest positive values over all processes, to be called within `sharded_batch` alone.
+    """The cut that keeps the `budget` largest positive values over all processes; only inside `sharded_batch`.
 
-    `values` are the n largest of each process (n the same everywhere, padded with zeros). None where they do not tell: all
-    values of a process are above the threshold, so it may hold more. That never happens at n >= budget. Waits for the device.
+    `values` are the n largest of each process (the same n, padded with zeros). None where these do not determine it: all
+    values of a process are above the threshold, so it may hold more. That never happens at n >= budget. Synchronises the device.
     """
     assert _sharded is not None and budget <= _sharded.world * len(values)
-    everyones = values.new_empty(_sharded.world, len(values))
-    dist.all_gather_into_tensor(everyones.view(-1), values.contiguous())
-    threshold = everyones.flatten().kthvalue(everyones.numel() - budget + 1).values.clamp_min(0)
-    if bool((everyones.amin(1) > threshold).any()):
+    gathered = values.new_empty(_sharded.world, len(values))
+    dist.all_gather_into_tensor(gathered.view(-1), values.contiguous())
+    threshold = gathered.flatten().kthvalue(gathered.numel() - budget + 1).values.clamp_min(0)
+    if bool((gathered.amin(1) > threshold).any()):
         return None
-    ties = (everyones == threshold).sum(1) * (threshold > 0)
-    left = budget - (everyones > threshold).sum()  # for those equal to the threshold, in the order of processes
+    ties = (gathered == threshold).sum(1) * (threshold > 0)
+    left = budget - (gathered > threshold).sum()  # for those equal to the threshold, in the order of processes
     rank = dist.get_rank()
     return Cut(threshold, torch.minimum(ties[rank], (left - ties[:rank].sum()).clamp_min(0)))
 

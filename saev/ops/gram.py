@@ -1,6 +1,6 @@
 """The Gram matrix of codes over tokens, f^T f: from the active pairs of each token where codes are sparse.
 
-A token with n active latents touches n^2 entries; the product of matrices d_sae^2. Both give float64.
+A token with n active latents adds to n^2 entries; the dense product takes d_sae^2. Both give float64.
 """
 
 from typing import Literal
@@ -14,13 +14,13 @@ PRODUCTS_PER_PAIR = 64
 
 
 def gram_reference(codes: Float[Tensor, "batch m"]) -> Float[Tensor, "m m"]:
-    """Sum over tokens of the outer product of the codes, in float64: one product of matrices."""
+    """Sum over tokens of the outer product of the codes, in float64: one dense product."""
     f = codes.double()
     return f.T @ f
 
 
 def add_gram(gram: Float[Tensor, "m m"], codes: Float[Tensor, "batch m"], path: Path = "auto") -> Float[Tensor, "m m"]:
-    """`gram` (float64), to which the sum over tokens of `f f^T` is added in place.
+    """Add the sum over tokens of `f f^T` to `gram` (float64) in place; returns `gram`.
 
     >>> add_gram(torch.zeros(2, 2).double(), torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
     tensor([[ 1.,  2.],

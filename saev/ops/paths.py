@@ -1,4 +1,4 @@
-"""Sparse or dense products: which of the two paths a map between codes and activations takes."""
+"""Sparse or dense products: the path that a map between codes and activations takes."""
 
 import contextlib
 import functools
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Literal
+
+from saev.settings import listed
 
 Path = Literal["auto", "sparse", "dense"]
 CHOICES = ("auto", "measured", "sparse", "dense")  # of a run: measured becomes sparse or dense before its first step
@@ -15,18 +17,18 @@ _asked: ContextVar[Path] = ContextVar("path", default="auto")
 def checked(products: str) -> str:
     """ValueError unless it is one of CHOICES."""
     if products not in CHOICES:
-        raise ValueError(f"products={products}: choose one of {', '.join(CHOICES)}.")
+        raise ValueError(f"products={products}: choose {listed(CHOICES)}.")
     return products
 
 
 def asked() -> Path:
-    """What path=auto stands for here."""
+    """The path that path="auto" stands for in this context."""
     return _asked.get()
 
 
 @contextlib.contextmanager
 def using(path: Path) -> Iterator[None]:
-    """Within it, maps that are asked for path=auto take this one."""
+    """Context in which path="auto" stands for `path`."""
     token = _asked.set(path)
     try:
         yield
@@ -38,13 +40,13 @@ def prefer_sparse(device: str, n_pairs: int, rows: int, d_sae: int) -> bool:
     """Whether the sparse maps are the faster ones: a fixed rule, so that a run's numbers do not depend on timing.
 
     On a CPU a training step breaks even at about one active latent in eight, and takes a quarter of the time at one in a
-    hundred (benchmarks/README.md). Elsewhere this says dense; `saev.ops.choice` can measure.
+    hundred (benchmarks/README.md). On a GPU it is dense, unless `saev.ops.choice` measures.
     """
     return device == "cpu" and n_pairs * 8 <= rows * d_sae
 
 
 def takes_sparse(device: str, n_pairs: int, rows: int, d_sae: int, path: Path) -> bool:
-    """Whether a map is computed from the n_pairs of its rows; says so once a run."""
+    """Whether a map is computed from its n_pairs; logged once per path and device."""
     path = _asked.get() if path == "auto" else path
     sparse = path == "sparse" or (path == "auto" and prefer_sparse(device, n_pairs, rows, d_sae))
     _log_once(device, "sparse" if sparse else "dense", path)

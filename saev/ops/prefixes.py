@@ -1,4 +1,4 @@
-"""Nested prefixes of a dictionary decoded from sparse codes: every group of latents between two ends once, then running sums."""
+"""Nested prefixes of a dictionary decoded from sparse codes: each group of latents between two ends once, then running sums."""
 
 from collections.abc import Sequence
 
@@ -42,7 +42,7 @@ def dense_prefix_errors(
     target: Float[Tensor, "rows d_model"],
     ends: Sequence[int],
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "rows d_model"]]:
-    """The same from a matrix of codes."""
+    """The same from dense codes."""
     residual, total = target, target.new_zeros(())
     for start, end in zip([0, *ends[:-1]], ends, strict=True):
         residual = residual - f[:, start:end] @ w_dec[start:end]
@@ -51,30 +51,30 @@ def dense_prefix_errors(
 
 
 def _bags(codes: SparseCodes, ends: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Every (row, group) as a row of its own: its offsets, the latents in this order, and their places among the codes'."""
+    """CSR with a row per (row, group): (offsets, latents in this order, the indices that sort the pairs)."""
     latents, prefixes = codes.latents, len(ends)
     if latents.device.type == "cpu":
         group = torch.searchsorted(torch.tensor(ends), latents, right=True)
-    else:  # without copying the ends, for which a GPU would be waited for
+    else:  # without copying the ends, which would synchronise a GPU
         group = sum(((latents >= end).long() for end in ends), torch.zeros_like(latents))
     key = codes.rows() * prefixes + group
-    places = order(key)  # latents mostly ascend within a row, so that there is nothing to do
+    indices = order(key)  # fast: latents mostly ascend within a row
     n_bags = codes.n_rows * prefixes
-    offsets = torch.searchsorted(key[places], torch.arange(n_bags + 1, device=latents.device))
-    return offsets, latents[places], places
+    offsets = torch.searchsorted(key[indices], torch.arange(n_bags + 1, device=latents.device))
+    return offsets, latents[indices], indices
 
 
 class _Errors(torch.autograd.Function):
-    """All residuals in one buffer, which the backward pass turns into the sums of those from each prefix on."""
+    """Residuals of all prefixes in one buffer; backward replaces them by their suffix sums over prefixes."""
 
     @staticmethod
-    def forward(ctx, values, w_dec, target, offsets, latents, places, n_prefixes):
-        mine, table = values.detach()[places], w_dec.to(product_dtype(w_dec))
-        residuals = weighted_sum(table, latents, offsets, mine).neg_().view(len(target), n_prefixes, w_dec.shape[1])
+    def forward(ctx, values, w_dec, target, offsets, latents, indices, n_prefixes):
+        ordered, table = values.detach()[indices], w_dec.to(product_dtype(w_dec))
+        residuals = weighted_sum(table, latents, offsets, ordered).neg_().view(len(target), n_prefixes, w_dec.shape[1])
         residuals[:, 0] += target
         for p in range(1, n_prefixes):
             residuals[:, p] += residuals[:, p - 1]
-        ctx.save_for_backward(mine, table, offsets, latents, places)
+        ctx.save_for_backward(ordered, table, offsets, latents, indices)
         ctx.dtype = w_dec.dtype
         ctx.residuals = residuals
         ctx.set_materialize_grads(False)
@@ -85,9 +85,9 @@ class _Errors(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, _):
-        mine, table, offsets, latents, places = ctx.saved_tensors
+        ordered, table, offsets, latents, indices = ctx.saved_tensors
         if ctx.residuals is None:
-            raise RuntimeError("the residuals are overwritten by their gradient: backward can be run once.")
+            raise RuntimeError("the residuals are overwritten by their gradient: backward can run only once.")
         sums, ctx.residuals = ctx.residuals, None
         for p in range(sums.shape[1] - 2, -1, -1):
             sums[:, p] += sums[:, p + 1]
@@ -95,9 +95,9 @@ class _Errors(torch.autograd.Function):
         bags = sums.view(-1, sums.shape[2]).to(table.dtype)
         d_values = d_w_dec = None
         if ctx.needs_input_grad[0]:
-            d_values = torch.empty_like(mine)
-            d_values[places] = (products(bags, table, latents, offsets) * -scale).to(mine.dtype)
+            d_values = torch.empty_like(ordered)
+            d_values[indices] = (products(bags, table, latents, offsets) * -scale).to(ordered.dtype)
         if ctx.needs_input_grad[1]:
             by_latent = transposed(latents, offsets, len(table))
-            d_w_dec = transposed_sum(bags, by_latent, mine.to(ctx.dtype) * -scale).to(ctx.dtype)
+            d_w_dec = transposed_sum(bags, by_latent, ordered.to(ctx.dtype) * -scale).to(ctx.dtype)
         return d_values, d_w_dec, sums[:, 0] * scale, None, None, None, None

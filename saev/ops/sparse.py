@@ -3,7 +3,7 @@
     z ──dense GEMM, no graph──▶ h ──select──▶ pairs ──with_encoder_gradient──▶ codes ──decode_sparse──▶ z_hat
 
 With k of d_sae latents active, decoding and the gradients of both weights need nnz * d_model products instead of
-batch * d_sae * d_model. Each map has a dense reference that defines it; `saev.ops.paths` chooses between the two.
+batch * d_sae * d_model. Each map has a dense form that defines it; `saev.ops.paths` chooses between the two.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class SparseCodes(NamedTuple):
 
     @property
     def n_rows(self) -> int:
-        """The number of rows, empty ones among them."""
+        """The number of rows, empty ones included."""
         return len(self.offsets) - 1
 
     def rows(self) -> Int[Tensor, " nnz"]:
@@ -43,7 +43,7 @@ class SparseCodes(NamedTuple):
         return out.index_put((self.rows(), self.latents), self.values)
 
     def matrix_for(self, weights: Float[Tensor, "d_sae width"]) -> Float[Tensor, "rows d_sae"]:
-        """`dense`, in a precision in which it can be multiplied with the weights; autocast sees to that by itself."""
+        """`dense` in the dtype of the weights, except under autocast, which casts both."""
         f, device = self.dense(len(weights)), weights.device.type
         casts = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
         return f if casts else f.to(weights.dtype)
@@ -56,52 +56,51 @@ class SparseCodes(NamedTuple):
 
 def topk_select(h: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     """Per token the k largest of relu(h), without a graph: `batch * k` pairs."""
-    values, places = topk(h, k)
-    offsets = torch.arange(0, len(places) + 1, k, device=h.device)
-    return SparseCodes(offsets, places % h.shape[1], values.relu_())
+    values, indices = topk(h, k)
+    offsets = torch.arange(0, len(indices) + 1, k, device=h.device)
+    return SparseCodes(offsets, indices % h.shape[1], values.relu_())
 
 
 def topk_among(h: Float[Tensor, "batch n"], k: int, latents: Int[Tensor, " n"]) -> SparseCodes:
     """Per token the k largest of relu(h), whose columns are these latents, without a graph; on a CPU.
 
-    Where they are at most k there is no padding, and what is not positive costs nothing.
+    With at most k latents there is no padding: only positive entries become pairs.
     """
     if h.shape[1] > k:
-        found = topk_select(h, k)
+        codes = topk_select(h, k)
     else:
-        places, values = selection.beyond(h.numpy(), 0)
-        found = _by_place(torch.from_numpy(places), torch.from_numpy(values), *h.shape)
-    return found._replace(latents=latents[found.latents])
+        indices, values = selection.beyond(h.numpy(), 0)
+        codes = _csr(torch.from_numpy(indices), torch.from_numpy(values), *h.shape)
+    return codes._replace(latents=latents[codes.latents])
 
 
 def batchtopk_select(h: Float[Tensor, "batch d_sae"], k: int) -> SparseCodes:
     """The `batch * k` largest of relu(h) over the batch, without a graph: at most `batch * k` pairs."""
-    values, places = batchtopk(h, k)
+    values, indices = batchtopk(h, k)
     if h.device.type != "cpu":
-        places, order = places.sort()
+        indices, order = indices.sort()
         values = values[order]
-    return _by_place(places, values.relu(), *h.shape)
+    return _csr(indices, values.relu(), *h.shape)
 
 
 def select_beyond(h: Float[Tensor, "batch d_sae"], bound: float | Float[Tensor, " d_sae"] = 0.0) -> SparseCodes | None:
-    """All of h above the bound, or above each latent's own, without a graph.
+    """All entries of h above the bound, a scalar or one per latent, without a graph.
 
-    None where that is so much, or is had so slowly, that a matrix is better. On a GPU it is None: how many there are would
-    have to be waited for.
+    None where these are too many for pairs to be faster than a matrix, and on a GPU, where counting them would synchronise.
     """
     h = h.detach()
     if asked() == "dense" or not by_numpy(h):
         return None
     beyond = bound.detach().to(h).numpy() if isinstance(bound, Tensor) else bound
-    if not selection.share_beyond(h.numpy(), beyond) < 1 / 8:
+    if not selection.fraction_beyond(h.numpy(), beyond) < 1 / 8:
         return None
-    places, values = selection.beyond(h.numpy(), beyond)
-    return _by_place(torch.from_numpy(places), torch.from_numpy(values), *h.shape)
+    indices, values = selection.beyond(h.numpy(), beyond)
+    return _csr(torch.from_numpy(indices), torch.from_numpy(values), *h.shape)
 
 
-def _by_place(places: Int[Tensor, " nnz"], values: Float[Tensor, " nnz"], batch: int, d_sae: int) -> SparseCodes:
-    offsets = torch.searchsorted(places, torch.arange(batch + 1, device=places.device) * d_sae)
-    return SparseCodes(offsets, places % d_sae, values)
+def _csr(indices: Int[Tensor, " nnz"], values: Float[Tensor, " nnz"], batch: int, d_sae: int) -> SparseCodes:
+    offsets = torch.searchsorted(indices, torch.arange(batch + 1, device=indices.device) * d_sae)
+    return SparseCodes(offsets, indices % d_sae, values)
 
 
 def decode_sparse(
@@ -128,12 +127,12 @@ def with_encoder_gradient(
     path: Path = "auto",
     rectified: bool = True,
 ) -> SparseCodes:
-    """The same codes, their values now differentiable as `relu((z - b_dec) @ w_enc + b_enc)` at the selected places.
+    """The same codes, their values now differentiable as `relu((z - b_dec) @ w_enc + b_enc)` at the selected indices.
 
-    `codes` must have been selected from those pre-activations (or from a masked copy; places of value 0 get no
-    gradient, as under relu). Not `rectified`, they are the pre-activations themselves, and all places get their gradient.
-    Gradients reach those of the four inputs that require them; h need not be kept. That of
-    w_enc comes column by column: an encoder that is stored so takes it without a copy.
+    `codes` must have been selected from those pre-activations, or from a masked copy. Values of 0 get no gradient, as under
+    relu; without `rectified` the values are the pre-activations themselves and all get a gradient.
+    Gradients reach those of the four inputs that require them; h need not be kept. The gradient of w_enc is stored
+    column by column, the layout of the encoder, so that it needs no copy.
     """
     sparse = codes.prefer_sparse(w_enc.shape[1], path)
     return codes._replace(values=sparse_gradients.Encoder.apply(z, w_enc, b_enc, b_dec, *codes, sparse, rectified))

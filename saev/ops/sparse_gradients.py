@@ -1,4 +1,4 @@
-"""Decoding and the encoder's values of sparse codes, with gradients from the active pairs alone.
+"""Decoding and encoding of sparse codes, with gradients computed from the active pairs alone.
 
 Both weights' gradients are sums over the rows in which a latent is active: products with the transposed pairs (CSC).
 """
@@ -17,7 +17,7 @@ from saev.ops.ordering import order
 
 
 class Decode(torch.autograd.Function):
-    """f @ w_dec of the values at (row, latent), and its gradients."""
+    """f @ w_dec for f with `values` at (row, latent), and its gradients."""
 
     @staticmethod
     def forward(ctx, values, w_dec, offsets, latents):
@@ -39,12 +39,12 @@ class Decode(torch.autograd.Function):
 
 
 class Encoder(torch.autograd.Function):
-    """Forward: the values as they are. Backward: those of (z - b_dec) @ w_enc + b_enc at their places, rectified or not."""
+    """Forward: the values. Backward: that of (z - b_dec) @ w_enc + b_enc at their indices, rectified or not."""
 
     @staticmethod
     def forward(ctx, z, w_enc, b_enc, b_dec, offsets, latents, values, sparse, rectified):
         ctx.save_for_backward(z, w_enc, b_dec, offsets, latents, values if rectified else None)
-        # Under autocast matrices are multiplied in the precision of h, as the encoder's own backward would.
+        # Under autocast products are in the dtype of h, as in the dense encoder's backward.
         ctx.sparse, ctx.dtype = sparse, product_dtype(w_enc) if sparse else values.dtype
         return values.clone()
 
@@ -66,44 +66,44 @@ class Encoder(torch.autograd.Function):
             d_b_enc = dense.sum(0)
             d_w = (dense.T @ centred).T if need_w else None
             d_z = dense @ w_enc.T.to(ctx.dtype) if need_z else None
-        # Minus the sum over tokens of d_z: one matrix-vector product, where d_z costs a product of matrices.
+        # Minus the sum over tokens of d_z, as a matrix-vector product: d_z takes a matrix product.
         d_b_dec = -(w_enc @ d_b_enc.to(w_enc.dtype)) if need_b_dec else None
         return d_z, d_w, d_b_enc, d_b_dec, None, None, None, None, None
 
 
 def weighted_sum(
     table: Float[Tensor, "n width"],
-    places: Int[Tensor, " nnz"],
+    indices: Int[Tensor, " nnz"],
     offsets: Int[Tensor, " rows_and_1"],
     weights: Float[Tensor, " nnz"],
     many: bool = False,
 ) -> Float[Tensor, "rows width"]:
-    """Per row, the weighted sum of the table's rows at its places: a product with a CSR matrix, without a graph.
+    """Per row, the weighted sum of the table's rows at its indices: a product with a CSR matrix, without a graph.
 
-    `many`: rows may have thousands of places.
+    `many`: rows may have thousands of indices.
     """
     if gpu.kernels(table.device):
         from saev.ops import gpu_sums
 
-        return gpu_sums.weighted_sum(table, places, offsets, weights, many)
+        return gpu_sums.weighted_sum(table, indices, offsets, weights, many)
     weights = weights.to(table.dtype)
-    return embedding_bag(places, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
+    return embedding_bag(indices, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True)
 
 
 class Transposed(NamedTuple):
-    """Codes latent by latent, as CSR with the latents as rows: latent j is in `rows[ends[j]:ends[j + 1]]`."""
+    """Codes by latent, as CSR with the latents as rows: latent j is active in `rows[ends[j]:ends[j + 1]]`."""
 
-    order: Int[Tensor, " nnz"]  # the pairs' places among the codes
+    order: Int[Tensor, " nnz"]  # the indices of the pairs among the codes
     rows: Int[Tensor, " nnz"]
     ends: Int[Tensor, " d_sae_and_1"]
 
 
 def transposed(latents: Int[Tensor, " nnz"], offsets: Int[Tensor, " rows_and_1"], d_sae: int) -> Transposed:
-    """The codes of these rows, latent by latent."""
+    """The same pairs sorted by latent."""
     by_latent = order(latents, d_sae)
     if latents.device.type == "cpu":
         ends = torch.from_numpy(np.bincount(latents.numpy() + 1, minlength=d_sae + 1).cumsum())
-    else:  # without counting, which would wait for the largest
+    else:  # bincount would synchronise
         ends = torch.searchsorted(latents[by_latent], torch.arange(d_sae + 1, device=latents.device))
     return Transposed(by_latent, rows_of(offsets, len(latents))[by_latent], ends)
 
@@ -111,30 +111,30 @@ def transposed(latents: Int[Tensor, " nnz"], offsets: Int[Tensor, " rows_and_1"]
 def transposed_sum(
     table: Float[Tensor, "rows width"], by_latent: Transposed, weights: Float[Tensor, " nnz"]
 ) -> Float[Tensor, "d_sae width"]:
-    """Per latent, the weighted sum of the table's rows in which it is: a product with the transposed CSR matrix."""
+    """Per latent, the weighted sum of the table's rows in which it is active: a product with the transposed CSR matrix."""
     return weighted_sum(table, by_latent.rows, by_latent.ends, weights[by_latent.order], many=True)
 
 
 def products(
     left: Float[Tensor, "rows width"],
     right: Float[Tensor, "n width"],
-    places: Int[Tensor, " nnz"],
+    indices: Int[Tensor, " nnz"],
     offsets: Int[Tensor, " rows_and_1"],
 ) -> Float[Tensor, " nnz"]:
-    """Of each pair (row, place), the product of left's row and right's: those entries of `left @ right.T`."""
+    """Per pair (row, index), the dot product of left[row] and right[index]: an entry of `left @ right.T`."""
     if gpu.kernels(right.device):
         from saev.ops import gpu_sums
 
-        return gpu_sums.products(left, right, places, offsets)
-    rows = rows_of(offsets, len(places))
+        return gpu_sums.products(left, right, indices, offsets)
+    rows = rows_of(offsets, len(indices))
     summed, no_padding = 0, -1
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
-        left.to(right.dtype), right, places, offsets[:-1], rows, summed, no_padding
+        left.to(right.dtype), right, indices, offsets[:-1], rows, summed, no_padding
     )
 
 
 def product_dtype(table: Float[Tensor, "n width"]) -> torch.dtype:
-    """That of autocast, where kernels read a table in it and still add up in float32; else the table's own."""
+    """The autocast dtype where our kernels read the table in it (they accumulate in float32); else the table's dtype."""
     kind = table.device.type
     low = gpu.kernels(table.device) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if low else table.dtype
@@ -150,6 +150,6 @@ def _per_latent(
 ) -> Float[Tensor, " d_sae"]:
     if latents.device.type == "cpu":
         return weights.new_zeros(len(by_latent.ends) - 1).index_add_(0, latents, weights)
-    # On a GPU that would add in any order, and no run would be the same twice.
+    # On a GPU index_add_ adds in random order, so that runs would differ.
     one, always = weights.new_ones(1, 1), torch.zeros_like(by_latent.order)
     return weighted_sum(one, always, by_latent.ends, weights[by_latent.order], many=True).squeeze(1)

@@ -1,7 +1,7 @@
-"""Which pre-activations survive: the k largest per token (TopK) or the batch * k largest of the batch (BatchTopK).
+"""Selection of pre-activations: the k largest per token (TopK) or the batch * k largest of the batch (BatchTopK).
 
-A code is relu(h) at a chosen place and 0 elsewhere, so places that are not positive do not matter. Ties: never more
-than the budget is kept; which of equal values stay is fixed by the input, not documented.
+A code is relu(h) at a selected index and 0 elsewhere, so entries that are not positive do not matter. Ties: never more
+than the budget is kept; which of equal values are kept is a function of the input, not documented.
 """
 
 import math
@@ -13,22 +13,22 @@ from torch import Tensor
 
 from saev.ops import collective, gpu, selection
 
-_SAMPLE = 32768  # pre-activations looked at to guess the batch's threshold
-_SPARE = 1.25  # how many more than its fraction of the largest values a part of the batch is asked for
+_SAMPLE = 32768  # pre-activations from which the batch's threshold is estimated
+_SPARE = 1.25  # factor by which a sample or shard selects more values than its fraction of the budget
 
-# Threads up to which NumPy, on one, finds the largest of each row sooner than torch.topk, which divides the rows.
+# Number of threads up to which NumPy on one thread is faster than torch.topk on all.
 _FEW = 4
 
 
 class Selected(NamedTuple):
-    """Chosen pre-activations, and their flat places (token * d_sae + latent): those of NumPy in ascending order."""
+    """Selected pre-activations and their flat indices (token * d_sae + latent), ascending where NumPy selected them."""
 
     values: Float[Tensor, " kept"]
-    places: Int[Tensor, " kept"]
+    indices: Int[Tensor, " kept"]
 
 
 def topk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:
-    """Dense codes: per token the k largest of relu(h), everything else 0; the gradient reaches those alone.
+    """Dense codes: per token the k largest of relu(h), everything else 0; only these get a gradient.
 
     >>> topk_codes(torch.tensor([[1.0, 3.0, 2.0], [-1.0, -2.0, 0.5]]), k=2)
     tensor([[0.0000, 3.0000, 2.0000],
@@ -45,16 +45,16 @@ def batchtopk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "b
     tensor([[0., 3., 2.],
             [0., 0., 0.]])
     """
-    places, flat = batchtopk(h, k).places, h.flatten()
-    return torch.zeros_like(flat).scatter(0, places, flat[places].relu()).view_as(h)
+    indices, flat = batchtopk(h, k).indices, h.flatten()
+    return torch.zeros_like(flat).scatter(0, indices, flat[indices].relu()).view_as(h)
 
 
 def topk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
-    """Per token its k largest pre-activations, without a graph: `batch * k` of them, token after token."""
+    """The k largest pre-activations per token, without a graph: `batch * k` of them, token by token."""
     h = _check(h, k).detach()
     if by_numpy(h) and torch.get_num_threads() <= _FEW:
-        places, values = selection.largest_per_row(h.numpy(), k)
-        return Selected(torch.from_numpy(values), torch.from_numpy(places))
+        indices, values = selection.largest_per_row(h.numpy(), k)
+        return Selected(torch.from_numpy(values), torch.from_numpy(indices))
     if gpu.kernels(h.device):
         from saev.ops import gpu_topk
 
@@ -67,21 +67,21 @@ def topk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
 
 def topk_indices(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, "batch k"]:
     """Per token, the latents of its k largest pre-activations, in no particular order."""
-    return topk(h, k).places.view(-1, k) % h.shape[1]
+    return topk(h, k).indices.view(-1, k) % h.shape[1]
 
 
 def topk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
-    """The same by sorting every token's pre-activations, in ascending order of places."""
+    """The same by sorting each token's pre-activations, in ascending order of indices."""
     indices = h.argsort(dim=1, descending=True)[:, :k].sort(1).values
-    places = (indices + torch.arange(0, h.numel(), h.shape[1])[:, None]).flatten()
-    return Selected(h.flatten()[places], places)
+    indices = (indices + torch.arange(0, h.numel(), h.shape[1])[:, None]).flatten()
+    return Selected(h.flatten()[indices], indices)
 
 
 def batchtopk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     """The `batch * k` largest pre-activations, without a graph.
 
-    Always `batch * k` of them on a GPU, so that nothing waits for it; on a CPU fewer when fewer are positive. Of a batch
-    shared by several processes, those among the largest of the whole batch that are in this process's part.
+    On a GPU always `batch * k`, so that it need not synchronise; on a CPU fewer when fewer are positive. Of a batch sharded
+    across processes: those of the whole batch's largest that are in this process's shard.
     """
     h = _check(h, k).detach()
     return _largest(h, len(h) * k) if collective.world_size() == 1 else _of_the_whole_batch(h, k)
@@ -93,52 +93,50 @@ def batchtopk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
 
 
 def _of_the_whole_batch(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
-    # A little more than a process's share is nearly always enough; where it is not, all processes take more.
+    # Slightly more than the shard's fraction of the budget is nearly always enough; else all processes select more.
     budget = collective.global_batch_size(len(h)) * k
     n = math.ceil(budget / collective.world_size() * _SPARE) + 64
     while True:
         n = min(n, budget)
-        found = _largest(h, min(n, h.numel()))
-        values = found.values.relu().float()
+        candidates = _largest(h, min(n, h.numel()))
+        values = candidates.values.relu().float()
         cut = collective.global_threshold(torch.cat([values, values.new_zeros(n - len(values))]), budget)
         if cut is not None:
             equal = values == cut.threshold
             kept = (values > cut.threshold) | (equal & (equal.cumsum(0) <= cut.ties))
-            return Selected(found.values[kept], found.places[kept])
+            return Selected(candidates.values[kept], candidates.indices[kept])
         n *= 2
 
 
 def _largest(h: Float[Tensor, "batch d_sae"], budget: int) -> Selected:
-    found = _beyond_a_guess(h, budget) if by_numpy(h) else None
-    if found is not None:
-        return found
-    values, places = h.flatten().topk(budget, sorted=False)
+    selected = _above_estimate(h, budget) if by_numpy(h) else None
+    if selected is not None:
+        return selected
+    values, indices = h.flatten().topk(budget, sorted=False)
     if h.device.type != "cpu":
-        return Selected(values, places)
-    places, order = places.sort()
-    return Selected(values[order], places)
+        return Selected(values, indices)
+    indices, order = indices.sort()
+    return Selected(values[order], indices)
 
 
-def _beyond_a_guess(h: Float[Tensor, "batch d_sae"], budget: int) -> Selected | None:
-    # A strided sample gives a threshold that a little more than `budget` values should pass; the exact selection runs
-    # on those. None when fewer passed: the guess was too high, and the caller takes the long way.
+def _above_estimate(h: Float[Tensor, "batch d_sae"], budget: int) -> Selected | None:
+    # A strided sample estimates a threshold that slightly more than `budget` values exceed; the exact selection runs
+    # on these. None when fewer exceed it: the caller then selects from all values.
     sample = selection.sample(h.numpy(), _SAMPLE)
-    wanted = math.ceil(len(sample) * budget / h.numel() * _SPARE) + 64
-    if wanted > len(sample):
+    rank = math.ceil(len(sample) * budget / h.numel() * _SPARE) + 64
+    if rank > len(sample):
         return None
-    guess = max(0.0, float(selection.nth_largest(sample, wanted)))
-    found = selection.beyond(h.numpy(), guess)
-    if len(found.places) < budget and guess > 0:
+    estimate = max(0.0, float(selection.nth_largest(sample, rank)))
+    candidates = selection.beyond(h.numpy(), estimate)
+    if len(candidates.indices) < budget and estimate > 0:
         return None
-    places, values = selection.largest(found, budget)
-    return Selected(torch.from_numpy(values), torch.from_numpy(places))
+    indices, values = selection.largest(candidates, budget)
+    return Selected(torch.from_numpy(values), torch.from_numpy(indices))
 
 
 def by_numpy(h: Tensor) -> bool:
-    """Whether `saev.ops.selection` can be asked."""
-    plain = (
-        type(h) is Tensor and not torch.compiler.is_compiling()
-    )  # not one that stands for others while they are traced
+    """Whether `saev.ops.selection` supports h: a plain CPU tensor in float32 or float64."""
+    plain = type(h) is Tensor and not torch.compiler.is_compiling()  # no tracer, whose values are not there yet
     return plain and len(h) > 0 and h.device.type == "cpu" and h.dtype in (torch.float32, torch.float64)
 
 

@@ -39,16 +39,16 @@ WIDE = [(2, 9000, 32), (2, 8192, 2000), (2, 32768, 65), (2, 75000, 3)]  # severa
 def test_the_largest_of_each_row(rows, d_sae, k, dtype):
     h = awkward(rows, d_sae, dtype)
     assert gpu_topk.takes(h, k)
-    values, places = gpu_topk.topk(h, k)
-    assert_close(values, h.flatten()[places], rtol=0, atol=0, equal_nan=True)
+    values, indices = gpu_topk.topk(h, k)
+    assert_close(values, h.flatten()[indices], rtol=0, atol=0, equal_nan=True)
     assert_close(values.view(rows, k).sort(1).values, h.topk(k).values.sort(1).values, rtol=0, atol=0, equal_nan=True)
-    assert bool((places.diff() > 0).all()), "each once, in order"
-    assert torch.equal(places.view(rows, k) // d_sae, torch.arange(rows)[:, None].expand(-1, k))
+    assert bool((indices.diff() > 0).all()), "each once, in order"
+    assert torch.equal(indices.view(rows, k) // d_sae, torch.arange(rows)[:, None].expand(-1, k))
 
 
 def test_of_equal_values_the_first_are_taken():
-    _, places = gpu_topk.topk(torch.tensor([[2.0, 1, 2, 1, 1, 0], [0.0, 0, 0, 0, 0, 0]]), 4)
-    assert places.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
+    _, indices = gpu_topk.topk(torch.tensor([[2.0, 1, 2, 1, 1, 0], [0.0, 0, 0, 0, 0, 0]]), 4)
+    assert indices.tolist() == [0, 1, 2, 3, 6, 7, 8, 9]
 
 
 def test_what_registers_cannot_hold_is_left_to_torch():
@@ -63,19 +63,19 @@ def test_what_registers_cannot_hold_is_left_to_torch():
 def test_sums_and_products_are_those_of_matrices(width, dtype):
     """Rows of no pairs, of fewer than are read at once, of exactly so many, of more."""
     n, lengths = 80, torch.tensor([0, 3, 16, 17, 70, 1, 0])
-    places = torch.cat([torch.randperm(n)[:length] for length in lengths.tolist()])
+    indices = torch.cat([torch.randperm(n)[:length] for length in lengths.tolist()])
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
     table, left = torch.randn(n, width).to(dtype), torch.randn(len(lengths), width).to(dtype)
-    weights = torch.randn(len(places), dtype=torch.float64)
+    weights = torch.randn(len(indices), dtype=torch.float64)
     rows = torch.repeat_interleave(lengths)
     f = torch.zeros(len(lengths), n, dtype=torch.float64)
-    f[rows, places] = weights
+    f[rows, indices] = weights
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
     for many in (False, True):
-        sums = gpu_sums.weighted_sum(table, places, offsets, weights, many)
+        sums = gpu_sums.weighted_sum(table, indices, offsets, weights, many)
         assert_close(sums.double(), f @ table.double(), rtol=tolerance, atol=tolerance)
-    products = gpu_sums.products(left, table, places, offsets)
-    assert_close(products.double(), (left.double() @ table.double().T)[rows, places], rtol=tolerance, atol=tolerance)
+    products = gpu_sums.products(left, table, indices, offsets)
+    assert_close(products.double(), (left.double() @ table.double().T)[rows, indices], rtol=tolerance, atol=tolerance)
 
 
 def test_nothing_is_computed_of_nothing():
@@ -113,7 +113,7 @@ def test_under_autocast_the_table_is_read_in_its_precision(taken):
 def test_selection_goes_through_the_kernel(taken):
     h = torch.randn(6, 500)
     found, expected = sparse.topk_select(h, 5), topk_reference(h, 5)
-    assert torch.equal(found.latents, expected.places % 500)
+    assert torch.equal(found.latents, expected.indices % 500)
 
 
 def test_the_check_passes_on_what_is_right_and_names_what_is_wrong(monkeypatch):

@@ -120,7 +120,7 @@ def test_the_largest_of_the_whole_batch_are_kept(name, two):
     """Guards against a threshold of each part, and against candidates that were too few."""
     h, k = batches()[name], kept_per_token(name)
     found = torch.cat([part["codes"][name] for part in two])
-    kept = h.flatten()[batchtopk_reference(h, k).places].relu()
+    kept = h.flatten()[batchtopk_reference(h, k).indices].relu()
     assert int((found > 0).sum()) == int((kept > 0).sum()) <= k * len(h)
     torch.testing.assert_close(found[found > 0].sort().values, kept[kept > 0].sort().values, rtol=0, atol=0)
     assert torch.equal(found[found > 0], h[found > 0])

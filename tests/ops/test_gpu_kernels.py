@@ -33,13 +33,13 @@ def test_kernels_that_do_not_work_are_named_and_left_out(monkeypatch, caplog, fa
         return "sums"
 
     monkeypatch.setattr(gpu, "check", check)
-    gpu._tried.cache_clear()
+    gpu._tested.cache_clear()
     assert not gpu.kernels(torch.device("cuda", 7))
     assert ("no such architecture" if fault == "raises" else "the sums are wrong") in caplog.text
-    gpu._tried.cache_clear()
+    gpu._tested.cache_clear()
 
 
-def test_a_cpu_is_not_asked():
+def test_a_cpu_has_no_kernels():
     assert not gpu.kernels(torch.device("cpu")) and not gpu.kernels(torch.device("meta"))
 
 
@@ -64,7 +64,7 @@ def test_kernels_compile(table, other, capability):
         return triton.compile(source, target=target, options=options).asm["cubin"]
 
     summed = "fp64" if table == "fp64" else "fp32"
-    shared = {"out": f"*{summed}", "places": "*i64", "offsets": "*i64", "width": "i32"}
+    shared = {"out": f"*{summed}", "indices": "*i64", "offsets": "*i64", "width": "i32"}
     sums = shared | {"table": f"*{table}", "weights": f"*{other}"}
     for pairs, warps in (gpu_sums._FEW, gpu_sums._MANY):
         sizes = {"PAIRS": pairs, "WIDTH": gpu_sums._WIDTH, "SUM": getattr(language, f"float{summed[2:]}")}
@@ -76,7 +76,7 @@ def test_kernels_compile(table, other, capability):
         )  # a number that is 1 is compiled in
     if table in BITS and table == other:
         found = {"threshold": "*i32", "ties": "*i32", "h": f"*{table}", "width": "i32", "k": "i32"}
-        written = found | {"values": f"*{table}", "places": "*i64"}
+        written = found | {"values": f"*{table}", "indices": "*i64"}
         for n, warps in ((16384, 16), (64, 1)):
             sizes = {"N": n, "GROUPS": 32 * warps, "BITS": BITS[table]}
             assert compiled(gpu_topk._thresholds, found, sizes, warps)

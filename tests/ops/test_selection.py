@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from saev.ops import selection
-from saev.ops.selection import beyond, largest, largest_per_row, share_beyond
+from saev.ops.selection import beyond, fraction_beyond, largest, largest_per_row
 from saev.ops.sparse import select_beyond
 from saev.ops.topk import batchtopk, topk, topk_reference
 
@@ -28,8 +28,8 @@ def test_the_largest_of_each_row(monkeypatch, slab, rows, n, k):
     monkeypatch.setattr(selection, "SLAB", slab)
     h = _rows(rows, n)
     kept = largest_per_row(h, k)
-    assert np.all(np.diff(kept.places) > 0) and np.array_equal(h.reshape(-1)[kept.places], kept.values)
-    assert np.array_equal(kept.places // n, np.repeat(np.arange(rows), k))
+    assert np.all(np.diff(kept.indices) > 0) and np.array_equal(h.reshape(-1)[kept.indices], kept.values)
+    assert np.array_equal(kept.indices // n, np.repeat(np.arange(rows), k))
     np.testing.assert_array_equal(_descending(kept.values.reshape(rows, k)), _descending(h)[:, :k])
 
 
@@ -40,7 +40,7 @@ def test_the_largest_of_each_row(monkeypatch, slab, rows, n, k):
 @settings(deadline=None, max_examples=200)
 def test_ties_infinities_and_nan(h, k):
     kept = largest_per_row(h, k)
-    assert np.all(np.diff(kept.places) > 0) and np.array_equal(kept.places // 48, np.repeat(np.arange(6), k))
+    assert np.all(np.diff(kept.indices) > 0) and np.array_equal(kept.indices // 48, np.repeat(np.arange(6), k))
     np.testing.assert_array_equal(_descending(kept.values.reshape(6, k)), _descending(h)[:, :k])
 
 
@@ -51,7 +51,7 @@ def test_nan_in_one_row_and_a_tie_in_another_leave_every_row_its_own():
         at = np.argsort(h[1])[-4:-2]
         h[1, at] = h[1, at].max()
         kept = largest_per_row(h, 3)
-        assert np.array_equal(kept.places // 640, np.repeat(np.arange(3), 3))
+        assert np.array_equal(kept.indices // 640, np.repeat(np.arange(3), 3))
         np.testing.assert_array_equal(_descending(kept.values.reshape(3, 3)), _descending(h)[:, :3])
 
 
@@ -60,7 +60,7 @@ def test_a_batch_of_nan_keeps_its_budget():
         h = torch.from_numpy(_rows(64, 512))
         h[torch.rand(h.shape, generator=torch.Generator().manual_seed(0)) < share] = torch.nan
         found = batchtopk(h, 8)
-        assert len(found.places) == 512 and found.values.isnan().sum() == min(512, int(h.isnan().sum()))
+        assert len(found.indices) == 512 and found.values.isnan().sum() == min(512, int(h.isnan().sum()))
     assert select_beyond(torch.full((64, 512), torch.nan)) is None
 
 
@@ -84,9 +84,9 @@ def test_one_nan_among_many_is_found():
 def test_torch_and_numpy_select_the_same(monkeypatch):
     h = torch.from_numpy(_rows(40, 900))
     found, reference = topk(h, 9), topk_reference(h, 9)
-    assert torch.equal(found.places, reference.places) and torch.equal(found.values, reference.values)
+    assert torch.equal(found.indices, reference.indices) and torch.equal(found.values, reference.values)
     monkeypatch.setattr("saev.ops.topk.by_numpy", lambda h: False)
-    assert torch.equal(topk(h, 9).places.sort().values, reference.places)
+    assert torch.equal(topk(h, 9).indices.sort().values, reference.indices)
 
 
 @pytest.mark.parametrize("bound", [-10.0, 0.0, 1.5, 10.0])
@@ -94,15 +94,15 @@ def test_beyond_a_bound(bound):
     h = _rows(70, 333)
     h[3, 3] = np.nan
     kept = beyond(h, bound)
-    np.testing.assert_array_equal(kept.places, np.flatnonzero((h.reshape(-1) > bound) | np.isnan(h.reshape(-1))))
-    np.testing.assert_array_equal(kept.values, h.reshape(-1)[kept.places])
-    assert abs(share_beyond(h, bound) - np.mean(h > bound)) < 0.02
+    np.testing.assert_array_equal(kept.indices, np.flatnonzero((h.reshape(-1) > bound) | np.isnan(h.reshape(-1))))
+    np.testing.assert_array_equal(kept.values, h.reshape(-1)[kept.indices])
+    assert abs(fraction_beyond(h, bound) - np.mean(h > bound)) < 0.02
 
 
 @pytest.mark.parametrize("n", [1, 10, 500, 5000])
 def test_the_largest_of_a_list(n):
     values = np.random.default_rng(0).integers(0, 40, 1000).astype(np.float32)
-    places = np.arange(1000) * 3
-    kept = largest(selection.Kept(places, values), n)
+    indices = np.arange(1000) * 3
+    kept = largest(selection.Kept(indices, values), n)
     np.testing.assert_array_equal(np.sort(kept.values), np.sort(values)[-n:])
-    assert np.all(np.diff(kept.places) > 0) and len(kept.places) == min(n, 1000)
+    assert np.all(np.diff(kept.indices) > 0) and len(kept.indices) == min(n, 1000)

@@ -110,7 +110,7 @@ def test_encoder_gradient_by_finite_differences(path):
     def encode(z, w_enc, b_enc, b_dec):
         h = (z - b_dec) @ w_enc + b_enc
         codes = with_encoder_gradient(topk_select(h, 3), z, w_enc, b_enc, b_dec, path)
-        return codes.dense(12)  # in places, not in pairs: topk does not order them
+        return codes.dense(12)  # compare matrices, not pairs: topk does not order them
 
     assert torch.autograd.gradcheck(encode, (z, w["w_enc"], w["b_enc"], w["b_dec"]))
 

@@ -82,9 +82,9 @@ def _spiked(h):
 )
 def test_prefiltered_batch_selection_is_exact(make, k):
     h = make(_h(batch=600, d_sae=128))
-    places, reference = batchtopk(h, k).places, batchtopk_reference(h, k).places
-    assert len(places.unique()) == len(places) <= 600 * k
-    found, expected = (h.flatten()[p].relu().sort(descending=True).values for p in (places, reference))
+    indices, reference = batchtopk(h, k).indices, batchtopk_reference(h, k).indices
+    assert len(indices.unique()) == len(indices) <= 600 * k
+    found, expected = (h.flatten()[p].relu().sort(descending=True).values for p in (indices, reference))
     assert torch.equal(found, expected[: len(found)]) and not expected[len(found) :].any()
 
 

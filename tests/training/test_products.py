@@ -79,5 +79,5 @@ def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
 
 
 def test_unknown_products_are_refused():
-    with pytest.raises(ValueError, match="products=spares: choose one of auto, measured, sparse, dense"):
+    with pytest.raises(ValueError, match="products=spares: choose auto, measured, sparse or dense"):
         checked("spares")
