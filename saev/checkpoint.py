@@ -1,8 +1,8 @@
-"""Any dictionary to and from a directory: dictionary.safetensors and config.json, no pickle.
+"""Saving and loading dictionaries: a directory with dictionary.safetensors and config.json, no pickle.
 
 config.json: {schema, kind, d_model, n_latents, sparsifier: {kind, ...} (of an SAE) or settings (of a baseline),
 hyperparameters, provenance, metrics}.
-Activations go in raw: the normalisation is stored with the weights and applied inside.
+A loaded dictionary takes raw activations: the normaliser is stored with the weights.
 """
 
 import importlib
@@ -44,12 +44,14 @@ def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | P
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()}
     write_atomically(directory / WEIGHTS, save(weights))
-    write_atomically(directory / CONFIG, json.dumps(config, indent=1).encode())  # last: its presence says complete
+    write_atomically(
+        directory / CONFIG, json.dumps(config, indent=1).encode()
+    )  # last: its presence marks the dictionary as complete
     return directory
 
 
 def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
-    """Kind and settings, as config.json has them."""
+    """Kind and settings, as in config.json."""
     if isinstance(dictionary, Baseline):
         return {"kind": dictionary.kind, "settings": dictionary.settings()}
     return {"kind": "sae", "sparsifier": dictionary.sparsifier.settings.as_dict()}
@@ -96,9 +98,9 @@ def baseline_class(kind: str) -> type[Baseline]:
 
 
 def read_config(directory: str | Path) -> Mapping[str, Any]:
-    """config.json of a saved dictionary: what it is, how it was trained, and its metrics.
+    """config.json of a saved dictionary: kind and settings, hyperparameters, provenance and metrics.
 
-    ValueError where it is missing, cut off, another program's, or without its weights.
+    ValueError where it is missing, incomplete, of another program, or without its weights.
     """
     path = Path(directory) / CONFIG
     if not path.is_file():
@@ -112,7 +114,11 @@ def read_config(directory: str | Path) -> Mapping[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train the dictionary again.") from error
     if not (isinstance(config, dict) and {"schema", "kind", "d_model", "n_latents"} <= {*config}):
-        raise ValueError(f"{path} is no dictionary's of ours: `saev convert` takes those of other libraries.")
+        raise ValueError(
+            f"{path} does not describe a dictionary of saev: `saev convert` reads those of other libraries."
+        )
     if not path.with_name(WEIGHTS).is_file():
-        raise ValueError(f"{directory} is not a whole dictionary: {WEIGHTS} is missing; restore it, or train it again.")
+        raise ValueError(
+            f"{directory} is not a complete dictionary: {WEIGHTS} is missing; restore it, or train it again."
+        )
     return config

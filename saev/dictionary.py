@@ -1,4 +1,4 @@
-"""What everything to the right of training sees: a dictionary, whoever made it."""
+"""The interface of dictionaries that encoding, evaluation and probing rely on."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -31,23 +31,22 @@ class Dictionary(Protocol):
         ...
 
     def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations that the codes stand for."""
+        """The reconstruction of raw activations from codes."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """Any dictionary as what trait evaluation asks for: a score of each token for each of its prototypes, the latents.
+    """A dictionary as a scorer for trait evaluation: a score per token and prototype; the prototypes are the latents.
 
-    Scores are the dictionary's codes, so they rank tokens as it does itself: a k-means of `code: onehot` by membership, one
-    of `code: inverse` by distance.
+    Scores are the dictionary's codes: k-means with `code: onehot` scores by membership, with `code: inverse` by distance.
     """
 
     dictionary: Dictionary
 
     @property
     def n_prototypes(self) -> int:
-        """How many scores a token gets."""
+        """The number of scores per token."""
         return self.dictionary.n_latents
 
     def __call__(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_prototypes"]:

@@ -1,4 +1,4 @@
-"""What all baselines share: they are dictionaries on raw activations, saved by their settings and tensors."""
+"""The base class of baselines: dictionaries on raw activations, saved as settings and tensors."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -15,8 +15,8 @@ class Baseline(nn.Module, ABC):
     """A `Dictionary` (saev/dictionary.py) of `n_latents` atoms, rows in normalised space z = (x - mean)/scale.
 
     A subclass takes `(normaliser, atoms, **settings)`; settings are JSON-able keyword arguments kept as attributes of the
-    same names, tensors beside the atoms are buffers, made with their final shapes in `__init__`. So a saved baseline is made
-    anew by `cls(normaliser, zeros, **settings)` and `load_state_dict`.
+    same names, tensors beside the atoms are buffers, created with their final shapes in `__init__`. So a saved baseline is
+    restored by `cls(normaliser, zeros, **settings)` and `load_state_dict`.
     """
 
     kind: ClassVar[str]  # in config.json
@@ -43,7 +43,7 @@ class Baseline(nn.Module, ABC):
         return self.atoms_.shape[1]
 
     def settings(self) -> dict[str, Any]:
-        """The keyword arguments it was made with."""
+        """The keyword arguments of `__init__`."""
         names = [
             name
             for name in inspect.signature(type(self).__init__).parameters
@@ -61,7 +61,7 @@ class Baseline(nn.Module, ABC):
         return self.codes(self.normaliser(acts))
 
     def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations that the codes stand for."""
+        """The reconstruction of raw activations from codes."""
         return self.normaliser.inverse(codes.float() @ self.atoms_)
 
     def forward(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
@@ -74,5 +74,5 @@ class Baseline(nn.Module, ABC):
 
 
 def as_unit_rows(vectors: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
-    """Rows divided by their norms; rows of zeros stay."""
+    """Rows divided by their norms; rows of zeros stay zero."""
     return torch.nn.functional.normalize(vectors, dim=1)

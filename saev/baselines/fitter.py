@@ -1,4 +1,4 @@
-"""How a baseline is learned: in passes over the stream, by statistics that add up."""
+"""The interface of fitting: a baseline is learned in passes over the stream, from additive statistics."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -12,40 +12,40 @@ from saev.nn.normalise import Normaliser
 
 
 class Fitter(ABC):
-    """One baseline in the making. A bank of them is fed the same batches:
+    """Fits one baseline. Several fitters see the same batches:
 
         start ──▶ n_passes x ( update for every batch of an epoch ; finish_pass ) ──▶ dictionaries
 
-    Nothing of a result depends on how tokens are split into batches (integers exactly, sums in float64), and the statistics
-    of two halves of a pass, added up by `merge`, are those of the whole: that is how processes share a pass.
-    `state_dict` holds all there is, as tensors and plain values, so that an interrupted fit goes on with the next batch.
+    Results do not depend on how tokens are split into batches (integers exactly, sums in float64), and `merge` adds the
+    statistics of two halves of a pass to those of the whole: so several processes can divide a pass.
+    `state_dict` holds the whole state, as tensors and plain values, so that an interrupted fit resumes at the next batch.
     """
 
     n_passes: int = 1
-    sample_tokens: int = 0  # how many normalised tokens `start` wants
+    sample_tokens: int = 0  # normalised tokens in the sample that `start` needs
 
     @abstractmethod
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
-        """Before the first pass: the map to normalised activations, a shuffled sample of these, and an epoch's tokens.
+        """Before the first pass: the normaliser, a shuffled sample of normalised activations, and the tokens per epoch.
 
-        ValueError names the setting where so many tokens are too few.
+        ValueError names the setting that needs more tokens.
         """
 
     @abstractmethod
     def update(self, z: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
-        """A batch of normalised activations of the pass under way; `token` numbers each token among all of the dataset."""
+        """Add a batch of normalised activations to the current pass; `token` is the index of each token in the dataset."""
 
     @abstractmethod
     def finish_pass(self) -> Mapping[str, float]:
-        """Take in what the pass has found and begin the next; numbers of the pass, for the log (inertia, ...)."""
+        """End the pass and begin the next; returns the numbers of the pass for the log (inertia, ...)."""
 
     @abstractmethod
     def merge(self, other: "Fitter") -> None:
-        """Add the statistics of the pass under way that `other`, which started from the same state, has collected."""
+        """Add the statistics that `other`, started from the same state, has collected in the current pass."""
 
     @abstractmethod
     def dictionaries(self) -> Mapping[str, Baseline]:
-        """After the last pass: the finished baselines by what tells them apart ("" where there is one)."""
+        """After the last pass: the fitted baselines by the setting that differs ("" for a single one)."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
@@ -53,4 +53,4 @@ class Fitter(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`; `start` has been called with the same arguments."""
+        """Resume from a `state_dict`; `start` has been called with the same arguments."""

@@ -1,4 +1,4 @@
-"""k-means: atoms are the centroids of clusters, found on a sample by faiss and then by exact Lloyd passes over all tokens."""
+"""k-means: atoms are the centroids of clusters, fitted on a sample by faiss, then by exact Lloyd passes over all tokens."""
 
 import math
 from collections.abc import Mapping
@@ -16,22 +16,23 @@ from saev.baselines.settings import KMeans
 from saev.nn.centroids import ENOUGH, kmeans
 from saev.nn.initialise import PER_CENTROID
 from saev.nn.normalise import Normaliser
+from saev.settings import listed
 
 CODES = ("onehot", "inverse")
 EPS = 1e-6
-FEW = 32768  # tokens of a sample for which faiss alone will do
+FEW = 32768  # sample tokens at least given to faiss; a smaller sample gets no further passes
 SAMPLE_PASSES = 6
 BEYOND = 0.8
-"""Centroids move past their clusters' means by this fraction of the step. Below 1 no such step can raise the inertia, and half
-as many passes reach the same one (over-relaxation: Salakhutdinov & Roweis, ICML 2003, section 3)."""
+"""Centroids move past their clusters' means by this fraction of the step. Below 1 a step cannot raise the inertia, and half
+as many passes reach the same inertia (over-relaxation: Salakhutdinov & Roweis, ICML 2003, section 3)."""
 
 
 class KMeansDictionary(Baseline):
-    """Centroids in normalised space as a dictionary; `code` says what the codes f of a token z are.
+    """Centroids in normalised space as a dictionary; `code` defines the codes f of a token z.
 
-    - `onehot`: 1 for the nearest centroid (the first of equally near ones), so L0 = 1; decoding gives that centroid.
+    - `onehot`: 1 for the nearest centroid (the first of equally near centroids), so L0 = 1; decoding gives that centroid.
     - `inverse`: f_k = 1 / (1e-6 + ||z - c_k||), dense; decoding gives sum_k f_k c_k / sum_k f_k, the weighted mean. Codes
-      themselves are left unnormalised: as scores of a concept they compare tokens by distance alone.
+      are not normalised: as scores of a concept they rank tokens by distance alone.
     """
 
     kind: ClassVar[str] = "kmeans"
@@ -49,7 +50,7 @@ class KMeansDictionary(Baseline):
         return torch.zeros(len(z), self.n_latents, device=z.device).scatter_(1, index[:, None], 1.0)
 
     def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations: the mean of the centroids, weighted by inverse distances; or the one of a one-hot code."""
+        """Raw activations: the mean of the centroids weighted by inverse distances, or the centroid of a one-hot code."""
         if self.code == "inverse":
             codes = codes.float() / codes.float().sum(1, keepdim=True)
         with full_precision(codes):
@@ -60,11 +61,11 @@ class KMeansFitter(Fitter):
     """Lloyd's method in passes over the stream, from the centroids of a sample; between passes centroids are moved BEYOND the
     means of their clusters, after the last one onto them.
 
-    The start is faiss's on half of the sample (at least FEW tokens, and ENOUGH for each centroid), then SAMPLE_PASSES over all
-    of it, each of which saves a pass over the stream.
+    Centroids start from faiss on half of the sample (at least FEW tokens, and ENOUGH per centroid), then SAMPLE_PASSES over the
+    whole sample, each of which saves a pass over the stream.
 
-    `n_passes` is the number of passes made once one has lowered the inertia by less than `tol` and left no cluster empty;
-    further batches are then ignored.
+    After a pass that lowers the inertia by less than `tol` and leaves no cluster empty, `n_passes` becomes the number of passes
+    done and further batches are ignored.
     """
 
     def __init__(self, settings: KMeans):
@@ -78,8 +79,8 @@ class KMeansFitter(Fitter):
         few = min(len(sample), n_tokens)
         if few < self.settings.n_latents:
             raise ValueError(
-                f"n_latents={self.settings.n_latents} of k-means: there are {few} tokens, and each centroid needs "
-                "at least one, better 39: lower n_latents, or record more images."
+                f"n_latents={self.settings.n_latents} of k-means: there are {few} tokens, each centroid needs at least "
+                "one, better 39: lower n_latents, or record more images."
             )
         self.normaliser = normaliser
         advice = "record more images, or lower n_latents"
@@ -101,7 +102,7 @@ class KMeansFitter(Fitter):
     def finish_pass(self) -> Mapping[str, float]:
         """Move the centroids towards their clusters' means, and beyond.
 
-        Numbers of the pass just made, with the centroids it began with: `inertia`, the mean over tokens of the squared
+        Returns numbers of the pass, for the centroids at its start: `inertia`, the mean over tokens of the squared
         distance to the nearest centroid; `utilisation`, the fraction of centroids with tokens; `largest` and `smallest`, the
         populations of clusters. Their histogram is that of `populations`.
         """
@@ -133,7 +134,7 @@ class KMeansFitter(Fitter):
         return {"": KMeansDictionary(self.normaliser, self.means, self.settings.code)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Centroids, the clusters of the pass under way, and numbers of the pass before."""
+        """Centroids, the clusters of the current pass, and numbers of the previous one."""
         return {
             "centroids": self.centroids,
             "means": self.means,
@@ -145,7 +146,7 @@ class KMeansFitter(Fitter):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state, with the same results."""
+        """Resume from a state, with the same results."""
         device = self.centroids.device
         self.centroids, self.means = (state[name].to(device).clone() for name in ("centroids", "means"))
         self.clusters = Clusters(*(state[name].to(device).clone() for name in ("sums", "counts", "inertia")))
@@ -168,4 +169,4 @@ class KMeansFitter(Fitter):
 
 def _check_code(code: str) -> None:
     if code not in CODES:
-        raise ValueError(f"code={code} of k-means: choose one of {list(CODES)}.")
+        raise ValueError(f"code={code} of k-means: choose {listed(CODES)}.")

@@ -1,7 +1,7 @@
-"""The nearest centroid of each token: one product of matrices in blocks, and exact distances where rounding could decide.
+"""The nearest centroid of each token: a matrix product in blocks, and exact distances where rounding could decide.
 
 ||z - c||^2 - ||z||^2 = ||c||^2 - 2 z.c costs a multiplication per dimension, but cancels: where the two best centroids differ
-by less than the product's rounding error, all that are so close are compared again by their differences in float64.
+by less than the product's rounding error, all candidates this close are compared again by differences in float64.
 """
 
 import math
@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-CPU_BLOCK = 1 << 22  # scores at a time: 16 MB, which stay in the last cache and in memory that is used again
+CPU_BLOCK = 1 << 22  # scores at a time: 16 MB, which fit into the last-level cache
 GPU_BLOCK = 1 << 26
-ROWS = 2048  # at a time on a CPU
+ROWS = 2048  # of tokens at a time on a CPU
 ROUNDING = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}  # float32, TF32, bfloat16
 
 
@@ -23,8 +23,8 @@ def nearest(
 ) -> tuple[Int64[Tensor, " batch"], Float[Tensor, " batch"]]:
     """(index of the nearest centroid, squared distance to it) of each token, in float32 also under autocast.
 
-    Of equally near centroids it is the one with the lowest index. The distance is that of the difference, without
-    cancellation; neither depends on what else is in the batch.
+    Among equally near centroids the lowest index. The distance is computed from the difference, without cancellation; neither
+    depends on the rest of the batch.
 
     >>> index, squared = nearest(torch.tensor([[0.0], [3.0]]), torch.tensor([[1.0], [5.0], [1.0]]))
     >>> index.tolist(), squared.tolist()
@@ -39,16 +39,16 @@ def nearest(
 
 @torch.no_grad()
 def distances(z: Float[Tensor, "batch d"], centroids: Float[Tensor, "k d"]) -> Float[Tensor, "batch k"]:
-    """All distances; those below a hundredth of the vectors' norms, which rounding could make up, by differences."""
-    z, centroids, found = z.float(), centroids.float(), []
+    """All distances; those below a hundredth of the vectors' norms, which rounding would dominate, from differences."""
+    z, centroids, blocks_ = z.float(), centroids.float(), []
     with full_precision(z):
         largest = torch.linalg.vector_norm(centroids, dim=1).max()
         for rows, norm, score, _ in _scores(z, centroids):
             squared = score.add_(norm.square()[:, None]).clamp_(min=0)
             row, column = (squared <= 1e-4 * (norm + largest).square()[:, None]).nonzero(as_tuple=True)
             squared[row, column] = _paired(rows, row, centroids, column).float()
-            found.append(squared.sqrt_())
-    return torch.cat(found)
+            blocks_.append(squared.sqrt_())
+    return torch.cat(blocks_)
 
 
 def differences(z: Float[Tensor, "batch d"], centroids: Float[Tensor, "batch d"]) -> Float[Tensor, " batch"]:
@@ -57,21 +57,21 @@ def differences(z: Float[Tensor, "batch d"], centroids: Float[Tensor, "batch d"]
 
 
 def full_precision(z: Tensor) -> torch.autocast:
-    """Within it autocast leaves float32 as it is: bfloat16 cannot tell near centroids apart."""
+    """Context without autocast: bfloat16 cannot distinguish near centroids."""
     return torch.autocast(z.device.type, enabled=False)
 
 
 def blocks(n: int, k: int, device: torch.device) -> Iterator[slice]:
-    """Slices of n tokens, each with few enough for a table of them against k centroids; one at least, be it empty."""
+    """Slices of n tokens such that a slice's scores of k centroids fit into a block; at least one slice, possibly empty."""
     most, rows = (CPU_BLOCK, ROWS) if device.type == "cpu" else (GPU_BLOCK, n)
     size = max(1, min(rows, most // k))
     return (slice(i, i + size) for i in range(0, max(n, 1), size))
 
 
 def _scores(z: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """(rows, ||z|| [rows], ||c||^2 - 2 z.c [rows, k], how far off these may be [rows]), block by block.
+    """(rows, ||z|| [rows], ||c||^2 - 2 z.c [rows, k], bound on their error [rows]), block by block.
 
-    The error of a sum of d products grows as sqrt(d) with a constant below 1/2; eight times that is allowed for.
+    The error of a sum of d products grows as sqrt(d) with a constant below 1/2; the bound is eight times that.
     """
     squares = centroids.square().sum(1)
     largest = squares.max().sqrt()
@@ -95,7 +95,7 @@ def _nearest(rows: Tensor, score: Tensor, error: Tensor, centroids: Tensor) -> T
 
 
 def _nearest_of(rows: Tensor, centroids: Tensor, candidates: Tensor) -> Tensor:
-    """The nearest of each row's candidates (bool [rows, k]) by differences in float64, the lowest of equals."""
+    """The nearest of each row's candidates (bool [rows, k]) by differences in float64, the lowest index among equals."""
     row, column = candidates.nonzero(as_tuple=True)
     squared = _paired(rows, row, centroids, column)
     best = squared.new_full((len(rows),), math.inf).scatter_reduce_(0, row, squared, "amin")
@@ -111,7 +111,7 @@ def _paired(rows: Tensor, row: Tensor, centroids: Tensor, column: Tensor) -> Ten
     return torch.cat([differences(rows[r].double(), centroids[c].double()) for r, c in pairs])
 
 
-# NumPy finds the least of a row many times faster than torch does on a CPU.
+# On a CPU NumPy finds the minimum of a row many times faster than torch does.
 def _argmin(score: Tensor) -> Tensor:
     return torch.from_numpy(score.numpy().argmin(1)) if score.device.type == "cpu" else score.argmin(1)
 

@@ -1,4 +1,4 @@
-"""Principal components: one pass of second moments, one eigendecomposition, every rank and sparsity out of it."""
+"""Principal components: one pass of second moments and one eigendecomposition, for every rank and sparsity."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,18 +14,18 @@ from saev.baselines.settings import PCA
 from saev.nn.normalise import Normaliser
 
 SAMPLE = 16384  # tokens that orient the components
-NEGLIGIBLE = 1e-12  # a variance so much smaller than the largest is rounding
+NEGLIGIBLE = 1e-12  # variances below this fraction of the largest are rounding errors
 
 
 class PCADictionary(Baseline):
     """codes = V (z - centre), z_hat = centre + V^T codes, for orthonormal rows V by decreasing variance; codes are signed.
 
     Args:
-        k: codes kept per token, those of largest absolute value (of all k-subsets of the components they leave the least
-            error, if `whiten` is off); null: all.
-        rank: take the first so many components; null: all given.
-        whiten: divide each code by its standard deviation over the training tokens (before k chooses), so that all
-            components have codes of variance 1. A component without variance has code 0.
+        k: codes kept per token, those of largest absolute value (without `whiten` the k components with the least
+            error); null: all.
+        rank: number of first components to use; null: all given.
+        whiten: divide each code by its standard deviation over the training tokens (before the selection by k), so that
+            codes have variance 1. A component without variance has code 0.
     """
 
     kind = "pca"
@@ -63,7 +63,7 @@ class PCADictionary(Baseline):
         return pca
 
     def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
-        """Signed coordinates of z - centre, those beyond the k largest in absolute value 0."""
+        """Signed coordinates of z - centre; 0 except the k largest in absolute value."""
         c = (z - self.centre) @ self.atoms_.T
         if self.whiten:
             spread = self._spread()
@@ -74,7 +74,7 @@ class PCADictionary(Baseline):
         return torch.zeros_like(c).scatter(1, kept, c.gather(1, kept))
 
     def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations that the codes stand for."""
+        """The reconstruction of raw activations from codes."""
         c = codes.float() * self._spread() if self.whiten else codes.float()
         return self.normaliser.inverse(c @ self.atoms_ + self.centre)
 
@@ -83,13 +83,13 @@ class PCADictionary(Baseline):
 
 
 class PCAFitter(Fitter):
-    """All of PCA's dictionaries for one pass over the data.
+    """Fits PCA for every k in one pass over the data.
 
-    The covariance is exact (float64). The components' signs come from the sample that `start` is given: exact third
-    moments of the coefficients would take a second pass, as the components are known after the first, and a sample of
-    16384 tells the sign of every skewness beyond 0.04 (two standard errors of a Gaussian's).
+    The covariance is exact (float64). The components' signs come from the sample of `start`: exact third moments of
+    the coefficients would take a second pass, and a sample of 16384 determines the sign of every skewness beyond 0.04 (two
+    standard errors of a Gaussian's).
 
-    A dictionary for each entry of `settings.k`; those above the rank are left out.
+    Gives a dictionary per entry of `settings.k` that is not above the rank.
     """
 
     sample_tokens = SAMPLE
@@ -109,7 +109,7 @@ class PCAFitter(Fitter):
         self._kept = [k for k in self.settings.k if k is None or k <= rank]
         if not self._kept:
             raise ValueError(
-                f"k={list(self.settings.k)}: at least one between 1 and rank={rank}, or null for all codes."
+                f"k={list(self.settings.k)}: must have an entry between 1 and rank={rank}, or null for all codes."
             )
         self._normaliser, self._sample = normaliser, sample
         self.moments = SecondMoments(shift_of(sample))
@@ -118,10 +118,10 @@ class PCAFitter(Fitter):
         self.moments.add(z)
 
     def finish_pass(self) -> Mapping[str, float]:
-        """The fraction of the variance that the first k components hold, for each k."""
+        """The fraction of the variance that the first k components explain, for each k."""
         variance, _ = principal_components(self.moments.covariance)
-        share = variance.cumsum(0) / variance.sum()
-        return {f"explained_variance/rank={k}": float(share[k - 1]) for k in self._kept if k is not None}
+        fraction = variance.cumsum(0) / variance.sum()
+        return {f"explained_variance/rank={k}": float(fraction[k - 1]) for k in self._kept if k is not None}
 
     def merge(self, other: Fitter) -> None:
         assert isinstance(other, PCAFitter)
@@ -130,9 +130,9 @@ class PCAFitter(Fitter):
     def dictionaries(self) -> Mapping[str, PCADictionary]:
         """One per k: "k=1", ..., and "k=all" for null."""
         variance, components = principal_components(self.moments.covariance)
-        found = (self._normaliser, oriented(components, self._sample), variance, self.moments.mean)
+        fitted = (self._normaliser, oriented(components, self._sample), variance, self.moments.mean)
         settings = {"rank": self.settings.rank, "whiten": self.settings.whiten}
-        return {f"k={'all' if k is None else k}": PCADictionary.of(*found, k=k, **settings) for k in self._kept}
+        return {f"k={'all' if k is None else k}": PCADictionary.of(*fitted, k=k, **settings) for k in self._kept}
 
     def state_dict(self) -> dict[str, Any]:
         return self.moments.state_dict()
@@ -144,7 +144,7 @@ class PCAFitter(Fitter):
 def principal_components(
     covariance: Float[Tensor, "d_model d_model"],
 ) -> tuple[Float[Tensor, " d_model"], Float[Tensor, "d_model d_model"]]:
-    """(variances by decreasing size, the components as rows): the eigenvectors of a covariance, signs left open."""
+    """(variances by decreasing size, the components as rows): the eigenvectors of a covariance, signs arbitrary."""
     values, vectors = torch.linalg.eigh(covariance)
     return values.flip(0).clamp_min(0), vectors.T.flip(0)
 
@@ -154,8 +154,8 @@ def oriented(
 ) -> Float[Tensor, "n d_model"]:
     """Each component or its negative, so that its coefficient is positively skewed on the sample.
 
-    The sign of sum (c - mean c)^3: the few tokens that stand out do so at the positive end, as where a latent fires. A
-    component without any skewness has its largest entry positive.
+    The sign of sum (c - mean c)^3: tokens far from the mean then have positive coefficients, as where a latent fires. A
+    component without skewness has its largest entry positive.
     """
     c = sample @ components.T.to(sample)
     skewness = (c - c.sum(0) / max(len(c), 1)).pow(3).sum(0)
@@ -165,4 +165,4 @@ def oriented(
 
 def _check(name: str, value: int | None, most: int) -> None:
     if value is not None and not 1 <= value <= most:
-        raise ValueError(f"{name}={value} must be between 1 and {most}, the components there are; null takes all.")
+        raise ValueError(f"{name}={value} must be between 1 and {most}, the number of components; null takes all.")

@@ -1,6 +1,6 @@
 """Random vectors as atoms: tokens of the data, Gaussians of its covariance, or the random start of an SAE.
 
-The reference for a trained dictionary: what these explain is no result of training.
+The control for a trained dictionary: what these explain is not due to training.
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,20 @@ from saev.baselines.settings import RandomVectors
 from saev.nn.normalise import Normaliser
 from saev.ops.topk import topk_indices
 
-SAMPLE = 4096  # tokens that tell the shift of the moments
-RCOND = 1e-8  # squared singular values below this fraction of the largest are directions that the atoms do not span
+SAMPLE = 4096  # tokens whose mean is the shift of the moments
+RCOND = (
+    1e-8  # squared singular values below this fraction of the largest count as directions outside the span of the atoms
+)
 
 
 class RandomVectorsDictionary(Baseline):
-    """Atoms a_j = s_j u_j of norm s_j, and y = z - centre. A code counts atoms: 1 is the whole of a_j.
+    """Atoms a_j = s_j u_j of norm s_j, and y = z - centre. Codes are in units of a_j.
 
-    k: the k largest of relu(y u_j) are kept. Their codes are relu(y u_j) / s_j (matching: what two atoms have in common is
-        counted twice, so the reconstruction may be worse than none), or with `refit` those of least squares on these atoms,
+    k: the k largest of relu(y u_j) are kept. Their codes are relu(y u_j) / s_j (matching: correlated atoms
+        count twice, so the reconstruction may be worse than the centre), or with `refit` those of least squares on these atoms,
         which may be negative; z_hat = centre + codes @ atoms.
-    k null: all projections y u_j / s_j with their signs, as scores to rank tokens by. z_hat is then what the projections
-        tell of y: centre + (projection of y onto the span of the atoms), which is z itself for d_model atoms or more.
-        `refit` changes nothing.
+    k null: all projections y u_j / s_j with their signs, as scores that rank tokens. z_hat is then centre + (projection of
+        y onto the span of the atoms), which is z itself for d_model atoms or more. `refit` changes nothing.
     """
 
     kind = "random_vectors"
@@ -66,7 +67,7 @@ class RandomVectorsDictionary(Baseline):
         return torch.zeros_like(h).scatter(1, kept, values) / norms
 
     def decode(self, codes: Float[Tensor, "batch n_latents"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations that the codes stand for."""
+        """The reconstruction of raw activations from codes."""
         y = codes.float() @ self.atoms_
         if self.k is None:
             y = (codes.double() * self._norms()) @ (as_unit_rows(self.atoms_).double() @ self.span.double())
@@ -78,7 +79,7 @@ class RandomVectorsDictionary(Baseline):
 
 
 class RandomVectorsFitter(Fitter):
-    """One set of random vectors; a function of (seed, the dataset), whatever the order of the stream."""
+    """One set of random vectors; a function of (seed, the dataset), independent of the order of the stream."""
 
     sample_tokens = SAMPLE
 
@@ -89,7 +90,7 @@ class RandomVectorsFitter(Fitter):
     def start(self, normaliser: Normaliser, sample: Float[Tensor, "n d_model"], n_tokens: int) -> None:
         if self.settings.variant == "tokens" and n_tokens < self.settings.n_latents:
             raise ValueError(
-                f"n_latents={self.settings.n_latents}: an epoch has {n_tokens} tokens to choose from: lower n_latents, or take "
+                f"n_latents={self.settings.n_latents}: an epoch has only {n_tokens} tokens: lower n_latents, or take "
                 "variant=gaussian, which draws any number of them."
             )
         self._normaliser = normaliser
@@ -169,6 +170,6 @@ def root_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:
 
 
 def span_of(unit: Float[Tensor, "n d_model"]) -> Float[Tensor, "d_model d_model"]:
-    """(U^T U)^+, by which projections p = U y give the projection of y onto the span of the rows, (U^T U)^+ U^T p."""
+    """(U^T U)^+, which maps projections p = U y to the projection of y onto the span of the rows, (U^T U)^+ U^T p."""
     u = unit.double()
     return torch.linalg.pinv(u.T @ u, rtol=RCOND, hermitian=True).to(unit)

@@ -1,10 +1,10 @@
-"""Least squares on a support of a few atoms that each token has chosen for itself."""
+"""Least squares on a few atoms per token."""
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-RIDGE = 1e-9  # beside a Gram matrix of unit diagonal: what parallel atoms have in common is shared
+RIDGE = 1e-9  # relative to a Gram matrix of unit diagonal: parallel atoms get equal codes
 CHUNK = 1 << 23  # float64 values of gathered atoms at a time, 64 MiB
 
 
@@ -16,14 +16,14 @@ def least_squares_on(
 ) -> Float[Tensor, "batch k"]:
     """Per token the f that minimises ||y - f @ unit[kept]||^2 + RIDGE ||f||^2, with f = 0 where not `used`.
 
-    The normal equations, k x k per token, in float64. The ridge makes them solvable for atoms that depend on each other,
-    and never lets the error exceed ||y||^2, that of f = 0.
+    The normal equations, k x k per token, in float64. The ridge makes them solvable for linearly dependent atoms,
+    and the error never exceeds ||y||^2, that of f = 0.
     """
     k, step = kept.shape[1], max(1, CHUNK // (kept.shape[1] * unit.shape[1]))
     ridge = RIDGE * torch.eye(k, dtype=torch.float64, device=y.device)
-    found = []
+    solved = []
     for part, chosen, on in zip(y.split(step), kept.split(step), used.split(step), strict=True):
         atoms = unit[chosen].double() * on[..., None]
         factor = torch.linalg.cholesky_ex(atoms @ atoms.mT + ridge).L
-        found.append(torch.cholesky_solve(atoms @ part.double()[..., None], factor).squeeze(-1))
-    return torch.cat(found).to(y) if found else y.new_zeros(0, k)
+        solved.append(torch.cholesky_solve(atoms @ part.double()[..., None], factor).squeeze(-1))
+    return torch.cat(solved).to(y) if solved else y.new_zeros(0, k)

@@ -1,4 +1,4 @@
-"""A uniform sample of tokens out of a stream, whatever its order, its batches and the processes that share it."""
+"""A uniform sample of tokens from a stream, independent of its order, its batches and the processes that divide it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,8 +13,8 @@ _LAST = torch.iinfo(torch.int64).max
 class Reservoir:
     """The `size` tokens of smallest hash(seed, token number), bottom-k sampling (Cohen & Kaplan 2007).
 
-    Hashes of one seed are all different, as the hash is a bijection of the number; so is the sample one, and that of two
-    halves of a stream is the smallest of both of theirs. Rows stand by increasing hash: in random order.
+    The hash is a bijection of the token number, so there are no ties, and the sample of a stream is the smallest of its halves'
+    samples together. Rows are sorted by hash: in random order.
     """
 
     def __init__(self, size: int, d_model: int, seed: int, device: torch.device | None = None):
@@ -23,13 +23,13 @@ class Reservoir:
         self.rows = torch.zeros(size, d_model, device=device)
 
     def add(self, rows: Float[Tensor, "batch d_model"], token: Int64[Tensor, " batch"]) -> None:
-        """Offer tokens; a token comes once in a stream."""
+        """Add tokens, each of which occurs once in a stream."""
         hashes = mixed(token, self.seed)
         below = hashes < self.hashes[-1]
         self._keep(hashes[below], rows[below])
 
     def merge(self, other: "Reservoir") -> None:
-        """Offer what another reservoir of the same seed and size has kept of other tokens."""
+        """Add the sample of another reservoir of the same seed and size, taken from other tokens."""
         self._keep(other.hashes, other.rows)
 
     def _keep(self, hashes: Int64[Tensor, " n"], rows: Float[Tensor, "n d_model"]) -> None:
@@ -43,7 +43,7 @@ class Reservoir:
         return {"hashes": self.hashes, "rows": self.rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of the same seed and size."""
+        """Resume from a `state_dict` of the same seed and size."""
         self.hashes, self.rows = state["hashes"].to(self.hashes.device), state["rows"].to(self.rows)
 
 
@@ -63,7 +63,7 @@ def _finalise(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:
-    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in
+    return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch's shift is arithmetic
 
 
 def _signed(value: int) -> int:

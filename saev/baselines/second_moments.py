@@ -1,4 +1,4 @@
-"""Mean and covariance of vectors as one additive statistic: all that principal components and Gaussians need of data."""
+"""Mean and covariance of vectors as an additive statistic, for principal components and Gaussians."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-ROWS = 512  # summed by one product of matrices: their float64 copy stays in the cache
+ROWS = 512  # per matrix product: their float64 copy fits into the cache
 
 
 class SecondMoments:
     """Count n, sum of y, and sum of y y^T, in float64, with y = x - shift for a fixed shift near the mean.
 
-    The shift drops out of `mean` and `scatter`; it only keeps the sums small beside the deviations, so that nothing cancels
-    in the massive dimensions of vision transformers. Products are float64: in float32 the small eigenvalues of spectra
-    that span six decades are lost, and sums depend on where batches end.
+    The shift drops out of `mean` and `scatter`; it keeps the sums small compared with the deviations, so that the massive
+    dimensions of vision transformers lose no digits. Products are float64: in float32 the small eigenvalues of spectra
+    that span six decades are lost, and sums depend on the batches.
     """
 
     def __init__(self, shift: Float[Tensor, " d_model"]):
@@ -30,13 +30,13 @@ class SecondMoments:
         for rows in x.split(ROWS):
             y = rows.double() - self.shift
             self.total += y.sum(0)
-            # y^T y is symmetric: its lower left quarter is left out, a quarter of the work
+            # y^T y is symmetric: skipping its lower left quarter saves a quarter of the work
             self._upper[:half].addmm_(y[:, :half].T, y)
             self._upper[half:, half:].addmm_(y[:, half:].T, y[:, half:])
         self.count += len(x)
 
     def merge(self, other: "SecondMoments") -> None:
-        """Add the vectors that `other`, of the same shift, has seen."""
+        """Add the sums of `other`, which has the same shift."""
         self.count += other.count
         self.total += other.total
         self._upper += other._upper
@@ -63,7 +63,7 @@ class SecondMoments:
         return {"count": self.count, "total": self.total, "upper": self._upper}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict` of the same shift."""
+        """Resume from a `state_dict` of the same shift."""
         self.count = int(state["count"])
         self.total, self._upper = (state[name].to(self.shift, copy=True) for name in ("total", "upper"))
 

@@ -2,7 +2,7 @@
 
     min over F >= 0 and A of  1/2 ||Z - F A||^2 + l1 * sum F        (Ding, Li & Jordan 2010; with l1 rows of A of norm <= 1)
 
-The atoms see the data only through F^T F and F^T Z, which add up (as in Mairal et al. 2010), so that no code is kept.
+The atoms depend on the data only through F^T F and F^T Z, which are additive (Mairal et al. 2010), so no codes are stored.
 """
 
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from saev.baselines.settings import SemiNMF
 from saev.nn.centroids import kmeans
 from saev.nn.normalise import Normaliser
 
-LEAST_PENALTY = 1e-4  # of ADMM, beside the largest eigenvalue: float32 keeps three digits of the inverse
+LEAST_PENALTY = 1e-4  # of ADMM, relative to the largest eigenvalue: float32 keeps three digits of the inverse
 RELAXATION = 1.6
 PER_ATOM = 50  # tokens that k-means starts from
-NEGLIGIBLE = 1e-10  # a direction of code space with so small a fraction of the energy is left as it is
+NEGLIGIBLE = 1e-10  # directions of code space with a smaller fraction of the energy are not updated
 SWEEPS = 10  # over the atoms, where l1 bounds their norms
 
 
 class SemiNMFDictionary(Baseline):
     """Codes f = argmin over f >= 0 of 1/2 ||z - f A||^2 + l1_penalty sum f, by `iterations` of ADMM; atoms have unit norm.
 
-    With more atoms than d_model 100 iterations end near the minimum, not at it: with 40 random atoms of 16 dimensions the
-    squared error was above that of SciPy's NNLS by 0.7 % of ||z||^2, after 300 by nothing.
+    With more atoms than d_model 100 iterations end near the minimum: with 40 random atoms of 16 dimensions the squared
+    error was above that of SciPy's NNLS by 0.7 % of ||z||^2, after 300 it was equal.
     """
 
     kind = "semi_nmf"
@@ -51,11 +51,10 @@ class SemiNMFDictionary(Baseline):
 
 
 class SemiNMFFitter(Fitter):
-    """Atoms in `passes` over the data: each finds all codes for the present atoms, then the atoms that suit them best.
+    """Alternates in `passes` over the data: codes for the current atoms, then the best atoms for these codes.
 
-    The objective of a pass is no higher than the last one's as far as the codes are converged: codes are found anew in each
-    pass, so that none has to be stored. It starts from the directions of k-means centroids, as Ding et al. advise.
-
+    The objective does not increase from pass to pass as far as the codes converge: codes are recomputed in each pass, so none
+    are stored. Atoms start from the directions of k-means centroids, as Ding et al. advise.
     """
 
     def __init__(self, settings: SemiNMF):
@@ -89,9 +88,9 @@ class SemiNMFFitter(Fitter):
         self._count += len(z)
 
     def finish_pass(self) -> Mapping[str, float]:
-        """Of the atoms that the pass began with: `mse`, mean over tokens and dimensions of the squared error of z (the
-        mean predictor has 1); `l0`, mean number of codes that are not 0; `used`, fraction of atoms in use; `objective`,
-        mean over tokens of what is minimised.
+        """Numbers of the pass, for the atoms at its start: `mse`, mean over tokens and dimensions of the squared error of z (the
+        mean predictor has 1); `l0`, mean number of codes that are not 0; `used`, fraction of atoms with a code that is not 0;
+        `objective`, mean over tokens of the minimised objective.
         """
         a, n = self.atoms.double(), max(self._count, 1)
         error = self._square - 2 * (self._ftz * a).sum() + (self._ftf * (a @ a.T)).sum()
@@ -128,7 +127,7 @@ class SemiNMFFitter(Fitter):
 def _check(iterations: int, l1_penalty: float) -> None:
     if iterations < 1 or not 0 <= l1_penalty < torch.inf:
         raise ValueError(
-            f"iterations={iterations}, l1_penalty={l1_penalty}: take at least one iteration and an l1_penalty of 0 or more."
+            f"iterations={iterations}, l1_penalty={l1_penalty}: iterations must be at least 1, l1_penalty at least 0."
         )
 
 
@@ -139,10 +138,10 @@ def nonnegative_codes(
 
         x = (z A^T - l1 + rho (f - u)) (A A^T + rho)^-1;  x = 1.6 x - 0.6 f;  f = relu(x + u);  u = u + x - f
 
-    rho is a third of the geometric mean of the extreme eigenvalues of A A^T: that of a quadratic without bounds, and a third
-    is better with them. The atoms of semi-NMF nearly cancel each other, so a fixed rho either crawls there or at the start.
-    One inverse serves all tokens, an iteration is one product of matrices, and what a token gets does not depend on the
-    others. With more atoms than d_model several f may be as good; ADMM chooses one.
+    rho is a third of the geometric mean of the extreme eigenvalues of A A^T: that mean is best for an unbounded quadratic, a
+    third of it with bounds. Fitted atoms of semi-NMF nearly cancel each other, so a fixed rho converges slowly there or at the start.
+    One inverse serves all tokens, an iteration is one matrix product, and a token's codes do not depend on the other tokens.
+    With more atoms than d_model the minimum may not be unique.
     """
     a = atoms.double()
     values, vectors = torch.linalg.eigh(a @ a.T)
@@ -163,10 +162,10 @@ def nonnegative_codes(
 def best_atoms(
     ftf: Float[Tensor, "n n"], ftz: Float[Tensor, "n d_model"], atoms: Float[Tensor, "n d_model"], bounded: bool
 ) -> Float[Tensor, "n d_model"]:
-    """The atoms that minimise ||Z - F A||^2 for given codes; those that no token uses stay.
+    """The atoms that minimise ||Z - F A||^2 for given codes; atoms that no token uses are unchanged.
 
-    Free: A + (F^T F)^+ (F^T Z - F^T F A), rows divided by their norms (their scale is the codes' to choose). `bounded`, as l1
-    needs it (else tiny codes of huge atoms cost nothing): norms of at most 1, by sweeps of exact steps for one atom at a
+    Free: A + (F^T F)^+ (F^T Z - F^T F A), rows divided by their norms (the codes determine the scale). `bounded`, which l1
+    needs (else small codes of large atoms cost nothing): norms of at most 1, by sweeps of exact steps for one atom at a
     time, a_j + ((F^T Z)_j - (F^T F A)_j) / (F^T F)_jj, cut to norm 1 (Mairal et al. 2010, algorithm 2).
     """
     if not bounded:

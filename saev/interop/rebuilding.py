@@ -1,10 +1,10 @@
-"""From the common form of all these SAEs to ours: atoms of unit norm, b_dec subtracted before the encoder.
+"""From the common form of other libraries' SAEs to ours: atoms of unit norm, b_dec subtracted before the encoder.
 
     z = (x - mean)/scale ;  h = (z - [centred] b_dec) @ w_enc + b_enc ;  f = rule(h) ;  z_hat = f @ w_dec + b_dec
 
-Not centred:       b_enc <- b_enc + b_dec @ w_enc, for then (z - b_dec) @ w_enc + b_enc is what it was.
-Atoms of norm n:   w_dec <- w_dec / n, and w_enc, b_enc, thresholds and the gate's biases times n: codes become n times as large.
-                   Top-k compares latents by h, so this is done only where all norms are equal; else atoms keep their norms.
+Not centred:       b_enc <- b_enc + b_dec @ w_enc, so that (z - b_dec) @ w_enc + b_enc is unchanged.
+Atoms of norm n:   w_dec <- w_dec / n, and w_enc, b_enc, thresholds and the gate's biases times n: codes are multiplied by n.
+                   Top-k ranks latents by h, so this is done only where all norms are equal; else atoms keep their norms.
 """
 
 import dataclasses
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, SparsifierSettings, TopK
 
-UNIT = 1e-5  # norms this near to each other are equal but for float32's rounding
+UNIT = 1e-5  # norms closer than this are equal up to rounding in float32
 
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """Encoder and decoder in float64, oriented as ours, and whether the encoder subtracts b_dec."""
+    """Encoder and decoder in float64, in our layout, and whether the encoder subtracts b_dec."""
 
     w_enc: Float[Tensor, "d_model d_sae"]
     b_enc: Float[Tensor, " d_sae"]
@@ -43,7 +43,7 @@ class Largest:
 
 @dataclasses.dataclass(frozen=True)
 class Above:
-    """f = h [h > max(theta, 0)]; k, where the threshold was learned by a selection of k per token on average."""
+    """f = h [h > max(theta, 0)]; k is set where the threshold was learned by BatchTopK."""
 
     theta: Float[Tensor, " d_sae"]
     k: int | None = None
@@ -51,7 +51,7 @@ class Above:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-    """f = [h + b_gate > 0] max(exp(r) h + b_mag, 0), where h has no bias of its own."""
+    """f = [h + b_gate > 0] max(exp(r) h + b_mag, 0), where h has no bias."""
 
     r: Float[Tensor, " d_sae"]
     b_gate: Float[Tensor, " d_sae"]
@@ -63,7 +63,7 @@ Rule = Rectified | Largest | Above | Gate
 
 @dataclasses.dataclass(frozen=True)
 class Rebuilt:
-    """One of our autoencoders, how many times larger its codes are than the original's, and what was folded."""
+    """Our autoencoder, the factor of its codes relative to the original's, and notes on what was folded."""
 
     sae: SparseAutoencoder
     code_scale: Float[Tensor, " d_sae"]
@@ -72,7 +72,7 @@ class Rebuilt:
 
 @torch.no_grad()
 def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) -> Rebuilt:
-    """The autoencoder that computes the same; ValueError where k or a weight makes no sense."""
+    """The autoencoder that computes the same function; ValueError where k or a weight is invalid."""
     norms = affine.w_dec.norm(dim=1)
     scale, notes = fold_of(norms, rule)
     w_enc, w_dec = affine.w_enc * scale, affine.w_dec / scale[:, None]
@@ -93,7 +93,7 @@ def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) ->
 
 
 def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, " d_sae"], list[str]]:
-    """(the factor by which each latent's codes grow so that atoms get unit norm, what to say about it)."""
+    """(the factor of each latent's codes that gives atoms unit norm, notes)."""
     one = torch.ones_like(norms)
     if bool(((norms - 1).abs() <= UNIT).all()):
         return one, []
@@ -103,9 +103,9 @@ def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, "
         if bool(((norms - mean).abs() <= UNIT * mean).all()) and mean > 0:
             return one * mean, [f"atoms of norm {mean.item():.6g} were given unit norm, codes grow by that factor"]
         return one, [
-            f"atoms keep their norms ({spread}): the k largest are chosen without them, so they cannot be folded"
+            f"atoms keep their norms ({spread}): the k largest are selected without them, so they cannot be folded"
         ]
-    # an atom of norm 0 contributes nothing, but its latent fires as before
+    # a latent with an atom of norm 0 still fires
     return torch.where(norms > 0, norms, 1), [f"atoms of norm {spread} were given unit norm, codes grow by the norms"]
 
 

@@ -1,7 +1,7 @@
-"""Ours in SAELens' format (version 6): sae_weights.safetensors and cfg.json, normalisation folded into the weights.
+"""Export to SAELens' format (version 6): sae_weights.safetensors and cfg.json, normalisation folded into the weights.
 
 relu -> standard ;  topk -> topk ;  jumprelu -> jumprelu ;  gated -> gated
-batchtopk, topk with a threshold -> jumprelu with one threshold for all, as SAELens saves its own
+batchtopk, topk with a threshold -> jumprelu with equal thresholds, as SAELens does
 """
 
 import json
@@ -18,13 +18,13 @@ from saev.files import write_atomically
 from saev.interop.saelens import CONFIG, WEIGHTS
 from saev.nn import SparseAutoencoder
 
-FORMAT = "6.0.0"  # whose keys and equations these are; older ones SAELens reads by other rules
+FORMAT = "6.0.0"  # of these keys and equations; SAELens reads older versions differently
 
 
 def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Path:
-    """Write one of our autoencoders for SAELens; `about` is its config.json, whose provenance becomes metadata.
+    """Write an autoencoder for SAELens; `about` is its config.json, whose provenance becomes metadata.
 
-    Codes are those of the dictionary. ValueError for a dictionary that is no sparse autoencoder.
+    Codes are unchanged. ValueError for a dictionary that is no sparse autoencoder.
     """
     if not isinstance(dictionary, SparseAutoencoder):
         raise ValueError(
@@ -32,8 +32,8 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Pat
             "autoencoders."
         )
     sae = dictionary.folded()
-    architecture, extra, own = parts(sae)
-    weights = {"W_enc": sae.w_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec, **own}
+    architecture, extra, tensors = parts(sae)
+    weights = {"W_enc": sae.w_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec, **tensors}
     config = {
         "architecture": architecture,
         "d_in": sae.d_model,
@@ -66,12 +66,12 @@ def parts(sae: SparseAutoencoder) -> tuple[str, dict[str, Any], Mapping[str, Ten
     if sparsifier.threshold is None:
         raise ValueError(f"a {kind} autoencoder has no counterpart in SAELens: it is not exported.")
     if bool((sparsifier.threshold < 0).any()):
-        raise ValueError("a threshold is below 0, which SAELens takes for 0: train further, or correct the threshold.")
+        raise ValueError("a threshold is below 0, which SAELens reads as 0: train further, or correct the threshold.")
     return "jumprelu", {}, {**b_enc, "threshold": sparsifier.threshold + torch.zeros_like(sae.b_enc)}
 
 
 def metadata(about: Mapping[str, Any]) -> dict[str, Any]:
-    """What the dictionary was trained on, under SAELens' names where it has them, and as our config.json says it."""
+    """The dictionary's provenance, under SAELens' names where it has them, and the keys of our config.json."""
     origin = about.get("provenance") or {}
     vit, layer = (origin.get("vit") or {}).get("name"), origin.get("layer")
     named = {"model_name": vit, "hook_name": None if layer is None else f"blocks.{layer}.{origin.get('hook', 'resid_post')}",

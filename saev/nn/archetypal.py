@@ -1,10 +1,10 @@
 """Archetypal decoders: atoms that stay near convex combinations of real activations (Fel et al. 2025, "Archetypal SAE").
 
     mixing [d_sae, points] on the simplex, residual [d_sae, d_model] in a ball
-    ──atoms──▶ w_dec, the unit rows of mixing @ points + residual ──training as ever──▶ w_dec.grad ──pull_back──▶ both gradients
+    ──atoms──▶ w_dec, the unit rows of mixing @ points + residual ──training step──▶ w_dec.grad ──pull_back──▶ both gradients
 
-w_dec remains the parameter that everything decodes with: it is made once after each step, and its gradient is carried on to
-what it was made of, so codes, objectives and AuxK need to know nothing of this, and what is saved is an ordinary dictionary.
+w_dec remains the parameter that decodes: it is recomputed after each step, and its gradient is passed on to mixing and
+residual. So codes, objectives and AuxK need no special case, and a saved dictionary is an ordinary one.
 """
 
 import torch
@@ -17,7 +17,7 @@ NEWTON_STEPS = 20  # of the simplex projection; 3 to 6 are usual
 
 
 class Archetypes(nn.Module):
-    """What the atoms of an archetypal decoder are made of."""
+    """The parameters of an archetypal decoder's atoms."""
 
     points: Float[Tensor, "points d_model"]
     lengths: Float[Tensor, " d_sae"]
@@ -32,18 +32,18 @@ class Archetypes(nn.Module):
         super().__init__()
         self.delta = float(delta)
         self.register_buffer("points", points)
-        self.register_buffer("lengths", torch.ones_like(mixing[:, 0]))  # of the rows before they got unit norm
+        self.register_buffer("lengths", torch.ones_like(mixing[:, 0]))  # norms of the rows before normalisation
         self.mixing, self.residual = nn.Parameter(mixing), nn.Parameter(residual)
         for parameter in (self.mixing, self.residual):  # bounded row by row: nothing for Muon to orthogonalise
             parameter.per_entry = True  # type: ignore[attr-defined]
 
     def forward(self) -> Float[Tensor, "d_sae d_model"]:
-        """The atoms as they follow from mixing and residual, with a graph: what `atoms` and `pull_back` are made for."""
+        """The atoms as a differentiable function of mixing and residual, which `atoms` and `pull_back` compute without a graph."""
         return normalize(self.mixing @ self.points + self.residual, dim=1, eps=TINY)
 
     @torch.no_grad()
     def atoms(self) -> Float[Tensor, "d_sae d_model"]:
-        """Bring mixing and residual back onto their constraints; the atoms that follow."""
+        """Project mixing and residual onto their constraints and return the atoms."""
         self.mixing.copy_(project_to_simplex(self.mixing))
         self.residual.mul_((self.delta / self.residual.norm(dim=1, keepdim=True).clamp_min(TINY)).clamp_max(1))
         with torch.autocast(self.mixing.device.type, enabled=False):
@@ -53,9 +53,9 @@ class Archetypes(nn.Module):
 
     @torch.no_grad()
     def pull_back(self, w_dec: nn.Parameter) -> None:
-        """Carry the gradient of the baked atoms on to mixing and residual, and take it from the atoms.
+        """Move the gradient of the atoms to mixing and residual.
 
-        Through w = a/||a|| it loses the part along the atom and is divided by ||a||; a = mixing @ points + residual.
+        Through w = a/||a|| it loses its component along the atom and is divided by ||a||; a = mixing @ points + residual.
         """
         if w_dec.grad is None:
             return
@@ -70,8 +70,8 @@ class Archetypes(nn.Module):
 def project_to_simplex(w: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
     """The nearest point to each row among those with entries >= 0 that add up to 1.
 
-    max(w - tau, 0) with the tau at which it adds up to 1, found by Newton's method from below (Michelot 1986: it ends after
-    finitely many steps, as the sum is piecewise linear in tau): about half the time of sorting the rows.
+    max(w - tau, 0) with the tau at which it sums to 1, by Newton's method from below (Michelot 1986: finitely many steps, as the
+    sum is piecewise linear in tau): about half the time of sorting the rows.
 
     >>> project_to_simplex(torch.tensor([[0.5, 1.5, -1.0], [1.0, 1.0, 1.0]]))
     tensor([[0.0000, 1.0000, 0.0000],
@@ -82,7 +82,7 @@ def project_to_simplex(w: Float[Tensor, "rows n"]) -> Float[Tensor, "rows n"]:
         over = (w - tau).relu_()
         step = (over.sum(1, keepdim=True) - 1) / over.count_nonzero(1).clamp_min(1)[:, None]
         tau = tau + step
-        if not w.is_cuda and step.abs().max() < 1e-7:  # on a GPU asking would stop the queue
+        if not w.is_cuda and step.abs().max() < 1e-7:  # on a GPU this test would synchronise
             break
     over = (w - tau).relu_()
     return over.div_(over.sum(1, keepdim=True))

@@ -21,15 +21,15 @@ SLAB = 256  # atoms
 
 
 class Encoded(NamedTuple):
-    """What an autoencoder in training makes of a batch."""
+    """Pre-activations and codes of a training batch."""
 
     h: Float[Tensor, "batch d_sae"]
-    at: Codes  # h, or what the sparsifier selected of it: carries the gradient to the encoder
+    at: Codes  # h, or the pairs that the sparsifier selected from it: carries the gradient to the encoder
     f: Codes
 
 
 class SparseAutoencoder(nn.Module):
-    """A dictionary of d_sae atoms (unit rows of w_dec) with a learned encoder; takes and gives raw activations."""
+    """A dictionary of d_sae atoms (unit rows of w_dec) with a learned encoder; maps raw activations to raw activations."""
 
     def __init__(self, d_model: int, d_sae: int, sparsifier: SparsifierSettings, normaliser: Normaliser | None = None):
         super().__init__()
@@ -40,11 +40,11 @@ class SparseAutoencoder(nn.Module):
         self.b_enc = nn.Parameter(torch.zeros(d_sae), requires_grad=self.sparsifier.gate_bias is None)
         self.w_dec = nn.Parameter(torch.zeros(d_sae, d_model))
         self.b_dec = nn.Parameter(torch.zeros(d_model))
-        self.archetypes: Archetypes | None = None  # of an archetypal decoder: what w_dec is made of
+        self.archetypes: Archetypes | None = None  # parameters of w_dec, for an archetypal decoder
 
     @property
     def w_enc(self) -> Float[Tensor, "d_model d_sae"]:
-        """The encoder's weights, a view: they are stored latent by latent, as their gradient is made."""
+        """The encoder's weights, a view: they are stored latent by latent, the layout of their gradient."""
         return self.encoder.T
 
     @property
@@ -73,16 +73,16 @@ class SparseAutoencoder(nn.Module):
         return linear(z, self.encoder, self.b_enc - linear(self.b_dec, self.encoder))
 
     def training_codes(self, z: Float[Tensor, "batch d_model"]) -> Encoded:
-        """Normalised activations by the training rule; gradients flow through `at` and the codes.
+        """Codes of normalised activations by the training rule; gradients flow through `at` and the codes.
 
-        Where few latents have a part in the loss, these alone carry the encoder's gradient, and h keeps no graph.
+        Where few latents contribute to the loss, only their pairs carry the encoder's gradient, and h has no graph.
         """
         h = self.pre_activations(z)
-        kept = self.sparsifier.select(h.detach())
-        if kept is None:
+        pairs = self.sparsifier.select(h.detach())
+        if pairs is None:
             return Encoded(h, h, self.sparsifier(h))
         weights, rectified = (self.w_enc, self.b_enc, self.b_dec), self.sparsifier.selects_codes
-        at = with_encoder_gradient(kept, z, *weights, rectified=rectified)
+        at = with_encoder_gradient(pairs, z, *weights, rectified=rectified)
         return Encoded(h.detach(), at, self.sparsifier.codes_of(at))
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_sae"]:
@@ -96,7 +96,7 @@ class SparseAutoencoder(nn.Module):
         return codes * self.w_dec.norm(dim=1) if self.sparsifier.free_atoms else codes
 
     def decode(self, codes: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_model"]:
-        """Raw activations that the codes stand for."""
+        """The reconstruction of raw activations from codes."""
         return self.normaliser.inverse(codes @ self.atoms + self.b_dec)
 
     def forward(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
@@ -109,13 +109,13 @@ class SparseAutoencoder(nn.Module):
         return normalize(self.w_dec, dim=1) if self.sparsifier.free_atoms else self.w_dec
 
     def project(self) -> None:
-        """After an optimiser step: back onto the constraints of atoms and sparsifier."""
+        """After an optimiser step: project atoms and sparsifier onto their constraints."""
         self.normalise_atoms()
         self.sparsifier.project()
 
     @torch.no_grad()
     def normalise_atoms(self) -> None:
-        """Give every atom unit norm, unless the penalty weights their norms; archetypal ones are made anew."""
+        """Give atoms unit norm unless the penalty weights their norms; recompute archetypal atoms."""
         if self.archetypes is not None:
             self.w_dec.copy_(self.archetypes.atoms())
             return
@@ -125,18 +125,18 @@ class SparseAutoencoder(nn.Module):
 
     @torch.no_grad()
     def remove_parallel_gradient(self) -> None:
-        """Take from each atom's gradient the part along the atom, which renormalisation would undo (Bricken et al. 2023)."""
+        """Remove from each atom's gradient the component along the atom, which renormalisation would undo (Bricken et al. 2023)."""
         if self.archetypes is not None:
             self.archetypes.pull_back(self.w_dec)
         elif self.w_dec.grad is not None and not self.sparsifier.free_atoms:
-            # In slabs that a CPU's cache holds it takes half the time for large dictionaries.
+            # Slabs that fit into a CPU's cache take half the time for large dictionaries.
             rows = SLAB if self.w_dec.device.type == "cpu" else self.n_latents
             for grad, atoms in zip(self.w_dec.grad.split(rows), self.w_dec.split(rows), strict=True):
                 grad.addcmul_((grad * atoms).sum(1, keepdim=True), atoms, value=-1)
 
     @torch.no_grad()
     def finalised(self) -> "SparseAutoencoder":
-        """The same function in the form that is saved: constant unit atoms, their norms within the encoder."""
+        """The same function in the form that is saved: unit atoms without constraints, their norms moved into the encoder."""
         sae = copy.deepcopy(self)
         sae.archetypes = None
         sae.sparsifier.finalise()

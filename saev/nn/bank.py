@@ -1,4 +1,4 @@
-"""Many autoencoders that see the same batches.
+"""Many autoencoders trained on the same batches.
 
 Member --build--> TrainingMember (autoencoder, objective, dead-latent counter) ; SAEBank = ModuleList of these
 """
@@ -22,18 +22,18 @@ from saev.ops.paths import Path, using
 
 
 class Losses(NamedTuple):
-    """One member's training step: scalars, means over the batch; of a shared one, over this process's part."""
+    """Losses of one member's training step: means over the batch, or over this process's shard of it."""
 
-    loss: Float[Tensor, ""]  # what is minimised: reconstruction + sparsity + aux
+    loss: Float[Tensor, ""]  # the minimised sum: reconstruction + sparsity + aux
     reconstruction: Float[Tensor, ""]
     sparsity: Float[Tensor, ""]
     aux: Float[Tensor, ""]
     z_mse: Float[Tensor, ""]  # of z, per dimension, of the whole dictionary
-    l0: Float[Tensor, ""]  # active latents per token, always of the whole batch
+    l0: Float[Tensor, ""]  # active latents per token of the whole batch, also where it is sharded
 
 
 class TrainingMember(nn.Module):
-    """An autoencoder in training: its loss, and how long each latent has been silent (in tokens)."""
+    """An autoencoder in training: its loss, and the number of tokens since each latent fired."""
 
     tokens_since_fired: Int64[Tensor, " d_sae"]
     failed: Bool[Tensor, ""]
@@ -45,15 +45,15 @@ class TrainingMember(nn.Module):
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
         self.maybe_dead = MaybeDead(auxk.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
-        self.products: Path = "auto"  # sparse or dense: how the maps around its codes are computed
-        self.stopped = False  # `failed` on the host: asked at every step, so it must not wait for the device
+        self.products: Path = "auto"  # sparse or dense: the path of the maps around its codes
+        self.stopped = False  # `failed` on the host: read at every step without synchronising
 
     def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
-        """Losses of a batch of normalised activations; counts the silence of each latent. ValueError for an empty batch."""
+        """Losses of a batch of normalised activations; updates tokens_since_fired. ValueError for an empty batch."""
         if not len(z):
-            raise ValueError("the batch holds no tokens: give batch_size of at least 1, and data that has some.")
+            raise ValueError("the batch has no tokens: batch_size must be at least 1, and the data must have tokens.")
         sae = self.sae
-        with using(self.products):  # AuxK has another number of codes
+        with using(self.products):  # not AuxK, which has another number of codes
             h, at, f = sae.training_codes(z)
             ends = self.objective.ends(sae.n_latents, self.step)
             reconstruction, residual = reconstruction_error(z, f, sae.w_dec, sae.b_dec, ends)
@@ -75,14 +75,14 @@ class TrainingMember(nn.Module):
         return auxk_loss(self.auxk, self.sae, z, h, residual, self.dead, maybe)
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
-        """After the optimiser's step, `l0` being that of the whole batch: back onto the constraints, steer, count."""
+        """After the optimiser's step: project onto the constraints, update the controller by the whole batch's `l0`, count."""
         self.sae.project()
-        if sparsity_factor >= 1:  # while the penalty still rises, its L0 says nothing about the coefficient
+        if sparsity_factor >= 1:  # during the penalty's warm-up L0 does not reflect the coefficient
             self.sae.sparsifier.update_controller(l0)
         self.step += 1
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside tensors."""
+        """State in a checkpoint beside tensors."""
         return {"step": self.step, "products": self.products, "maybe_dead": self.maybe_dead.known()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
@@ -90,7 +90,7 @@ class TrainingMember(nn.Module):
         self.maybe_dead.know(state.get("maybe_dead"))
 
     def stop(self) -> None:
-        """Take part in no further step: the parameters are not finite any more."""
+        """Exclude this member from further steps: its parameters are no longer finite."""
         self.stopped = True
         self.failed.fill_(True)
         self.requires_grad_(False)
@@ -102,13 +102,15 @@ class TrainingMember(nn.Module):
 
     @torch.no_grad()
     def condition_gradients(self, clip: float) -> Float[Tensor, ""]:
-        """Remove the atoms' parallel gradient and clip to norm `clip`, for this member alone; the norm before clipping.
+        """Remove the atoms' parallel gradient and clip this member's gradient to norm `clip`; returns the norm before clipping.
 
         Clipping a bank as a whole would couple its members and spread one member's NaN to all.
         """
         self.sae.remove_parallel_gradient()
         norm = nn.utils.get_total_norm([p.grad for p in self.sae.parameters() if p.grad is not None])
-        if norm.device.type != "cpu" or not norm <= clip:  # on a GPU asking would cost more than multiplying by 1
+        if (
+            norm.device.type != "cpu" or not norm <= clip
+        ):  # on a GPU the test would synchronise, which costs more than scaling by 1
             nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, norm)
         return norm
 
@@ -120,7 +122,7 @@ class SAEBank(nn.Module):
         super().__init__()
         names = [member.name for member in members]
         if len(set(names)) != len(names):
-            raise ValueError(f"members of a bank need different names, got {names}.")
+            raise ValueError(f"members of a bank must have different names: {names}.")
         self.members = nn.ModuleList(members)
 
     def __iter__(self) -> Iterator[TrainingMember]:
@@ -131,7 +133,7 @@ class SAEBank(nn.Module):
 
     @property
     def normaliser(self) -> Normaliser:
-        """The map from raw activations to z that all members share."""
+        """The map from raw activations to z, the same for all members."""
         return self.members[0].sae.normaliser  # type: ignore[union-attr, return-value]
 
     @property

@@ -9,7 +9,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-ENOUGH = 39  # points per centroid: below, faiss says, centroids follow single points
+ENOUGH = 39  # points per centroid that faiss advises
 ITERATIONS = 10
 
 
@@ -22,18 +22,18 @@ def kmeans(
 ) -> Float[Tensor, "n_centroids d"]:
     """Centroids of the sample, each of at least one point of it; a function of the arguments.
 
-    Of `n_init` searches, each from random points, the one with the least inertia is taken. Centroids that are left without
-    points are replaced by the points that lie farthest from theirs. ValueError where there are fewer points than centroids;
-    a warning, which ends in `advice`, below ENOUGH for each. Searched on a GPU where torch and faiss both see one.
+    The best, by inertia, of `n_init` runs from random points. Centroids without points are replaced by the points farthest from
+    their centroid. ValueError for fewer points than centroids; a warning, which ends in `advice`, for fewer than ENOUGH per
+    centroid. Runs on a GPU where torch and faiss both have one.
     """
-    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it tells which instructions it uses
+    logging.getLogger("faiss.loader").setLevel(logging.WARNING)  # it logs the instruction set at import
     import faiss
 
     n, d = sample.shape
     if n < n_centroids:
         raise ValueError(
             f"init by k-means: {n_centroids} centroids of {n} tokens; lower d_sae (or decoder.points), record more images, or "
-            "take init=data."
+            "set init=data."
         )
     if n < ENOUGH * n_centroids:
         log.warning(
@@ -41,7 +41,7 @@ def kmeans(
             n, n_centroids, n / n_centroids, ENOUGH, advice,
         )  # fmt: skip
     x = np.ascontiguousarray(sample.detach().float().cpu().numpy())
-    found = faiss.Kmeans(
+    clustering = faiss.Kmeans(
         d,
         n_centroids,
         niter=ITERATIONS,
@@ -51,10 +51,10 @@ def kmeans(
         max_points_per_centroid=n,
         gpu=torch.cuda.is_available() and faiss.get_num_gpus() > 0,
     )
-    found.train(x)
-    assert found.index is not None and found.centroids is not None
-    distance, nearest = found.index.search(x, 1)
-    return torch.from_numpy(_refilled(found.centroids, x, distance[:, 0], nearest[:, 0])).to(sample)
+    clustering.train(x)
+    assert clustering.index is not None and clustering.centroids is not None
+    distance, nearest = clustering.index.search(x, 1)
+    return torch.from_numpy(_refilled(clustering.centroids, x, distance[:, 0], nearest[:, 0])).to(sample)
 
 
 def _refilled(
@@ -63,7 +63,7 @@ def _refilled(
     distance: Float[np.ndarray, " n"],
     nearest: np.ndarray,
 ) -> Float[np.ndarray, "k d"]:
-    """The centroids, those without points replaced by the points farthest from theirs."""
+    """The centroids; those without points are replaced by the points farthest from their centroid."""
     empty = np.flatnonzero(np.bincount(nearest, minlength=len(centroids)) == 0)
     centroids = centroids.copy()
     centroids[empty] = x[np.argsort(-distance, kind="stable")[: len(empty)]]

@@ -1,4 +1,4 @@
-"""Where training starts: atoms, and an encoder that is their transpose at the best scale for a sample of activations."""
+"""Initial parameters: atoms, and an encoder that is their transpose at the best scale for a sample of activations."""
 
 from typing import Any
 
@@ -17,17 +17,17 @@ from saev.nn.settings import Archetypal, Centre, Free, Init
 
 CLUSTERED = ("kmeans", "archetypal")
 FREE = Free()
-SAMPLE = 16384  # tokens that tell the centre and, of them, the scale
-PER_CENTROID = 50  # tokens asked for; faiss advises 39
-PAIRS = 2  # archetypal: further centroids in an atom's start
-SHARE = 0.2  # archetypal: their share; half where an atom has no centroid of its own
-RESIDUAL = 0.2  # archetypal: norm of the start's residual, at most delta
+SAMPLE = 16384  # tokens from which the centre is computed
+PER_CENTROID = 50  # tokens in the sample; faiss advises 39
+PAIRS = 2  # archetypal: further centroids in an initial atom
+FRACTION = 0.2  # archetypal: their weight; 0.5 for atoms beyond the number of centroids
+RESIDUAL = 0.2  # archetypal: norm of the initial residual, at most delta
 
-_found: Any = WeakTensorKeyDictionary()  # sample -> what members of a bank have found out about it
+_cache: Any = WeakTensorKeyDictionary()  # sample -> its median and centroids, which members of a bank share
 
 
 def sample_tokens(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
-    """How many tokens an initialisation wants.
+    """The number of tokens in the sample that an initialisation needs.
 
     >>> sample_tokens("data", 4096), sample_tokens("kmeans", 4096)
     (16384, 204800)
@@ -36,7 +36,7 @@ def sample_tokens(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -
 
 
 def n_centroids(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
-    """Centroids that an initialisation looks for: one for each atom, unless the decoder says otherwise; 0: it needs none.
+    """The number of centroids that an initialisation needs: one per atom, or `decoder.points`; 0 without clustering.
 
     >>> n_centroids("data", 64), n_centroids("kmeans", 64), n_centroids("archetypal", 64, Archetypal(points=16))
     (0, 64, 16)
@@ -53,19 +53,18 @@ def initialise(
     b_dec: Centre = "median",
     decoder: Free | Archetypal = FREE,
 ) -> None:
-    """Set all parameters of `sae` from a sample of normalised activations; a function of (sample, and the settings).
+    """Set all parameters of `sae` from a sample of normalised activations; a function of the sample and the settings.
 
     b_dec is the sample's geometric `median` or its `mean`. Atoms are
     - `random`: unit vectors of any direction;
-    - `data`: directions of samples, seen from b_dec, blended with noise;
-    - `kmeans`: directions of the sample's centroids, one each;
+    - `data`: directions of sample tokens from b_dec, blended with noise;
+    - `kmeans`: directions of the sample's centroids, one per atom;
     - `archetypal`: convex combinations of such directions, mostly of one, plus a small residual.
-    With an Archetypal decoder the last two are also what its atoms are kept near to.
+    With an Archetypal decoder the centroids of the last two also constrain its atoms.
 
-    b_enc is 0 for activations that select a number of latents or have thresholds of their own; for the others it lets each
-    latent fire on a fraction of the sample (`Sparsifier.initialise_threshold`). Both halves of the encoder, w_enc = w_dec^T and b_enc, are
-    then scaled by the a that minimises the squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for
-    the reconstruction y at a = 1.
+    b_enc is 0 for sparsifiers that select a number of latents or have thresholds; for others each latent fires on a fraction
+    of the sample (`Sparsifier.initialise_threshold`). w_enc = w_dec^T and b_enc are then scaled by the a that minimises the
+    squared error: codes are homogeneous in a, so a = <z - b_dec, y> / <y, y> for the reconstruction y at a = 1.
     """
     decoder.check(method)
     centre = _centre(sample, b_dec)
@@ -84,19 +83,19 @@ def initialise(
     _start_encoder(sae, sample[:4096])
 
 
-def _known(sample: Float[Tensor, "n d_model"]) -> dict[Any, Tensor]:
-    if sample not in _found:
-        _found[sample] = {}
-    return _found[sample]
+def _cached(sample: Float[Tensor, "n d_model"]) -> dict[Any, Tensor]:
+    if sample not in _cache:
+        _cache[sample] = {}
+    return _cache[sample]
 
 
 def _centre(sample: Float[Tensor, "n d_model"], which: Centre) -> Float[Tensor, " d_model"]:
     if which == "mean":
         return sample[:SAMPLE].mean(0)
-    known = _known(sample)
-    if which not in known:
-        known[which] = geometric_median(sample[:SAMPLE])
-    return known[which]
+    cached = _cached(sample)
+    if which not in cached:
+        cached[which] = geometric_median(sample[:SAMPLE])
+    return cached[which]
 
 
 def _archetypes(
@@ -109,22 +108,22 @@ def _archetypes(
 ) -> Archetypes:
     """Atom i is mostly the direction of centroid i, or i modulo their number."""
     n = n_centroids(method, d_sae, decoder)
-    known = _known(sample)
-    if (n, seed) not in known:  # members of a bank share the search
-        known[n, seed] = kmeans(sample, n, seed)
-    points = normalize(known[n, seed] - centre, dim=1)
+    cached = _cached(sample)
+    if (n, seed) not in cached:  # members of a bank share centroids
+        cached[n, seed] = kmeans(sample, n, seed)
+    points = normalize(cached[n, seed] - centre, dim=1)
     generator = torch.Generator().manual_seed(seed)
-    own = torch.arange(d_sae) % n
+    nearest = torch.arange(d_sae) % n
     mixing = torch.zeros(d_sae, n)
-    mixing[torch.arange(d_sae), own] = 1
+    mixing[torch.arange(d_sae), nearest] = 1
     residual = torch.zeros(d_sae, sample.shape[1])
     delta = decoder.delta if isinstance(decoder, Archetypal) else RESIDUAL
     if method == "archetypal":
-        shares = torch.empty(d_sae, PAIRS).exponential_(generator=generator)
-        share = torch.where(torch.arange(d_sae) < n, SHARE, 0.5)[:, None]
+        weights = torch.empty(d_sae, PAIRS).exponential_(generator=generator)
+        fraction = torch.where(torch.arange(d_sae) < n, FRACTION, 0.5)[:, None]
         others = torch.randint(n, (d_sae, PAIRS), generator=generator)
-        mixing = (1 - share) * mixing
-        mixing.scatter_add_(1, others, share * shares / shares.sum(1, keepdim=True))
+        mixing = (1 - fraction) * mixing
+        mixing.scatter_add_(1, others, fraction * weights / weights.sum(1, keepdim=True))
         residual = min(delta, RESIDUAL) * _unit_rows(residual.shape, generator)
     return Archetypes(points, mixing.to(sample), residual.to(sample), delta)
 
@@ -139,13 +138,13 @@ def _start_encoder(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Non
     sae.w_enc.mul_(scale)
     sae.b_enc.mul_(scale)
     if bias is None:
-        sae.sparsifier.initialise_threshold(sae.pre_activations(z))  # thresholds of its own, at this scale
+        sae.sparsifier.initialise_threshold(sae.pre_activations(z))  # thresholds at this scale
 
 
 def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[Tensor, ""]:
     state = {name: buffer.clone() for name, buffer in sae.sparsifier.named_buffers()}
     y = decode(sae.training_codes(z).f, sae.w_dec)
-    for name, buffer in sae.sparsifier.named_buffers():  # looking at the sample is not a training step
+    for name, buffer in sae.sparsifier.named_buffers():  # undo updates of the sparsifier: this is no training step
         buffer.copy_(state[name])
     return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)
 

@@ -1,7 +1,7 @@
-"""Muon for the weight matrices and Adam for all else, as one optimiser with a parameter group per SAE.
+"""Muon for weight matrices and Adam for all other parameters, as one optimiser with a parameter group per SAE.
 
-Why not torch.optim.Muon beside torch.optim.Adam: two optimisers would count every step twice, and its iteration is in
-bfloat16 everywhere, which on a CPU without such instructions takes 16 times as long as float32 (docs/log).
+Not torch.optim.Muon and torch.optim.Adam: two optimisers would count every step twice, and torch's iteration is in bfloat16
+everywhere, which on a CPU without such instructions takes 16 times as long as float32 (docs/log).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # Jordan et al. 2024: the steepest start at
 
 
 class Muon(Optimizer):
-    """Momentum, orthogonalised, for each matrix (Jordan et al. 2024); Adam for vectors and for what archetypal atoms are made of.
+    """Momentum, orthogonalised, for each matrix (Jordan et al. 2024); Adam for vectors and the parameters of archetypal atoms.
 
-    A matrix moves by lr * 0.2 sqrt(max(rows, columns)) * orthogonalise(g + momentum (m - g)), m being the running mean of its
+    A matrix moves by lr * 0.2 sqrt(max(rows, columns)) * orthogonalise(g + momentum (m - g)), m being the running mean of the
     gradients g. Its entries then move by about 0.2 lr, as under Adam (Liu et al. 2025, "Muon is scalable", section 2.2), so
     `lr` is that of Adam and each group has its own. There is no weight decay: atoms have unit norm.
     """
@@ -33,9 +33,9 @@ class Muon(Optimizer):
         eps: float = 1e-8,
     ):
         if not 0 <= momentum < 1:
-            raise ValueError(f"optimiser.momentum={momentum}: give a number from 0 to below 1, e.g. 0.95.")
+            raise ValueError(f"optimiser.momentum={momentum}: must be at least 0 and below 1, e.g. 0.95.")
         if iterations < 1:
-            raise ValueError(f"optimiser.iterations={iterations}: give at least 1, e.g. 5.")
+            raise ValueError(f"optimiser.iterations={iterations}: must be at least 1, e.g. 5.")
         beta, beta_square = (float(value) for value in betas)
         defaults = {"lr": lr, "momentum": momentum, "iterations": iterations, "eps": eps, "steps": 0}
         defaults["betas"] = (beta, beta_square)
@@ -58,7 +58,7 @@ class Muon(Optimizer):
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether it is the matrix of a linear map (and not a table of independent numbers)."""
+    """Whether the parameter is the matrix of a linear map (not a table of independent rows)."""
     return parameter.ndim == 2 and not getattr(parameter, "per_entry", False)
 
 

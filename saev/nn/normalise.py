@@ -4,16 +4,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from saev.settings import listed
 from saev.shards.moments import Moments
 
 MODES = ("none", "scalar", "standardise")
 
 
 class Normaliser(nn.Module):
-    """z = (x - mean) / scale, with the dataset's own mean and scale as buffers.
+    """z = (x - mean) / scale, with the dataset's mean and scale as buffers.
 
     `scalar` (default) has one scale for all dimensions, chosen so that E||z||^2 = d_model; `standardise` one per dimension;
-    `none` leaves x as it is. In the first two the loss of the mean predictor is 1.
+    `none` is the identity. In the first two the loss of the mean predictor is 1.
     """
 
     mean: Float[Tensor, " d_model"]
@@ -36,7 +37,7 @@ class Normaliser(nn.Module):
         if mode == "standardise":
             spread = torch.from_numpy(moments.variance).sqrt()
             return cls(mean, spread.clamp_min(1e-6 * moments.scale))  # a constant dimension stays at zero
-        raise ValueError(f"normalise={mode}: choose one of {list(MODES)}.")
+        raise ValueError(f"normalise={mode}: choose {listed(MODES)}.")
 
     def forward(self, x: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """Raw activations to z, in float32."""

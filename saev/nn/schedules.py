@@ -2,7 +2,7 @@
 
 
 def learning_rate_factor(step: int, total: int, warmup: int, decay: float) -> float:
-    """Linear warm-up over `warmup` steps, then 1, then linear decay to 0 over the last share `decay` of `total` steps.
+    """Linear warm-up over `warmup` steps, then 1, then linear decay to 0 over the last fraction `decay` of `total` steps.
 
     >>> [learning_rate_factor(s, total=100, warmup=10, decay=0.2) for s in (0, 9, 50, 90)]
     [0.1, 1.0, 1.0, 0.5]
@@ -13,11 +13,11 @@ def learning_rate_factor(step: int, total: int, warmup: int, decay: float) -> fl
     return min(rise, fall)
 
 
-def sparsity_factor(step: int, total: int, share: float) -> float:
-    """Linear rise of the sparsity coefficient from 0 to 1 over the first `share` of `total` steps.
+def sparsity_factor(step: int, total: int, fraction: float) -> float:
+    """Linear rise of the sparsity coefficient from 0 to 1 over the first `fraction` of `total` steps.
 
-    >>> [sparsity_factor(s, total=100, share=0.05) for s in (0, 2, 5, 60)]
+    >>> [sparsity_factor(s, total=100, fraction=0.05) for s in (0, 2, 5, 60)]
     [0.0, 0.4, 1.0, 1.0]
     """
-    rise = share * total
+    rise = fraction * total
     return min(1.0, step / rise) if rise > 0 else 1.0

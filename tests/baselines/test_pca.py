@@ -182,7 +182,7 @@ def test_a_pass_reports_the_variance_explained():
     [
         ({"rank": D + 1}, N, f"rank={D + 1} must be between 1 and {D}"),
         ({}, D, f"an epoch has {D}: lower rank"),
-        ({"k": [64, 256]}, N, "k=.64, 256.: at least one between 1 and rank=24"),
+        ({"k": [64, 256]}, N, "k=.64, 256.: must have an entry between 1 and rank=24"),
         ({"k": [0, 4]}, N, "k=.0, 4. of PCA: must be a list of integers of at least 1"),
         ({"rank": 0}, N, "rank=0: must be at least 1"),
     ],

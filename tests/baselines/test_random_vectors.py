@@ -166,7 +166,7 @@ def test_settings_that_cannot_be_are_named():
         RandomVectors(5, variant="uniform")
     with pytest.raises(ValueError, match="k=6: must be at most n_latents=5"):
         RandomVectors(5, k=6)
-    with pytest.raises(ValueError, match="n_latents=900: an epoch has 800 tokens"):
+    with pytest.raises(ValueError, match="n_latents=900: an epoch has only 800 tokens"):
         started(n_latents=900)
     with pytest.raises(ValueError, match="k=9 must be between 1 and n_latents=3"):
         RandomVectorsDictionary(normaliser(), torch.eye(D)[:3], k=9)

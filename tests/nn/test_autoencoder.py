@@ -103,7 +103,7 @@ def test_what_is_no_dictionary_is_refused(tmp_path):
 DAMAGES = {
     "config.json": {
         "cannot be read": lambda data: data[:60],
-        "no dictionary's of ours": lambda data: b"[]",
+        "does not describe a dictionary of saev": lambda data: b"[]",
         "is damaged": lambda data: data.replace(b'"topk"', b'"top"'),
     },
     "dictionary.safetensors": {"is damaged": lambda data: data[:200]},
@@ -129,7 +129,7 @@ def test_more_active_latents_than_there_are():
 
 
 def test_unknown_modes_are_named():
-    with pytest.raises(ValueError, match="normalise=l2: choose one of"):
+    with pytest.raises(ValueError, match="normalise=l2: choose none, scalar or standardise"):
         Normaliser.fit(MOMENTS, "l2")
 
 

@@ -88,5 +88,5 @@ def test_a_constant_dimension_stays_at_zero():
 
 
 def test_an_unknown_mode_is_named():
-    with pytest.raises(ValueError, match="normalise=l2: choose one of"):
+    with pytest.raises(ValueError, match="normalise=l2: choose none, scalar or standardise"):
         Normaliser.fit(MOMENTS, "l2")

@@ -204,7 +204,7 @@ WRONG = {
     "no such dtype": (["{run}", "dtype=int8"], ["dtype=int8", "float16"]),
     "no such number of codes": (["{run}", "latent_topk=0"], ["latent_topk=0", "at least 1"]),
     "yes for a number of codes": (["{run}", "latent_topk=true"], ["latent_topk=True", "at least 1"]),
-    "another program's folder": (["{theirs}"], ["config.json is no dictionary's of ours", "saev convert"]),
+    "another program's folder": (["{theirs}"], ["config.json does not describe a dictionary of saev", "saev convert"]),
     "a folder without weights": (["{half}"], ["dictionary.safetensors is missing"]),
     "a word for a number of codes": (["{run}", "latent_topk=some"], ["latent_topk=some", "all"]),
     "no such part": (["{run}", "part=4/4"], ["part=4/4: must be i/n", "e.g. part=0/8"]),
