@@ -28,15 +28,18 @@ def record(
     vit: VitSource,
     layers: Sequence[int] | int,
     *,
-    root: str | os.PathLike = "outputs/activations",
+    root: str | os.PathLike | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> ActivationStore:
     """Record activations of these layers (block indices; negative ones count from the last) in a folder below `root`.
 
+    None: $SAEV_OUTPUTS/activations, where evaluation looks for the recordings that dictionaries were trained on.
     Returns at once if they are recorded already, and resumes an interrupted recording. `settings` are fields of
     RecordSettings. Raises ValueError naming the setting and the remedy.
     """
+    if root is None:
+        root = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "activations")
     return ActivationStore(Recording(images, vit, layers, root, **settings).run(progress))
 
 

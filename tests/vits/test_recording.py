@@ -119,3 +119,9 @@ def test_record_returns_the_opened_recording(photos, tmp_path):
     assert record(FolderImages(photos), MicroVit(), [3], root=tmp_path, dtype="float32").root == store.root
     with pytest.raises(ValueError, match=r"record\.dtype=float: choose float16, float32 or int8"):
         record(FolderImages(photos), MicroVit(), 3, root=tmp_path, dtype="float")
+
+
+def test_a_recording_without_a_root_lies_where_evaluation_looks(photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "all"))
+    store = record(FolderImages(photos), MicroVit(), 3, progress=False, device="cpu")
+    assert Path(store.root).parent == tmp_path / "all" / "activations"
