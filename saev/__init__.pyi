@@ -3,7 +3,8 @@
 # --- the verbs, in the order in which a study runs them
 from .shards.tensors import store_activations
 from .vits.recording import record
-from .recipes.train import LightningParts, TrainedBank, train
+from .recipes.train import TrainedBank, train
+from .recipes.trainer import LightningParts
 from .recipes.fit import FittedBaselines, fit
 from .codes.encoding import encode
 from .evaluation.evaluating import Evaluation, evaluate

@@ -17,7 +17,7 @@ from saev.runs.ledger import FILE as SWEEP
 
 def lightning_parts(cfg: DictConfig, directory: Path) -> Any:
     """The LightningParts that conf/trainer, conf/optimiser, conf/callbacks and conf/logger name; a null callback is left out."""
-    from saev.recipes.train import LightningParts  # needs the clone
+    from saev.recipes.trainer import LightningParts  # needs the clone
 
     return LightningParts(
         trainer=functools.partial(instantiate, cfg.trainer),

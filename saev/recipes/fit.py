@@ -65,6 +65,10 @@ def fit(
     Raises:
         ValueError: a setting does not fit the recording, or `directory` holds a run with other settings.
     """
+    if isinstance(recording, ActivationDataModule) and recording.layer != layer:
+        raise ValueError(
+            f"layer={layer}: the datamodule has layer={recording.layer}; pass the same value, or a recording."
+        )
     settings, directory = settings or FitSettings(), Path(directory or new_directory("fit"))
     data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
     answer_slurm()
@@ -95,7 +99,7 @@ def run(
     data: ActivationDataModule, baselines: Mapping[str, BaselineSettings], settings: FitSettings, directory: Path
 ) -> FittedBaselines:
     """All passes over the training tokens, then the dictionaries and their held-out metrics."""
-    from saev.recipes.train import provenance
+    from saev.recipes.trainer import provenance
 
     assert data.store is not None
     normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings.normalise)

@@ -7,7 +7,7 @@ members ──▶ SAEBank ──▶ BankModule ─┴─ Trainer ──▶ saes/
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +15,22 @@ import lightning as L
 import polars as pl
 import torch
 import yaml
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.pytorch.loggers import Logger
 
-from callbacks import Checkpoint, MemberExport, MetricsWriter
+from callbacks import MetricsWriter
 from datamodules import ActivationDataModule
 from saev.nn import Member, Normaliser, SAEBank
-from saev.recipes.callbacks import default_callbacks
 from saev.recipes.report import report
+from saev.recipes.trainer import LightningParts, build_trainer, interrupted_by
 from saev.runs.directory import new_directory, open_run
-from saev.runs.provenance import git_commit
 from saev.runs.signals import answer_slurm, rank
 from saev.runs.tables import write_table
 from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards import ActivationStore
-from saev.training.bank.ddp import check_members
 from saev.training.bank.module import BankModule, OptimiserFactory
 from saev.training.lightning import leave_processes, quieten_lightning
 from saev.training.settings import TrainSettings
 
 log = logging.getLogger(__name__)
-
-
-def one_device(**arguments: Any) -> L.Trainer:
-    """A trainer on the GPU where there is one, else on the CPU."""
-    return L.Trainer(accelerator="auto", devices=1, **arguments)
-
-
-def adam(groups: Any) -> torch.optim.Optimizer:
-    """Adam with one kernel for all parameters of the bank."""
-    return torch.optim.Adam(groups, fused=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class LightningParts:
-    """What Lightning brings to a run; the defaults train on one device and write metrics.jsonl alone."""
-
-    trainer: Callable[..., L.Trainer] = one_device  # given what the run determines: steps, intervals, callbacks
-    optimiser: OptimiserFactory = adam  # given parameter groups
-    callbacks: Sequence[L.Callback] | None = None  # None: default_callbacks
-    loggers: Callable[[str], Sequence[Logger]] | None = None  # given a member's name; metrics.jsonl is always written
-    processes: int = 1  # that `trainer` starts, over all nodes
-    split_members: bool = False  # whether they divide the members instead of the batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +82,12 @@ def train(
         raise ValueError("members: must hold at least one saev.Member, e.g. [saev.Member(saev.BatchTopK(32))].")
     parts, directory = lightning or LightningParts(), Path(directory or new_directory("train"))
     configuration = configuration or arguments(recording, layer, members, settings)
+    if isinstance(recording, ActivationDataModule):
+        for key, value in {"layer": layer, "n_tokens": n_tokens}.items():
+            if value is not None and value != getattr(recording, key):
+                raise ValueError(
+                    f"{key}={value}: the datamodule has {key}={getattr(recording, key)}; pass the same value, or a recording."
+                )
     data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
     answer_slurm()
     quieten_lightning()
@@ -132,8 +112,12 @@ def train(
 def arguments(recording: Any, layer: int, members: Sequence[Member], settings: TrainSettings) -> dict[str, Any]:
     """The arguments of a call as config.yaml holds them."""
     root = recording.dataset if isinstance(recording, ActivationDataModule) else getattr(recording, "root", recording)
-    rows = [{"name": member.name, **member.row()} for member in members]
-    return {"dataset": str(root), "layer": layer, "members": rows, **dataclasses.asdict(settings)}
+    return {
+        "dataset": str(root),
+        "layer": layer,
+        "members": [{**member.row(), **dataclasses.asdict(member)} for member in members],  # row: the kinds, too
+        **dataclasses.asdict(settings),
+    }
 
 
 def stream(recording: ActivationStore | str | Path, layer: int, settings: TrainSettings) -> ActivationDataModule:
@@ -192,65 +176,6 @@ def build_module(
     return BankModule(bank, optimiser, settings.warmup, settings.decay, settings.clip, settings.products)
 
 
-def build_trainer(
-    members: Sequence[Member],
-    data: ActivationDataModule,
-    settings: TrainSettings,
-    parts: LightningParts,
-    directory: Path,
-) -> L.Trainer:
-    """Lightning's Trainer with the callbacks, the export of members and, last, the writer of metrics."""
-    callbacks = list(default_callbacks(settings, directory) if parts.callbacks is None else parts.callbacks)
-    hyperparameters = {member.name: member.row() for member in members}
-    callbacks.append(MemberExport(directory / "saes", hyperparameters, provenance(data, settings.normalise)))
-    shared = {"layer": data.layer, "batch_size": data.batch_size, "n_tokens": data.n_tokens}
-    loggers = {member.name: list(parts.loggers(member.name)) if parts.loggers else [] for member in members}
-    for name, of_member in loggers.items():
-        for logger in of_member:
-            logger.log_hyperparams({**hyperparameters[name], **shared})
-    callbacks.append(MetricsWriter(directory / "metrics.jsonl", loggers))
-    # Lightning would answer Slurm's signals itself, beside callbacks.Checkpoint
-    plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
-    if parts.split_members:  # then all processes read the same stream
-        check_members(parts.processes, len(members))
-    return parts.trainer(
-        callbacks=callbacks,
-        max_steps=data.n_steps(1 if parts.split_members else parts.processes),
-        max_epochs=-1,  # the run ends after n_tokens
-        val_check_interval=settings.val_every,
-        check_val_every_n_epoch=None,
-        log_every_n_steps=settings.log_every,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the stream divides itself
-        default_root_dir=directory,
-        plugins=plugins,
-        logger=False,  # MetricsWriter
-        enable_checkpointing=False,  # callbacks.Checkpoint
-        enable_progress_bar=False,  # callbacks.BankProgress
-        enable_model_summary=False,
-    )
-
-
-def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
-    """What the members are trained on, for their config.json."""
-    assert data.store is not None
-    manifest = data.store.manifest
-    return {
-        "dataset": data.store.name,
-        "dataset_fingerprint": manifest.fingerprint,
-        "vit": manifest.meaning.get("vit"),
-        "images": manifest.meaning.get("images"),
-        "layer": data.layer,
-        "hook": manifest.meaning.get("hook"),
-        "token_roles": data.tokens,
-        "ignore_labels": list(data.ignore_labels),
-        # from these evaluation computes which images were held out
-        "held_out": {"fraction": data.val_fraction, "tokens": data.val_tokens, "by_shard": data.reader == "streamed"},
-        "normalise": normalise,
-        "git_commit": git_commit(),
-    }
-
-
 def announce(members: Sequence[Member], data: ActivationDataModule, directory: Path, steps: int) -> None:
     """Log what the run is about to do."""
     assert data.store is not None
@@ -262,12 +187,6 @@ def announce(members: Sequence[Member], data: ActivationDataModule, directory: P
         len(members), "; ".join(str(member.name) for member in members), steps, data.batch_size,
         steps / stream.n_batches, stream.n_tokens, len(data.train_examples), len(data.val_examples),
     )  # fmt: skip
-
-
-def interrupted_by(trainer: L.Trainer) -> int | None:
-    """The signal that ended the fit before its last step; None without one."""
-    received = [c.received for c in trainer.callbacks if isinstance(c, Checkpoint) and c.received]  # type: ignore[attr-defined]
-    return received[0] if received and trainer.global_step < trainer.max_steps else None
 
 
 def collect(members: Sequence[Member], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """`saev.train` from Python gives what the command gives, and needs no configuration."""
 
+import dataclasses
+
 import polars as pl
 import pytest
 import torch
@@ -48,6 +50,9 @@ def test_the_same_call_in_the_same_directory_continues_and_another_one_is_refuse
     again = saev.train(tiny, 1, members(), n_tokens=640, settings=SETTINGS, directory=tmp_path / "run")
     same = [name for name in first.results.columns if name not in ("tokens_per_s", "mb_per_s", "member_ms")]
     assert again.results.select(same).equals(first.results.select(same))
+    other = [dataclasses.replace(member, objective=saev.Matryoshka((0.25, 0.75))) for member in members()]
+    with pytest.raises(ValueError, match=r"members"):
+        saev.train(tiny, 1, other, n_tokens=640, settings=SETTINGS, directory=tmp_path / "run")
     with pytest.raises(ValueError, match=r"layer: 1 there, 2 here"):
         saev.train(tiny, 2, members(), n_tokens=640, settings=SETTINGS, directory=tmp_path / "run")
 
@@ -74,3 +79,16 @@ def test_a_recording_without_a_grid_gives_a_report_without_heat_maps(tmp_path):
     bank = saev.train(recording, 8, members()[:1], n_tokens=640, settings=settings, directory=tmp_path / "run")
     assert "report" in bank.files and bank.files["report"].stat().st_size > 10_000
     assert saev.evaluate(bank.dictionaries, recording).results["nmse"].is_finite().all()
+
+
+def test_a_datamodule_must_agree_with_the_arguments_beside_it(tiny, tmp_path):
+    from datamodules import ActivationDataModule
+
+    data = ActivationDataModule(str(tiny), 1, 64, n_tokens=128)
+    for arguments, message in (
+        ({"layer": 2}, "layer=2: the datamodule has layer=1"),
+        ({"n_tokens": 64}, "n_tokens=64"),
+    ):
+        call = {"layer": 1, "members": members(), "settings": SETTINGS, "directory": tmp_path / "run", **arguments}
+        with pytest.raises(ValueError, match=message):
+            saev.train(data, **call)

@@ -115,7 +115,7 @@ def test_a_stale_index_is_made_anew(data, kind):
     assert "layer-01/000001.idx.npy is missing, older than its tar, damaged" in fault(data)
     for values, wanted in zip(read_all(data)[1], expected, strict=True):
         np.testing.assert_array_equal(values, wanted)
-    assert not [finding for finding in check_path(data) if finding.fault]  # whoever reads it mends it
+    assert not [finding for finding in check_path(data) if finding.fault]  # reading rebuilds the index
     np.testing.assert_array_equal(np.load(path), rows)
 
 
