@@ -6,7 +6,6 @@ recording (once) -> ActivationStore -> train / held-out images -> TokenStream ->
 import functools
 import logging
 import math
-from collections.abc import Sequence
 from typing import Any, Protocol
 
 import lightning as L
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from datamodules.batches import Batches
 from datamodules.parts import Joint, parts_of
-from datamodules.settings import check_settings
+from datamodules.settings import StreamOptions
 from datamodules.transfer import InFlight, pinned
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
@@ -38,7 +37,7 @@ class Recordable(Protocol):
     def run(self) -> Any: ...
 
 
-class ActivationDataModule(L.LightningDataModule):
+class ActivationDataModule(StreamOptions, L.LightningDataModule):
     """Batches {"acts" [batch, d_model], "example" [batch], "token" [batch], "label" [batch] if there are any, "step", "tokens"}.
 
     A process gets its part of a training batch; "tokens" is the batch's number of tokens over all processes.
@@ -47,59 +46,17 @@ class ActivationDataModule(L.LightningDataModule):
         dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to use (and,
             if necessary, record) `recording`.
         layer: block index, negative ones counted from the last block recorded.
-        tokens: patches, cls, special (cls and registers) or all.
-        ignore_labels: leave out tokens with these patch labels (65535: unlabelled tokens).
-        batch_size: tokens per batch over all processes, rounded down to a multiple of `parts`.
-        n_tokens: tokens of the training run over all processes, in as many epochs as necessary; None: one epoch.
-        subset_tokens: train on so many different tokens, of random images; larger subsets contain smaller ones.
-        val_fraction: fraction of the images held out for validation, at least one image.
-        val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
-        reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
-        readers: reading threads; they change the speed, not the order.
-        pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
-        stripe: tokens of an image that stay together in the pool (reader=mapped).
-        parts: sub-streams that make up each batch and divide the pool, a multiple of the number of processes (None: that
-            number). The order depends on it, not on the number of processes.
+        options: fields of StreamOptions.
     """
 
     def __init__(
-        self,
-        dataset: str | None,
-        layer: int,
-        batch_size: int,
-        recording: Recordable | None = None,
-        tokens: str = "patches",
-        ignore_labels: Sequence[int] = (),
-        n_tokens: int | None = None,
-        subset_tokens: int | None = None,
-        val_fraction: float = 0.1,
-        val_tokens: int | None = None,
-        seed: int = 0,
-        reader: str = "auto",
-        readers: int = 2,
-        pool: int = 1 << 20,
-        stripe: int = 32,
-        depth: int = 2,
-        parts: int | None = None,
+        self, dataset: str | None, layer: int, batch_size: int, recording: Recordable | None = None, **options: Any
     ):
-        super().__init__()
+        L.LightningDataModule.__init__(self)
         if dataset is None and recording is None:
             raise ValueError("dataset=null: give a recorded directory (dataset=...) or images= and vit= to record one.")
-        check_settings(
-            batch_size, pool, reader, val_fraction, subset_tokens,
-            {"readers": (readers, 1), "depth": (depth, 0), "stripe": (stripe, 1), "val_tokens": (val_tokens, 1), "parts": (parts, 1)},
-        )  # fmt: skip
-        parts_of(parts, 1, batch_size)
-        self.dataset, self.recording, self.layer, self.tokens = dataset, recording, layer, tokens
-        self.batch_size, self.n_tokens, self.val_fraction, self.val_tokens = (
-            batch_size,
-            n_tokens,
-            val_fraction,
-            val_tokens,
-        )
-        self.ignore_labels, self.subset_tokens = tuple(ignore_labels or ()), subset_tokens
-        self.seed, self.reader, self.readers, self.depth = seed, reader, readers, depth
-        self.sizes, self.parts = {"pool": pool, "stripe": stripe}, parts
+        StreamOptions.__init__(self, batch_size, **options)
+        self.dataset, self.recording, self.layer = dataset, recording, layer
         self.consumed = 0  # batches over all epochs: the complete state of the stream
         self.store: ActivationStore | None = None
         self.streams: dict[tuple[Any, ...], TokenStream] = {}  # selecting tokens may take seconds
@@ -121,14 +78,9 @@ class ActivationDataModule(L.LightningDataModule):
             self.reader = reader_for(store)
         self.layer = store.resolve_layer(self.layer)
         self.store = store
+        by_shard = self.reader == "streamed"
         self.train_examples, self.val_examples = held_out_split(
-            store,
-            self.layer,
-            self.tokens,
-            self.ignore_labels,
-            self.val_fraction,
-            self.val_tokens,
-            self.reader == "streamed",
+            store, self.layer, self.tokens, self.ignore_labels, self.val_fraction, self.val_tokens, by_shard
         )
         self.n_steps()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
@@ -164,7 +116,7 @@ class ActivationDataModule(L.LightningDataModule):
             rank, parts = 0, parts_of(self.parts, world or self.division[1], self.batch_size)
             batch_size, limit = self.batch_size // parts, self.subset_tokens
             # independent of `depth` and of the number of processes, because the order depends on the window
-            window = (self.sizes["pool"] - 2 * self.batch_size) // (2 * parts)
+            window = (self.pool - 2 * self.batch_size) // (2 * parts)
         else:
             rank, parts = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
             parts = world or parts
@@ -189,7 +141,7 @@ class ActivationDataModule(L.LightningDataModule):
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None, "setup() comes first"
         return TokenStream(
-            self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.sizes["stripe"],
+            self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.stripe,
             ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip
@@ -247,16 +199,10 @@ class ActivationDataModule(L.LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         assert self.store is not None
+        keys = ("layer", "tokens", "subset_tokens", "reader", "batch_size", "val_fraction", "seed", "pool", "stripe")
         return {
             "dataset": self.store.manifest.fingerprint,
-            "layer": self.layer,
-            "tokens": self.tokens,
             "ignore_labels": list(self.ignore_labels),
-            "subset_tokens": self.subset_tokens,
-            "reader": self.reader,
-            "batch_size": self.batch_size,
-            "val_fraction": self.val_fraction,
-            "seed": self.seed,
             "parts": parts_of(self.parts, self.division[1], self.batch_size),
-            **self.sizes,
+            **{key: getattr(self, key) for key in keys},
         }

@@ -1,33 +1,54 @@
-"""Checks of the stream's settings, before anything is recorded or read."""
+"""The settings of an activation stream, checked before anything is recorded or read."""
 
-from collections.abc import Mapping
+import dataclasses
+from typing import Literal
 
-from saev.settings import listed
+from datamodules.parts import parts_of
+from saev.settings import bounded, check
 
-READERS = ("auto", "mapped", "streamed")
 
+@dataclasses.dataclass(eq=False)
+class StreamOptions:
+    """The tokens of a stream, its batches and how they are read; the base of the datamodules.
 
-def check_settings(
-    batch_size: int,
-    pool: int,
-    reader: str,
-    val_fraction: float,
-    subset_tokens: int | None,
-    at_least: Mapping[str, tuple[int | None, int]],
-) -> None:
-    """ValueError naming key, value and remedy; `at_least`: (value, lower bound) of further settings."""
-    if not 0 < val_fraction < 1:
-        raise ValueError(f"datamodule.val_fraction={val_fraction}: must be above 0 and below 1.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1.")
-    if pool < 4 * batch_size:
-        raise ValueError(
-            f"datamodule.pool={pool}: must be at least {4 * batch_size}, to mix batches of {batch_size} tokens."
-        )
-    if reader not in READERS:
-        raise ValueError(f"datamodule.reader={reader}: choose {listed(READERS)}.")
-    for key, (value, bound) in at_least.items():
-        if value is not None and value < bound:
-            raise ValueError(f"datamodule.{key}={value}: must be at least {bound}.")
-    if subset_tokens is not None and subset_tokens < batch_size:
-        raise ValueError(f"subset_tokens={subset_tokens}: must be at least batch_size={batch_size}.")
+    Args:
+        batch_size: tokens per batch over all processes, rounded down to a multiple of `parts`.
+        tokens: patches, cls, special (cls and registers) or all.
+        ignore_labels: leave out tokens with these patch labels (65535: unlabelled tokens).
+        n_tokens: tokens of the training run over all processes, in as many epochs as necessary; None: one epoch.
+        subset_tokens: train on so many different tokens, of random images; larger subsets contain smaller ones.
+        val_fraction: fraction of the images held out for validation, at least one image.
+        val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
+        reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
+        readers: reading threads; they change the speed, not the order.
+        pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
+        stripe: tokens of an image that stay together in the pool (reader=mapped).
+        parts: sub-streams that make up each batch and divide the pool, a multiple of the number of processes (None: that
+            number). The order depends on it, not on the number of processes.
+    """
+
+    batch_size: int = bounded(at_least=1)
+    tokens: str = "patches"
+    ignore_labels: tuple[int, ...] = ()
+    n_tokens: int | None = bounded(None, at_least=1)
+    subset_tokens: int | None = None
+    val_fraction: float = bounded(0.1, above=0, below=1)
+    val_tokens: int | None = bounded(None, at_least=1)
+    seed: int = 0
+    reader: Literal["auto", "mapped", "streamed"] = "auto"
+    readers: int = bounded(2, at_least=1)
+    pool: int = 1 << 20
+    stripe: int = bounded(32, at_least=1)
+    depth: int = bounded(2, at_least=0)
+    parts: int | None = bounded(None, at_least=1)
+
+    def __post_init__(self):
+        check(self, "datamodule.")
+        self.ignore_labels = tuple(self.ignore_labels or ())
+        parts_of(self.parts, 1, self.batch_size)
+        if self.pool < (least := 4 * self.batch_size):
+            raise ValueError(
+                f"datamodule.pool={self.pool}: must be at least {least}, to mix batches of {self.batch_size} tokens."
+            )
+        if self.subset_tokens is not None and self.subset_tokens < self.batch_size:
+            raise ValueError(f"subset_tokens={self.subset_tokens}: must be at least batch_size={self.batch_size}.")
