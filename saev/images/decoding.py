@@ -53,6 +53,12 @@ def orientation(image: Image.Image) -> Image.Transpose | None:
     return UPRIGHT.get(image.getexif().get(ORIENTATION_TAG, 1))
 
 
+def stored_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height before the image is turned: PIL has a TIFF's upright size, and turns it upright when it loads it."""
+    tags = getattr(image, "tag_v2", None)
+    return (tags[256], tags[257]) if tags else image.size
+
+
 def upright(image: Image.Image) -> Image.Image:
     """The image turned upright by its EXIF orientation."""
     turn = orientation(image)

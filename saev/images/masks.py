@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from saev.images.decoding import name_of, open_image, orientation
+from saev.images.decoding import name_of, open_image, orientation, stored_size, upright
 from saev.images.patch_labels import void_to_65535
 from saev.images.source import ImageSource
 
@@ -37,13 +37,13 @@ def open_mask(
     """
     mask_name, image_name = map(name_of, (mask, image), names)
     with open_image(image, image_name, load=False) as picture:
-        size, image_turn = picture.size, orientation(picture)
+        size, image_turn = stored_size(picture), orientation(picture)
     upright_size = size[::-1] if image_turn in TRANSPOSING else size
     with open_image(mask, mask_name, load=False) as stored:
-        mode, scale, turn = stored.mode, SCALE.get(raw_mode(stored), 1), orientation(stored)
-        if turn is None and stored.size == size:
-            turn = image_turn
-        turned = stored.copy() if turn is None else stored.transpose(turn)
+        mode, scale = stored.mode, SCALE.get(raw_mode(stored), 1)
+        follows = image_turn is not None and orientation(stored) is None and stored_size(stored) == size
+        stored.load()  # before `upright`, because it turns a TIFF
+        turned = stored.transpose(image_turn) if follows else upright(stored)
     if mode not in ID_MODES:
         raise ValueError(
             f"the mask {mask_name} has mode {mode}: colours are not class ids. Write each colour's id into a grey "
