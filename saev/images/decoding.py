@@ -35,7 +35,8 @@ def open_rgb(file: str | Path | bytes, name: str = "") -> Image.Image:
 def open_image(file: str | Path | bytes, name: str = "", load: bool = True) -> Iterator[Image.Image]:
     """The image in a file (only its header unless `load`); every failure is an OSError naming the file."""
     try:
-        with Image.open(BytesIO(file) if isinstance(file, bytes) else file) as image:
+        # not by its path: PIL 12 maps an uncompressed TIFF with the upright width, which scrambles it if it is turned
+        with BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as source, Image.open(source) as image:
             if load:
                 image.load()
             yield image

@@ -41,9 +41,9 @@ def open_mask(
     upright_size = size[::-1] if image_turn in TRANSPOSING else size
     with open_image(mask, mask_name, load=False) as stored:
         mode, scale = stored.mode, SCALE.get(raw_mode(stored), 1)
-        follows = image_turn is not None and orientation(stored) is None and stored_size(stored) == size
+        follows = orientation(stored) is None and stored_size(stored) == size
         stored.load()  # before `upright`, because it turns a TIFF
-        turned = stored.transpose(image_turn) if follows else upright(stored)
+        turned = stored.transpose(image_turn) if image_turn is not None and follows else upright(stored)
     if mode not in ID_MODES:
         raise ValueError(
             f"the mask {mask_name} has mode {mode}: colours are not class ids. Write each colour's id into a grey "

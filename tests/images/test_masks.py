@@ -102,6 +102,47 @@ def test_a_mask_that_is_upright_already_stays(tmp_path):
     assert np.array_equal(open_mask(own, image), np.rot90(IDS, -1)), "by its own orientation"
 
 
+SCENE = np.array([[1, 2, 2], [3, 4, 4]], np.uint8)
+COLOURS = np.array([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255]], np.uint8)
+# how a camera held that way stores the scene: the inverse of what EXIF 2.3 says a viewer has to do
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.T,
+    6: lambda a: np.rot90(a, 1),
+    7: lambda a: a[::-1, ::-1].T,
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.lzw.tif", "a.webp", "a.avif"])
+@pytest.mark.parametrize("mask_name", ["m.png", "m.tif", "m.lzw.tif"])
+def test_labels_lie_on_their_pixels_whatever_the_format(tmp_path, name, mask_name, orientation):
+    """Masks as stored, as stored with their own tag, and upright where the size or a tag tells."""
+    scene = np.kron(SCENE, np.ones((16, 16), np.uint8))
+    stored = np.ascontiguousarray(STORED[orientation](scene))
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+
+    def options(file: str) -> dict:
+        lossless = {"quality": 100} if file.endswith(("jpg", "avif")) else {"lossless": True}
+        return {"compression": "tiff_lzw"} if "lzw" in file else {} if file.endswith((".tif", ".png")) else lossless
+
+    pixels = COLOURS[stored]
+    image = write(tmp_path / name, pixels, exif=exif, **options(name))
+    shown = np.asarray(open_rgb(image)).astype(int)
+    assert np.array_equal(np.abs(shown[:, :, None] - COLOURS).sum(-1).argmin(-1), scene)
+    masks = {"stored": (stored, {}), "tagged": (stored, {"exif": exif})}
+    if stored.shape != scene.shape:
+        masks["upright"] = (scene, {})
+    for kind, (ids, tag) in masks.items():
+        mask = write(tmp_path / f"{kind}-{mask_name}", ids, **tag, **options(mask_name))
+        assert np.array_equal(open_mask(mask, image), scene), kind
+
+
 @pytest.mark.parametrize("size", [(2, 3), (6, 4), (1, 1)])
 def test_another_size_names_both_files(tmp_path, image, size):
     path = write(tmp_path / "m.png", Image.new("L", size))
