@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from saev.images.decoding import name_of, open_image, orientation, stored_size, upright
+from saev.images.decoding import name_of, open_image, orientation, raw_mode, stored_size, upright
 from saev.images.patch_labels import void_to_65535
 from saev.images.source import ImageSource
 
@@ -63,10 +63,3 @@ def check_masks_open(images: ImageSource, tried: int = 8) -> None:
     for index in range(min(tried, len(images.paths()))):
         with suppress(OSError):  # one broken file says nothing about the others
             images.mask(index)
-
-
-def raw_mode(image: Image.Image) -> str:
-    """PIL's name of the file's pixel format, "" if unknown; only valid before the image is loaded."""
-    tiles = getattr(image, "tile", None)
-    args = tiles[0][3] if tiles else ""
-    return args if isinstance(args, str) else str(args[0]) if args else ""

@@ -27,6 +27,8 @@ class LoadedImage:
     labels: UInt16[np.ndarray, " tokens"] | None = None
     fractions: Float16[np.ndarray, " tokens"] | None = None
     error: str = ""
+    one_colour: bool = False
+    levels: str = ""  # how a grey of other than 8 bits was read
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ class ImageLoader:
                 ) from error
             return LoadedImage(index, row, error=f"{path}: {error}")
         row |= {"width": width, "height": height} | dict(zip(GRID, grid, strict=True))
-        return LoadedImage(index, row, grid, pixels, labels, fractions)
+        one_colour = picture.getcolors(1) is not None  # None: more than one
+        return LoadedImage(index, row, grid, pixels, labels, fractions, "", one_colour, picture.info.get("levels", ""))
 
     def labels(
         self, image: int, width: int, height: int, grid: tuple[int, int]

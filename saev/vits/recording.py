@@ -17,7 +17,7 @@ from saev.shards import ActivationStore, Manifest, RecordingWriter, fingerprint
 from saev.vits.image_loader import ImageLoader
 from saev.vits.recording_pass import RecordingPass
 from saev.vits.recording_plan import RecordingPlan, as_tuple, check_disk
-from saev.vits.recording_progress import print_line, print_skipped
+from saev.vits.recording_progress import Remarks, print_line
 from saev.vits.settings import RecordSettings
 from saev.vits.source import VitSource
 from saev.vits.threads import default_workers
@@ -133,12 +133,12 @@ class Recording:
         pending = writer.pending(*part)
         print_line(console, self._summary(writer, pending))
         try:
-            skipped = self._fill(writer, pending, console, progress) if pending else []
+            remarks = self._fill(writer, pending, console, progress) if pending else Remarks()
         except KeyboardInterrupt:
             left = f"{len(writer.pending(*part))} of {writer.n_shards} shards are left"
             print_line(console, f"Interrupted. {left}; run the same command again to resume.")
             raise
-        print_skipped(console, skipped)
+        remarks.print(console)
         with exclusive(self._locks / f"{directory.name}-finish"):  # parts that end together merge one after the other
             finished = writer.finish()
         if finished is None:
@@ -153,7 +153,7 @@ class Recording:
     def _device(self) -> str:
         return resolve_device(self.settings.device)
 
-    def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> list[str]:
+    def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> Remarks:
         recording_pass = self._recording_pass()
         if writer.needs_calibration:
             recording_pass.calibrate(writer)

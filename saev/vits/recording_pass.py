@@ -19,7 +19,7 @@ from saev.shards.shard_writer import ShardWriter
 from saev.vits.backbone import Backbone
 from saev.vits.batching import BATCHES_SORTED, chunks, passes
 from saev.vits.image_loader import ImageLoader, LoadedImage
-from saev.vits.recording_progress import ImageBar
+from saev.vits.recording_progress import ImageBar, Remarks
 from saev.vits.shape import VitShape
 from saev.vits.threads import WriteBehind, load_ahead
 
@@ -45,9 +45,9 @@ class RecordingPass:
     batch_size: int
     n_workers: int
 
-    def fill(self, writer: RecordingWriter, shards: Sequence[int], console: Console, progress: bool) -> list[str]:
-        """Record these shards; returns the errors of skipped images, in the order of the recording."""
-        skipped: list[str] = []
+    def fill(self, writer: RecordingWriter, shards: Sequence[int], console: Console, progress: bool) -> Remarks:
+        """Record these shards; returns what is to be said about the images, in the order of the recording."""
+        remarks = Remarks()
         size = self.batch_size * (1 if self.shape.grid else BATCHES_SORTED)
         indices = [index for shard in shards for index in writer.examples_of(shard)]
         bar = ImageBar(console, f"Recording {self.loader.images.name}", len(indices), progress)
@@ -56,10 +56,11 @@ class RecordingPass:
                 with writer.shard(shard) as out, WriteBehind() as behind:
                     for batch in chunks(writer.examples_of(shard), size):
                         images = [next(loaded) for _ in batch]
-                        skipped += [image.error for image in images if image.error]
+                        for image in images:
+                            remarks.add(image)
                         behind.do(write, out, images, list(self._passes(images, self.batch_size)), self.dtype)
                         bar.advance(len(images))
-        return skipped
+        return remarks
 
     def calibrate(self, writer: RecordingWriter) -> None:
         """Fit the writer's int8 codecs to the first readable images of the recording, in fixed passes.

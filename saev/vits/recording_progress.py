@@ -1,10 +1,13 @@
 """Messages and the progress bar of a recording."""
 
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from saev.vits.image_loader import LoadedImage
 
 
 def print_line(console: Console, text: str) -> None:
@@ -12,14 +15,33 @@ def print_line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def print_skipped(console: Console, skipped: Sequence[str], shown: int = 10) -> None:
-    """Print the errors of images that could not be read, at most `shown`."""
-    if skipped:
-        print_line(
-            console, f"Skipped {len(skipped)} unreadable images (column `error` of examples.parquet lists them):"
-        )
-        for error in [*skipped[:shown], *([f"and {len(skipped) - shown} more"] if len(skipped) > shown else [])]:
-            print_line(console, f"  {error}")
+@dataclass
+class Remarks:
+    """What a user should know about the images of a recording."""
+
+    skipped: list[str] = field(default_factory=list)  # errors
+    one_colour: list[str] = field(default_factory=list)
+    levels: Counter[str] = field(default_factory=Counter)  # greys of other than 8 bits by how they are read
+
+    def add(self, image: LoadedImage) -> None:
+        """Count an image."""
+        self.skipped += [image.error] if image.error else []
+        self.one_colour += [image.row["path"]] if image.one_colour else []
+        self.levels.update([image.levels] if image.levels else [])
+
+    def print(self, console: Console, shown: int = 10) -> None:
+        """Print what there is to say, at most `shown` images of a kind."""
+        for levels, n in self.levels.items():
+            print_line(console, f"{n} grey image{'s' * (n > 1)} {levels}")
+        if len(self.levels) > 1:
+            print_line(console, "Images of one kind should be read alike: store them with 8 bits if they are not.")
+        for images, what in (
+            (self.one_colour, "Recorded {} images of one colour; check that they are meant to be:"),
+            (self.skipped, "Skipped {} unreadable images (column `error` of examples.parquet lists them):"),
+        ):
+            if images:
+                more = [f"and {len(images) - shown} more"] if len(images) > shown else []
+                print_line(console, "\n  ".join([what.format(len(images)), *images[:shown], *more]))
 
 
 class ImageBar:

@@ -1,5 +1,7 @@
 """Every kind of picture file comes out upright, RGB and with the values that a viewer shows."""
 
+import struct
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -37,6 +39,55 @@ def test_sixteen_bits_keep_their_upper_byte(tmp_path, name):
 def test_floats_in_the_unit_interval_are_scaled(tmp_path):
     found = save(tmp_path, Image.fromarray((GREY / 255).astype(np.float32)), "a.tif")
     assert np.abs(found[..., 0].astype(int) - GREY).max() <= 1
+
+
+RAMP = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (4, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "levels"),
+    [
+        (RAMP, "f4", "mode F read as 0 (black) to 1"),
+        (np.where(RAMP == 0.6, np.inf, RAMP), "f4", "0 (black) to 1"),
+        (RAMP * 65535, "f4", "0 (black) to 65535"),
+        (RAMP * 3 - 1, "f4", "-1 (black) to 2"),
+        (RAMP * 1e7, "f4", "0 (black) to 1e+07"),
+        (RAMP * 255, "i4", "mode I read as 0 (black) to 255"),
+        (RAMP * 4000 - 1000, "i4", "-1000 (black) to 3000"),
+        (RAMP * 255, "u2", "mode I;16 read as 0 (black) to 255"),
+        (RAMP * 4095, "u2", "0 (black) to 4095"),
+        (RAMP * 65535, "u2", "0 (black) to 65535"),
+        (RAMP * (2**20 - 1), "i4", "0 (black) to 1.04858e+06"),
+    ],
+)
+def test_a_ramp_stays_a_ramp_whatever_its_type(tmp_path, values, dtype, levels):
+    kept = np.isfinite(values)
+    Image.fromarray(np.where(kept | (dtype == "f4"), values, 0).astype(dtype)).save(tmp_path / "a.tif")
+    opened = open_rgb(tmp_path / "a.tif")
+    assert np.abs(np.asarray(opened)[..., 0].astype(float) - RAMP * 255)[kept].max() <= 1
+    assert levels in opened.info["levels"]
+
+
+def test_an_overshoot_of_resizing_is_cut_off(tmp_path):
+    found = save(tmp_path, Image.fromarray(RAMP * 1.04 - 0.02), "a.tif")
+    assert np.abs(found[..., 0].astype(float) - ((RAMP * 1.04 - 0.02) * 255).clip(0, 255)).max() <= 1
+
+
+def test_colours_of_twelve_bits_are_refused(tmp_path):
+    """PIL reads only their upper byte: the image would be black."""
+    deep = np.repeat((RAMP * 4095).astype(">u2")[..., None], 3, axis=2)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    for factor in (1, 16):
+        rows = b"".join(b"\0" + (row * factor).astype(">u2").tobytes() for row in deep)
+        head = struct.pack(">IIBBBBB", 256, 4, 16, 2, 0, 0, 0)
+        data = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+        (tmp_path / f"{factor}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    assert np.abs(np.asarray(open_rgb(tmp_path / "16.png"))[..., 0] - RAMP * 255).max() <= 1
+    with pytest.raises(OSError, match=r"1\.png: .*16-bit colours use 12 bits or fewer.*store it with 8 bits"):
+        open_rgb(tmp_path / "1.png")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])

@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from vits.micro_recordings import N, recording
 
 from saev.images import FolderImages
@@ -68,6 +69,24 @@ def test_unreadable_images_are_skipped_and_listed(photos, tmp_path, capfd):
     assert store.manifest.n_tokens == (N - 1) * 16 and len(store.examples) == N + 1
     good = store.examples.filter(pl.col("error").is_null())["index"]
     assert all(store.read(1, i).shape == (16, 32) for i in good)
+
+
+def test_greys_of_other_types_and_images_of_one_colour_are_said_once(tmp_path, capfd):
+    ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
+    values = {
+        "a": (ramp * 4095).astype("u2"),
+        "b": (ramp * 4000).astype("u2"),
+        "c": ramp.astype("f4"),
+        "d": np.uint8(ramp),
+    }
+    (tmp_path / "grey").mkdir()
+    for name, pixels in (values | {"black": np.zeros((40, 40), np.uint8)}).items():
+        Image.fromarray(pixels).save(tmp_path / f"grey/{name}.tif")
+    recording(tmp_path / "grey", tmp_path / "acts").run()
+    said = " ".join(capfd.readouterr().err.split())
+    assert "2 grey images of mode I;16 read as 0 (black) to 4095 (white)" in said
+    assert "1 grey image of mode F read as 0 (black) to 1 (white)" in said
+    assert "Recorded 1 images of one colour" in said and "black.tif" in said
 
 
 def test_on_error_stop_names_the_image(photos, tmp_path):
