@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,3 +48,19 @@ def fingerprint(meaning: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # surrogates: bytes that are not UTF-8
+
+
+def plain_name(name: Any, where: str, remedy: str = "do not use files from this source") -> str:
+    """`name`, a relative path below a folder; ValueError for an absolute path, `..`, control characters, text that is not UTF-8.
+
+    Names in manifests, tars and tables are written by others: they must not lead out of their folder.
+    """
+    if not isinstance(name, str) or not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{where} names the file {name!r}, which is not a relative path without `..`: {remedy}.")
+    if UNPRINTABLE.search(name):
+        shown = repr(name.encode(errors="surrogateescape").decode(errors="backslashreplace")).replace("\\\\", "\\")
+        raise ValueError(f"{where} names the file {shown}, which has control characters or is not UTF-8: {remedy}.")
+    return name

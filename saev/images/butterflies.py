@@ -5,8 +5,9 @@ root/**/*.jpg    root/metadata.csv (a column of paths, names or stems; any other
 
 from dataclasses import dataclass
 
-from saev.images.files import FileImages, Listing, find_files, leave_out, require
+from saev.images.files import FileImages, Listing, leave_out, require
 from saev.images.tables import label_columns, match, read_table, shortened
+from saev.images.walking import find_files
 
 
 @dataclass(kw_only=True)

@@ -7,8 +7,9 @@ root/{train,test}/001.Black_footed_Albatross/*.jpg
 import re
 from dataclasses import dataclass
 
-from saev.images.files import FileImages, Listing, choose, find_files, require
+from saev.images.files import FileImages, Listing, choose, require
 from saev.images.tables import Row, read_table, shortened
+from saev.images.walking import find_files
 
 SPLITS = ("train", "test")
 TABLES = {"images.txt": "path", "image_class_labels.txt": "class_id", "train_test_split.txt": "is_train"}

@@ -1,6 +1,5 @@
 """The base class of image sets of files below one root; a kind defines the files, their labels and masks."""
 
-import glob
 import hashlib
 import json
 import os
@@ -20,12 +19,6 @@ from saev.images.masks import check_masks_open, open_mask
 from saev.images.source import ImageSource
 from saev.images.tables import Row, shortened
 from saev.settings import listed
-
-# fmt: off
-EXTENSIONS = {
-    ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"
-}
-# fmt: on
 
 
 def no_labels(path: str) -> Row:
@@ -81,7 +74,8 @@ class FileImages(ImageSource):
     def _digest(self) -> str:
         total, masks = hashlib.sha256(), self._listing.masks
         for path in [*self.paths(), *(masks[image] for image in self.paths() if image in masks)]:
-            total.update(f"{path}\0{self.file(path).stat().st_size}\n".encode(errors="surrogateescape"))
+            size = self.file(path).stat().st_size if self.file(path).exists() else -1  # a link to nothing: unreadable
+            total.update(f"{path}\0{size}\n".encode())
         if self._listing.from_tables:
             labels = [self._listing.labels(path) for path in self.paths()]
             total.update(json.dumps(labels, sort_keys=True).encode())
@@ -114,12 +108,6 @@ def root_folder(
     if not Path(root).is_dir():
         raise ValueError(f"images.root={root} is not a folder: {remedy}")
     return Path(root)
-
-
-def find_files(root: str | Path, pattern: str = "**/*", extensions: Iterable[str] = EXTENSIONS) -> list[str]:
-    """Sorted relative paths of files below root that match a glob; follows links, leaves out hidden files."""
-    paths = glob.iglob(pattern, root_dir=root, recursive=True)
-    return sorted(Path(p).as_posix() for p in paths if os.path.splitext(p)[1].lower() in extensions)
 
 
 def require(root: Path, names: Iterable[str], what: str) -> None:

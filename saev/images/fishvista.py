@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from saev.images.classes import read_classes
-from saev.images.files import Listing, choose, find_files, leave_out, require
+from saev.images.files import Listing, choose, leave_out, require
 from saev.images.masked import MaskedImages, check_masks, masks_below
 from saev.images.tables import Row, label_columns, match, read_table, shortened
+from saev.images.walking import find_files
 
 TASKS = ("segmentation", "classification", "identification")
 ALL_SPLITS = "data"  # segmentation_data.csv repeats the three splits

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from saev.images.files import EXTENSIONS, FileImages, Listing, find_files, no_labels
+from saev.images.files import FileImages, Listing, no_labels
 from saev.images.tables import Row
+from saev.images.walking import EXTENSIONS, find_files
 
 
 @dataclass(kw_only=True)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from saev.images.files import FileImages, find_files
+from saev.images.files import FileImages
 from saev.images.masks import MASK_EXTENSIONS
 from saev.images.patch_labels import Labelling, as_ids
 from saev.images.tables import shortened
+from saev.images.walking import find_files
 
 
 @dataclass(kw_only=True)
@@ -44,7 +45,7 @@ class MaskedImages(MaskOptions, FileImages):
 def masks_below(root: Path, folder: str) -> dict[str, str]:
     """{path below root/folder without its extension: path below root} of every mask file there."""
     masks: dict[str, str] = {}
-    for path in find_files(root / folder, extensions=MASK_EXTENSIONS):
+    for path in find_files(root / folder, extensions=MASK_EXTENSIONS, once=False):
         stem = path.rpartition(".")[0]
         if stem in masks:
             raise ValueError(

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saev.images.classes import read_classes
-from saev.images.files import Listing, choose, find_files, require
+from saev.images.files import Listing, choose, require
 from saev.images.masked import MaskedImages, check_masks, masks_below
 from saev.images.tables import Row, label_columns, match, read_table, shortened
+from saev.images.walking import find_files
 
 LABELS = ("labels.csv", "labels.tsv", "labels.txt", "image_labels.txt")
 LAYOUT = "give a folder with images/[split/]a.jpg and annotations/[split/]a.png, images.root=/path."
