@@ -24,9 +24,9 @@ from scipy.sparse import csr_matrix
 
 from saev.checkpoint import save_dictionary
 from saev.codes import CodesManifest, CodeWriter, EncodeSettings
+from saev.codes.encoding import encode_shards
 from saev.codes.manifest import identity_of
 from saev.codes.pairs import from_pairs, narrowed
-from saev.codes.passes import encode_shards
 from saev.nn import BatchTopK, Gated, JumpReLU, Normaliser, ReLU, SparseAutoencoder, TopK
 from saev.ops.topk import topk_indices
 from saev.shards import ActivationStore, RecordingWriter

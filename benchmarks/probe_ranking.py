@@ -21,7 +21,7 @@ from benchmarks.probe_reference import CLASSES, timed
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import LabelTable
-from saev.probing.ranking.measures import auroc, average_precision
+from saev.probing.ranking import auroc, average_precision
 
 L0, BATCH = 48, 16384
 Row = tuple[str, str, float, str, float, bool]  # what, measured, value, relation, goal, reached

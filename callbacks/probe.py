@@ -6,8 +6,8 @@ from typing import Any
 import lightning as L
 import torch
 
-from saev.probing.data.sample import TRAIN, Sample, draw_sample, labelled_store
 from saev.probing.quick import quick_score
+from saev.probing.sample import TRAIN, Sample, draw_sample, labelled_store
 from saev.training.bank.module import BankModule
 
 log = logging.getLogger(__name__)

@@ -13,8 +13,7 @@ from jaxtyping import Int64
 
 from datamodules.activations import ActivationDataModule
 from datamodules.transfer import pinned
-from saev.probing.data.classes import Classes, check_same_names, classes_of
-from saev.probing.data.labels import Labels, TokenLabels
+from saev.probing.labels import Classes, Labels, TokenLabels, check_same_names, classes_of
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
 from saev.shards.selection import select

@@ -2,8 +2,7 @@
 
 import torch
 
-from saev.probing.counts.bins import ordered
-from saev.probing.counts.table import LabelTable
+from saev.probing.counts.table import LabelTable, ordered
 
 
 def table(x, bits=10):

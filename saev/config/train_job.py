@@ -131,7 +131,7 @@ def check_probe(cfg: DictConfig, recording: Any, facts: DataFacts, settings: Tra
     dataset = settings.probe.dataset
     if dataset is None:
         return
-    from saev.probing.data.sample import TRAIN, labelled_store  # torch, which most runs do not need here
+    from saev.probing.sample import TRAIN, labelled_store  # torch, which most runs do not need here
     from saev.vits.activation_site import differences
 
     if dataset == TRAIN and cfg.dataset is None:

@@ -14,9 +14,9 @@ from saev.checkpoint import WEIGHTS
 from saev.codes.manifest import KIND
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
-from saev.probing.data.sources import CodesOnDisk, Encoder, Source
-from saev.probing.data.splits import LabelledData, labelled_data
+from saev.probing.passes import CodesOnDisk, Encoder, Source
 from saev.probing.settings import ProbeSettings
+from saev.probing.splits import LabelledData, labelled_data
 from saev.saved import SavedDictionary, find_dictionaries, layer_of, names, open_recording
 from saev.shards import ActivationStore
 from saev.shards.manifest import FILE

@@ -16,21 +16,17 @@ from torch import Tensor
 from saev.codes.store import CodeStore
 from saev.device import resolve_device
 from saev.dictionary import Dictionary
-from saev.probing.counts.columns import Columns
+from saev.probing.bootstrap import FiringTokens, draws
+from saev.probing.class_metrics import ClassMetrics, best_columns, evaluate
 from saev.probing.counts.statistics import LatentLabelStats
-from saev.probing.data.sources import Source, l0_of_first_batch
-from saev.probing.data.splits import TRUE, LabelledData
+from saev.probing.counts.table import Columns
 from saev.probing.inputs import Recording, open_inputs
-from saev.probing.judging.bootstrap import draws
-from saev.probing.judging.class_metrics import ClassMetrics, best_columns, evaluate
-from saev.probing.judging.firing_tokens import FiringTokens
-from saev.probing.judging.pair_tables import write_pairs
-from saev.probing.judging.rows import class_rows, count_statuses, none_if_nan, top_latents
-from saev.probing.judging.summary import intervals, summarise
 from saev.probing.logistic.weighting import fit_all
-from saev.probing.passes import EXACT, first_pass, second_pass
+from saev.probing.passes import EXACT, Source, first_pass, l0_of_first_batch, second_pass
+from saev.probing.rows import class_rows, count_statuses, intervals, none_if_nan, summarise, top_latents, write_pairs
 from saev.probing.settings import ProbeSettings
 from saev.probing.sparse.probing import sparse_probing
+from saev.probing.splits import TRUE, LabelledData
 from saev.progress import bar
 from saev.runs.tables import write_table
 from saev.saved import SavedDictionary

@@ -12,14 +12,13 @@ import torch
 from saev.codes.pairs import sparse_codes
 from saev.dictionary import Dictionary
 from saev.ops import ordering
-from saev.probing.counts.columns import Columns
+from saev.probing.class_metrics import best_columns, evaluate
 from saev.probing.counts.statistics import LatentLabelStats
-from saev.probing.counts.table import LabelTable
-from saev.probing.data.sample import Sample, Tokens
-from saev.probing.judging.class_metrics import best_columns, evaluate
-from saev.probing.judging.summary import summarise
+from saev.probing.counts.table import Columns, LabelTable
 from saev.probing.logistic.fit import solve
 from saev.probing.logistic.nodes import nodes
+from saev.probing.rows import summarise
+from saev.probing.sample import Sample, Tokens
 
 BITS = 3  # mantissa bits in the fit of all pairs; the best latents are fitted in the bins of the table
 BATCH = 4096  # tokens encoded at a time

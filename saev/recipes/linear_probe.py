@@ -24,7 +24,7 @@ from datamodules import LabelledDataModule
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.nn.normalise import Normaliser
-from saev.probing.data.labels import Labels, TokenLabels
+from saev.probing.labels import Labels, TokenLabels
 from saev.recipes.linear_maps import map_numbers
 from saev.runs.signals import answer_slurm
 from saev.shards import ActivationStore

@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 
 from saev.device import resolve_device
-from saev.probing.data.splits import TRUE, count_labelled
 from saev.probing.inputs import ProbeInputs
-from saev.probing.judging.summary import TAUS
+from saev.probing.rows import TAUS
+from saev.probing.splits import TRUE, count_labelled
 from saev.recipes.linear_probe import fit_linear
 from saev.training.linear.inputs import names_of
 from saev.training.linear.settings import LinearProbeSettings

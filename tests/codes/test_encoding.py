@@ -12,8 +12,8 @@ from recordings import record
 from safetensors.torch import save_file
 
 from saev.codes import CodesManifest, CodeStore, CodeWriter, EncodeSettings
+from saev.codes.encoding import encode_shards
 from saev.codes.manifest import identity_of
-from saev.codes.passes import encode_shards
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
 

@@ -60,7 +60,7 @@ def check(statistics, dense, n):
 @pytest.mark.parametrize("buffer", [0, 500, 1 << 17])
 @pytest.mark.parametrize("cuts", [[], [100], list(range(1, 480)), [33, 34, 200]], ids=["one", "two", "each", "odd"])
 def test_they_are_those_of_numpy(dense, cuts, buffer, monkeypatch):
-    monkeypatch.setattr("saev.codes.top_examples.BUFFER", buffer)
+    monkeypatch.setattr("saev.codes.latents.BUFFER", buffer)
     check(streamed(dense, cuts, 16), dense, 16)
     check(streamed(dense, cuts, 3), dense, 3)
 

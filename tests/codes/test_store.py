@@ -15,7 +15,7 @@ from codes.test_encoding import dense, encoded, selection
 from saev.codes import CodesManifest, CodeStore
 from saev.codes.latents import LatentStatistics
 from saev.codes.manifest import array_path
-from saev.codes.shard_writer import ShardWriter
+from saev.codes.writer import ShardWriter
 from saev.ops.sparse import SparseCodes
 from saev.shards.tar import npy_header
 

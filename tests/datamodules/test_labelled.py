@@ -8,7 +8,7 @@ import torch
 from recordings import acts_of, labels_of, record
 
 from datamodules import LabelledDataModule
-from saev.probing.data.labels import ImageLabels
+from saev.probing.labels import ImageLabels
 from saev.shards import ActivationStore
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from benchmarks.probe_reference import exact_nodes
-from saev.probing.logistic import blocks as module
-from saev.probing.logistic.blocks import blocks
+from saev.probing.logistic import newton as module
+from saev.probing.logistic.newton import blocks
 
 
 @pytest.mark.parametrize("size", [1, 200, 1 << 20])

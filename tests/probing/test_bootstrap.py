@@ -5,7 +5,7 @@ import pytest
 import torch
 from probing.labelled import table
 
-from saev.probing.judging.bootstrap import (
+from saev.probing.bootstrap import (
     ColumnCodes,
     average_precisions,
     cross_entropies,
@@ -13,7 +13,7 @@ from saev.probing.judging.bootstrap import (
     image_losses,
     interval,
 )
-from saev.probing.ranking.measures import average_precision
+from saev.probing.ranking import average_precision
 
 RNG = np.random.default_rng(0)
 IMAGE = np.repeat(np.arange(12), 20)

@@ -9,14 +9,13 @@ from sklearn.metrics import average_precision_score, f1_score, jaccard_score, lo
 from sklearn.utils.class_weight import compute_sample_weight
 
 from saev.codes.pairs import from_dense
-from saev.probing.counts.columns import Columns
-from saev.probing.judging.bootstrap import cross_entropies, draws
-from saev.probing.judging.class_metrics import ClassMetrics, best_latents, evaluate
-from saev.probing.judging.firing_tokens import FiringTokens
-from saev.probing.judging.summary import intervals, summarise
+from saev.probing.bootstrap import FiringTokens, cross_entropies, draws
+from saev.probing.class_metrics import ClassMetrics, best_latents, evaluate
+from saev.probing.counts.table import Columns
 from saev.probing.logistic.fit import RIDGE
 from saev.probing.logistic.weighting import fit_all
-from saev.probing.ranking.measures import average_precision
+from saev.probing.ranking import average_precision
+from saev.probing.rows import intervals, summarise
 
 VAL = slice(300, 500)
 TRAIN = slice(0, 300)

@@ -3,7 +3,7 @@
 import torch
 
 from saev.codes.pairs import from_dense
-from saev.probing.counts.columns import Columns
+from saev.probing.counts.table import Columns
 
 
 def test_columns_are_the_chosen_latents_codes_turned_round_where_they_speak_against_a_class():

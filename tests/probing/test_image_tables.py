@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recordings import record
 
-from saev.probing.data.image_tables import labels_from_column, labels_from_table
+from saev.probing.image_tables import labels_from_column, labels_from_table
 from saev.shards import ActivationStore
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from recordings import labels_of, record
 
-from saev.probing.data.classes import Classes, check_same_names, classes_of
-from saev.probing.data.labels import ImageLabels, TokenLabels
+from saev.probing.labels import Classes, ImageLabels, TokenLabels, check_same_names, classes_of
 from saev.shards import ActivationStore
 from saev.shards.selection import select
 

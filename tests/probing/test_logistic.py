@@ -187,7 +187,7 @@ def test_one_class_per_latent_is_a_column_and_polishes_from_a_start():
 
 
 def test_blocks_do_not_change_results(monkeypatch):
-    monkeypatch.setattr("saev.probing.logistic.blocks.SIZE", 1)
+    monkeypatch.setattr("saev.probing.logistic.newton.SIZE", 1)
     fit = solve(EXACT, POSITIVES, P1)
     assert torch.equal(fit.status, FIT.status)
     torch.testing.assert_close(fit.loss, FIT.loss, rtol=1e-12, atol=1e-13)

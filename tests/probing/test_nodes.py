@@ -6,8 +6,7 @@ import torch
 from tables import table
 
 from benchmarks.probe_reference import exact_nodes
-from saev.probing.logistic.nodes import coarsened, nodes
-from saev.probing.logistic.quadrature import MAX_CELLS
+from saev.probing.logistic.nodes import MAX_CELLS, coarsened, nodes
 
 RNG = np.random.default_rng(0)
 N = 5000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from saev.codes.pairs import from_dense
-from saev.probing.sparse.pooling import PooledCodes, pad_columns, sample_evenly
+from saev.probing.sparse.codes import PooledCodes, pad_columns, sample_evenly
 
 TOKENS, LATENTS = 60, 7
 

@@ -4,11 +4,11 @@ import torch
 from probing.labelled import CLASSES, LATENTS, N, codes, equal, labels
 
 from saev.codes.pairs import from_dense
-from saev.probing.counts.columns import Columns
 from saev.probing.counts.statistics import LatentLabelStats
-from saev.probing.data.classes import Classes
-from saev.probing.data.sample import Sample, Tokens
+from saev.probing.counts.table import Columns
+from saev.probing.labels import Classes
 from saev.probing.quick import column_table, quick_score
+from saev.probing.sample import Sample, Tokens
 
 
 class Given:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recordings import acts_of, labels_of, record
 
-from saev.probing.data.sample import draw_sample, labelled_store
+from saev.probing.sample import draw_sample, labelled_store
 from saev.shards import ActivationStore
 
 WIDTH = 96  # so that no token is without a feature, and none like another

@@ -4,8 +4,8 @@ import torch
 
 from benchmarks.probe_reference import exact_nodes
 from saev.probing.logistic.fit import Status, solve
+from saev.probing.logistic.newton import lowest_only, two_points
 from saev.probing.logistic.nodes import coarsened
-from saev.probing.logistic.starts import lowest_only, two_points
 
 
 def standardised(points):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from probing.labelled import codes, equal, labels, table
 
-from saev.probing.counts.bins import MANTISSA, floats, lower_edges, ordered
+from saev.probing.counts.table import MANTISSA, floats, lower_edges, ordered
 
 
 def test_some_latents_are_numbered_as_asked_for():

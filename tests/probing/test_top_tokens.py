@@ -7,7 +7,7 @@ import pytest
 import torch
 from probing.labelled import CLASSES, LATENTS, codes, labels, table
 
-from saev.probing.ranking.top_tokens import precision_at, purity_at
+from saev.probing.ranking import precision_at, purity_at
 
 
 @pytest.mark.parametrize("k", [1, 16, 40])

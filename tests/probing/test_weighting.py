@@ -5,7 +5,7 @@ import torch
 from probing.labelled import codes, labels, many_labels, table
 from probing.worlds import world
 
-from saev.probing.judging.class_metrics import best_latents
+from saev.probing.class_metrics import best_latents
 from saev.probing.logistic import weighting
 from saev.probing.logistic.fit import RIDGE, Status, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes

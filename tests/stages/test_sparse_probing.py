@@ -9,14 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, log_loss
 
 from saev.codes.pairs import from_dense
-from saev.probing.data.classes import Classes
-from saev.probing.data.labels import ImageLabels, TokenLabels
-from saev.probing.data.sources import CodeBatch, Encoder, Split
-from saev.probing.data.splits import TRUE, LabelledData
+from saev.probing.labels import Classes, ImageLabels, TokenLabels
+from saev.probing.passes import CodeBatch, Encoder
 from saev.probing.settings import SparseSettings
+from saev.probing.sparse.codes import TokenSample
 from saev.probing.sparse.linear_fits import ridge_fit, standardised
 from saev.probing.sparse.probing import sparse_probing
-from saev.probing.sparse.reading import TokenSample
+from saev.probing.splits import TRUE, LabelledData, Split
 from saev.shards import ActivationStore, RecordingWriter
 
 N, TOKENS, LATENTS = 60, 16, 10

@@ -12,7 +12,7 @@ from training.banks import StopAt, assert_equal, state
 from training.probes import DECAYS, LRS, N_IMAGES, build, dictionary, image, record_classes, tokens_of
 
 from saev.codes.pairs import sparse_codes
-from saev.probing.data.labels import ImageLabels
+from saev.probing.labels import ImageLabels
 from saev.training.linear.inputs import inputs_of
 from saev.training.linear.loss import class_weights, prior_logits, token_losses
 from saev.training.linear.maps import logit_map, map_overlap, patch_map

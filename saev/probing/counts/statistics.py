@@ -19,10 +19,8 @@ from torchmetrics import Metric
 from saev.codes.pairs import from_dense
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts import segments
-from saev.probing.counts.bins import checked
-from saev.probing.counts.class_codes import Labels, class_codes, labelled_tokens
-from saev.probing.counts.entries import Entries, Packing
-from saev.probing.counts.table import LabelTable
+from saev.probing.counts.entries import Entries, Labels, Packing, class_codes, labelled_tokens
+from saev.probing.counts.table import LabelTable, checked
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ class _Box:
 class LatentLabelStats(Metric):
     """The `LabelTable` of one dictionary's codes, independent of how the tokens are divided into batches and processes.
 
-    `mantissa_bits` is the width of the value bins (`saev.probing.counts.bins`): 10 are exact for float16 codes, 23 for all codes.
+    `mantissa_bits` is the width of the value bins (`saev.probing.counts.table`): 10 are exact for float16 codes, 23 for all codes.
     Where the table would exceed `budget_gib` GiB, bins are widened by a bit, with a warning.
 
     >>> stats = LatentLabelStats(n_latents=2, n_classes=2)

@@ -23,8 +23,7 @@ from torch import Tensor
 from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
-from saev.probing.logistic.nodes import Nodes, argsort_nodes, sorted_nodes
-from saev.probing.logistic.quadrature import bin_moments, cell_starts, gauss_points
+from saev.probing.logistic.nodes import Nodes, argsort_nodes, bin_moments, cell_starts, gauss_points, sorted_nodes
 
 
 class Pairs(NamedTuple):

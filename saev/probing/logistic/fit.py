@@ -15,10 +15,8 @@ from jaxtyping import Bool, Float64, Int8, Int64, Real
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from saev.probing.logistic.blocks import Block, blocks
-from saev.probing.logistic.newton import minimise
+from saev.probing.logistic.newton import Block, blocks, lowest_only, minimise, two_points
 from saev.probing.logistic.nodes import Nodes, coarsened
-from saev.probing.logistic.starts import lowest_only, two_points
 
 RIDGE = 1e-8
 COARSE_STEPS = 8  # first steps on coarse nodes; pairs that need more are batched again

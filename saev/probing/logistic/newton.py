@@ -1,16 +1,103 @@
 """Newton's method for many logistic regressions on one variable, vectorised; pairs converge independently.
 
-The classes of a latent prevalence its nodes. Steps are accepted by gradients, without losses: the loss is convex, so a step was too
-long where the directional derivative at its end is positive, and the derivatives at both ends bracket the minimum.
+The classes of a latent share its nodes. Steps are accepted by gradients, without losses: the loss is convex, so a step was too
+long where the directional derivative at its end is positive, and the derivatives at both ends bracket the minimum. Initial values
+are a two-point solution in closed form, or the ridge's for a class on whose tokens the latent never fires.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from saev.probing.logistic.blocks import pack_rows
+from saev.probing.logistic.nodes import Nodes
+
+SIZE = 1 << 20  # latents * classes * nodes at a time
+
+
+class Block(NamedTuple):
+    """Some latents, the same number of classes for each, and the latents' `Nodes.padded`."""
+
+    at: tuple[Int64[Tensor, "l 1"], Int64[Tensor, "l k"]]
+    """The index of the block in a matrix [latents, classes]: `matrix[at]` is [l, k]."""
+    values: Float64[Tensor, "l nodes"]
+    weights: Float64[Tensor, "l nodes"]
+    hidden: Float64[Tensor, "l nodes"]
+
+    @property
+    def latents(self) -> Int64[Tensor, " l"]:
+        return self.at[0].squeeze(1)
+
+
+def blocks(nodes: Nodes, mask: Bool[Tensor, "latents classes"]) -> Iterator[Block]:
+    """All pairs of the mask, each once; shorter rows are filled up with pairs outside the mask."""
+    count, lengths = mask.sum(1), nodes.lengths
+    order = lengths.argsort()
+    order = order[count[order] > 0]
+    while len(order):
+        nth = torch.arange(1, len(order) + 1, device=order.device)
+        size = nth * count[order].cummax(0).values * lengths[order]  # of a block that ends with this latent
+        n = max(1, int(torch.searchsorted(size, SIZE, right=True)))
+        latents, order = order[:n], order[n:]
+        _, columns = pack_rows(mask[latents])
+        yield Block((latents[:, None], columns), *nodes.padded(latents))
+
+
+def pack_rows(mask: Bool[Tensor, "l classes"]) -> tuple[Int64[Tensor, " rows"], Int64[Tensor, "rows k"]]:
+    """The rows with a true element, and k columns of each, the true ones first; k is the largest number of true ones.
+
+    >>> rows, columns = pack_rows(torch.tensor([[False, True, False], [False, False, False], [True, False, True]]))
+    >>> rows.tolist(), columns.tolist()
+    ([0, 2], [[1, 0], [0, 2]])
+    """
+    count = mask.sum(1)
+    rows = count.nonzero().squeeze(1)
+    columns = (~mask[rows]).byte().argsort(dim=1, stable=True)
+    return rows, columns[:, : int(count.max())]
+
+
+def two_points(
+    u: Float64[Tensor, "l nodes"], prevalence: Float64[Tensor, "l classes"], covariance: Float64[Tensor, "l classes"]
+) -> tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]]:
+    """(level, slope) of the exact fit to a standardised code of two values: its smallest (usually that of the zeros) and the one
+    that then gives mean 0 and variance 1. The logits are those of the least-squares line at these values.
+    """
+    low = u[:, :1]
+    high = -1 / low
+    least = 1e-3 * prevalence * (1 - prevalence)
+    at_low, at_high = ((prevalence + covariance * x).clamp(least, 1 - least).logit() for x in (low, high))
+    slope = (at_high - at_low) / (high - low)
+    return at_low - slope * low, slope
+
+
+def lowest_only(
+    u: Float64[Tensor, "l nodes"],
+    weights: Float64[Tensor, "l nodes"],
+    prevalence: Float64[Tensor, "l classes"],
+    lowest: Bool[Tensor, "l classes"],
+    ridge: float,
+) -> tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]]:
+    """(level, slope) where all positives have the smallest code (usually: the latent is silent on all of them).
+
+    The prevalence among these tokens determines the logit there. If the other nodes up to distance d were all at d, the ridge
+    would give v = -slope d with v exp(v) = d sum(weight distance) odds / ridge; as they are nearer, the slope is at least the
+    steepest of these.
+    """
+    apart = u[:, 1:] - u[:, :1]
+    logit = (prevalence / weights[:, :1]).clamp(max=1 - 1e-3).logit()
+    force = apart * (weights[:, 1:] * apart).cumsum(1) / max(ridge, 1e-12)
+    typical = torch.where(lowest, logit, 0).sum(1, keepdim=True) / lowest.sum(1, keepdim=True).clamp(min=1)
+    nearest = (_lambert(force * typical.exp()) / apart.clamp(min=1e-12)).argmax(1, keepdim=True)
+    slope = -_lambert(force.gather(1, nearest) * logit.exp()) / apart.gather(1, nearest).clamp(min=1e-12)
+    return logit - slope * u[:, :1], slope
+
+
+def _lambert(z: Tensor) -> Tensor:
+    """v with v exp(v) = z >= 0, to about 1 %."""
+    log = z.log1p()
+    return log * (1 - log.log1p() / (2 + log))
 
 
 class Minimum(NamedTuple):

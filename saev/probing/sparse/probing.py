@@ -15,13 +15,12 @@ import numpy as np
 from jaxtyping import Bool
 from scipy.sparse import csc_array
 
-from saev.probing.data.sources import Source
-from saev.probing.data.splits import LabelledData
+from saev.probing.passes import Source
 from saev.probing.settings import SparseSettings
+from saev.probing.sparse.codes import View, pad_columns, read_views
 from saev.probing.sparse.linear_fits import LinearFit, evaluate_logits, ridge_fit, standardised
-from saev.probing.sparse.pooling import pad_columns
-from saev.probing.sparse.reading import View, read_views
 from saev.probing.sparse.sparse_probes import sparse_probes
+from saev.probing.splits import LabelledData
 from saev.progress import bar
 
 KEYS = ("member", "level", "pooling", "k", "selection")

@@ -1,17 +1,22 @@
-"""Training and validation images with their labels, and the permuted labels of the null."""
+"""Training and validation images with their labels, and the permuted labels of the null.
+
+Split.token_info(variant, example, token) ──▶ labels, whether the token counts, and the image's number
+"""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Int64
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
 
-from saev.probing.data.classes import Classes, check_same_names, classes_of, names_of
-from saev.probing.data.image_tables import columns_of, labels_from_column, labels_from_table
-from saev.probing.data.labels import Labels, LabelValues, TokenLabels
-from saev.probing.data.sources import Split
+from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
+from saev.probing.labels import Classes, Labels, LabelValues, TokenLabels, check_same_names, classes_of, names_of
 from saev.probing.settings import ProbeSettings
 from saev.shards import ActivationStore
 from saev.shards.selection import Spans, positions, select
@@ -19,6 +24,44 @@ from saev.shards.split import split_images
 
 log = logging.getLogger(__name__)
 TRUE = "true"  # the variant of the labels that is no null
+
+
+class TokenInfo(NamedTuple):
+    """Labels and images of a batch's tokens."""
+
+    labels: Int64[Tensor, " tokens"] | Bool[Tensor, "tokens classes"]
+    counted: Bool[Tensor, " tokens"]  # of an image of the split, and labelled
+    image: Int64[Tensor, " tokens"]  # its number in the split
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training or validation: images of a recording and, by name, the variants of their labels: the true ones and nulls."""
+
+    name: str
+    store: ActivationStore
+    layer: int
+    images: Int64[np.ndarray, " images"]
+    tokens: str
+    variants: Mapping[str, Labels]
+
+    @cached_property
+    def number(self) -> Int64[np.ndarray, " n_examples"]:
+        """The number in the split of each image of the recording; -1 for images outside it."""
+        number = np.full(self.store.manifest.n_examples, -1)
+        number[self.images] = np.arange(len(self.images))
+        return number
+
+    def token_info(
+        self, variant: str, example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]
+    ) -> TokenInfo:
+        """Labels of tokens, whether they count, and the numbers of their images in the split."""
+        labels, image = self.variants[variant], self.number[example]
+        values = labels.of(example, token)
+        counted = (image >= 0) & labels.labelled[example]
+        if values.ndim == 1:
+            counted &= values >= 0
+        return TokenInfo(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (values, counted, image)))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from saev.images.tables import RESERVED, match, read_table
-from saev.probing.data.labels import ImageLabels
+from saev.probing.labels import ImageLabels
 from saev.shards import ActivationStore
 
 YES, NO, UNKNOWN = ("1", "true", "yes"), ("0", "false", "no"), ("", "na", "nan", "?")

@@ -10,12 +10,10 @@ from jaxtyping import Bool, Float64, Int8, Int64
 from torch import Tensor
 
 from saev.probing.counts import segments
-from saev.probing.counts.columns import Columns
-from saev.probing.counts.table import LabelTable
+from saev.probing.counts.table import Columns, LabelTable
 from saev.probing.logistic.fit import RIDGE, LogisticFit, Status, prevalence_entropy, solve
 from saev.probing.logistic.weighting import losses_of_pairs, pairs_of
-from saev.probing.ranking.measures import auroc, average_precision, best_f1
-from saev.probing.ranking.top_tokens import K, precision_at, purity_at
+from saev.probing.ranking import K, auroc, average_precision, best_f1, precision_at, purity_at
 from saev.probing.settings import Weights
 
 

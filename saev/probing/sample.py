@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
-from saev.probing.data.classes import Classes, classes_of, patch_labels
-from saev.probing.data.labels import TokenLabels
+from saev.probing.labels import Classes, TokenLabels, classes_of, patch_labels
 from saev.shards import ActivationStore, open_stream
 from saev.shards.selection import Spans, per_image, select
 
