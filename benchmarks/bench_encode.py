@@ -99,7 +99,7 @@ class Encoding:
     def encode(self) -> None:
         self.runs += 1
         manifest = CodesManifest.of(identity_of(self.saved), self.sae.n_latents, self.selection, EncodeSettings())
-        writer = CodeWriter(self.scratch / f"codes-{self.runs}", manifest, self.selection.runs, self.selection.rows)
+        writer = CodeWriter(self.scratch / f"codes-{self.runs}", manifest, self.selection.spans, self.selection.rows)
         encode_shards({"it": self.sae}, {"it": writer}, self.selection, batch_size=BATCH)
         assert writer.finish()
 
@@ -151,7 +151,7 @@ def main() -> int:
         images = np.flatnonzero(store.tokens_per_image(store.layers[0]))
         selection = Selection(store, store.layers[0], images[: 128 if args.quick else 256])
         d_sae = args.expansion * store.d_model
-        threads, n = torch.get_num_threads(), selection.runs.n_tokens
+        threads, n = torch.get_num_threads(), selection.spans.n_tokens
         table = Table(
             "what", "reference ms", "ours ms", "ratio", "goal",
             title=f"{n} tokens, d_model {store.d_model}, d_sae {d_sae}, {threads} CPU threads",

@@ -108,8 +108,8 @@ class LabelledDataModule(ActivationDataModule):
         assert self.store is not None and self.labels is not None, "setup() comes first"
         part = self.store.role_slice(self.tokens)
         stored, labels = self.store.tokens_per_image(self.layer), self.store.labels_for(self.ignore_labels)
-        runs = select(stored, self.train_examples, part, labels, self.ignore_labels, self.subset_tokens)
-        return runs.n_tokens, self.labels[0].counts(runs)
+        spans = select(stored, self.train_examples, part, labels, self.ignore_labels, self.subset_tokens)
+        return spans.n_tokens, self.labels[0].counts(spans)
 
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None and self.labels is not None, "setup() comes first"

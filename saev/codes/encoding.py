@@ -4,7 +4,6 @@ dictionaries ──select_tokens──▶ one pass per recording and layer: batc
 <out>/<dataset>-<dictionary>-<hash8>
 """
 
-import dataclasses
 import logging
 import os
 import shutil
@@ -31,6 +30,7 @@ from saev.shards.manifest import FILE
 from saev.shards.merging import sidecar_path
 from saev.shards.selected_tokens import Selection
 
+LOCKS = ".locks"  # the folder of lock files, in `out`
 DENSE = 0.1  # fraction of active codes from which a dictionary counts as dense
 
 
@@ -58,12 +58,6 @@ def encode_shards(
                 for name, out in outs.items():
                     out.add(sparse_codes(members[name], x, most), batch["example"], batch["token"])
                 advance(len(x))
-
-
-def pending_tokens(writers: Mapping[str, CodeWriter], selection: Selection, part: tuple[int, int]) -> int:
-    """Tokens that `encode_shards` would read."""
-    shards = set().union(*(writer.pending(*part) for writer in writers.values()))
-    return int(selection.rows[sorted(shards)].sum())
 
 
 @torch.inference_mode()
@@ -135,90 +129,80 @@ def encode_part(
         name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples)
         for name, one in saved.items()
     }
-    device = resolve_device(settings.device)
-    directories: dict[str, Path] = {}
+    device, directories = resolve_device(settings.device), {}
     for group in shared_passes(selections):
-        members = [saved[name] for name in group]
-        directories |= Job(members, selections[group[0]], settings, part, device, out, progress).run()
+        manifests = {
+            name: CodesManifest.of(identify(saved[name]), saved[name].config["n_latents"], selections[name], settings)
+            for name in group
+        }
+        directories |= {name: out / manifest.name for name, manifest in manifests.items()}
+        distinct = {directories[name]: name for name in reversed(group)}  # copies have the same codes
+        with ExitStack() as locked:
+            for directory in sorted(distinct):  # in one order, so that two commands never block each other
+                locked.enter_context(part_of(out / LOCKS, directory.name, *part))
+            names = {name for directory, name in distinct.items() if is_pending(directory)}
+            pending = [saved[name] for name in group if name in names]
+            if pending:
+                encode_pass(pending, manifests, selections[group[0]], settings, part, device, out, progress)
     return [directories[name] for name in saved]
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """Dictionaries that share a pass over the same tokens."""
-
-    dictionaries: Sequence[SavedDictionary]
-    selection: Selection
-    settings: EncodeSettings
-    part: tuple[int, int]
-    device: str
-    out: Path
-    progress: bool = False
-
-    @property
-    def locks(self) -> Path:
-        """The folder of lock files."""
-        return self.out / ".locks"
-
-    def run(self) -> dict[str, Path]:
-        """Encode in one pass what is not encoded yet; the folder of each dictionary's codes by its name."""
-        manifests = {
-            one.name: CodesManifest.of(identify(one), one.config["n_latents"], self.selection, self.settings)
-            for one in self.dictionaries
-        }
-        directories = {name: self.out / manifest.name for name, manifest in manifests.items()}
-        distinct = {directory: name for name, directory in reversed(directories.items())}  # copies have the same codes
-        with ExitStack() as locked:
-            for directory in sorted(distinct):  # in one order, so that two commands never block each other
-                locked.enter_context(part_of(self.locks, directory.name, *self.part))
-            names = distinct.values()
-            pending = [one for one in self.dictionaries if one.name in names and is_pending(directories[one.name])]
-            if pending:
-                self.encode(pending, manifests)
-        return directories
-
-    def encode(self, pending: Sequence[SavedDictionary], manifests: Mapping[str, CodesManifest]) -> None:
-        """Encode this part by these dictionaries, holding their locks; finalise the codes that are complete then."""
-        selection, most = self.selection, self.settings.most
-        members = {one.name: one.load(self.device) for one in pending}
-        active = {name: density(member, selection, most) for name, member in members.items()}
-        if self.settings.latent_topk is None:
-            for name, fraction in active.items():
-                refuse_dense(name, fraction)
-        self.check_disk(manifests, active)
-        writers = {name: CodeWriter(self.out, manifests[name], selection.runs, selection.rows) for name in members}
-        total = pending_tokens(writers, selection, self.part)
-        if total:
-            log.info("%s layer %d, %d tokens: %s", selection.store.name, selection.layer, total, "; ".join(members))
-        with bar("Encoding", total, visible=self.progress) as advance:
-            try:
-                encode_shards(members, writers, selection, most, self.part, self.settings.batch_size, advance)
-            except KeyboardInterrupt:
-                log.info("interrupted; the same command resumes after the last complete shard")
-                raise
-        for writer in writers.values():
-            with exclusive(self.locks / f"{writer.root.name}-finish"):  # parts that end together: one after the other
-                finished = writer.finish()
-            if not finished:
-                log.info("part %d/%d is done; %s is complete when the others are", *self.part, writer.root)
-
-    def check_disk(self, manifests: Mapping[str, CodesManifest], active: Mapping[str, float]) -> None:
-        """ValueError where the disk has no room for the shards left to encode, with this fraction of codes active."""
-        self.out.mkdir(parents=True, exist_ok=True)
-        pair = 4 + np.dtype(self.settings.dtype).itemsize
-        part, n_parts = self.part
-        needed = 0.0
+def encode_pass(
+    pending: Sequence[SavedDictionary],
+    manifests: Mapping[str, CodesManifest],
+    selection: Selection,
+    settings: EncodeSettings,
+    part: tuple[int, int],
+    device: str,
+    out: Path,
+    progress: bool,
+) -> None:
+    """Encode this part by these dictionaries, holding their locks; finalise the codes that are complete then."""
+    members = {one.name: one.load(device) for one in pending}
+    active = {name: density(member, selection, settings.most) for name, member in members.items()}
+    if settings.latent_topk is None:
         for name, fraction in active.items():
-            root = self.out / manifests[name].name
-            shards = range(part, len(self.selection.rows), n_parts)
-            pending = [i for i in shards if not sidecar_path(root, i).is_file()]
-            needed += int(self.selection.rows[pending].sum()) * (8 + pair * fraction * manifests[name].n_latents)
-        free = shutil.disk_usage(self.out).free
-        if needed > free:
-            raise ValueError(
-                f"out={self.out} has {free / 1e9:.3g} GB free, the codes need about {needed / 1e9:.3g} GB: choose another "
-                "disk (out=/big/disk), fewer dictionaries, or latent_topk=."
-            )
+            refuse_dense(name, fraction)
+    check_disk(out, {name: manifests[name] for name in members}, active, selection, part)
+    writers = {name: CodeWriter(out, manifests[name], selection.spans, selection.rows) for name in members}
+    shards = set().union(*(writer.pending(*part) for writer in writers.values()))
+    total = int(selection.rows[sorted(shards)].sum())
+    if total:
+        log.info("%s layer %d, %d tokens: %s", selection.store.name, selection.layer, total, "; ".join(members))
+    with bar("Encoding", total, visible=progress) as advance:
+        try:
+            encode_shards(members, writers, selection, settings.most, part, settings.batch_size, advance)
+        except KeyboardInterrupt:
+            log.info("interrupted; the same command resumes after the last complete shard")
+            raise
+    for writer in writers.values():
+        with exclusive(out / LOCKS / f"{writer.root.name}-finish"):  # parts that end together: one after the other
+            finished = writer.finish()
+        if not finished:
+            log.info("part %d/%d is done; %s is complete when the others are", *part, writer.root)
+
+
+def check_disk(
+    out: Path,
+    manifests: Mapping[str, CodesManifest],
+    active: Mapping[str, float],
+    selection: Selection,
+    part: tuple[int, int],
+) -> None:
+    """ValueError where the disk has no room for the shards left to encode, with this fraction of codes active."""
+    out.mkdir(parents=True, exist_ok=True)
+    needed = 0.0
+    for name, manifest in manifests.items():
+        shards = range(part[0], len(selection.rows), part[1])
+        pending = [i for i in shards if not sidecar_path(out / manifest.name, i).is_file()]
+        row = 8 + (4 + np.dtype(manifest.dtype).itemsize) * active[name] * manifest.n_latents
+        needed += int(selection.rows[pending].sum()) * row
+    free = shutil.disk_usage(out).free
+    if needed > free:
+        raise ValueError(
+            f"out={out} has {free / 1e9:.3g} GB free, the codes need about {needed / 1e9:.3g} GB: choose another "
+            "disk (out=/big/disk), fewer dictionaries, or latent_topk=."
+        )
 
 
 def is_pending(directory: Path) -> bool:

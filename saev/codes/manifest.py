@@ -23,7 +23,7 @@ from saev.shards.selected_tokens import Selection
 
 SCHEMA = 1
 KIND = "codes"
-RUNS, LATENTS = "runs.npy", "latents.parquet"
+SPANS, LATENTS = "spans.npy", "latents.parquet"
 ARRAYS = ("indptr", "indices", "values")
 
 
@@ -64,7 +64,7 @@ class CodesManifest:
             latent_topk=settings.latent_topk,
             dtype=settings.dtype,
             n_latents=n_latents,
-            n_tokens=selection.runs.n_tokens,
+            n_tokens=selection.spans.n_tokens,
         )
 
     @classmethod

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int32, Int64, Shaped
 
-from saev.codes.manifest import ARRAYS, LATENTS, RUNS, CodesManifest, array_path
+from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, array_path
 from saev.files import sha256
 from saev.ops.sparse import SparseCodes
 from saev.shards.merging import sidecar_path
@@ -118,9 +118,9 @@ class CodeStore:
         return self._mapped[shard, name]
 
     @cached_property
-    def runs(self) -> Spans:
+    def spans(self) -> Spans:
         """The rows as spans of tokens of an image."""
-        return Spans(*np.load(self.root / RUNS, allow_pickle=False).T)
+        return Spans(*np.load(self.root / SPANS, allow_pickle=False).T)
 
     def tokens(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(image, token among the image's stored tokens) of each row from start to stop, int64.
@@ -128,13 +128,13 @@ class CodeStore:
         ValueError beyond the rows there are.
         """
         stop = self._stop(start, stop)
-        ends = self._run_ends
+        ends = self._span_ends
         low, high = np.searchsorted(ends, start, "right"), np.searchsorted(ends, stop, "left") + 1
-        runs = Spans(*(field[low:high] for field in self.runs))
-        run, token = positions(runs)
+        spans = Spans(*(field[low:high] for field in self.spans))
+        span, token = positions(spans)
         skip = start - (int(ends[low - 1]) if low else 0)
         chosen = slice(skip, skip + stop - start)
-        return runs.example[run][chosen], token[chosen]
+        return spans.example[span][chosen], token[chosen]
 
     def _stop(self, start: int, stop: int | None) -> int:
         """`stop`, or the number of rows; ValueError where rows from start to stop do not exist."""
@@ -145,13 +145,13 @@ class CodeStore:
 
     def rows_of(self, example: int) -> tuple[int, int]:
         """(start, stop) of the rows of one image; both equal where it has none."""
-        low, high = np.searchsorted(self.runs.example, [example, example + 1])
-        ends = np.concatenate([[0], self._run_ends])
+        low, high = np.searchsorted(self.spans.example, [example, example + 1])
+        ends = np.concatenate([[0], self._span_ends])
         return int(ends[low]), int(ends[high])
 
     @cached_property
-    def _run_ends(self) -> Int64[np.ndarray, " runs"]:
-        return np.cumsum(self.runs.stop - self.runs.start)
+    def _span_ends(self) -> Int64[np.ndarray, " spans"]:
+        return np.cumsum(self.spans.stop - self.spans.start)
 
     @cached_property
     def latents(self) -> "pl.DataFrame":

@@ -3,7 +3,7 @@
 shard i = the selected tokens of shard i of the activations
 000000.{indptr,indices,values}.npy.part -> fsync -> 000000.{indptr,indices,values}.npy
 shard-000000.safetensors: its latents' statistics; shard-000000.json written last: this shard is encoded
-finish(): the statistics of all shards -> latents.parquet, runs.npy, manifest.json with complete = true
+finish(): the statistics of all shards -> latents.parquet, spans.npy, manifest.json with complete = true
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from jaxtyping import Int, Int64, Shaped
 from torch import Tensor
 
 from saev.codes.latents import LatentStatistics
-from saev.codes.manifest import ARRAYS, LATENTS, RUNS, CodesManifest, array_path
+from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, array_path
 from saev.codes.pairs import narrowed
 from saev.files import replacing, sha256, write_atomically
 from saev.ops.sparse import SparseCodes
@@ -124,11 +124,11 @@ class CodeWriter:
 
     Args:
         manifest: of the codes still to be computed; it names the directory.
-        runs, rows: the selected tokens, and their number in each shard of the activations.
+        spans, rows: the selected tokens, and their number in each shard of the activations.
     """
 
-    def __init__(self, parent: Path, manifest: CodesManifest, runs: Spans, rows: Int64[np.ndarray, " shards"]):
-        self.root, self.manifest, self.runs, self.rows = parent / manifest.name, manifest, runs, rows
+    def __init__(self, parent: Path, manifest: CodesManifest, spans: Spans, rows: Int64[np.ndarray, " shards"]):
+        self.root, self.manifest, self.spans, self.rows = parent / manifest.name, manifest, spans, rows
         self._floor: np.ndarray | None = None  # see TopExamples
         self.root.mkdir(parents=True, exist_ok=True)
         if not (self.root / FILE).is_file():
@@ -194,12 +194,12 @@ class CodeWriter:
             statistics.merge(LatentStatistics.load(statistics_path(self.root, i)))
         with replacing(self.root / LATENTS) as file:
             statistics.table(self.manifest.n_tokens).write_parquet(file)
-        write_atomically(self.root / RUNS, npy(np.stack(self.runs, axis=1)))
+        write_atomically(self.root / SPANS, npy(np.stack(self.spans, axis=1)))
         dataclasses.replace(
             self.manifest,
             nnz=sum(entry["nnz"] for entry in entries),
             shards=tuple(entries),
-            files={name: sha256(self.root / name) for name in (LATENTS, RUNS)},
+            files={name: sha256(self.root / name) for name in (LATENTS, SPANS)},
             complete=True,
         ).save(self.root, MERGED)
 

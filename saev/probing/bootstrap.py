@@ -1,6 +1,6 @@
 """The bootstrap over images: how much the numbers of the validation tokens vary with the images.
 
-A resample draws as many images as there are, with replacement; all tokens of an image are drawn together. Sums per image are
+A resample draws as many images as present are, with replacement; all tokens of an image are drawn together. Sums per image are
 computed once; those of a resample are their product with the images' multiplicities.
 """
 
@@ -44,82 +44,82 @@ def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]
     return np.ascontiguousarray(rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n).T)
 
 
-def average_precisions(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
+def average_precisions(codes: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
     """The AP of each resample, ties as in `ranking.average_precision`; NaN where it has no token of the class.
 
     Codes within a relative 1/64 of each other tie: this changes an AP by about 1e-5 and bounds the cost of dense codes.
     """
-    bins = ordered(torch.from_numpy(evidence.values)).numpy() >> (MANTISSA - BITS)
+    bins = ordered(torch.from_numpy(codes.values)).numpy() >> (MANTISSA - BITS)
     distinct, group = np.unique(-bins, return_inverse=True)  # highest first
     silent_at = int(np.searchsorted(distinct, 0, "right"))  # a positive code's bin is 0 or above
     group = group + (group >= silent_at)
-    n_groups, n_images = len(distinct) + 1, len(evidence.tokens)
+    n_groups, n_images = len(distinct) + 1, len(codes.tokens)
 
     def resampled(chosen: np.ndarray, totals: Int64[np.ndarray, " images"]) -> np.ndarray:
         """Tokens of each group in each resample; the silent group has the rest of the totals."""
-        where = group[chosen], evidence.image[chosen]
+        where = group[chosen], codes.image[chosen]
         fired = csr_matrix((np.ones(len(where[0]), np.int64), where), shape=(n_groups, n_images))
         out = fired @ drawn
         out[silent_at] = totals @ drawn - out.sum(0)
         return out
 
-    size = resampled(np.ones(len(group), bool), evidence.tokens)
-    p = resampled(evidence.positive, evidence.positives)
+    size = resampled(np.ones(len(group), bool), codes.tokens)
+    p = resampled(codes.positive, codes.positives)
     above, hits = size.cumsum(0) - size, p.cumsum(0) - p
-    there = p > 0
-    inverse, places = (s.numpy() for s in rank_sums(torch.from_numpy(above[there]), torch.from_numpy(size[there])))
-    g, p_there = size[there].astype(float), p[there].astype(float)
-    slope = places / np.maximum(g - 1, 1)
+    present = p > 0
+    inverse, offsets = (s.numpy() for s in rank_sums(torch.from_numpy(above[present]), torch.from_numpy(size[present])))
+    g, p_present = size[present].astype(float), p[present].astype(float)
+    slope = offsets / np.maximum(g - 1, 1)
     terms = np.zeros(p.shape)
-    terms[there] = p_there / g * ((hits[there] + 1) * inverse + (p_there - 1) * slope)
+    terms[present] = p_present / g * ((hits[present] + 1) * inverse + (p_present - 1) * slope)
     n_positive = p.sum(0)
     return np.where(n_positive > 0, terms.sum(0) / np.maximum(n_positive, 1), np.nan)
 
 
 def cross_entropies(
-    evidence: ColumnCodes, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
+    codes: ColumnCodes, b: float, w: float, drawn: Int64[np.ndarray, "images n"], weights: Weights
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Cross-entropy (nats) of sigmoid(b + w x) in each resample, and that of predicting the resample's prevalence.
 
     Sums over the resample's tokens; balanced: half the mean over its tokens of the class plus half the mean over the others,
     NaN where it lacks either.
     """
-    negative, positive = (losses @ drawn for losses in image_losses(evidence, b, w))
+    negative, positive = (losses @ drawn for losses in image_losses(codes, b, w))
     if weights == "none":
-        return negative + positive, entropies(evidence, drawn)
-    n_positive = evidence.positives @ drawn
-    n_negative = evidence.tokens @ drawn - n_positive
+        return negative + positive, entropies(codes, drawn)
+    n_positive = codes.positives @ drawn
+    n_negative = codes.tokens @ drawn - n_positive
     both = (n_positive > 0) & (n_negative > 0)
     loss = (negative / np.maximum(n_negative, 1) + positive / np.maximum(n_positive, 1)) / 2
     return np.where(both, loss, np.nan), np.where(both, np.log(2), np.nan)
 
 
 def image_losses(
-    evidence: ColumnCodes, b: float, w: float
+    codes: ColumnCodes, b: float, w: float
 ) -> tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]:
     """Cross-entropy (nats) of sigmoid(b + w x), summed over each image's (negative, positive) tokens."""
-    score = b + w * evidence.values.astype(float)
-    n = len(evidence.tokens)
-    fired = np.bincount(evidence.image, minlength=n)
-    fired_positives = np.bincount(evidence.image[evidence.positive], minlength=n)
-    negative = np.bincount(evidence.image, np.logaddexp(0, score) * ~evidence.positive, minlength=n)
-    positive = np.bincount(evidence.image, np.logaddexp(0, -score) * evidence.positive, minlength=n)
-    silent, silent_positives = evidence.tokens - fired, evidence.positives - fired_positives
-    # not in place: bincount of no values returns integers
+    score = b + w * codes.values.astype(float)
+    n = len(codes.tokens)
+    fired = np.bincount(codes.image, minlength=n)
+    fired_positives = np.bincount(codes.image[codes.positive], minlength=n)
+    negative = np.bincount(codes.image, np.logaddexp(0, score) * ~codes.positive, minlength=n)
+    positive = np.bincount(codes.image, np.logaddexp(0, -score) * codes.positive, minlength=n)
+    silent, silent_positives = codes.tokens - fired, codes.positives - fired_positives
+    # not in row_index: bincount of no values returns integers
     negative = negative + (silent - silent_positives) * np.logaddexp(0, b)
     return negative, positive + silent_positives * np.logaddexp(0, -b)
 
 
-def entropies(evidence: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
+def entropies(codes: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
     """Cross-entropy (nats) of predicting the resample's prevalence, summed over its tokens."""
-    tokens, positives = evidence.tokens @ drawn, evidence.positives @ drawn
+    tokens, positives = codes.tokens @ drawn, codes.positives @ drawn
     prevalence = torch.from_numpy(positives / np.maximum(tokens, 1))
     entropy = -(torch.xlogy(prevalence, prevalence) + torch.special.xlog1py(1 - prevalence, -prevalence))
     return entropy.numpy() * tokens
 
 
 def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 0.95) -> Interval:
-    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where there is none.
+    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where present is none.
 
     Resamples have fewer different images, which are easier to rank: the shift removes the bias of their mean.
     """
@@ -150,10 +150,10 @@ class FiringTokens:
         """Add a batch; unlabelled tokens are left out. `image` is 0 to n_images - 1."""
         known = labelled_tokens(labels, counted).cpu()
         row = torch.repeat_interleave(codes.offsets.diff(), output_size=len(codes.latents)).cpu()
-        place = known.cumsum(0) - 1 + self.n_tokens
+        row_index = known.cumsum(0) - 1 + self.n_tokens
         kept = known[row] & (codes.values != 0).cpu()
         for name, part in (
-            ("row", place[row[kept]]),
+            ("row", row_index[row[kept]]),
             ("column", codes.latents.cpu()[kept].int()),
             ("value", codes.values.cpu()[kept].float()),
             ("labels", labels.cpu()[known]),

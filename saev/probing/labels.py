@@ -29,9 +29,6 @@ class Classes:
             raise ValueError(f"classes={list(self.ids)}: must be at least one id, all different, from 0 to {VOID - 1}.")
         assert len(self.names) == len(self.ids)
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
     def numbers(self, ids: UInt16[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
         """The class number of each label id; -1 for VOID and ids that are no class.
 
@@ -39,7 +36,7 @@ class Classes:
         array([ 1,  0, -1, -1])
         """
         table = np.full(VOID + 1, -1)
-        table[list(self.ids)] = np.arange(len(self))
+        table[list(self.ids)] = np.arange(len(self.ids))
         return table[ids]
 
     def info(self) -> dict[str, Any]:
@@ -100,33 +97,22 @@ LabelValues = Int64[np.ndarray, " batch"] | Bool[np.ndarray, "batch classes"]
 
 @runtime_checkable
 class Labels(Protocol):
-    """Labels of a recording's tokens."""
+    """Labels of a recording's tokens; C = n_classes."""
+
+    n_classes: int
+    exclusive: bool  # a token has at most one class (class numbers); False: any number of them (a bool per class)
 
     @property
-    def n_classes(self) -> int:
-        """C."""
-        ...
+    def ignored(self) -> tuple[int, ...]: ...  # patch labels that are no class: the stream leaves their tokens out
 
     @property
-    def exclusive(self) -> bool:
-        """Whether a token has at most one class (class numbers), or any number of them (a bool per class)."""
-        ...
-
-    @property
-    def ignored(self) -> tuple[int, ...]:
-        """Patch labels that are no class: the stream leaves their tokens out."""
-        ...
-
-    @property
-    def labelled(self) -> Bool[np.ndarray, " n_examples"]:
-        """Images whose tokens may have labels."""
-        ...
+    def labelled(self) -> Bool[np.ndarray, " n_examples"]: ...  # images whose tokens may have labels
 
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
         """The labels of tokens, given their images and their positions among the images' stored tokens."""
         ...
 
-    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
+    def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
         """Tokens of each class among those selected."""
         ...
 
@@ -145,10 +131,7 @@ class TokenLabels:
         if void_class is not None:
             self.labels = np.where(self.labels == VOID, np.uint16(void_class), self.labels)
         self.first = np.cumsum(self.tokens) - self.tokens
-
-    @property
-    def n_classes(self) -> int:
-        return len(self.classes)
+        self.n_classes = len(classes.ids)
 
     @property
     def ignored(self) -> tuple[int, ...]:
@@ -162,8 +145,8 @@ class TokenLabels:
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
         return self.classes.numbers(self.labels[self.first[example] + token])
 
-    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
-        return per_label(runs, self.tokens, self.labels)[list(self.classes.ids)]
+    def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
+        return per_label(spans, self.tokens, self.labels)[list(self.classes.ids)]
 
 
 class ImageLabels:
@@ -197,8 +180,8 @@ class ImageLabels:
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
         return self.table[example]
 
-    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
-        tokens = per_image(runs, len(self.table))
+    def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
+        tokens = per_image(spans, len(self.table))
         if not self.exclusive:
             return tokens @ self.table.astype(np.int64)
         known = self.table >= 0

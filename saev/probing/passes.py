@@ -28,6 +28,11 @@ from saev.progress import bar
 from saev.runs.resumable import Resumable
 from saev.shards import TokenStream, open_stream
 
+log = logging.getLogger(__name__)
+EXACT = 23  # mantissa bits of a float32
+
+Key = tuple[str, str, str]  # split, variant, dictionary
+
 
 class CodeBatch(NamedTuple):
     """Codes of a batch of tokens by dictionary, and the images and positions of the tokens."""
@@ -43,12 +48,10 @@ class Source(Protocol):
 
     names: tuple[str, ...]
 
-    def n_batches(self, split: Split) -> int:
-        """Batches of a split."""
-        ...
+    def n_batches(self, split: Split) -> int: ...
 
     def batches(self, split: Split, start: int) -> Iterator[CodeBatch]:
-        """The batches from number `start` on, the same ones in every call."""
+        """The batches of a split from number `start` on, the same ones in every call."""
         ...
 
 
@@ -88,7 +91,7 @@ class CodesOnDisk:
                 f"{self.codes.root} has codes of {codes.dataset['name']}, layer {codes.layer}, tokens={codes.tokens}; the "
                 f"{split.name} tokens are of {split.store.name}, layer {split.layer}, tokens={split.tokens}: encode these."
             )
-        absent = np.setdiff1d(split.images, self.codes.runs.example)
+        absent = np.setdiff1d(split.images, self.codes.spans.example)
         if len(absent):
             raise ValueError(
                 f"{self.codes.root} has no codes of {len(absent)} of the {split.name} images: encode with examples=all."
@@ -108,12 +111,6 @@ def l0_of_first_batch(source: Source, split: Split) -> dict[str, float]:
     """Mean number of non-zero codes per token of the first batch, by dictionary; at least 1."""
     first = next(iter(source.batches(split, 0)))
     return {name: max(1.0, len(codes.latents) / max(1, len(codes.offsets) - 1)) for name, codes in first.codes.items()}
-
-
-log = logging.getLogger(__name__)
-EXACT = 23  # mantissa bits of a float32
-
-Key = tuple[str, str, str]  # split, variant, dictionary
 
 
 def first_pass(
@@ -148,7 +145,7 @@ def first_pass(
                 labels, counted, _ = split.token_info(variant, batch.example, batch.token)
                 for name, codes in batch.codes.items():
                     stats[split.name, variant, name].update(codes, labels, counted)
-            done[stream_name(split, source)] = index + 1
+            done[stream_key(split, source)] = index + 1
             loop.between_batches()
     loop.save()
 
@@ -163,10 +160,10 @@ def second_pass(
 
     Those without columns are left out.
     """
-    columns = {key: own for key, own in columns.items() if len(own)}
+    columns = {key: chosen for key, chosen in columns.items() if len(chosen)}
     if not columns:
         return {}, {}
-    stats = {(split.name, *key): new_stats(len(own)) for split in splits for key, own in columns.items()}
+    stats = {(split.name, *key): new_stats(len(chosen)) for split in splits for key, chosen in columns.items()}
     val = splits[-1]
     firing = {key: FiringTokens(len(val.images)) for key in columns}
     for split, _, batch, _ in batches(splits, sources, "The best latents", {}):
@@ -175,17 +172,16 @@ def second_pass(
             for name, codes in batch.codes.items():
                 if (variant, name) not in columns:
                     continue
-                own = columns[variant, name].select(codes)
-                stats[split.name, variant, name].update(own, labels, counted)
+                selected = columns[variant, name].select(codes)
+                stats[split.name, variant, name].update(selected, labels, counted)
                 if split is val:
-                    firing[variant, name].update(own, labels, image, counted)
+                    firing[variant, name].update(selected, labels, image, counted)
     for tokens in firing.values():
         tokens.finish()
     return stats, firing
 
 
-def stream_name(split: Split, source: Source) -> str:
-    """The key of a split read by a source."""
+def stream_key(split: Split, source: Source) -> str:
     return "/".join((split.name, *source.names))
 
 
@@ -197,7 +193,7 @@ def batches(
     total = sum(source.n_batches(split) for split, source in streams)
     with bar(description, total, sum(done.values())) as advance:
         for split, source in streams:
-            start = done.get(stream_name(split, source), 0)
+            start = done.get(stream_key(split, source), 0)
             if start < source.n_batches(split):
                 for index, batch in enumerate(source.batches(split, start), start):
                     yield split, source, batch, index

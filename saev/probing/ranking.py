@@ -27,6 +27,7 @@ from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
 from saev.probing.rank_sums import rank_sums
 
+AllPairs = Float64[Tensor, "latents classes"]
 PAIRS = 1 << 16  # per block: on a CPU, integers below 2^16 are sorted by counting
 ENTRIES = 1 << 22  # per block
 
@@ -35,17 +36,12 @@ class TieGroups(NamedTuple):
     """Groups of tokens with equal codes, and the classes in each."""
 
     size: Int64[Tensor, " groups"]
-    above: Int64[Tensor, " groups"]
-    """Tokens with higher codes."""
-    edge: Float64[Tensor, " groups"]
-    """The lowest code."""
+    above: Int64[Tensor, " groups"]  # tokens with higher codes
+    edge: Float64[Tensor, " groups"]  # the lowest code
     group: Int64[Tensor, " entries"]
-    pair: Int64[Tensor, " entries"]
-    """Latent (within the block) * classes + class."""
-    positives: Int64[Tensor, " entries"]
-    """Tokens of the group that are of the class."""
-    hits: Int64[Tensor, " entries"]
-    """Tokens of the class with higher codes."""
+    pair: Int64[Tensor, " entries"]  # latent (within the block) * classes + class
+    positives: Int64[Tensor, " entries"]  # tokens of the group that are of the class
+    hits: Int64[Tensor, " entries"]  # tokens of the class with higher codes
 
 
 def blocks(table: LabelTable) -> Iterator[tuple[slice, tuple[TieGroups, TieGroups]]]:
@@ -103,11 +99,11 @@ def _before(positives: Int64[Tensor, " n"], pair: Int64[Tensor, " n"]) -> Int64[
 class Best(NamedTuple):
     """The best value over thresholds (predicted: code >= threshold), and the highest threshold with that value."""
 
-    value: Float64[Tensor, "latents classes"]
-    threshold: Float64[Tensor, "latents classes"]
+    value: AllPairs
+    threshold: AllPairs
 
 
-def average_precision(table: LabelTable) -> Float64[Tensor, "latents classes"]:
+def average_precision(table: LabelTable) -> AllPairs:
     """The mean precision at the ranks of a class's tokens, expected over all orders of ties.
 
     The closed formula of McSherry & Najork (ECIR 2008): in a group of g, p of the class, after n with r of the class,
@@ -128,7 +124,7 @@ def average_precision(table: LabelTable) -> Float64[Tensor, "latents classes"]:
     return out / table.positives
 
 
-def auroc(table: LabelTable) -> Float64[Tensor, "latents classes"]:
+def auroc(table: LabelTable) -> AllPairs:
     """The probability that a token of the class has a higher code than one that is not, ties counted half."""
     out = _zeros(table)
     negatives = table.n_tokens - table.positives
@@ -164,14 +160,14 @@ def best_f1(table: LabelTable) -> Best:
     return Best(torch.where(known, value, torch.nan), torch.where(known, threshold, torch.nan))
 
 
-def _zeros(table: LabelTable) -> Float64[Tensor, "latents classes"]:
+def _zeros(table: LabelTable) -> AllPairs:
     return table.p1.new_zeros(table.n_latents, table.n_classes)
 
 
 K = 16
 
 
-def precision_at(table: LabelTable, k: int = K) -> Float64[Tensor, "latents classes"]:
+def precision_at(table: LabelTable, k: int = K) -> AllPairs:
     """The fraction of each class among the k tokens with the largest codes, expected over all orders of ties.
 
     NaN for latents with fewer than k positive codes. ValueError for k < 1.

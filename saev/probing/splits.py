@@ -98,15 +98,13 @@ class PermutedLabels:
         self.other[order] = np.roll(order, 1)  # a single cycle: no image keeps its labels
 
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
-        """The labels of tokens."""
         other = self.other[example]
         n_tokens = np.maximum(self.tokens[other] - self.start, 1)
         return self.labels.of(other, self.start + (token - self.start) % n_tokens)
 
-    def counts(self, runs: Spans) -> Int64[np.ndarray, " classes"]:
-        """Tokens of each class among those selected."""
-        run, token = positions(runs)
-        values = self.of(runs.example[run], token)
+    def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
+        span, token = positions(spans)
+        values = self.of(spans.example[span], token)
         return np.bincount(values[values >= 0], minlength=self.n_classes) if values.ndim == 1 else values.sum(0)
 
 
@@ -153,8 +151,8 @@ def labelled_data(
 def count_labelled(split: Split) -> int:
     """Labelled tokens of a split."""
     labels = split.variants[TRUE]
-    runs = select(split.store.tokens_per_image(split.layer), split.images, split.store.role_slice(split.tokens))
-    return int(labels.counts(runs).sum()) if labels.exclusive else runs.n_tokens
+    spans = select(split.store.tokens_per_image(split.layer), split.images, split.store.role_slice(split.tokens))
+    return int(labels.counts(spans).sum()) if labels.exclusive else spans.n_tokens
 
 
 def labels_of(

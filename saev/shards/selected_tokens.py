@@ -24,17 +24,17 @@ class Selection:
     ignore_labels: tuple[int, ...] = ()  # leave out tokens with these labels
 
     @cached_property
-    def runs(self) -> Spans:
+    def spans(self) -> Spans:
         """The rows as spans of tokens; a token is numbered within its image's stored tokens."""
         labels = self.store.labels_for(self.ignore_labels)
         counts, part = self.store.tokens_per_image(self.layer), self.store.role_slice(self.tokens)
-        runs = select(counts, self.images, part, labels, self.ignore_labels)
-        if runs.n_tokens == 0:
+        spans = select(counts, self.images, part, labels, self.ignore_labels)
+        if spans.n_tokens == 0:
             raise ValueError(
                 f"tokens={self.tokens} of {len(self.images)} images of {self.store.name}: nothing is selected; choose other "
                 "tokens or examples=all."
             )
-        return runs
+        return spans
 
     @cached_property
     def _shard(self) -> Int64[np.ndarray, " n_examples"]:
@@ -44,7 +44,7 @@ class Selection:
     def rows(self) -> Int64[np.ndarray, " shards"]:
         """Rows in each shard of the activations, 0 where no token of it is selected."""
         rows = np.zeros(len(self.store.shard_urls(self.layer)), np.int64)
-        np.add.at(rows, self._shard[self.runs.example], self.runs.stop - self.runs.start)
+        np.add.at(rows, self._shard[self.spans.example], self.spans.stop - self.spans.start)
         return rows
 
     def batches(self, shard: int, batch_size: int) -> Iterator[dict[str, Any]]:

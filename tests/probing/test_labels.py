@@ -34,11 +34,11 @@ def test_a_token_has_the_label_recorded_of_it(store):
 
 def test_counts_are_those_of_looking_up_every_token(store):
     labels = TokenLabels(store, 1, Classes((2, 0, 3), ("", "", "")))
-    runs = whole(store)
+    spans = whole(store)
     found = np.concatenate(
-        [labels.of(np.full(b - a, e), np.arange(a, b)) for e, a, b in zip(*runs, strict=True)]  # token by token
+        [labels.of(np.full(b - a, e), np.arange(a, b)) for e, a, b in zip(*spans, strict=True)]  # token by token
     )
-    assert labels.counts(runs).tolist() == np.bincount(found[found >= 0], minlength=3).tolist()
+    assert labels.counts(spans).tolist() == np.bincount(found[found >= 0], minlength=3).tolist()
 
 
 @pytest.mark.parametrize("exclusive", [True, False])

@@ -42,7 +42,7 @@ def test_pooled_codes_are_those_of_dense_ones_whatever_the_batches(seed, cuts):
 def test_memory_is_that_of_pairs_that_fire():
     pooled = PooledCodes(1)
     pooled.update(from_dense(torch.tensor([[1.0, 0.0, 2.0], [3.0, 0.0, 0.0]])), np.zeros(2, np.int64))
-    assert pooled.nbytes == 2 * 28
+    assert pooled.nbytes == 2 * 24
 
 
 def test_no_codes_give_an_empty_matrix():

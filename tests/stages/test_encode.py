@@ -12,8 +12,8 @@ from codes.test_encoding import selection
 from conftest import TINY
 from recordings import record
 
-from saev.codes import CodesManifest, CodeStore, EncodeSettings
-from saev.codes.encoding import Job
+from saev.codes import CodesManifest, CodeStore
+from saev.codes.encoding import check_disk
 from saev.saved import find_dictionaries
 from saev.shards import ActivationStore
 from saev.shards.merging import sidecar_path
@@ -132,13 +132,12 @@ def test_what_is_left_to_encode_needs_room_and_nothing_else(cli, tiny, run, monk
     for i in (0, 1):
         sidecar_path(store.root, i).write_text("{}")
     usage = shutil.disk_usage(store.root)
-    chosen = selection(tiny)
-    job = Job([], chosen, EncodeSettings(), (0, 1), "cpu", store.root.parent)
+    arguments = store.root.parent, {"it": store.manifest}, {"it": 4 / 64}, selection(tiny), (0, 1)
     monkeypatch.setattr("saev.codes.encoding.shutil.disk_usage", lambda path: usage._replace(free=160 * (8 + 6 * 4)))
-    job.check_disk({"it": store.manifest}, {"it": 4 / 64})  # the third shard, of 160 tokens
+    check_disk(*arguments)  # the third shard, of 160 tokens
     sidecar_path(store.root, 1).unlink()
     with pytest.raises(ValueError, match="the codes need about"):
-        job.check_disk({"it": store.manifest}, {"it": 4 / 64})
+        check_disk(*arguments)
 
 
 def test_a_dictionary_is_called_by_its_folder_wherever_one_stands(run, monkeypatch):

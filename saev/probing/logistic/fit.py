@@ -2,7 +2,7 @@
 
     N loss(b, w) = sum over tokens softplus(b + w x) - b positives - w P1 + N ridge / 2 Var(w x)
 
-Labels enter through (positives, P1) alone, and the first sum is over one distribution per latent that all classes prevalence.
+Labels enter through (positives, P1) alone, and the first sum is over one distribution per latent that all classes share.
 The ridge acts on the standardised code, so a fit does not depend on the scale or offset of x; it keeps separable pairs finite.
 """
 
@@ -15,9 +15,11 @@ from jaxtyping import Bool, Float64, Int8, Int64, Real
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from saev.probing.logistic.newton import Block, blocks, lowest_only, minimise, two_points
+from saev.probing.logistic.newton import Block, Codes, PerClass, blocks, lowest_only, minimise, two_points
 from saev.probing.logistic.nodes import Nodes, coarsened
 
+Pairs = Float64[Tensor, "latents classes"]
+Positives = Real[Tensor, "#latents classes"] | Real[Tensor, " classes"]
 RIDGE = 1e-8
 COARSE_STEPS = 8  # first steps on coarse nodes; pairs that need more are batched again
 
@@ -35,19 +37,19 @@ class Status(enum.IntEnum):
 class LogisticFit:
     """`loss` is the mean cross-entropy in nats per token, without the ridge; `steps` counts evaluations on all nodes."""
 
-    b: Float64[Tensor, "latents classes"]
-    w: Float64[Tensor, "latents classes"]
-    loss: Float64[Tensor, "latents classes"]
+    b: Pairs
+    w: Pairs
+    loss: Pairs
     steps: Int64[Tensor, "latents classes"]
     status: Int8[Tensor, "latents classes"]
 
 
 def solve(
     nodes: Nodes,
-    positives: Real[Tensor, "#latents classes"] | Real[Tensor, " classes"],
-    p1: Float64[Tensor, "latents classes"],
+    positives: Positives,
+    p1: Pairs,
     ridge: float = RIDGE,
-    start: tuple[Float64[Tensor, "latents classes"], Float64[Tensor, "latents classes"]] | None = None,
+    start: tuple[Pairs, Pairs] | None = None,
     tolerance: float = 1e-12,
     max_steps: int = 100,
     advance: Callable[[int], object] = lambda n: None,
@@ -123,13 +125,7 @@ def solve(
     return LogisticFit(level - w * mean, w, loss, steps, status)
 
 
-def cross_entropy(
-    nodes: Nodes,
-    positives: Real[Tensor, "#latents classes"] | Real[Tensor, " classes"],
-    p1: Float64[Tensor, "latents classes"],
-    b: Float64[Tensor, "latents classes"],
-    w: Float64[Tensor, "latents classes"],
-) -> Float64[Tensor, "latents classes"]:
+def cross_entropy(nodes: Nodes, positives: Positives, p1: Pairs, b: Pairs, w: Pairs) -> Pairs:
     """Mean cross-entropy (nats per token) of given fits on the tokens of `nodes`, usually those of another split.
 
     An infinite b (fitted to no or only positives) has a loss of 0 where it is right, else inf.
@@ -155,25 +151,15 @@ def prevalence_entropy(positives: Real[Tensor, "*classes"], n_tokens: int) -> Fl
 
 
 def _cross_entropy(
-    u: Float64[Tensor, "l nodes"],
-    weights: Float64[Tensor, "l nodes"],
-    prevalence: Float64[Tensor, "l classes"],
-    mean: Float64[Tensor, "l classes"],
-    level: Float64[Tensor, "l classes"],
-    slope: Float64[Tensor, "l classes"],
-) -> Float64[Tensor, "l classes"]:
+    u: Codes, weights: Codes, prevalence: PerClass, mean: PerClass, level: PerClass, slope: PerClass
+) -> PerClass:
     # Beyond 40, softplus(t) equals t in float64.
     losses = softplus(torch.addcmul(level[:, None], slope[:, None], u[:, :, None]), threshold=40)
     return torch.bmm(weights[:, None], losses).squeeze(1) - level * prevalence - slope * mean
 
 
 def _separable(
-    u: Float64[Tensor, "l nodes"],
-    weights: Float64[Tensor, "l nodes"],
-    hidden: Float64[Tensor, "l nodes"],
-    prevalence: Float64[Tensor, "l classes"],
-    covariance: Float64[Tensor, "l classes"],
-    rounding: Float64[Tensor, "l classes"],
+    u: Codes, weights: Codes, hidden: Codes, prevalence: PerClass, covariance: PerClass, rounding: PerClass
 ) -> Bool[Tensor, "l classes"]:
     """Whether the positives have the smallest or the largest codes: the mean of y u is then at its lower or upper bound."""
     cumulated = torch.nn.functional.pad(weights.cumsum(1), (1, 0))

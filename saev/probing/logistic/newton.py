@@ -14,6 +14,8 @@ from torch import Tensor
 
 from saev.probing.logistic.nodes import Nodes
 
+Codes = Float64[Tensor, "l nodes"]
+PerClass = Float64[Tensor, "l classes"]
 SIZE = 1 << 20  # latents * classes * nodes at a time
 
 
@@ -22,9 +24,9 @@ class Block(NamedTuple):
 
     at: tuple[Int64[Tensor, "l 1"], Int64[Tensor, "l k"]]
     """The index of the block in a matrix [latents, classes]: `matrix[at]` is [l, k]."""
-    values: Float64[Tensor, "l nodes"]
-    weights: Float64[Tensor, "l nodes"]
-    hidden: Float64[Tensor, "l nodes"]
+    values: Codes
+    weights: Codes
+    hidden: Codes
 
     @property
     def latents(self) -> Int64[Tensor, " l"]:
@@ -58,9 +60,7 @@ def pack_rows(mask: Bool[Tensor, "l classes"]) -> tuple[Int64[Tensor, " rows"], 
     return rows, columns[:, : int(count.max())]
 
 
-def two_points(
-    u: Float64[Tensor, "l nodes"], prevalence: Float64[Tensor, "l classes"], covariance: Float64[Tensor, "l classes"]
-) -> tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]]:
+def two_points(u: Codes, prevalence: PerClass, covariance: PerClass) -> tuple[PerClass, PerClass]:
     """(level, slope) of the exact fit to a standardised code of two values: its smallest (usually that of the zeros) and the one
     that then gives mean 0 and variance 1. The logits are those of the least-squares line at these values.
     """
@@ -73,12 +73,8 @@ def two_points(
 
 
 def lowest_only(
-    u: Float64[Tensor, "l nodes"],
-    weights: Float64[Tensor, "l nodes"],
-    prevalence: Float64[Tensor, "l classes"],
-    lowest: Bool[Tensor, "l classes"],
-    ridge: float,
-) -> tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]]:
+    u: Codes, weights: Codes, prevalence: PerClass, lowest: Bool[Tensor, "l classes"], ridge: float
+) -> tuple[PerClass, PerClass]:
     """(level, slope) where all positives have the smallest code (usually: the latent is silent on all of them).
 
     The prevalence among these tokens determines the logit there. If the other nodes up to distance d were all at d, the ridge
@@ -104,24 +100,16 @@ class Minimum(NamedTuple):
     """Per pair: the logit at the latent's mean, its increase per standard deviation, a bound on the loss that remains to be gained,
     and the number of evaluations."""
 
-    level: Float64[Tensor, "l classes"]
-    slope: Float64[Tensor, "l classes"]
-    remaining: Float64[Tensor, "l classes"]
+    level: PerClass
+    slope: PerClass
+    remaining: PerClass
     steps: Int64[Tensor, "l classes"]
 
 
 def minimise(
-    u: Float64[Tensor, "l nodes"],
-    weights: Float64[Tensor, "l nodes"],
-    prevalence: Float64[Tensor, "l classes"],
-    covariance: Float64[Tensor, "l classes"],
-    start: tuple[Float64[Tensor, "l classes"], Float64[Tensor, "l classes"]],
-    prior: Float64[Tensor, "l classes"],
-    active: Bool[Tensor, "l classes"],
-    ridge: float,
-    tolerance: float,
-    max_steps: int,
-) -> Minimum:
+    u: Codes, weights: Codes, prevalence: PerClass, covariance: PerClass, start: tuple[PerClass, PerClass], prior: PerClass,
+    active: Bool[Tensor, "l classes"], ridge: float, tolerance: float, max_steps: int,
+) -> Minimum:  # fmt: skip
     """Minimise `sum_j weights_j softplus(level + slope u_j) - level prevalence - slope covariance + ridge / 2 slope^2` per pair.
 
     `u` are standardised codes in ascending order, the weights of a latent sum to 1, `prevalence` is the mean of y and
@@ -131,7 +119,7 @@ def minimise(
     powers = torch.stack([weights, weights * u, weights * u.square()], 1)
     nothing = torch.zeros_like(prevalence)
     result = torch.stack([*start, nothing, nothing]).view(4, -1)
-    place = torch.arange(prevalence.numel(), device=u.device).view_as(prevalence)
+    index = torch.arange(prevalence.numel(), device=u.device).view_as(prevalence)
     # Per pair: the position, the step being tried, the rate at which the loss falls at its start, and constants.
     state = torch.stack([*start, nothing, nothing, nothing, prevalence, covariance, prior])
     alive = active
@@ -140,7 +128,7 @@ def minimise(
             rows, columns = pack_rows(alive)
             if not len(rows):
                 break
-            u, powers, place = u[rows], powers[rows], place[rows].gather(1, columns)
+            u, powers, index = u[rows], powers[rows], index[rows].gather(1, columns)
             state = state[:, rows].gather(2, columns.expand(len(state), -1, -1))
             alive = alive[rows].gather(1, columns)
         a, c, da, dc, fall, pi, rho, most = state
@@ -169,7 +157,7 @@ def minimise(
         ended = (done if step < max_steps else alive).view(-1).nonzero().squeeze(1)
         left = torch.where(taken, left, torch.inf)
         reached = torch.stack([a + da * done, c + dc * done, left, torch.full_like(a, step + 1)])
-        result[:, place.view(-1)[ended]] = reached.view(4, -1)[:, ended]
+        result[:, index.view(-1)[ended]] = reached.view(4, -1)[:, ended]
         alive = alive & ~done
         state = torch.stack([a, c, da, dc, fall, pi, rho, most])
     level, slope, remaining, steps = result.view(4, *prevalence.shape)
@@ -177,10 +165,7 @@ def minimise(
 
 
 def _derivatives(
-    u: Float64[Tensor, "l nodes"],
-    powers: Float64[Tensor, "l 3 nodes"],
-    level: Float64[Tensor, "l classes"],
-    slope: Float64[Tensor, "l classes"],
+    u: Codes, powers: Float64[Tensor, "l 3 nodes"], level: PerClass, slope: PerClass
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Weighted sums over nodes of s (1, u) and of s (1 - s) (1, u, u^2), with s = sigmoid(level + slope u)."""
     # Classes last: products with few rows are several times as fast as those with few columns.

@@ -16,6 +16,8 @@ from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import MANTISSA, LabelTable
 
+Vector = Float64[Tensor, " n"]
+Cells = Float64[Tensor, "*cells"]
 MAX_CELLS = 64  # a cell with more than 1 / 64 of a latent's firings is halved, as long as the table has finer bins
 
 
@@ -51,9 +53,7 @@ def cell_starts(table: LabelTable, bits: int) -> Int64[Tensor, " cells"]:
     return segments.nonzero(first)
 
 
-def bin_moments(
-    count: Float64[Tensor, " n"], total: Float64[Tensor, " n"], squares: Float64[Tensor, " n"]
-) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+def bin_moments(count: Vector, total: Vector, squares: Vector) -> tuple[Vector, Vector]:
     """(mean, variance) of the values of each bin."""
     mean = total / count
     variance = squares / count - mean.square()
@@ -62,10 +62,7 @@ def bin_moments(
 
 
 def gauss_points(
-    weight: Float64[Tensor, "*cells"],
-    mean: Float64[Tensor, "*cells"],
-    std: Float64[Tensor, "*cells"],
-    skew: Float64[Tensor, "*cells"],
+    weight: Cells, mean: Cells, std: Cells, skew: Cells
 ) -> tuple[Float64[Tensor, "*cells 2"], Float64[Tensor, "*cells 2"]]:
     """(values, weights) of the two points with this weight, mean, standard deviation and skewness; the second weighs 0 where std
     is 0."""
@@ -179,9 +176,9 @@ def row_starts(*columns: Tensor) -> Int64[Tensor, " runs"]:
 
 def _gauss(
     starts: Int64[Tensor, " cells"],
-    count: Float64[Tensor, " n"],
-    total: Float64[Tensor, " n"],
-    bin_mean: Float64[Tensor, " n"],
+    count: Vector,
+    total: Vector,
+    bin_mean: Vector,
     bin_variance: Float64[Tensor, " #n"],
 ) -> tuple[Float64[Tensor, " m"], Float64[Tensor, " m"], Float64[Tensor, " m"]]:
     """(value, weight, hidden) of the two points with each cell's count, mean, variance and third central moment; of the values
@@ -202,19 +199,13 @@ def _gauss(
 
 
 def sorted_nodes(
-    latent: Int64[Tensor, " n"],
-    values: Float64[Tensor, " n"],
-    weights: Float64[Tensor, " n"],
-    hidden: Float64[Tensor, " n"],
-    n_tokens: int,
-    n_latents: int,
+    latent: Int64[Tensor, " n"], values: Vector, weights: Vector, hidden: Vector, n_tokens: int, n_latents: int
 ) -> Nodes:
     """The nodes with positive weight, sorted by latent and value."""
     kept = weights > 0
     if not bool(kept.all()):
-        latent, values, weights, hidden = (
-            segments.index_select(x, segments.nonzero(kept)) for x in (latent, values, weights, hidden)
-        )
+        kept = segments.nonzero(kept)
+        latent, values, weights, hidden = (segments.index_select(x, kept) for x in (latent, values, weights, hidden))
     # Nodes are sorted already, except for rounding: testing that costs a tenth of sorting.
     following = latent[1:] > latent[:-1]
     if not bool((following | ((latent[1:] == latent[:-1]) & (values[1:] >= values[:-1]))).all()):
@@ -224,7 +215,7 @@ def sorted_nodes(
     return Nodes(offsets, values, weights, hidden, n_tokens)
 
 
-def argsort_nodes(latent: Int64[Tensor, " n"], values: Float64[Tensor, " n"], n_latents: int) -> Int64[Tensor, " n"]:
+def argsort_nodes(latent: Int64[Tensor, " n"], values: Vector, n_latents: int) -> Int64[Tensor, " n"]:
     """The indices that sort nodes by latent and value."""
     order = values.sort(stable=True).indices
     return segments.index_select(order, ordering.order(segments.index_select(latent, order), n_latents))

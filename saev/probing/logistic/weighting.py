@@ -13,6 +13,7 @@ from saev.probing.logistic.fit import RIDGE, LogisticFit, cross_entropy, solve
 from saev.probing.logistic.nodes import nodes
 from saev.probing.settings import Weights
 
+AllPairs = Float64[Tensor, "latents classes"]
 PAIRS_PER_BLOCK = 1 << 11  # balanced pairs per call of `solve`: some 0.15 GB
 
 
@@ -31,13 +32,7 @@ def fit_all(
     return LogisticFit(**{name: values.view(-1, table.n_classes) for name, values in joined.items()})
 
 
-def losses_of_all_pairs(
-    table: LabelTable,
-    bits: int,
-    weights: Weights,
-    b: Float64[Tensor, "latents classes"],
-    w: Float64[Tensor, "latents classes"],
-) -> Float64[Tensor, "latents classes"]:
+def losses_of_all_pairs(table: LabelTable, bits: int, weights: Weights, b: AllPairs, w: AllPairs) -> AllPairs:
     """`cross_entropy` of all pairs' fits on this table's tokens, in nats per token; balanced: NaN where all or no tokens are of the
     class."""
     if weights == "none":

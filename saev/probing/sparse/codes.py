@@ -6,10 +6,10 @@ An image's code is the maximum or the mean of each latent over all tokens of the
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int, Int64
+import polars as pl
+from jaxtyping import Bool, Float32, Int, Int64
 from scipy.sparse import csr_array
 
 from saev.ops.sparse import SparseCodes
@@ -19,70 +19,45 @@ from saev.probing.splits import TRUE, LabelledData, Split, TokenInfo
 from saev.shards.selection import positions, select
 
 
-class Pairs(NamedTuple):
-    """(image, latent) pairs with non-zero codes, ascending; the key of a pair is image * 2^32 + latent."""
-
-    key: Int64[np.ndarray, " pairs"]
-    largest: Float32[np.ndarray, " pairs"]
-    total: Float64[np.ndarray, " pairs"]
-    count: Int64[np.ndarray, " pairs"]
-
-
 class PooledCodes:
     """Images' codes of one dictionary; silent tokens count as 0 in the mean and in the maximum.
 
-    Memory: 28 bytes per (image, latent) that fires, for each batch that has tokens of the image.
+    Memory: 24 bytes per (image, latent) that fires, for each batch that has tokens of the image.
     """
 
     def __init__(self, n_images: int):
         self.tokens = np.zeros(n_images, np.int64)
-        self.parts: list[Pairs] = []
+        self.parts: list[pl.DataFrame] = []
 
     def update(self, codes: SparseCodes, image: Int[np.ndarray, " tokens"]) -> None:
         """Add a batch; `image` is the number of each token's image, -1 for images outside the split."""
-        offsets, latents, values = (part.cpu().numpy() for part in codes)
-        row = np.repeat(image.astype(np.int64), np.diff(offsets))
-        kept = (row >= 0) & (values != 0)
-        value = values[kept].astype(np.float32)
-        key = (row[kept] << 32) | latents[kept]
-        self.parts.append(merge_pairs(Pairs(key, value, value.astype(np.float64), np.ones(len(key), np.int64))))
+        value = pl.col("value")
+        largest, total, count = (
+            value.max().alias("largest"),
+            value.cast(pl.Float64).sum().alias("total"),
+            pl.len().alias("count"),
+        )
+        pairs = pl.DataFrame(entries(codes, image.astype(np.int32)), schema=["image", "latent", "value"])
+        self.parts.append(pairs.group_by("image", "latent").agg(largest, total, count))
         self.tokens += np.bincount(image[image >= 0], minlength=len(self.tokens))
 
     @property
     def nbytes(self) -> int:
         """Memory of the pairs."""
-        return sum(array.nbytes for part in self.parts for array in part)
+        return sum(int(part.estimated_size()) for part in self.parts)
 
     def codes(self, pooling: str) -> csr_array:
         """A row per image, a column per latent up to the last that fires; `pooling` is max or mean."""
-        if len(self.parts) != 1:
-            empty = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.float32), np.zeros(0), np.zeros(0, np.int64))]
-            self.parts = [
-                merge_pairs(Pairs(*(np.concatenate(each) for each in zip(*(empty + self.parts), strict=True))))
-            ]
-        (pairs,) = self.parts
-        image, latent = pairs.key >> 32, pairs.key & 0xFFFFFFFF
+        if not self.parts:
+            return csr_array((len(self.tokens), 1), dtype=np.float32)
+        if len(self.parts) > 1:
+            pairs = pl.concat(self.parts).group_by("image", "latent", maintain_order=True)
+            self.parts = [pairs.agg(pl.max("largest"), pl.sum("total"), pl.sum("count"))]
+        image, latent, largest, total, count = (column.to_numpy() for column in self.parts[0].sort("image", "latent"))
         n = self.tokens[image]
-        if pooling == "mean":
-            value = (pairs.total / n).astype(np.float32)
-        else:  # where a token is silent, the largest code is at least 0
-            value = np.where(pairs.count < n, np.maximum(pairs.largest, 0), pairs.largest)
+        largest = np.where(count < n, np.maximum(largest, 0), largest)  # the code of a silent token is 0
+        value = (total / n).astype(np.float32) if pooling == "mean" else largest
         return codes_matrix(image, latent, value, len(self.tokens))
-
-
-def merge_pairs(pairs: Pairs) -> Pairs:
-    """The pairs, with those of equal keys merged."""
-    if not len(pairs.key):
-        return pairs
-    order = np.argsort(pairs.key, kind="stable")
-    key = pairs.key[order]
-    starts = np.flatnonzero(np.diff(key, prepend=-1))
-    return Pairs(
-        key[starts],
-        np.maximum.reduceat(pairs.largest[order], starts),
-        np.add.reduceat(pairs.total[order], starts),
-        np.add.reduceat(pairs.count[order], starts),
-    )
 
 
 def codes_matrix(
@@ -152,9 +127,9 @@ class TokenSample:
         images = split.images
         if len(images) > most:
             images = np.sort(np.random.default_rng(seed).choice(images, most, replace=False))
-        runs = select(split.store.tokens_per_image(split.layer), images, split.store.role_slice(split.tokens))
-        run, token = positions(runs)
-        example = runs.example[run]
+        spans = select(split.store.tokens_per_image(split.layer), images, split.store.role_slice(split.tokens))
+        span, token = positions(spans)
+        example = spans.example[span]
         blocks = [slice(start, start + BLOCK) for start in range(0, len(token), BLOCK)]
         counted = [split.token_info(TRUE, example[block], token[block]).counted.numpy() for block in blocks]
         kept = np.concatenate(counted)

@@ -34,7 +34,7 @@ def sparse_probing(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(a row per dictionary, level, pooling, k and class; one per dictionary, level, pooling and k).
 
-    Codes are read once, for all dictionaries. Memory: 12 bytes per code of the sampled tokens and 28 per (image, latent) that
+    Codes are read once, for all dictionaries. Memory: 12 bytes per code of the sampled tokens and 24 per (image, latent) that
     fires, of all dictionaries (ValueError above `budget_gib`); then some 50 per code of the dictionary that is being probed.
     """
     rows = [row for view in read_views(settings, data, sources) for row in class_rows(settings, data, view)]
