@@ -56,7 +56,7 @@ class Probe(L.Callback):
         train, val, classes = self.sample
         log.info(
             "probes of %d classes at each validation: fitted to %d tokens of %s, evaluated on %d",
-            len(classes.ids), len(train.labels), store.location.root, len(val.labels),
+            len(classes), len(train.labels), store.location.root, len(val.labels),
         )  # fmt: skip
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]

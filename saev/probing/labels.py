@@ -29,6 +29,9 @@ class Classes:
             raise ValueError(f"classes={list(self.ids)}: must be at least one id, all different, from 0 to {VOID - 1}.")
         assert len(self.names) == len(self.ids)
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def numbers(self, ids: UInt16[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
         """The class number of each label id; -1 for VOID and ids that are no class.
 

@@ -31,7 +31,7 @@ def quick_score(dictionary: Dictionary, sample: Sample) -> dict[str, float]:
     Computed in float32 on the dictionary's device. Cost: an encoding of the sample and a few Newton steps on n_latents * n_classes
     pairs; memory up to 224 bytes per non-zero code of half of the sample.
     """
-    train, val = (_table(dictionary, half, len(sample.classes.ids)) for half in (sample.train, sample.val))
+    train, val = (_table(dictionary, half, len(sample.classes)) for half in (sample.train, sample.val))
     if train is None or val is None:
         return {}
     fit = solve(nodes(train, BITS), train.positives, train.p1)
