@@ -5,9 +5,9 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.trainer.states import TrainerFn
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from saev.progress import terminal
 from saev.training.bank.logging_steps import due
 from saev.training.bank.module import BankModule
 
@@ -18,14 +18,14 @@ class BankProgress(L.Callback):
     """Shows steps, remaining time and tokens per second; logs held-out NMSE and L0 of each member at validations."""
 
     def __init__(self):
-        self.console = Console(stderr=True, force_jupyter=False)
+        self.console = terminal(stderr=True)
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
         if not (self.console.is_terminal and trainer.is_global_zero):
             return
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),

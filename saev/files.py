@@ -8,7 +8,10 @@ import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import polars as pl
 
 
 @contextmanager
@@ -48,6 +51,26 @@ def fingerprint(meaning: Mapping[str, Any]) -> str:
     True
     """
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_parquet(path: str | os.PathLike) -> "pl.DataFrame":
+    """The table in a file; polars itself takes brackets in a path for a pattern."""
+    import polars as pl  # slow to import
+
+    return pl.read_parquet(Path(path), glob=False)
+
+
+def matching(pattern: str) -> list[str]:
+    """Existing paths that match a pattern, sorted; a path that exists, or its part up to the first wildcard, is no pattern.
+
+    >>> import tempfile; root = tempfile.mkdtemp(suffix="[x]"); os.mkdir(f"{root}/run")
+    >>> [path.removeprefix(root) for path in (*matching(root), *matching(f"{root}/r*"))]
+    ['', '/run']
+    """
+    path = Path(pattern)
+    base = next((above for above in (path, *path.parents) if above.exists()), Path())
+    rest = str(path.relative_to(base))
+    return [pattern] if base == path else sorted(map(str, base.glob(rest)))
 
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # surrogates: bytes that are not UTF-8

@@ -1,6 +1,7 @@
 """One process at a time: locks that end with the process that holds them, however it ends."""
 
 import fcntl
+import glob
 import re
 import time
 from collections.abc import Iterator
@@ -45,7 +46,9 @@ def part_of(folder: Path, name: str, number: int, n_parts: int) -> Iterator[None
     with ExitStack() as held:
         while True:
             with exclusive(folder / f"{name}-start"), suppress(Busy):
-                others = (p for p in folder.glob(f"{name}-*-of-*") if not p.name.endswith(f"-of-{n_parts}"))
+                others = (
+                    p for p in folder.glob(f"{glob.escape(name)}-*-of-*") if not p.name.endswith(f"-of-{n_parts}")
+                )
                 if not any(is_locked(other) for other in others):
                     held.enter_context(exclusive(path, busy=f"{path} is held"))
                     break

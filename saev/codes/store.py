@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int32, Int64, Shaped
 
 from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, array_path
-from saev.files import sha256
+from saev.files import read_parquet, sha256
 from saev.ops.sparse import SparseCodes
 from saev.shards.merging import sidecar_path
 from saev.shards.selection import Spans, positions
@@ -156,9 +156,7 @@ class CodeStore:
     @cached_property
     def latents(self) -> "pl.DataFrame":
         """latents.parquet: a row of statistics per latent over these tokens."""
-        import polars as pl  # heavy, and not needed to read rows
-
-        return pl.read_parquet(self.root / LATENTS)
+        return read_parquet(self.root / LATENTS)
 
     def verify(self) -> list[str]:
         """Read every file and compare sha256; a line for each fault."""

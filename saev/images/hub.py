@@ -1,5 +1,6 @@
 """Hugging Face data sets from the hub, its cache or a local folder; a missing one is reported within seconds."""
 
+import glob
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def load(path: str | None, config: str | None, split: str) -> Any:
             f"install 'saev-lightning[hub]'), or {REMEDY}"
         ) from error
     local = Path(path).exists()
+    if local and glob.has_magic(path):
+        raise ValueError(
+            f"images.path={path}: the package `datasets` takes [, * and ? in a path for a pattern: link the folder, "
+            "ln -s PATH /tmp/data, and give the link, images.path=/tmp/data."
+        )
     if not local and not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", path):
         raise ValueError(f"images.path={path} is neither a file nor a data set's name, owner/name: {REMEDY}")
     if any((Path(path) / file).is_file() for file in ("dataset_dict.json", "state.json")):

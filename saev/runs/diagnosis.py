@@ -8,6 +8,7 @@ from pathlib import Path
 
 from saev.codes.manifest import KIND as CODES
 from saev.codes.store import CodeStore
+from saev.files import read_parquet
 from saev.runs.ledger import CHECKPOINT, ERROR, RESULTS, Sweep
 from saev.runs.ledger import FILE as SWEEP
 from saev.shards import ActivationStore, Manifest
@@ -163,7 +164,7 @@ def check_run(path: Path) -> Iterator[Finding]:
             yield Finding(name, "unfinished, without a checkpoint", "delete it and start it again", fault=True)
         return
     try:
-        table = pl.read_parquet(path / RESULTS)
+        table = read_parquet(path / RESULTS)
     except pl.exceptions.PolarsError as error:
         yield Finding(name, f"{RESULTS} cannot be read: {error}", "train again", fault=True)
         return

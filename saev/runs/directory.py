@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from saev.files import write_atomically
+from saev.files import read_parquet, write_atomically
 from saev.locks import Busy, exclusive
 from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, LOCK, RESULTS
 from saev.runs.outputs import runs_root
@@ -26,11 +26,9 @@ NOT_COMPARED = ("ckpt_path", "member")  # keys that change no result
 
 def results_of(directory: Path) -> dict[str, float] | None:
     """Held-out NMSE by member of the finished run in `directory`; None if no run has finished there."""
-    import polars as pl
-
     if not (directory / RESULTS).is_file():
         return None
-    table = pl.read_parquet(directory / RESULTS)
+    table = read_parquet(directory / RESULTS)
     return dict(zip(table["member"], table["nmse"], strict=True))
 
 

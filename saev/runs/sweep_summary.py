@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
+from saev.files import read_parquet
+from saev.progress import print_line, terminal
 from saev.runs import planning
 from saev.runs.ledger import RESULTS, JobState, Sweep, job_states
 from saev.runs.slurm import QueueUnavailable
@@ -32,7 +33,7 @@ def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: b
     `errors` are the launchers' messages by folder, for jobs that left no error.txt. `table`: print the rows (a single job
     has just printed its own).
     """
-    console = Console()
+    console = terminal()
     states = known_states(directory, sweep)
     for folder, message in errors.items():
         of = states[folder]
@@ -51,9 +52,9 @@ def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: b
             log.warning("nothing is written: %s", error)
     print_states(console, sweep, states)
     for name, path in files.items():
-        console.print(f"{name + ':':<8} {path}", soft_wrap=True, highlight=False)
+        print_line(console, f"{name + ':':<8} {path}")
     if any(of.state in ("failed", "interrupted", "not started") for of in states.values()):
-        console.print(f"resume:  saev {sweep.verb} resume_sweep={directory}", soft_wrap=True, highlight=False)
+        print_line(console, f"resume:  saev {sweep.verb} resume_sweep={directory}")
     return states
 
 
@@ -82,7 +83,7 @@ def collect(directory: Path, sweep: Sweep, states: Mapping[str, JobState]) -> li
     settings = dict(zip(sweep.jobs, distinct_settings(sweep), strict=True))
     for folder in sweep.jobs:
         if states[folder].state == "finished":
-            for row in pl.read_parquet(directory / folder / RESULTS).iter_rows(named=True):
+            for row in read_parquet(directory / folder / RESULTS).iter_rows(named=True):
                 own = {key: value for key, value in settings[folder].items() if key not in row}
                 rows.append({"job": folder, **own, **row})
     return rows
@@ -133,8 +134,7 @@ def print_states(console: Console, sweep: Sweep, states: Mapping[str, JobState])
         if of.state != "finished" or of.note:
             step = f", step {of.step}" if of.step is not None else ""
             what = f" ({labels[folder]})" if labels[folder] and labels[folder] not in folder else ""
-            note = f": {escape(of.note)}" if of.note else ""
-            console.print(
-                f"[{MARKS.get(of.state, 'dim')}]{of.state}[/]  {escape(folder + what)}{step}{note}", soft_wrap=True
-            )
-    console.print("jobs:    " + ", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
+            note = f": {of.note}" if of.note else ""
+            state = (of.state, MARKS.get(of.state, "dim"))
+            console.print(Text.assemble(state, f"  {folder}{what}{step}{note}"), soft_wrap=True)
+    console.print("jobs:    " + ", ".join(f"{n} {state}" for state, n in counts.items()))

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from rich.console import Console
 
 from saev.files import replacing
+from saev.progress import print_line, terminal
 
 
 def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]]) -> Path:
@@ -29,4 +29,4 @@ def print_files(files: Mapping[str, Path] | Sequence[Path]) -> None:
     labelled = [*files.items()] if isinstance(files, Mapping) else [(path.stem, path) for path in files]
     width = max(13, *(len(label) + 1 for label, _ in labelled), 0)
     for label, path in labelled:
-        Console().print(f"{label + ':':<{width}} {path}", soft_wrap=True, highlight=False)
+        print_line(terminal(), f"{label + ':':<{width}} {path}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt16
 
+from saev.files import read_parquet
 from saev.settings import listed
 from saev.shards import index
 from saev.shards.codec import Codec, codec_path
@@ -58,9 +59,7 @@ class ActivationStore:
     @cached_property
     def examples(self) -> "pl.DataFrame":
         """examples.parquet: a row per image, row number = image number."""
-        import polars as pl  # slow to import
-
-        return pl.read_parquet(self.location.path(EXAMPLES))
+        return read_parquet(self.location.path(EXAMPLES))
 
     @cached_property
     def token_labels(self) -> UInt16[np.ndarray, " n_tokens"] | None:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from saev.interop import KNOWN
+from saev.progress import print_line, terminal
 
 EPILOG = f"""\
 PATH may be:
@@ -34,26 +34,26 @@ def run(arguments: Sequence[str]) -> int:
         **{name: getattr(args, name) for name in ("mean", "scale", "ignore_unknown", "layer", "tokens", "n_tokens", "dtype", "depth")},
     )  # fmt: skip
     conversion = convert(args.path, args.out, options, check=args.check, progress=True)
-    console = Console()
+    console = terminal()
     if (store := conversion.recording) is not None:
         m = store.manifest
-        console.print(
+        print_line(
+            console,
             f"{args.out}: {m.n_examples} images, {m.n_tokens} tokens of {m.d_model} {m.dtype} in layers "
-            f"{', '.join(map(str, m.layers))}; read back as they were"
+            f"{', '.join(map(str, m.layers))}; read back as they were",
         )
         return 0
     if conversion.source != "ours":
         console.print(conversion.source)
     for note in conversion.notes:
-        console.print(f"  {note}", highlight=False)
+        print_line(console, f"  {note}")
     console.print(proof_table(conversion.proofs))
     if len(conversion.proofs) == 1:
         console.print(
             "random inputs show that both compute the same, not how good the dictionary is: --check RECORDING --layer N shows "
             "its NMSE and L0 on activations",
-            highlight=False,
         )
-    console.print(f"written to {args.out}", highlight=False)
+    print_line(console, f"written to {args.out}")
     return 0
 
 

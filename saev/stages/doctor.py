@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
+from saev.progress import terminal
 from saev.runs.diagnosis import Finding, check_path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parser.add_argument("paths", nargs="*", type=Path, help="recordings, dictionaries, run or sweep directories")
     paths = parser.parse_args(list(arguments)).paths
     findings = list(environment())
-    with Progress(transient=True, disable=not sys.stderr.isatty(), console=Console(stderr=True)) as progress:
+    with Progress(transient=True, disable=not sys.stderr.isatty(), console=terminal(stderr=True)) as progress:
         for path in progress.track(paths, description="reading"):
             findings += check_path(path)
     show(findings)
@@ -41,9 +42,9 @@ def show(findings: Sequence[Finding]) -> None:
     for title in ("", "what", "found", "remedy"):
         table.add_column(title, overflow="fold")
     for finding in findings:
-        mark = "[red]fault" if finding.fault else "[green]ok"
+        mark = Text("fault", "red") if finding.fault else Text("ok", "green")
         table.add_row(mark, finding.what, finding.found, finding.remedy)
-    console = Console()
+    console = terminal()
     console.print(table)
     faults = sum(finding.fault for finding in findings)
     console.print(f"{faults} fault{'' if faults == 1 else 's'}" if faults else "no faults")

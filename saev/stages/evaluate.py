@@ -5,11 +5,11 @@ import logging
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from rich.console import Console
 
 from saev.config.build import build
 from saev.evaluation.evaluating import Evaluation, evaluate
 from saev.evaluation.settings import EvaluateSettings
+from saev.progress import terminal
 from saev.runs.planning import key_of
 from saev.runs.tables import print_files
 from saev.visuals.tables import evaluation_table
@@ -30,6 +30,6 @@ def run(cfg: DictConfig) -> Evaluation:
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, images=images, vit=vit,
         directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    Console().print(evaluation_table(evaluation.results.to_dicts()))
+    terminal().print(evaluation_table(evaluation.results.to_dicts()))
     print_files(evaluation.files)
     return evaluation

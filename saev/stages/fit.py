@@ -25,8 +25,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
     with recorded_failure(directory):
         job = prepare(cfg)
 
-        from rich.console import Console
-
+        from saev.progress import terminal
         from saev.recipes.fit import fit
         from saev.runs.tables import print_files
         from saev.visuals.tables import evaluation_table
@@ -36,6 +35,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
             data, cfg.layer, job.baselines, settings=job.settings, directory=directory, configuration=configuration
         )
     rows = fitted.results.to_dicts()
-    Console().print(evaluation_table(rows))
+    terminal().print(evaluation_table(rows))
     print_files({"results": directory / "results.csv", "dictionaries": directory / "saes"})
     return {row["member"]: row["nmse"] for row in rows}

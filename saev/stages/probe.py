@@ -5,13 +5,13 @@ from typing import Any
 
 import polars as pl
 from omegaconf import DictConfig
-from rich.console import Console
 
 from saev.config.build import build
 from saev.device import check_device
 from saev.probing.inputs import open_inputs
 from saev.probing.pipeline import CHECKPOINT, probe
 from saev.probing.settings import ProbeSettings
+from saev.progress import terminal
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
@@ -42,6 +42,6 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         write_table(directory, "results", tables["results"])
         (directory / CHECKPOINT).unlink(missing_ok=True)
     rows = tables["results"].to_dicts()
-    Console().print(probe_table(rows))
+    terminal().print(probe_table(rows))
     print_files({name: directory / f"{name}.parquet" for name in tables})
     return rows

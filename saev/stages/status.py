@@ -7,9 +7,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from saev.config.resume import SWEEPING
+from saev.progress import terminal
 from saev.runs import ledger
 from saev.runs.outputs import runs_root
 from saev.runs.planning import Job
@@ -43,5 +42,5 @@ def status(directory: Path) -> bool:
         states = summarise(directory, ledger.Sweep.load(directory), {})
     else:
         states = {directory.name: ledger.job_state(directory)}
-        print_states(Console(), ledger.Sweep("", {directory.name: Job([], [])}), states)
+        print_states(terminal(), ledger.Sweep("", {directory.name: Job([], [])}), states)
     return any(of.state == "failed" for of in states.values())

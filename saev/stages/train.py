@@ -7,9 +7,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 
 from saev.config.train_job import n_processes, prepare, warn_unused
+from saev.progress import terminal
 from saev.runs.directory import check_same, recorded_failure, results_of
 from saev.runs.signals import rank
 
@@ -47,6 +47,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
             resume=cfg.ckpt_path, lightning=lightning_parts(cfg, directory),
         )  # fmt: skip
     if first_process:
-        Console().print(results_table(bank.results.to_dicts()))
+        terminal().print(results_table(bank.results.to_dicts()))
         print_files(bank.files)
     return dict(zip(bank.results["member"], bank.results["nmse"], strict=True))

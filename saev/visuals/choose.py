@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from saev.files import read_parquet
 from saev.visuals.settings import Choice
 from saev.visuals.top_images import Survey
 
@@ -35,7 +36,7 @@ def read_classes(probe: str | os.PathLike | pl.DataFrame) -> pl.DataFrame:
         path = Path(probe) / "classes.parquet"
         if not path.is_file():
             raise ValueError(f"probe={probe}: it has no {path.name}; give the directory that `saev probe` printed.")
-        probe = pl.read_parquet(path)
+        probe = read_parquet(path)
     return probe.filter(pl.col("labels") == "true", pl.col("latent").is_not_null())
 
 

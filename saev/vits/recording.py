@@ -13,11 +13,12 @@ from rich.console import Console
 from saev.device import check_device, resolve_device
 from saev.images.source import ImageSource
 from saev.locks import exclusive, parse_part, part_of
+from saev.progress import print_line, terminal
 from saev.shards import ActivationStore, Manifest, RecordingWriter, fingerprint
 from saev.vits.image_loader import ImageLoader
 from saev.vits.recording_pass import RecordingPass
 from saev.vits.recording_plan import RecordingPlan, as_tuple, check_disk
-from saev.vits.recording_progress import Remarks, print_line
+from saev.vits.recording_progress import Remarks
 from saev.vits.settings import RecordSettings
 from saev.vits.source import VitSource
 from saev.vits.threads import default_workers
@@ -117,7 +118,7 @@ class Recording:
             return self.recorded() or self._record(progress)
 
     def _record(self, progress: bool) -> Path:
-        directory, console = self.directory(), Console(stderr=True, quiet=not progress)
+        directory, console = self.directory(), terminal(stderr=True, quiet=not progress)
         plan, part = self.plan, parse_part(self.settings.part)
         writer = RecordingWriter(
             root=directory,

@@ -7,12 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
+from saev.progress import print_line
 from saev.vits.image_loader import LoadedImage
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print plain text: rich would take brackets in paths and errors for markup."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass
@@ -48,7 +44,12 @@ class ImageBar:
     """A bar with images done, images/s and the remaining time; one line at the end without a terminal."""
 
     def __init__(self, console: Console, what: str, total: int, shown: bool):
-        columns: list[Any] = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+        columns: list[Any] = [
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+        ]
         columns += [TextColumn("{task.fields[rate]}"), TimeRemainingColumn()]
         self.bar = Progress(*columns, console=console, disable=not shown)
         self.task = self.bar.add_task(what, total=total, rate="")

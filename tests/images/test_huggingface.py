@@ -165,3 +165,9 @@ def test_the_missing_extra_is_named(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "datasets")
     with pytest.raises(ValueError, match=r"needs the package `datasets`: install the extra hub \(uv sync --extra hub"):
         HuggingFaceImages(path=str(tmp_path)).check()
+
+
+def test_a_path_that_datasets_would_take_for_a_pattern_is_refused(tmp_path):
+    (tmp_path / "lab [x]").mkdir()
+    with pytest.raises(ValueError, match=r"images\.path=.*lab \[x\]: the package `datasets` takes .* link the folder"):
+        HuggingFaceImages(path=str(tmp_path / "lab [x]")).check()
