@@ -6,9 +6,7 @@ member`).
 """
 
 from callbacks.checkpoint import Checkpoint
-from callbacks.coherence import Coherence
-from callbacks.dead_units import DeadUnits
-from callbacks.frequency_histogram import FrequencyHistogram
+from callbacks.latents import Coherence, DeadUnits, FrequencyHistogram
 from callbacks.member_cost import MemberCost
 from callbacks.member_export import MemberExport
 from callbacks.metrics_writer import MetricsWriter

@@ -5,10 +5,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
 
-from saev.training.bank.logging_steps import due
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, due
 
 
 class MemberCost(L.Callback):
@@ -29,13 +27,8 @@ class MemberCost(L.Callback):
             return
         self.marks, self.memory = [], []
 
-        def begins(number: int):
-            def mark(module: nn.Module, inputs: Any) -> None:
-                self._mark(number, pl_module)
-
-            return mark
-
-        self.handles = [member.register_forward_pre_hook(begins(i)) for i, member in enumerate(pl_module.bank)]
+        hooks = [lambda module, inputs, i=i: self._mark(i, pl_module) for i in range(len(pl_module.bank))]
+        self.handles = [m.register_forward_pre_hook(hook) for m, hook in zip(pl_module.bank, hooks, strict=True)]
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: BankModule, optimizer) -> None:  # type: ignore[override]
         if self.handles:

@@ -12,8 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from saev.files import write_atomically
 from saev.training.bank.logger_histograms import EDGES, log_histogram
-from saev.training.bank.logging_steps import due
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, due
 
 RESULTS = ("nmse", "l0", "dead", "dense_above_0.1", "coherence")
 

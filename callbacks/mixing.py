@@ -9,8 +9,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from saev.metrics.mixing import batch_entropy, expected_entropy, expected_mates, mates
 from saev.shards.selection import per_image, per_label, per_position
-from saev.training.bank.logging_steps import due
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, due
 
 
 class Mixing(L.Callback):

@@ -8,8 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from saev.progress import terminal
-from saev.training.bank.logging_steps import due
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, due
 
 log = logging.getLogger(__name__)
 

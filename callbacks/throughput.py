@@ -5,8 +5,7 @@ import time
 import lightning as L
 import torch
 
-from saev.training.bank.logging_steps import due
-from saev.training.bank.module import BankModule
+from saev.training.bank.module import BankModule, due
 
 
 class Throughput(L.Callback):

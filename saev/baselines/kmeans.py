@@ -14,8 +14,8 @@ from saev.baselines.lloyd import Clusters
 from saev.baselines.nearest import blocks, distances, full_precision, nearest
 from saev.baselines.settings import KMeans
 from saev.nn.centroids import ENOUGH, kmeans
-from saev.nn.initialise import PER_CENTROID
 from saev.nn.normalise import Normaliser
+from saev.nn.settings import PER_CENTROID
 from saev.settings import listed
 
 CODES = ("onehot", "inverse")

@@ -1,17 +1,14 @@
 """The baselines by their settings: what a notebook writes, what conf/baseline/*.yaml builds. `build` returns a new fitter."""
 
 import dataclasses
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from importlib import import_module
+from typing import Any, ClassVar, Literal
 
 from saev.settings import bounded, check
 
-if TYPE_CHECKING:
-    from saev.baselines.fitter import Fitter
-
 
 @dataclasses.dataclass(frozen=True)
-class BaselineSettings(ABC):
+class BaselineSettings:
     """The settings of one baseline; the subclass declares its fields."""
 
     kind: ClassVar[str]
@@ -19,9 +16,9 @@ class BaselineSettings(ABC):
     def __post_init__(self):
         check(self)
 
-    @abstractmethod
-    def build(self) -> "Fitter":
-        """A new fitter with these settings."""
+    def build(self) -> Any:
+        """A new fitter with these settings: `<class>Fitter` in the file named after the kind."""
+        return getattr(import_module(f"saev.baselines.{self.kind}"), f"{type(self).__name__}Fitter")(self)
 
     def row(self) -> dict[str, Any]:
         """The kind and the settings with one value, for tables."""
@@ -42,11 +39,6 @@ class KMeans(BaselineSettings):
     code: Literal["onehot", "inverse"] = "onehot"  # onehot: L0 = 1; inverse: 1 / distance to every centroid
     tol: float = bounded(1e-4, at_least=0)  # stop after a pass that lowers the inertia by a smaller fraction
 
-    def build(self) -> "Fitter":
-        from saev.baselines.kmeans import KMeansFitter
-
-        return KMeansFitter(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class PCA(BaselineSettings):
@@ -65,11 +57,6 @@ class PCA(BaselineSettings):
             )
         object.__setattr__(self, "k", tuple(self.k))
         check(self)
-
-    def build(self) -> "Fitter":
-        from saev.baselines.pca import PCAFitter
-
-        return PCAFitter(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,11 +81,6 @@ class RandomVectors(BaselineSettings):
         if self.k is not None and self.k > self.n_latents:
             raise ValueError(f"k={self.k}: must be at most n_latents={self.n_latents} (null: all).")
 
-    def build(self) -> "Fitter":
-        from saev.baselines.random_vectors import RandomVectorsFitter
-
-        return RandomVectorsFitter(self)
-
 
 @dataclasses.dataclass(frozen=True)
 class SemiNMF(BaselineSettings):
@@ -110,8 +92,3 @@ class SemiNMF(BaselineSettings):
     seed: int = 0  # of the k-means that it starts from
     iterations: int = bounded(100, at_least=1)  # of ADMM, for the codes of a batch
     l1_penalty: float = bounded(0.0, at_least=0, at_most=1e30)
-
-    def build(self) -> "Fitter":
-        from saev.baselines.semi_nmf import SemiNMFFitter
-
-        return SemiNMFFitter(self)

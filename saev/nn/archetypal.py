@@ -10,7 +10,6 @@ residual. So codes, objectives and AuxK need no special case, and a saved dictio
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 TINY = 1e-12
 NEWTON_STEPS = 20  # of the simplex projection; 3 to 6 are usual
@@ -36,10 +35,6 @@ class Archetypes(nn.Module):
         self.mixing, self.residual = nn.Parameter(mixing), nn.Parameter(residual)
         for parameter in (self.mixing, self.residual):  # bounded row by row: nothing for Muon to orthogonalise
             parameter.per_entry = True  # type: ignore[attr-defined]
-
-    def forward(self) -> Float[Tensor, "d_sae d_model"]:
-        """The atoms as a differentiable function of mixing and residual, which `atoms` and `pull_back` compute without a graph."""
-        return normalize(self.mixing @ self.points + self.residual, dim=1, eps=TINY)
 
     @torch.no_grad()
     def atoms(self) -> Float[Tensor, "d_sae d_model"]:

@@ -110,7 +110,7 @@ class TrainingMember(nn.Module):
         norm = nn.utils.get_total_norm([p.grad for p in self.sae.parameters() if p.grad is not None])
         if (
             norm.device.type != "cpu" or not norm <= clip
-        ):  # on a GPU the test would synchronise, which costs more than scaling by 1
+        ):  # on a GPU the test would synchronise; scaling by 1 costs less
             nn.utils.clip_grads_with_norm_(self.sae.parameters(), clip, norm)
         return norm
 

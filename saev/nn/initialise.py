@@ -1,5 +1,6 @@
 """Initial parameters: atoms, and an encoder that is their transpose at the best scale for a sample of activations."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,35 +14,14 @@ from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.centroids import kmeans
 from saev.nn.decoding import decode
 from saev.nn.median import geometric_median
-from saev.nn.settings import Archetypal, Centre, Free, Init
+from saev.nn.settings import CLUSTERED, SAMPLE, Archetypal, Centre, Free, Init
 
-CLUSTERED = ("kmeans", "archetypal")
 FREE = Free()
-SAMPLE = 16384  # tokens from which the centre is computed
-PER_CENTROID = 50  # tokens in the sample; faiss advises 39
 PAIRS = 2  # archetypal: further centroids in an initial atom
 FRACTION = 0.2  # archetypal: their weight; 0.5 for atoms beyond the number of centroids
 RESIDUAL = 0.2  # archetypal: norm of the initial residual, at most delta
 
 _cache: Any = WeakTensorKeyDictionary()  # sample -> its median and centroids, which members of a bank share
-
-
-def sample_tokens(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
-    """The number of tokens in the sample that an initialisation needs.
-
-    >>> sample_tokens("data", 4096), sample_tokens("kmeans", 4096)
-    (16384, 204800)
-    """
-    return max(SAMPLE, PER_CENTROID * n_centroids(method, d_sae, decoder))
-
-
-def n_centroids(method: Init, d_sae: int, decoder: Free | Archetypal = FREE) -> int:
-    """The number of centroids that an initialisation needs: one per atom, or `decoder.points`; 0 without clustering.
-
-    >>> n_centroids("data", 64), n_centroids("kmeans", 64), n_centroids("archetypal", 64, Archetypal(points=16))
-    (0, 64, 16)
-    """
-    return (decoder.points or d_sae) if method in CLUSTERED else 0
 
 
 @torch.no_grad()
@@ -83,19 +63,17 @@ def initialise(
     _start_encoder(sae, sample[:4096])
 
 
-def _cached(sample: Float[Tensor, "n d_model"]) -> dict[Any, Tensor]:
-    if sample not in _cache:
-        _cache[sample] = {}
-    return _cache[sample]
+def _cached(sample: Float[Tensor, "n d_model"], key: Any, compute: Callable[[], Tensor]) -> Tensor:
+    values = _cache.setdefault(sample, {})
+    if key not in values:
+        values[key] = compute()
+    return values[key]
 
 
 def _centre(sample: Float[Tensor, "n d_model"], which: Centre) -> Float[Tensor, " d_model"]:
     if which == "mean":
         return sample[:SAMPLE].mean(0)
-    cached = _cached(sample)
-    if which not in cached:
-        cached[which] = geometric_median(sample[:SAMPLE])
-    return cached[which]
+    return _cached(sample, which, lambda: geometric_median(sample[:SAMPLE]))
 
 
 def _archetypes(
@@ -107,11 +85,8 @@ def _archetypes(
     decoder: Free | Archetypal,
 ) -> Archetypes:
     """Atom i is mostly the direction of centroid i, or i modulo their number."""
-    n = n_centroids(method, d_sae, decoder)
-    cached = _cached(sample)
-    if (n, seed) not in cached:  # members of a bank share centroids
-        cached[n, seed] = kmeans(sample, n, seed)
-    points = normalize(cached[n, seed] - centre, dim=1)
+    n = decoder.points or d_sae
+    points = normalize(_cached(sample, (n, seed), lambda: kmeans(sample, n, seed)) - centre, dim=1)
     generator = torch.Generator().manual_seed(seed)
     nearest = torch.arange(d_sae) % n
     mixing = torch.zeros(d_sae, n)

@@ -30,9 +30,8 @@ class MaybeDead:
             self.question = Question(tokens_since_fired, self.dead_tokens - ahead)
         self._settle(ahead)
         assert self.latents is not None
-        self.latents = self.latents.to(
-            tokens_since_fired.device
-        )  # a checkpoint is loaded before the module moves to its device
+        # a checkpoint is loaded before the module moves to its device
+        self.latents = self.latents.to(tokens_since_fired.device)
         self.left -= tokens
         if self.left < 0:
             self.question = Question(tokens_since_fired, self.dead_tokens - ahead - tokens)
@@ -60,9 +59,8 @@ class Question:
 
     def __init__(self, tokens_since_fired: Int64[Tensor, " d_sae"], tokens: int):
         self.device, self.close = tokens_since_fired.device, (tokens_since_fired >= tokens).byte()
-        self.count = self.close.sum().to(
-            "cpu", non_blocking=tokens_since_fired.is_cuda
-        )  # into page-locked memory if CUDA
+        # into page-locked memory if CUDA
+        self.count = self.close.sum().to("cpu", non_blocking=tokens_since_fired.is_cuda)
         self.arrived = torch.cuda.Event() if tokens_since_fired.is_cuda else None
         if self.arrived is not None:
             self.arrived.record(torch.cuda.current_stream(tokens_since_fired.device))

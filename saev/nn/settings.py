@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 COLUMNS = ("sparsity", "l0_target", "k")  # settings of sparsifiers that are columns of tables
 Init = Literal["data", "random", "kmeans", "archetypal"]
 Centre = Literal["median", "mean"]
+CLUSTERED = ("kmeans", "archetypal")
+SAMPLE = 16384  # tokens from which the centre is computed
+PER_CENTROID = 50  # tokens in the sample; faiss advises 39
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +61,7 @@ class Archetypal:
 
     def check(self, init: Init) -> None:
         """ValueError where atoms would not start as combinations of these centroids."""
-        if init not in ("kmeans", "archetypal"):
+        if init not in CLUSTERED:
             raise ValueError(
                 f"decoder=archetypal with init={init}: its atoms start as combinations of centroids; add init=archetypal."
             )
@@ -110,18 +113,17 @@ class Member:
         self.decoder.check(self.init)
         return d_sae
 
+    def n_centroids(self, d_model: int) -> int:
+        """The number of centroids that the initialisation needs: one per atom, or `decoder.points`; 0 without clustering."""
+        return (self.decoder.points or self.width(d_model)) if self.init in CLUSTERED else 0
+
     def sample_tokens(self, d_model: int) -> int:
         """Number of tokens in the sample that `build` needs."""
-        from saev.nn.initialise import sample_tokens
-
-        return sample_tokens(self.init, self.width(d_model), self.decoder)
+        return max(SAMPLE, PER_CENTROID * self.n_centroids(d_model))
 
     def check_tokens(self, d_model: int, n_tokens: float) -> None:
         """ValueError where the initialisation needs more than `n_tokens` training tokens."""
-        from saev.nn.initialise import n_centroids
-
-        centroids = n_centroids(self.init, self.width(d_model), self.decoder)
-        if centroids > n_tokens:
+        if (centroids := self.n_centroids(d_model)) > n_tokens:
             raise ValueError(
                 f"init={self.init} needs {centroids} centroids, there are {int(n_tokens)} training tokens: lower d_sae (or "
                 "decoder.points), take more images, or init=data."

@@ -30,9 +30,12 @@ _sharded: ShardedBatch | None = None
 def sharded_batch(here: int, tokens: int) -> Iterator[None]:
     """Context in which the current batch of `here` tokens is this process's shard of one of `tokens` over all processes.
 
-    All processes must make the same calls in it, in the same order.
+    All processes must make the same calls in it, in the same order. No effect in a single process.
     """
     global _sharded
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        yield
+        return
     before, _sharded = _sharded, ShardedBatch(tokens, here / tokens, dist.get_world_size())
     try:
         yield

@@ -29,10 +29,9 @@ from saev.recipes.linear_maps import map_numbers
 from saev.runs.signals import answer_slurm
 from saev.shards import ActivationStore
 from saev.training.lightning import leave_processes, quieten_lightning
-from saev.training.linear.ddp import ProbeDDP
 from saev.training.linear.inputs import Input, inputs_of
 from saev.training.linear.loss import class_weights, prior_logits
-from saev.training.linear.module import ProbeModule
+from saev.training.linear.module import ProbeDDP, ProbeModule
 from saev.training.linear.probe import grid
 from saev.training.linear.settings import LinearProbeSettings
 

@@ -28,9 +28,7 @@ class StreamSettings:
 class ProbeSample:
     """Labelled images on which the latents of each member are probed at validations; dataset=None: no probes."""
 
-    dataset: str | None = (
-        None  # "train": held-out images of the activations trained on; or a recording of the same backbone
-    )
+    dataset: str | None = None  # "train": held-out images of the activations trained on; or another recording
     images: int = bounded(64, at_least=2)
     tokens: int = bounded(16384, at_least=2)
 
@@ -42,17 +40,14 @@ class ProbeSample:
 class TrainSettings(StreamSettings):
     """The stream, the optimisation and the logging of a bank."""
 
-    n_tokens: int | None = bounded(
-        100_000_000, at_least=1
-    )  # tokens to train on, over as many epochs as that takes; None: one epoch
+    # tokens to train on, over as many epochs as that takes; None: one epoch
+    n_tokens: int | None = bounded(100_000_000, at_least=1)
     warmup: int = bounded(1000, at_least=0)  # learning-rate warm-up, steps
     decay: float = bounded(0.2, at_least=0, at_most=1)  # fraction of the run over which the learning rate falls to 0
     clip: float = bounded(1.0, above=0, hint="clip=1e9: no clipping")  # largest gradient norm of a member
     products: Literal["auto", "measured", "sparse", "dense"] = "auto"  # how products of sparse codes are computed
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
-    sparsity_warmup: float = bounded(
-        0.05, at_least=0, at_most=1
-    )  # fraction of the run over which the sparsity penalty rises
+    sparsity_warmup: float = bounded(0.05, at_least=0, at_most=1)  # fraction of the run in which the penalty rises
     val_every: int = bounded(1000, at_least=1)  # steps between validations
     log_every: int = bounded(50, at_least=1)  # steps between written metrics
     probe: ProbeSample = dataclasses.field(default_factory=ProbeSample)
@@ -67,9 +62,5 @@ class FitSettings(StreamSettings):
     save_every_s: float = bounded(60, at_least=0)  # seconds between checkpoints
 
 
-MAY_DIFFER = (
-    "device",
-    "save_every_s",
-    "datamodule.readers",
-    "datamodule.depth",
-)  # keys that may change when a fit is resumed
+# keys that may change when a fit is resumed
+MAY_DIFFER = ("device", "save_every_s", "datamodule.readers", "datamodule.depth")

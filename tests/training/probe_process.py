@@ -9,7 +9,7 @@ import torch
 from training.banks import state
 from training.probes import build
 
-from saev.training.linear.ddp import ProbeDDP
+from saev.training.linear.module import ProbeDDP
 
 if __name__ == "__main__":
     strategy = ProbeDDP(process_group_backend="gloo")

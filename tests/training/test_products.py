@@ -64,20 +64,6 @@ def test_both_ways_give_the_same_training(tmp_path):
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
-def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path):
-    """Its encoders, and the optimiser's moments of them, lie the other way round."""
-    dataset = record(tmp_path / "data")
-    trainer, first, data = build(dataset, specs()[:1], steps=3)
-    trainer.fit(first, data)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    del checkpoint["state_dict"]["bank.members.0._extra_state"]["products"]
-    torch.save(checkpoint, tmp_path / "old.ckpt")
-    trainer, again, data = build(dataset, specs()[:1], steps=5)
-    with pytest.raises(ValueError, match=r"earlier version.*without ckpt_path"):
-        trainer.fit(again, data, ckpt_path=tmp_path / "old.ckpt")
-
-
 def test_unknown_products_are_refused():
     with pytest.raises(ValueError, match="products=spares: choose auto, measured, sparse or dense"):
         checked("spares")

@@ -1,20 +1,14 @@
-"""Settings of every sparsifier. No torch here: the command line derives its schema from these fields.
-
-`build(d_sae)` makes the module, from the file named after the kind; codes f, pre-activations h.
-"""
+"""Settings of every sparsifier; codes f, pre-activations h. No torch here: the command line derives its schema from these fields."""
 
 import dataclasses
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from importlib import import_module
+from typing import Any, ClassVar
 
 from saev.settings import bounded, check, shown
 
-if TYPE_CHECKING:
-    from saev.nn.sparsifiers.base import Sparsifier
-
 
 @dataclasses.dataclass(frozen=True)
-class SparsifierSettings(ABC):
+class SparsifierSettings:
     """How pre-activations become codes: what config.json stores, as {kind, ...fields}."""
 
     kind: ClassVar[str]
@@ -25,11 +19,12 @@ class SparsifierSettings(ABC):
     def __post_init__(self):
         check(self)
 
-    @abstractmethod
-    def build(self, d_sae: int) -> "Sparsifier":
-        """A new module for d_sae latents."""
+    def build(self, d_sae: int) -> Any:
+        """A new module for d_sae latents: `<class>Sparsifier` in the file named after the kind."""
+        module = import_module(f"saev.nn.sparsifiers.{self.kind}")
+        return getattr(module, f"{type(self).__name__}Sparsifier")(self, d_sae)
 
-    def check_width(self, d_sae: int) -> None:  # noqa: B027 most sparsifiers take any width
+    def check_width(self, d_sae: int) -> None:
         """ValueError where the settings do not fit d_sae latents."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,22 +61,12 @@ class TopK(_Selecting):
     kind: ClassVar[str] = "topk"
     threshold: bool = False
 
-    def build(self, d_sae: int) -> "Sparsifier":
-        from saev.nn.sparsifiers.topk import TopKSparsifier
-
-        return TopKSparsifier(self, d_sae)
-
 
 @dataclasses.dataclass(frozen=True)
 class BatchTopK(_Selecting):
     """The batch * k largest of relu(h) over the whole batch; evaluated as f = h [h > theta] (Bussmann et al. 2024)."""
 
     kind: ClassVar[str] = "batchtopk"
-
-    def build(self, d_sae: int) -> "Sparsifier":
-        from saev.nn.sparsifiers.batchtopk import BatchTopKSparsifier
-
-        return BatchTopKSparsifier(self, d_sae)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +95,6 @@ class ReLU(_Penalised):
     kind: ClassVar[str] = "relu"
     atom_norm: bool = False
 
-    def build(self, d_sae: int) -> "Sparsifier":
-        from saev.nn.sparsifiers.relu import ReLUSparsifier
-
-        return ReLUSparsifier(self, d_sae)
-
 
 @dataclasses.dataclass(frozen=True)
 class Gated(_Penalised):
@@ -126,11 +106,6 @@ class Gated(_Penalised):
 
     kind: ClassVar[str] = "gated"
     peak_matrices: ClassVar[int] = 8
-
-    def build(self, d_sae: int) -> "Sparsifier":
-        from saev.nn.sparsifiers.gated import GatedSparsifier
-
-        return GatedSparsifier(self, d_sae)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,9 +119,7 @@ class JumpReLU(SparsifierSettings):
     kind: ClassVar[str] = "jumprelu"
     sparsity: float = bounded(1e-3, at_least=0)
     l0_target: float | None = bounded(None, above=0)
-    bandwidth: float = bounded(
-        0.5, above=0
-    )  # of the gradient estimators, in units of the spread of the pre-activations
+    bandwidth: float = bounded(0.5, above=0)  # of the gradient estimators, in units of the pre-activations' spread
     tanh: float | None = bounded(None, above=0, hint="null for the L0 penalty")
     pace: float = bounded(64.0, above=0)  # a threshold moves by about lr * pace * that spread per step
 
@@ -154,11 +127,6 @@ class JumpReLU(SparsifierSettings):
         super().__post_init__()
         if self.tanh is not None and self.l0_target is not None:
             raise ValueError(f"tanh={self.tanh} has no effect beside l0_target={self.l0_target}: drop one of them.")
-
-    def build(self, d_sae: int) -> "Sparsifier":
-        from saev.nn.sparsifiers.jumprelu import JumpReLUSparsifier
-
-        return JumpReLUSparsifier(self, d_sae)
 
 
 SPARSIFIERS: dict[str, type[SparsifierSettings]] = {cls.kind: cls for cls in (ReLU, TopK, BatchTopK, JumpReLU, Gated)}

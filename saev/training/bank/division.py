@@ -35,7 +35,7 @@ class Division:
 
     def agreed(self, values: list[Any]) -> list[Any]:
         """The values of the first process; a collective."""
-        return values
+        return values if self is ALONE else _everyones(values)[0]
 
     def synchronise(self, bank: SAEBank) -> None:
         """Update the members that other processes step."""
@@ -61,9 +61,6 @@ class ByBatch(Division):
     def rows(self, tokens: int) -> int:
         return max(1, tokens // dist.get_world_size())
 
-    def agreed(self, values: list[Any]) -> list[Any]:
-        return _everyones(values)[0]
-
 
 class ByMembers(Division):
     """Process r of W steps the members i with i % W == r, on whole batches.
@@ -78,12 +75,9 @@ class ByMembers(Division):
     def owns(self, member: int) -> bool:
         return self.owner(member) == dist.get_rank()
 
-    def agreed(self, values: list[Any]) -> list[Any]:
-        return _everyones(values)[0]
-
     def complete(self, table: Float64[Tensor, "names members"]) -> Float64[Tensor, "names members"]:
-        own = torch.tensor([self.owns(i) for i in range(table.shape[1])], device=table.device)
-        known = torch.where(own, table, 0)  # elsewhere they may be NaN
+        stepped = torch.tensor([self.owns(i) for i in range(table.shape[1])], device=table.device)
+        known = torch.where(stepped, table, 0)  # elsewhere they may be NaN
         dist.all_reduce(known)
         return known
 
@@ -101,15 +95,15 @@ class ByMembers(Division):
         whole: dict[int, dict[str, Any]] = {}
         for rank, (outline, _) in enumerate(everyones):
             for index, entry in outline.items():
-                found = {name: _sent(rank, value, state["state"], index, name, device) for name, value in entry.items()}
+                sent = {name: _sent(rank, value, state["state"], index, name, device) for name, value in entry.items()}
                 if dist.get_rank() == 0:  # the other processes drop the tensors again
-                    whole[index] = found
+                    whole[index] = sent
         groups = [everyones[self.owner(i)][1][i] for i in range(len(state["param_groups"]))]
         return {"state": dict(sorted(whole.items())), "param_groups": groups}
 
     def own_state(self, state: dict[str, Any]) -> dict[str, Any]:
-        own = {index for i, group in enumerate(state["param_groups"]) if self.owns(i) for index in group["params"]}
-        return {**state, "state": {index: entry for index, entry in state["state"].items() if index in own}}
+        kept = {index for i, group in enumerate(state["param_groups"]) if self.owns(i) for index in group["params"]}
+        return {**state, "state": {index: entry for index, entry in state["state"].items() if index in kept}}
 
 
 class _Shape(NamedTuple):

@@ -14,21 +14,14 @@ EDGES = {"frequency_histogram": FREQUENCY_EDGES}
 def log_histogram(logger: Logger, name: str, counts: Sequence[int], edges: tuple[float, ...], step: int) -> None:
     """Log a histogram over log10 to TensorBoard or W&B; other loggers have no histograms."""
     if isinstance(logger, TensorBoardLogger):
-        middle = centres(edges)
+        pairs = list(zip(counts, centres(edges), strict=True))
         logger.experiment.add_histogram_raw(
-            name,
-            min=edges[0],
-            max=edges[-1],
-            num=sum(counts),
-            sum=sum(n * x for n, x in zip(counts, middle, strict=True)),
-            sum_squares=sum(n * x * x for n, x in zip(counts, middle, strict=True)),
-            bucket_limits=list(edges[1:]),
-            bucket_counts=list(counts),
+            name, min=edges[0], max=edges[-1], num=sum(counts), sum=sum(n * x for n, x in pairs),
+            sum_squares=sum(n * x * x for n, x in pairs), bucket_limits=list(edges[1:]), bucket_counts=list(counts),
             global_step=step,
-        )
+        )  # fmt: skip
     elif isinstance(logger, WandbLogger):
         import wandb
 
-        binned: Any = (list(counts), list(edges))
-        histogram: Any = wandb.Histogram(np_histogram=binned)
+        histogram: Any = wandb.Histogram(np_histogram=(list(counts), list(edges)))  # type: ignore[arg-type]
         logger.log_metrics({name: histogram}, step)

@@ -120,13 +120,6 @@ class BankModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """ValueError where the checkpoint's bank is not this one."""
-        if any(
-            "products" not in state for name, state in checkpoint["state_dict"].items() if name.endswith("_extra_state")
-        ):
-            raise ValueError(
-                "the checkpoint was written by an earlier version, which kept encoders otherwise: start anew without ckpt_path, or "
-                "resume with the version that wrote it."
-            )
         saved, current = checkpoint.get("members"), self._members()
         if saved != current:
             raise ValueError(
@@ -157,9 +150,8 @@ class BankModule(L.LightningModule):
             member.stopped = bool(member.failed)  # from the checkpoint
             choose_products(member, self.products, rows, self.device, self.trainer.precision)
         # the first process decides, so that all processes and resumed runs use the same products
-        for member, products in zip(
-            self.bank, self.division.agreed([member.products for member in self.bank]), strict=True
-        ):
+        agreed = self.division.agreed([member.products for member in self.bank])
+        for member, products in zip(self.bank, agreed, strict=True):
             member.products = products
 
     def on_train_end(self) -> None:
@@ -172,14 +164,15 @@ class BankModule(L.LightningModule):
         share no gradient, norm or optimiser state.
         """
         names = list(self.latest)
-        flat = [
-            torch.as_tensor(v, device=self.device, dtype=torch.float64) for name in names for v in self.latest[name]
-        ]
-        if not flat:
+        values = [value for name in names for value in self.latest[name]]
+        if not values:
             return {}
+        flat = [torch.as_tensor(value, device=self.device, dtype=torch.float64) for value in values]
         table = self.division.complete(torch.stack(flat).view(len(names), -1)).cpu().tolist()
-        values = dict(zip(names, table, strict=True))
-        for member, loss, norm in zip(self.bank, values.get("loss", []), values.get("gradient_norm", []), strict=False):
+        metrics = dict(zip(names, table, strict=True))
+        for member, loss, norm in zip(
+            self.bank, metrics.get("loss", []), metrics.get("gradient_norm", []), strict=False
+        ):
             if not member.stopped and not (math.isfinite(loss) and math.isfinite(norm)):
                 member.stop()
                 log.error(
@@ -187,9 +180,9 @@ class BankModule(L.LightningModule):
                 )
         if all(member.stopped for member in self.bank):
             raise ValueError(
-                "every SAE has diverged (loss or gradient is not finite): lower lr, or check the activations."
+                "every SAE has diverged (loss or gradient not finite): lower lr, or check the activations."
             )
-        return values
+        return metrics
 
     def on_validation_epoch_start(self) -> None:
         self.division.synchronise(self.bank)
@@ -213,6 +206,11 @@ class BankModule(L.LightningModule):
     def _evaluate(member: TrainingMember, x: Tensor) -> tuple[Tensor, Tensor]:
         codes = member.sae.encode(x)
         return codes, member.sae.decode(codes)
+
+
+def due(trainer: L.Trainer, every_n_steps: int | None = None) -> bool:
+    """Whether the step just finished is a logging step (every `trainer.log_every_n_steps`, or as given)."""
+    return trainer.global_step % (every_n_steps or trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -24,41 +24,30 @@ class ProbeLoss(Metric):
     def __init__(self, n_classes: int, exclusive: bool):
         super().__init__()
         self.exclusive = exclusive
-        self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("ce", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("loss", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("overlap", torch.zeros(3, n_classes, dtype=torch.int64), dist_reduce_fx="sum")
+        zero = torch.zeros((), dtype=torch.float64)
+        states = {"n": zero.long(), "ce": zero, "loss": zero.clone(), "overlap": torch.zeros(3, n_classes).long()}
+        for name, state in states.items():
+            self.add_state(name, state, dist_reduce_fx="sum")
 
     def update(
         self, logits: Float[Tensor, "batch classes"], labels: Targets, weights: ClassWeights | None = None
     ) -> None:
         ce = token_losses(logits, labels)
+        loss = ce if weights is None else token_losses(logits, labels, weights)
         self.n = self.n + len(labels)
         self.ce = self.ce + ce.sum(dtype=torch.float64)
-        self.loss = self.loss + (ce if weights is None else token_losses(logits, labels, weights)).sum(
-            dtype=torch.float64
-        )
+        self.loss = self.loss + loss.sum(dtype=torch.float64)
         if self.exclusive:
-            overlap = segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
+            self.overlap = self.overlap + segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
         else:
-            overlap = segmentation.overlap_of_sets(labels, logits > 0)
-        self.overlap = self.overlap + overlap
+            self.overlap = self.overlap + segmentation.overlap_of_sets(labels, logits > 0)
 
     def compute(self) -> dict[str, Tensor]:
         """Scalars; `accuracy` of labels that are not exclusive is that of (token, class) pairs."""
-        accuracy = (
-            segmentation.accuracy(self.overlap)
-            if self.exclusive
-            else segmentation.accuracy_of_sets(self.overlap, self.n)
-        )
-        miou = segmentation.mean_iou(self.overlap)
-        return {
-            "ce": self.ce / self.n,
-            "loss": self.loss / self.n,
-            "accuracy": accuracy,
-            "miou": miou,
-            "n_tokens": self.n,
-        }
+        hits = self.overlap
+        accuracy = segmentation.accuracy(hits) if self.exclusive else segmentation.accuracy_of_sets(hits, self.n)
+        errors = {"ce": self.ce / self.n, "loss": self.loss / self.n}
+        return {**errors, "accuracy": accuracy, "miou": segmentation.mean_iou(hits), "n_tokens": self.n}
 
 
 class ProbeScores(Metric):

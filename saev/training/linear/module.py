@@ -13,16 +13,23 @@ from typing import Any, cast
 import lightning as L
 import torch
 from jaxtyping import Float
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from saev.ops import collective
 from saev.training.bank.module import only
-from saev.training.linear.ddp import ProbeDDP, sharded_step
 from saev.training.linear.inputs import Features, Input
 from saev.training.linear.loss import ClassWeights, token_losses
 from saev.training.linear.metrics import ProbeLoss, ProbeScores
 from saev.training.linear.probe import Probe, ProbeSpec
+
+
+class ProbeDDP(DDPStrategy):
+    """Lightning's launch and collectives without DistributedDataParallel: the module all-reduces gradients per probe."""
+
+    def configure_ddp(self) -> None:
+        """No wrapping: DistributedDataParallel expects one backward pass per step, and there is one per probe."""
 
 
 class ProbeModule(L.LightningModule):
@@ -72,7 +79,7 @@ class ProbeModule(L.LightningModule):
         wrapped: Any = self.optimizers()
         optimiser, labels = wrapped.optimizer, batch["labels"]
         features = self._features(batch["acts"], [probe for probe in self._probes if not probe.stopped])
-        with sharded_step(len(labels), batch.get("tokens", len(labels))):
+        with collective.sharded_batch(len(labels), batch.get("tokens", len(labels))):
             for i, probe in enumerate(self._probes):
                 if probe.stopped:
                     continue

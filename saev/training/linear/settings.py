@@ -14,17 +14,13 @@ class LinearProbeSettings:
     inputs: tuple[str, ...] = ("raw",)  # raw (normalised activations), a dictionary's name (its codes), all
     lrs: tuple[float, ...] = bounded((1e-3, 3e-3), above=0)  # AdamW
     weight_decays: tuple[float, ...] = bounded((1e-2, 1.0), at_least=0)  # biases do not decay
-    weights: Literal["none", "balanced"] = (
-        "none"  # of classes in the loss; balanced: rare ones count as much as common ones
-    )
+    weights: Literal["none", "balanced"] = "none"  # of classes in the loss; balanced: rare ones count as common ones
     normalise: Literal["none", "scalar", "standardise"] = "scalar"  # of raw activations
     batch_size: int = bounded(4096, at_least=1)  # tokens
     max_epochs: int = bounded(50, at_least=1)
     patience: int = bounded(3, at_least=1)  # epochs without a lower validation loss after which a probe stops
     seed: int = 0  # of the order of tokens
-    map_size: tuple[int, ...] | None = bounded(
-        None, at_least=1
-    )  # (height, width) of segmentation maps; None: of the image
+    map_size: tuple[int, ...] | None = bounded(None, at_least=1)  # (height, width) of maps; None: of the image
     trainer: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"accelerator": "auto", "devices": 1})
 
     def __post_init__(self):
