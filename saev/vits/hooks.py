@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ def tap(points: Mapping[int, Point], run: Callable[[], Any]) -> dict[int, Tensor
         if len(values) == len(points):
             raise _Complete
 
-    handles = [_hook(key, point, take) for key, point in points.items()]
+    handles = [_register(point, partial(take, key)) for key, point in points.items()]
     try:
         with suppress(_Complete):
             run()
@@ -44,28 +45,22 @@ def tap(points: Mapping[int, Point], run: Callable[[], Any]) -> dict[int, Tensor
 @contextmanager
 def replacing(point: Point, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """Within the block, forward passes continue with `change(value)` instead of the value at the point."""
-
-    def before(module: nn.Module, inputs: Any) -> Any:
-        return change(inputs[0]), *inputs[1:]
-
-    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
-        return change(output)
-
-    module = point.module
-    handle = module.register_forward_pre_hook(before) if point.before else module.register_forward_hook(after)
+    handle = _register(point, change)
     try:
         yield
     finally:
         handle.remove()
 
 
-def _hook(key: int, point: Point, take: Callable[[int, Tensor], None]) -> Any:
-    def before(module: nn.Module, inputs: Any) -> None:
-        take(key, inputs[0])
+def _register(point: Point, act: Callable[[Tensor], Tensor | None]) -> Any:
+    """A hook that calls `act` with each value at the point, and replaces the value by what `act` returns unless that is None."""
 
-    def after(module: nn.Module, inputs: Any, output: Any) -> None:
-        take(key, output)
+    def before(module: nn.Module, inputs: Any) -> Any:
+        value = act(inputs[0])
+        return None if value is None else (value, *inputs[1:])
 
-    if point.before:
-        return point.module.register_forward_pre_hook(before)
-    return point.module.register_forward_hook(after)
+    def after(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return act(output)
+
+    module = point.module
+    return module.register_forward_pre_hook(before) if point.before else module.register_forward_hook(after)

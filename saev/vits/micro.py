@@ -35,18 +35,10 @@ class MicroVit(VitSource):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return VisionTransformer(
-                img_size=self.img_size,
-                patch_size=self.patch_size,
-                embed_dim=self.d_model,
-                depth=self.depth,
-                num_heads=2,
-                class_token=self.cls_token,
-                reg_tokens=self.registers,
-                global_pool="token" if self.cls_token else "avg",
-                fc_norm=False,
-                num_classes=0,
-                dynamic_img_size=self.sizing.flex,
-            )
+                self.img_size, self.patch_size, embed_dim=self.d_model, depth=self.depth, num_heads=2, num_classes=0,
+                class_token=self.cls_token, reg_tokens=self.registers, fc_norm=False,
+                global_pool="token" if self.cls_token else "avg", dynamic_img_size=self.sizing.flex,
+            )  # fmt: skip
 
     def _parts(self) -> tuple[Any, Anatomy, Transform]:
         model = self._build()
@@ -59,10 +51,9 @@ class MicroVit(VitSource):
 
     def identity(self) -> dict[str, Any]:
         _, parts, transform = self._parts()
+        model = {"library": "timm", "arch": "micro", "weights": f"random:{self.seed}"}
         tokens = {"cls": self.cls_token, "registers": self.registers}
-        return {"library": "timm", "arch": "micro", "weights": f"random:{self.seed}", **tokens} | geometry(
-            parts.shape, transform
-        )
+        return model | tokens | geometry(parts.shape, transform)
 
     def load(self, device: str = "cpu") -> Backbone:
         model, parts, transform = self._parts()

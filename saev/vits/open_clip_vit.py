@@ -5,46 +5,29 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from saev.vits import anatomy, checkpoint, hub
+from saev.vits.anatomy import Anatomy
 from saev.vits.backbone import Backbone
-from saev.vits.shape import VitShape
-from saev.vits.sizing import Transform, geometry, one_size
-from saev.vits.source import VitSource
+from saev.vits.sizing import Transform, one_size
+from saev.vits.source import ModelSource
 
 HUB = "hf-hub:"
 FILES = ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"]
 
 
 @dataclass(kw_only=True)
-class OpenClipVit(VitSource):
-    """The visual tower of an open_clip model; the text tower is dropped after loading."""
+class OpenClipVit(ModelSource):
+    """The visual tower of an open_clip model, e.g. ViT-B-16; the text tower is dropped after loading."""
 
-    arch: str | None = field(kw_only=False)
-    """open_clip's name, e.g. ViT-B-16."""
+    library = "open_clip"
     pretrained: str | None = None
     """A tag of open_clip's list, or `hf-hub:owner/model` (whose architecture must be `arch`)."""
-    checkpoint: str | None = None
-    """A local file of the whole model's weights, with open_clip's keys or keys that it can map."""
-    img_size: int | Sequence[int] | None = None
-    """Pixels (height, width); None for the training size."""
     resize: str | None = None
     """None for the training's resize (squash for SigLIP)."""
-
-    def __post_init__(self):
-        self.name = self.name or str(self.arch)
-
-    def check(self) -> None:
-        if self.checkpoint:
-            checkpoint.check_file(self.checkpoint)
-        self.shape()
-        if not self.checkpoint:
-            self._check_hub()
 
     def _check_hub(self) -> None:
         tag = self.pretrained or ""
@@ -71,7 +54,7 @@ class OpenClipVit(VitSource):
         # for a local file with a tag, the tag's preprocessing is used
         return open_clip.get_pretrained_cfg(str(self.arch), self.pretrained or "") or {}
 
-    def _build(self, weights: str | None, device: str) -> Any:
+    def _build(self, weights: str | None = None) -> Any:
         import open_clip
 
         if not self.arch:
@@ -83,52 +66,36 @@ class OpenClipVit(VitSource):
         size: Any = list(self.img_size) if isinstance(self.img_size, Sequence) else self.img_size
         with quiet():
             model = open_clip.create_model(
-                name,
-                tag,
-                load_weights=weights is not None,
-                pretrained_text=False,
-                force_image_size=size,
-                device=device,
-                weights_only=True,
-            )
+                name, tag, load_weights=weights is not None, pretrained_text=False, force_image_size=size,
+                device="cpu" if weights else "meta", weights_only=True,
+            )  # fmt: skip
         return model.visual
 
-    @cached_property
-    def _skeleton(self) -> Any:
-        with torch.device("meta"):
-            return self._build(None, "meta")
-
-    def shape(self) -> VitShape:
+    def _parts(self, model: Any) -> tuple[Anatomy, Transform]:
         if self.sizing.flex:
             raise ValueError(one_size(f"vit.arch={self.arch} of open_clip"))
-        return anatomy.of_open_clip(self._skeleton, str(self.arch)).shape
-
-    def _transform(self) -> Transform:
+        parts = anatomy.of_open_clip(model, str(self.arch))
         cfg = {**self._skeleton.preprocess_cfg, **self._tag}
         trained = "squash" if cfg.get("resize_mode") == "squash" else "crop"
         sizing = replace(self.sizing, resize=self.resize or trained)
-        return sizing.transform(self.shape(), cfg["mean"], cfg["std"], cfg.get("interpolation", "bicubic"))
+        return parts, sizing.transform(parts.shape, cfg["mean"], cfg["std"], cfg.get("interpolation", "bicubic"))
 
-    def identity(self) -> dict[str, Any]:
-        file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None
-        weights = f"sha256:{checkpoint.digest(file)}" if file else self.pretrained
-        return {"library": "open_clip", "arch": self.arch, "weights": weights} | geometry(
-            self.shape(), self._transform()
-        )
+    @property
+    def _published(self) -> str | None:
+        return self.pretrained
 
     def load(self, device: str = "cpu") -> Backbone:
         if self.checkpoint:
             file = checkpoint.check_file(self.checkpoint)
             try:
-                visual = self._build(str(file), "cpu")
+                visual = self._build(str(file))
             except (RuntimeError, KeyError) as error:
                 what = " ".join(str(error).split()[:40])
                 raise ValueError(f"vit.checkpoint={file} does not fit vit.arch={self.arch}: {what}") from error
         else:
             self.check()
-            visual = self._build(self.pretrained, "cpu")
-        parts = anatomy.of_open_clip(visual, str(self.arch))
-        return Backbone(self.name, visual, parts, self._transform()).to(device)
+            visual = self._build(self.pretrained)
+        return Backbone(self.name, visual, *self._parts(visual)).to(device)
 
 
 @contextmanager

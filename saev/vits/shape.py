@@ -51,11 +51,6 @@ class VitShape:
         return self.grid[0] * self.grid[1] if self.grid else self.most_patches or 0
 
     @property
-    def n_tokens(self) -> int:
-        """Tokens per image of all roles; their maximum if the grid depends on the image."""
-        return self.n_cls + self.n_registers + self.n_patches
-
-    @property
     def roles(self) -> dict[str, int]:
         """Tokens per image by role, in stored order; -1: it depends on the image."""
         return {"cls": self.n_cls, "registers": self.n_registers, "patches": self.n_patches if self.grid else -1}
@@ -63,11 +58,8 @@ class VitShape:
     def slices(self, n_tokens: int) -> dict[str, slice]:
         """The tokens of each role among an image's n_tokens."""
         special = self.n_cls + self.n_registers
-        return {
-            "cls": slice(0, self.n_cls),
-            "registers": slice(self.n_cls, special),
-            "patches": slice(special, n_tokens),
-        }
+        ends = {"cls": (0, self.n_cls), "registers": (self.n_cls, special), "patches": (special, n_tokens)}
+        return {role: slice(*pair) for role, pair in ends.items()}
 
     def grid_of(self, width: int, height: int) -> tuple[int, int]:
         """Patches (h, w) of an image of width x height pixels."""

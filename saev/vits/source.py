@@ -1,12 +1,17 @@
 """The interface of backbones before their weights are loaded."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
 
-from saev.vits.backbone import Backbone
+import torch
+
+from saev.vits import checkpoint
+from saev.vits.backbone import Backbone, Readable
 from saev.vits.shape import VitShape
-from saev.vits.sizing import Sizing
+from saev.vits.sizing import Sizing, Transform, geometry
 
 
 @dataclass(kw_only=True)
@@ -42,3 +47,58 @@ class VitSource(ABC):
     def sizing(self) -> Sizing:
         """resize, n_patches and fit; ValueError where they contradict each other."""
         return Sizing(self.resize or "crop", self.n_patches, self.fit)
+
+
+@dataclass(kw_only=True)
+class ModelSource(VitSource):
+    """A model of a library by its name; weights from the hub, its local cache, or a local file."""
+
+    library: ClassVar[str]
+    arch: str | None = field(kw_only=False)
+    """The library's name of the model."""
+    checkpoint: str | None = None
+    """A local file of weights, with the library's keys or keys that it can map."""
+    img_size: int | Sequence[int] | None = None
+    """Pixels (height, width), a multiple of the patch size; None for the training size; ignored with flex."""
+
+    def __post_init__(self):
+        self.name = self.name or str(self.arch)
+
+    @abstractmethod
+    def _build(self) -> Any:
+        """The model at its size, with new weights."""
+
+    @abstractmethod
+    def _parts(self, model: Any) -> tuple[Readable, Transform]:
+        """The readable parts of a built model and its transform of images."""
+
+    @abstractmethod
+    def _check_hub(self) -> None:
+        """ValueError where neither the hub nor its local cache has the weights."""
+
+    @cached_property
+    def _skeleton(self) -> Any:
+        """The model without its weights (meta device): 0.1 s for any size."""
+        with torch.device("meta"):
+            return self._build()
+
+    def check(self) -> None:
+        if self.checkpoint:
+            checkpoint.check_file(self.checkpoint)
+        self.shape()
+        if not self.checkpoint:
+            self._check_hub()
+
+    def shape(self) -> VitShape:
+        return self._parts(self._skeleton)[0].shape
+
+    def identity(self) -> dict[str, Any]:
+        file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None
+        parts, transform = self._parts(self._skeleton)
+        weights = f"sha256:{checkpoint.digest(file)}" if file else self._published
+        return {"library": self.library, "arch": self.arch, "weights": weights} | geometry(parts.shape, transform)
+
+    @property
+    def _published(self) -> str | None:
+        """The name of the weights that are not in a local file."""
+        return "pretrained"

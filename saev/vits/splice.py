@@ -119,21 +119,14 @@ def _changes(
         changes[name, "splice"] = point, _on_tokens(backbone.shape, each.site, reconstruction(each.dictionary))
         for reference in references:
             value = mean if reference == "mean" else torch.zeros_like(mean)
-            changes[_reference(each), reference] = point, _on_tokens(backbone.shape, each.site, _constant(value))
+            constant = lambda x, value=value: value.to(x.dtype).expand_as(x)  # noqa: E731
+            changes[_reference(each), reference] = point, _on_tokens(backbone.shape, each.site, constant)
     return changes
-
-
-def _constant(value: Float[Tensor, " d_model"]) -> Change:
-    return lambda x: value.to(x.dtype).expand_as(x)
 
 
 def reconstruction(dictionary: Dictionary) -> Change:
     """x [tokens, d_model] -> decode(encode(x)), TOKENS_AT_A_TIME tokens at a time."""
-
-    def change(x: Tensor) -> Tensor:
-        return torch.cat([dictionary.decode(dictionary.encode(part)) for part in x.split(TOKENS_AT_A_TIME)])
-
-    return change
+    return lambda x: torch.cat([dictionary.decode(dictionary.encode(part)) for part in x.split(TOKENS_AT_A_TIME)])
 
 
 def _on_tokens(shape: VitShape, site: ActivationSite, change: Change) -> Change:

@@ -9,10 +9,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from saev.shards.manifest import VOID
-from saev.vits.flex import FITS, FlexTransform, choose_grid, distortion
+from saev.vits.flex import FITS, FlexTransform, choose_grid
 from saev.vits.transform import ImageTransform
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def distortion(width, height, grid):
+    """The factor by which stretching to the grid changes the aspect ratio."""
+    ratio = (grid[1] * height) / (grid[0] * width)
+    return max(ratio, 1 / ratio)
+
+
 # picture (width, height) -> for at most 256 and 640 patches: grid (h, w), fraction of the patches used, distortion
 TABLE = {
     (640, 480): [((14, 18), 0.984, 1.037), ((22, 29), 0.997, 1.011)],

