@@ -28,21 +28,13 @@ OF_SHARDS = ("dtype", "depth", "grid")
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What was converted.
+    """What was converted."""
 
-    Args:
-        directory: what was written: a dictionary, a recording, or the two files of SAELens.
-        source: library and architecture, with sizes.
-        notes: what was changed, left out or assumed.
-        proofs: comparisons on random inputs and on activations, of dictionaries.
-        recording: of activation shards, which were read back and found equal.
-    """
-
-    directory: Path
-    source: str
-    notes: tuple[str, ...] = ()
-    proofs: tuple[Proof, ...] = ()
-    recording: ActivationStore | None = None
+    directory: Path  # what was written: a dictionary, a recording, or the two files of SAELens
+    source: str  # library and architecture, with sizes
+    notes: tuple[str, ...] = ()  # what was changed, left out or assumed
+    proofs: tuple[Proof, ...] = ()  # of dictionaries: comparisons on random inputs and on activations
+    recording: ActivationStore | None = None  # of activation shards, which were read back and found equal
 
 
 def convert(
@@ -93,8 +85,7 @@ def imported(kind: opening.Kind, path: Path, folder: Path, options: Options, che
     provenance = {"source": source, "proofs": [dataclasses.asdict(proof) for proof in proofs]}
     save_dictionary(foreign.sae, folder, hyperparameters=hyperparameters, provenance=provenance)
     sizes = f"{foreign.sae.n_latents} latents of {foreign.sae.d_model} dimensions"
-    notes = (*foreign.notes, *foreign.rebuilt.notes)
-    return Conversion(folder, f"{foreign.library} {foreign.architecture}, {sizes}", notes, tuple(proofs))
+    return Conversion(folder, f"{foreign.library} {foreign.architecture}, {sizes}", foreign.notes, tuple(proofs))
 
 
 def export(kind: opening.Kind, path: Path, folder: Path, options: Options, check: Recording | None) -> Conversion:

@@ -48,13 +48,9 @@ def read(path: Path, options: Options) -> ForeignSAE:
 
     Like the library's `from_pretrained` it uses the class, k and the weights; the rest of config.json is kept.
     """
-    file = next(
-        (at / "config.json" for at in (path.parent, path.parent.parent) if (at / "config.json").is_file()), None
-    )
+    file = next((f for at in path.parents[:2] if (f := at / "config.json").is_file()), None)
     if file is None:
-        raise ValueError(
-            f"{path} has no config.json beside it or one folder up: restore it; it names the dictionary's class."
-        )
+        raise ValueError(f"{path} has no config.json beside it or one folder up, which names its class: restore it.")
     config = load_json(file)
     trainer = config.get("trainer")
     if not isinstance(trainer, Mapping) or "dict_class" not in trainer:
@@ -66,17 +62,14 @@ def read(path: Path, options: Options) -> ForeignSAE:
     sizes = {"d_model": trainer.get("activation_dim"), "d_sae": trainer.get("dict_size")}
     w = checked(load_torch(data, str(path)), SHAPES[name], sizes, str(path), OPTIONAL.get(name, ()))
     k = k_of(name, w, trainer, f"{file}: trainer")
-    affine = affine_of(name, w)
     notes = []
-    if name == "AutoEncoderTopK" and float(w.get("threshold", torch.tensor(-1.0))) > 0:
-        notes.append(
-            f"threshold={float(w['threshold']):g} is left out: the library's encode uses it only when asked to"
-        )
+    if name == "AutoEncoderTopK" and (threshold := float(w.get("threshold", -1.0))) > 0:
+        notes.append(f"threshold={threshold:g} is left out: the library's encode uses it only when asked to")
     if name == "MatryoshkaBatchTopKSAE":
         notes.append(f"groups of {w['group_sizes'].int().tolist()} latents, all of them active")
     files = {path.name: sha256(data), file.name: sha256(file.read_bytes())}
-    rebuilt = rebuild(affine, rule_of(name, w, k))
-    return ForeignSAE(LIBRARY, name, equations(name, w, k), rebuilt, config, files, tuple(notes))
+    sae, scale, folded = rebuild(affine_of(name, w), rule_of(name, w, k))
+    return ForeignSAE(LIBRARY, name, equations(name, w, k), sae, scale, config, files, (*notes, *folded))
 
 
 def equations(name: str, w: Mapping[str, Tensor], k: int) -> Equations:

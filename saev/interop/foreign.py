@@ -8,7 +8,6 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.interop.rebuilding import Rebuilt
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.settings import bounded, check
 
@@ -58,36 +57,22 @@ def option(name: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class ForeignSAE:
-    """An SAE of another library.
+    """An SAE of another library, and the same function as one of our autoencoders.
 
-    `evaluate` follows the library's equations on the weights as they are in the file, without our classes. `rebuilt`
-    is the same function in our form; its codes are `code_scale` times the library's.
+    `evaluate` follows the library's equations on the weights as they are in the file, without our classes. The codes of `sae`
+    are `code_scale` times the library's.
     """
 
     library: str
     architecture: str
     evaluate: Equations
-    rebuilt: Rebuilt
+    sae: SparseAutoencoder
+    code_scale: Float[Tensor, " d_sae"]
     config: Mapping[str, Any]
     files: Mapping[str, str]  # name -> sha256
-    notes: tuple[str, ...] = ()
-
-    @property
-    def sae(self) -> SparseAutoencoder:
-        """The same function as one of our autoencoders."""
-        return self.rebuilt.sae
-
-    @property
-    def code_scale(self) -> Float[Tensor, " d_sae"]:
-        """Our codes over the library's, per latent."""
-        return self.rebuilt.code_scale
+    notes: tuple[str, ...] = ()  # what was done to the weights, left out or assumed
 
     def provenance(self) -> dict[str, Any]:
         """For config.json: where the dictionary comes from, and what was done to its weights."""
-        return {
-            "library": self.library,
-            "architecture": self.architecture,
-            "files": dict(self.files),
-            "notes": list(self.notes + self.rebuilt.notes),
-            "config": dict(self.config),
-        }
+        fields = ("library", "architecture", "files", "notes", "config")
+        return {name: getattr(self, name) for name in fields} | {"notes": list(self.notes)}

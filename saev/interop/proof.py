@@ -19,9 +19,7 @@ from saev.nn import SparseAutoencoder
 from saev.shards import ActivationStore, open_stream
 
 ALLOWED = 1e-4  # of codes that are not 0, and of NMSE and L0 relative to their values
-CLOSE = (
-    1e-4  # tolerance of codes, relative to the largest of their token, and of reconstructions, relative to their norm
-)
+CLOSE = 1e-4  # tolerance of codes, relative to their token's largest, and of reconstructions, relative to their norm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +80,8 @@ def compare(
 ) -> Proof:
     """The library's equations and our autoencoder on the same tokens; ours has codes `code_scale` times as large.
 
-    `leave_negative` leaves out tokens on which the original has codes below 0: random inputs, unlike activations, may
-    cause them.
-
-    NMSE is over all tokens together: sum of squared errors over squared distances from these tokens' mean.
+    `leave_negative` leaves out tokens on which the original has codes below 0: random inputs may cause them. NMSE is over all
+    tokens together: sum of squared errors over squared distances from these tokens' mean.
     """
     sae = copy.deepcopy(sae).double()
     shift = sae.decode(torch.zeros(1, sae.n_latents, dtype=torch.float64))[0]
@@ -112,16 +108,8 @@ def compare(
         raise ValueError(f"{inputs} has no tokens to compare the two on: choose another selection.")
     variation = variation_compute(torch.tensor(tokens), total, square)
     nmse = nmse_compute(errors, variation)
-    return Proof(
-        inputs,
-        tokens,
-        (nmse[0].item(), nmse[1].item()),
-        (active / tokens, fired / tokens),
-        active,
-        different,
-        apart,
-        negative,
-    )
+    l0 = active / tokens, fired / tokens
+    return Proof(inputs, tokens, (nmse[0].item(), nmse[1].item()), l0, active, different, apart, negative)
 
 
 def random_inputs(sae: SparseAutoencoder, n: int = 1024, seed: int = 0) -> Iterator[Float[Tensor, "_ d_model"]]:

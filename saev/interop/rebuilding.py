@@ -8,6 +8,7 @@ Atoms of norm n:   w_dec <- w_dec / n, and w_enc, b_enc, thresholds and the gate
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -61,8 +62,7 @@ class Gate:
 Rule = Rectified | Largest | Above | Gate
 
 
-@dataclasses.dataclass(frozen=True)
-class Rebuilt:
+class Rebuilt(NamedTuple):
     """Our autoencoder, the factor of its codes relative to the original's, and notes on what was folded."""
 
     sae: SparseAutoencoder
@@ -94,17 +94,14 @@ def rebuild(affine: Affine, rule: Rule, normaliser: Normaliser | None = None) ->
 
 def fold_of(norms: Float[Tensor, " d_sae"], rule: Rule) -> tuple[Float[Tensor, " d_sae"], list[str]]:
     """(the factor of each latent's codes that gives atoms unit norm, notes)."""
-    one = torch.ones_like(norms)
+    one, mean = torch.ones_like(norms), norms.mean()
     if bool(((norms - 1).abs() <= UNIT).all()):
         return one, []
     spread = f"{norms.min().item():.4g} to {norms.max().item():.4g}"
     if isinstance(rule, Largest):
-        mean = norms.mean()
         if bool(((norms - mean).abs() <= UNIT * mean).all()) and mean > 0:
             return one * mean, [f"atoms of norm {mean.item():.6g} were given unit norm, codes grow by that factor"]
-        return one, [
-            f"atoms keep their norms ({spread}): the k largest are selected without them, so they cannot be folded"
-        ]
+        return one, [f"atoms keep their norms ({spread}), as the k largest are selected without them"]
     # a latent with an atom of norm 0 still fires
     return torch.where(norms > 0, norms, 1), [f"atoms of norm {spread} were given unit norm, codes grow by the norms"]
 

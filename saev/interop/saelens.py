@@ -19,23 +19,18 @@ from torch import Tensor
 from saev.interop.foreign import Equations, ForeignSAE, Options
 from saev.interop.rebuilding import Above, Affine, Gate, Largest, Rebuilt, Rectified, Rule, rebuild
 from saev.interop.saelens_config import Meaning, meaning_of
-from saev.interop.saev_scaling import number_of
-from saev.interop.weights import checked, load_json, others, sha256
+from saev.interop.weights import checked, load_json, number_of, others, sha256
 from saev.nn import Normaliser
 
 LIBRARY = "SAELens"
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 AFFINE = {"W_enc": "d_model d_sae", "b_enc": "d_sae", "W_dec": "d_sae d_model", "b_dec": "d_model"}
-GATED = {name: shape for name, shape in AFFINE.items() if name != "b_enc"} | dict.fromkeys(
-    ("b_gate", "r_mag", "b_mag"), "d_sae"
-)
 SHAPES = {
-    "standard": AFFINE,
-    "topk": AFFINE,
+    **dict.fromkeys(("standard", "topk"), AFFINE),
     "jumprelu": {**AFFINE, "threshold": "d_sae"},
-    "gated": GATED,
-    "batchtopk": {**AFFINE, "topk_threshold": ""},
-    "matryoshka_batchtopk": {**AFFINE, "topk_threshold": ""},
+    "gated": {name: shape for name, shape in AFFINE.items() if name != "b_enc"}
+    | dict.fromkeys(("b_gate", "r_mag", "b_mag"), "d_sae"),
+    **{key: {**AFFINE, "topk_threshold": ""} for key in ("batchtopk", "matryoshka_batchtopk")},
 }
 FACTORS = ("scaling_factor", "finetuning_scaling_factor")  # of codes, before decoding (version 3 to 5)
 
@@ -57,17 +52,16 @@ def read(folder: Path, options: Options) -> ForeignSAE:
     factor = factor_of(weights, meaning, str(folder))
     gain = gain_of(meaning, options, str(folder / CONFIG))
     files = {WEIGHTS: sha256(data), CONFIG: sha256((folder / CONFIG).read_bytes())}
+    sae, scale, folded = rebuilt(weights, meaning, factor, gain)
     return ForeignSAE(
-        LIBRARY, meaning.architecture, equations(weights, meaning, factor, gain),
-        rebuilt(weights, meaning, factor, gain), config, files,
-        (*meaning.notes, *others(folder, files)),
+        LIBRARY, meaning.architecture, equations(weights, meaning, factor, gain), sae, scale, config, files,
+        (*meaning.notes, *others(folder, files), *folded),
     )  # fmt: skip
 
 
 def equations(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, gain: float) -> Equations:
     """SAELens' encode and decode on these weights; activations are multiplied by `gain` and divided again."""
-    w = dict(weights)
-    norm = w["W_dec"].norm(dim=-1)
+    w, norm = weights, weights["W_dec"].norm(dim=-1)
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
         x_in = x.double() * gain - w["b_dec"] * meaning.apply_b_dec_to_input

@@ -35,17 +35,10 @@ def write(dictionary: Dictionary, about: Mapping[str, Any], folder: Path) -> Pat
     architecture, extra, tensors = parts(sae)
     weights = {"W_enc": sae.w_enc, "W_dec": sae.w_dec, "b_dec": sae.b_dec, **tensors}
     config = {
-        "architecture": architecture,
-        "d_in": sae.d_model,
-        "d_sae": sae.n_latents,
-        **extra,
-        "dtype": "float32",
-        "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
+        "architecture": architecture, "d_in": sae.d_model, "d_sae": sae.n_latents, **extra, "dtype": "float32",
+        "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none", "reshape_activations": "none",
         "metadata": metadata(about),
-    }
+    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     write_atomically(folder / WEIGHTS, save(tensors))

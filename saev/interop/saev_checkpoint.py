@@ -12,6 +12,7 @@ Runs with scale_mean, scale_norm saw (clamp(x) - mean)/scale; the file holds nei
 """
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,7 @@ from torch import Tensor
 
 from saev.interop.foreign import Equations, ForeignSAE, Options
 from saev.interop.rebuilding import Above, Affine, Largest, Rectified, Rule, rebuild
-from saev.interop.saev_scaling import beside, scaling
-from saev.interop.weights import checked, load_torch, positive, refuse_unknown, sha256
+from saev.interop.weights import checked, load_json, load_torch, number_of, positive, refuse_unknown, sha256, tensor_of
 from saev.nn import Normaliser
 
 LIBRARY = "saev"
@@ -66,10 +66,10 @@ def read(path: Path, options: Options) -> ForeignSAE:
     elif not config:
         notes.append("no config.json beside it: assumed to be trained on unscaled activations (else: --mean, --scale)")
     files = {path.name: sha256(data)} | ({"config.json": sha256(config)} if config else {})
+    sae, code_scale, folded = rebuild(affine, rule, Normaliser(mean, scale))
     return ForeignSAE(
-        LIBRARY, f"{kind} (schema {header.get('schema', 'none')})",
-        equations(state, rule, centred, mean, scale, clamp),
-        rebuild(affine, rule, Normaliser(mean, scale)), header, files, tuple(notes),
+        LIBRARY, f"{kind} (schema {header.get('schema', 'none')})", equations(state, rule, centred, mean, scale, clamp),
+        sae, code_scale, header, files, (*notes, *folded),
     )  # fmt: skip
 
 
@@ -107,6 +107,33 @@ def split(data: bytes, where: str) -> tuple[dict[str, Any], bytes]:
     if "schema" in header and header["schema"] not in (1, 2, 3, 4, 5):
         raise ValueError(f"{where} has schema {header['schema']}, known are none and 1 to 5: update saev-lightning.")
     return header, weights
+
+
+def beside(path: Path, options: Options) -> tuple[bytes | None, float]:
+    """(config.json of the run where there is one, its clamp); ValueError where it names a scaling whose option is missing."""
+    file = path.with_name("config.json")
+    if not file.is_file():
+        return None, 1e5
+    config = load_json(file)
+    data = config.get("data") or config.get("train_data") or {}
+    for key, option, given in (("scale_mean", "--mean", options.mean), ("scale_norm", "--scale", options.scale)):
+        if data.get(key) and not given:
+            raise ValueError(
+                f"{file} says {key}={data[key]}: the SAE was trained on scaled activations, and the checkpoint does not hold "
+                f"the number; give {option} (the training set's mean; or the mean of ||x - mean|| over sqrt(d_model))."
+            )
+    return file.read_bytes(), float(data.get("clamp", 1e5))
+
+
+def scaling(options: Options, b_dec: Tensor) -> tuple[Tensor, Tensor]:
+    """(mean [d_model], scale []) in float32; 0 and 1 where none are given. ValueError for other shapes or values."""
+    mean = torch.zeros_like(b_dec) if options.mean is None else tensor_of(options.mean)
+    scale = torch.ones(()) if options.scale is None else number_of(options.scale)
+    if mean.shape != b_dec.shape or not torch.isfinite(mean).all():
+        raise ValueError(f"--mean {options.mean}: shape {tuple(mean.shape)}, must be {len(b_dec)} finite numbers.")
+    if not (math.isfinite(scale.item()) and scale.item() > 0):
+        raise ValueError(f"--scale {options.scale}: must be above 0.")
+    return mean.float(), scale.float()
 
 
 def activation_of(header: Mapping[str, Any], cfg: Mapping[str, Any], where: str) -> tuple[str, Mapping[str, Any]]:

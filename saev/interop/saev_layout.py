@@ -1,9 +1,8 @@
 """Activation shards of OSU-NLP-Group/saev (metadata.json, acts000000.bin, ...): their metadata and arrays.
 
-A shard is float32 little-endian [examples_per_shard, layers, tokens, d_model] with
-examples_per_shard = max_tokens_per_shard // (tokens * layers); the last one is padded with zeros. Layers are stored
-in ascending order, whatever the metadata says. The first token is cls where
-cls_token is true.
+A shard is float32 little-endian [examples_per_shard, layers, tokens, d_model] with examples_per_shard =
+max_tokens_per_shard // (tokens * layers); the last one is padded with zeros. Layers are stored in ascending order, whatever
+the metadata says. The first token is cls where cls_token is true.
 """
 
 import dataclasses
@@ -66,12 +65,9 @@ def read_layout(source: Path, depth: int | None, ignore_unknown: bool) -> Layout
             raise ValueError(f"{path} has none of {', '.join(names)}: restore it.")
     for name in ("patches", "d_model", "n_examples", "budget"):
         values[name] = positive(values[name], name, str(path))
-    if (
-        metadata.get("dtype", "float32") != "float32"
-        or not isinstance(metadata.get("layers"), list)
-        or "cls_token" not in metadata
-    ):
-        stated = {key: metadata.get(key) for key in ("dtype", "layers", "cls_token")}
+    stated = {key: metadata.get(key) for key in ("dtype", "layers", "cls_token")}
+    floats = metadata.get("dtype", "float32") == "float32"
+    if not (floats and isinstance(stated["layers"], list) and "cls_token" in metadata):
         raise ValueError(f"{path} says {stated}: must be float32, a list of layers and whether there is a cls token.")
     layout = Layout(
         layers=ascending(metadata["layers"], depth, str(path)), cls_token=bool(metadata["cls_token"]),

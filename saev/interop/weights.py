@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,29 @@ def load_torch(data: bytes, where: str) -> Any:
             f"{where} holds no weights that can be read without running code ({str(error).splitlines()[0]}): "
             "save its state dict by torch.save(model.state_dict(), ...), or restore the file."
         ) from error
+
+
+def number_of(given: str) -> Tensor:
+    """The number itself, or the one in a file."""
+    try:
+        return torch.tensor(float(given))
+    except ValueError:
+        tensor = tensor_of(Path(given))
+    if tensor.numel() != 1:
+        raise ValueError(f"--scale {given} holds {tensor.numel()} numbers: give one.")
+    return tensor.reshape(())
+
+
+def tensor_of(path: Path) -> Tensor:
+    """The array in a .npy file, or the tensor that torch saved; ValueError where there is none."""
+    if not path.is_file():
+        raise ValueError(f"{path} is neither a number nor a file: give one of them.")
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False))
+    tensor = load_torch(path.read_bytes(), str(path))
+    if not isinstance(tensor, Tensor):
+        raise ValueError(f"{path} holds a {type(tensor).__name__}: give a file with one tensor.")
+    return tensor
 
 
 def load_json(path: Path) -> dict[str, Any]:
@@ -46,9 +70,7 @@ def checked(
     Raises ValueError naming missing and unknown tensors, other shapes, and values that are not finite.
     """
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"{where} holds a {type(state).__name__} that is not a state dict: give the file of the weights."
-        )
+        raise ValueError(f"{where} holds a {type(state).__name__}, no state dict: give the file of the weights.")
     missing, unknown = sorted({*shapes} - {*state} - {*optional}), sorted({*state} - {*shapes})
     if missing or unknown:
         raise ValueError(
@@ -58,9 +80,8 @@ def checked(
     known = {axis: size for axis, size in sizes.items() if size is not None}
     for name, value in state.items():
         axes = shapes[name].split()
-        expected = tuple(
-            known.setdefault(axis, size) for axis, size in zip(axes, value.shape, strict=False)
-        )  # an axis has the size of its first tensor
+        # an axis has the size of its first tensor
+        expected = tuple(known.setdefault(axis, size) for axis, size in zip(axes, value.shape, strict=False))
         if tuple(value.shape) != expected or value.ndim != len(axes):
             raise ValueError(
                 f"{where}: {name} has shape {tuple(value.shape)}, not [{', '.join(axes)}] with {known}: the weights do "

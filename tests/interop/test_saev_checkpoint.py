@@ -170,7 +170,7 @@ def test_topk_with_atoms_of_different_norms_keeps_them(tmp_path):
     foreign = read(files.saev_checkpoint(tmp_path / "sae.pt", header(5, {"cls": "TopK", "params": {"top_k": 3}}), w))
     f = files.largest(pre_activations(w, X, False), 3)
     same(foreign, f, decoded(w, f))
-    assert bool((foreign.code_scale == 1).all()) and any("keep their norms" in note for note in foreign.rebuilt.notes)
+    assert bool((foreign.code_scale == 1).all()) and any("keep their norms" in note for note in foreign.notes)
 
 
 SCHEMA_1 = {"schema": 1, "cls": "Relu", "cfg": {"d_vit": 6}, "commit": "c", "lib": "0"}
