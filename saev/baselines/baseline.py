@@ -44,11 +44,7 @@ class Baseline(nn.Module, ABC):
 
     def settings(self) -> dict[str, Any]:
         """The keyword arguments of `__init__`."""
-        names = [
-            name
-            for name in inspect.signature(type(self).__init__).parameters
-            if name not in ("self", "normaliser", "atoms")
-        ]
+        names = [*inspect.signature(type(self)).parameters][2:]
         return {name: getattr(self, name) for name in names}
 
     def encode(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:

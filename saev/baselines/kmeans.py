@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -39,7 +39,8 @@ class KMeansDictionary(Baseline):
 
     def __init__(self, normaliser: Normaliser, atoms: Float[Tensor, "n_latents d_model"], code: str = "onehot"):
         super().__init__(normaliser, atoms)
-        _check_code(code)
+        if code not in CODES:
+            raise ValueError(f"code={code} of k-means: choose {listed(CODES)}.")
         self.code = code
 
     def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
@@ -67,6 +68,8 @@ class KMeansFitter(Fitter):
     After a pass that lowers the inertia by less than `tol` and leaves no cluster empty, `n_passes` becomes the number of passes
     done and further batches are ignored.
     """
+
+    state = ("centroids", "means", "clusters", "populations", "inertia", "done", "n_passes")
 
     def __init__(self, settings: KMeans):
         self.settings, self.n_passes = settings, settings.passes
@@ -133,26 +136,6 @@ class KMeansFitter(Fitter):
         """The centroids, each the mean of the tokens nearest to it in the last pass."""
         return {"": KMeansDictionary(self.normaliser, self.means, self.settings.code)}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Centroids, the clusters of the current pass, and numbers of the previous one."""
-        return {
-            "centroids": self.centroids,
-            "means": self.means,
-            **{name: getattr(self.clusters, name) for name in ("sums", "counts", "inertia")},
-            "populations": self.populations,
-            "last_inertia": self.inertia,
-            "done": self.done,
-            "n_passes": self.n_passes,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a state, with the same results."""
-        device = self.centroids.device
-        self.centroids, self.means = (state[name].to(device).clone() for name in ("centroids", "means"))
-        self.clusters = Clusters(*(state[name].to(device).clone() for name in ("sums", "counts", "inertia")))
-        self.populations, self.inertia = state["populations"].clone(), state["last_inertia"]
-        self.done, self.n_passes = state["done"], state["n_passes"]
-
     def _add(self, z: Float[Tensor, "batch d_model"]) -> None:
         for block in blocks(len(z), z.shape[1], z.device):
             rows = z[block].float()
@@ -165,8 +148,3 @@ class KMeansFitter(Fitter):
 
     def _begin_pass(self) -> None:
         self.clusters = Clusters.zeros(*self.centroids.shape, device=self.centroids.device)
-
-
-def _check_code(code: str) -> None:
-    if code not in CODES:
-        raise ValueError(f"code={code} of k-means: choose {listed(CODES)}.")

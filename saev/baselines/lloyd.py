@@ -6,12 +6,16 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from saev.baselines.fitter import Resumable
+
 NUDGE = 0.01  # distance of a split cluster's halves, in root mean square radii
 
 
 @dataclasses.dataclass
-class Clusters:
+class Clusters(Resumable):
     """Sums over a pass per cluster; float64 and int64."""
+
+    state = ("sums", "counts", "inertia")
 
     sums: Float64[Tensor, "k d"]  # of the tokens
     counts: Int64[Tensor, " k"]
@@ -37,7 +41,7 @@ class Clusters:
 
     def merge(self, other: "Clusters") -> None:
         """Add the sums of another process."""
-        for name in ("sums", "counts", "inertia"):
+        for name in self.state:
             total = getattr(self, name)
             total += getattr(other, name).to(total.device)
 

@@ -93,6 +93,7 @@ class PCAFitter(Fitter):
     """
 
     sample_tokens = SAMPLE
+    state = ("moments",)
 
     def __init__(self, settings: PCA):
         self.settings = settings
@@ -133,12 +134,6 @@ class PCAFitter(Fitter):
         fitted = (self._normaliser, oriented(components, self._sample), variance, self.moments.mean)
         settings = {"rank": self.settings.rank, "whiten": self.settings.whiten}
         return {f"k={'all' if k is None else k}": PCADictionary.of(*fitted, k=k, **settings) for k in self._kept}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.moments.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.moments.load_state_dict(state)
 
 
 def principal_components(

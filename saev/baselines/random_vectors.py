@@ -4,7 +4,6 @@ The control for a trained dictionary: what these explain is not due to training.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,9 +19,7 @@ from saev.nn.normalise import Normaliser
 from saev.ops.topk import topk_indices
 
 SAMPLE = 4096  # tokens whose mean is the shift of the moments
-RCOND = (
-    1e-8  # squared singular values below this fraction of the largest count as directions outside the span of the atoms
-)
+RCOND = 1e-8  # directions with squared singular values below this fraction of the largest are outside the atoms' span
 
 
 class RandomVectorsDictionary(Baseline):
@@ -82,6 +79,7 @@ class RandomVectorsFitter(Fitter):
     """One set of random vectors; a function of (seed, the dataset), independent of the order of the stream."""
 
     sample_tokens = SAMPLE
+    state = ("_moments", "_reservoir", "_total", "_count")
 
     def __init__(self, settings: RandomVectors):
         self.settings = settings
@@ -133,11 +131,8 @@ class RandomVectorsFitter(Fitter):
     def _mean(self) -> Float[Tensor, " d_model"]:
         if self.settings.variant == "untrained":
             return torch.zeros_like(self._shift)
-        return (
-            self._moments.mean
-            if self.settings.variant == "gaussian"
-            else self._shift + self._total / max(self._count, 1)
-        )
+        gaussian = self.settings.variant == "gaussian"
+        return self._moments.mean if gaussian else self._shift + self._total / max(self._count, 1)
 
     def _vectors(self) -> Float[Tensor, "n_latents d_model"]:
         if self.settings.variant == "tokens":
@@ -145,22 +140,8 @@ class RandomVectorsFitter(Fitter):
         generator = torch.Generator().manual_seed(self.settings.seed)
         drawn = torch.randn(self.settings.n_latents, len(self._shift), generator=generator, dtype=torch.float64)
         drawn = drawn.to(self._shift.device)
-        return (
-            as_unit_rows(drawn) if self.settings.variant == "untrained" else drawn @ root_of(self._moments.covariance)
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "moments": self._moments.state_dict(),
-            "reservoir": self._reservoir.state_dict(),
-            "total": self._total,
-            "count": self._count,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._moments.load_state_dict(state["moments"])
-        self._reservoir.load_state_dict(state["reservoir"])
-        self._total, self._count = state["total"].to(self._shift, copy=True), int(state["count"])
+        untrained = self.settings.variant == "untrained"
+        return as_unit_rows(drawn) if untrained else drawn @ root_of(self._moments.covariance)
 
 
 def root_of(covariance: Float[Tensor, "d d"]) -> Float[Tensor, "d d"]:

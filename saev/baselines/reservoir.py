@@ -1,21 +1,22 @@
 """A uniform sample of tokens from a stream, independent of its order, its batches and the processes that divide it."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from saev.baselines.fitter import Resumable
+
 _LAST = torch.iinfo(torch.int64).max
 
 
-class Reservoir:
+class Reservoir(Resumable):
     """The `size` tokens of smallest hash(seed, token number), bottom-k sampling (Cohen & Kaplan 2007).
 
     The hash is a bijection of the token number, so there are no ties, and the sample of a stream is the smallest of its halves'
     samples together. Rows are sorted by hash: in random order.
     """
+
+    state = ("hashes", "rows")
 
     def __init__(self, size: int, d_model: int, seed: int, device: torch.device | None = None):
         self.seed = seed
@@ -37,14 +38,6 @@ class Reservoir:
             hashes, order = torch.cat([self.hashes, hashes]).sort(stable=True)
             order = order[: len(self.hashes)]
             self.hashes, self.rows = hashes[: len(self.hashes)], torch.cat([self.rows, rows])[order]
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sample so far."""
-        return {"hashes": self.hashes, "rows": self.rows}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a `state_dict` of the same seed and size."""
-        self.hashes, self.rows = state["hashes"].to(self.hashes.device), state["rows"].to(self.rows)
 
 
 def mixed(token: Int64[Tensor, " n"], seed: int) -> Int64[Tensor, " n"]:

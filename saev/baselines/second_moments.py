@@ -1,22 +1,23 @@
 """Mean and covariance of vectors as an additive statistic, for principal components and Gaussians."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saev.baselines.fitter import Resumable
+
 ROWS = 512  # per matrix product: their float64 copy fits into the cache
 
 
-class SecondMoments:
+class SecondMoments(Resumable):
     """Count n, sum of y, and sum of y y^T, in float64, with y = x - shift for a fixed shift near the mean.
 
     The shift drops out of `mean` and `scatter`; it keeps the sums small compared with the deviations, so that the massive
     dimensions of vision transformers lose no digits. Products are float64: in float32 the small eigenvalues of spectra
     that span six decades are lost, and sums depend on the batches.
     """
+
+    state = ("count", "total", "_upper")
 
     def __init__(self, shift: Float[Tensor, " d_model"]):
         self.shift = shift.double()
@@ -57,15 +58,6 @@ class SecondMoments:
     def covariance(self) -> Float[Tensor, "d_model d_model"]:
         """Population covariance, scatter / n."""
         return self.scatter / max(self.count, 1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums."""
-        return {"count": self.count, "total": self.total, "upper": self._upper}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a `state_dict` of the same shift."""
-        self.count = int(state["count"])
-        self.total, self._upper = (state[name].to(self.shift, copy=True) for name in ("total", "upper"))
 
 
 def shift_of(sample: Float[Tensor, "n d_model"]) -> Float[Tensor, " d_model"]:

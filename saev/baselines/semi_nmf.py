@@ -6,7 +6,6 @@ The atoms depend on the data only through F^T F and F^T Z, which are additive (M
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,7 +41,8 @@ class SemiNMFDictionary(Baseline):
         l1_penalty: float = 0.0,
     ):
         super().__init__(normaliser, atoms)
-        _check(iterations, l1_penalty)
+        if iterations < 1 or not 0 <= l1_penalty < torch.inf:
+            raise ValueError(f"iterations={iterations}, l1_penalty={l1_penalty}: must be at least 1 and at least 0.")
         self.iterations, self.l1_penalty = iterations, l1_penalty
 
     def codes(self, z: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch n_latents"]:
@@ -56,6 +56,9 @@ class SemiNMFFitter(Fitter):
     The objective does not increase from pass to pass as far as the codes converge: codes are recomputed in each pass, so none
     are stored. Atoms start from the directions of k-means centroids, as Ding et al. advise.
     """
+
+    sums = ("_ftf", "_ftz", "_square", "_sum", "_active", "_count")
+    state = ("atoms", *sums)
 
     def __init__(self, settings: SemiNMF):
         self.settings, self.n_passes = settings, settings.passes
@@ -106,29 +109,11 @@ class SemiNMFFitter(Fitter):
 
     def merge(self, other: Fitter) -> None:
         assert isinstance(other, SemiNMFFitter)
-        for name in ("_ftf", "_ftz", "_square", "_sum", "_active", "_count"):
+        for name in self.sums:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def dictionaries(self) -> Mapping[str, SemiNMFDictionary]:
         return {"": SemiNMFDictionary(self._normaliser, self.atoms, self.settings.iterations, self.settings.l1_penalty)}
-
-    def state_dict(self) -> dict[str, Any]:
-        sums = {"ftf": self._ftf, "ftz": self._ftz, "square": self._square, "sum": self._sum}
-        return {"atoms": self.atoms, "active": self._active, "count": self._count} | sums
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.atoms, self._count = state["atoms"].to(self.atoms), int(state["count"])
-        self._active = state["active"].to(self._active)
-        self._ftf, self._ftz, self._square, self._sum = (
-            state[name].to(self._ftf, copy=True) for name in ("ftf", "ftz", "square", "sum")
-        )
-
-
-def _check(iterations: int, l1_penalty: float) -> None:
-    if iterations < 1 or not 0 <= l1_penalty < torch.inf:
-        raise ValueError(
-            f"iterations={iterations}, l1_penalty={l1_penalty}: iterations must be at least 1, l1_penalty at least 0."
-        )
 
 
 def nonnegative_codes(

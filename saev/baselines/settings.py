@@ -22,9 +22,8 @@ class BaselineSettings:
 
     def row(self) -> dict[str, Any]:
         """The kind and the settings with one value, for tables."""
-        return {"baseline": self.kind} | {
-            k: v for k, v in dataclasses.asdict(self).items() if not isinstance(v, list | tuple)
-        }
+        values = dataclasses.asdict(self).items()
+        return {"baseline": self.kind} | {k: v for k, v in values if not isinstance(v, list | tuple)}
 
 
 @dataclasses.dataclass(frozen=True)
