@@ -48,50 +48,17 @@ def percent(fraction: float) -> str:
     return "<0.1" if 0 < fraction < 0.0005 else f"{100 * fraction:.1f}"
 
 
-def whole(value: float) -> str:
-    """A count with thousands separated."""
-    return f"{value:,.0f}"
-
-
-def three(value: float) -> str:
-    """Three decimals, for numbers between -1 and 1."""
-    return f"{value:.3f}"
-
+whole, three = "{:,.0f}".format, "{:.3f}".format  # counts; numbers between -1 and 1
 
 COLUMNS = (  # of a run's results
-    Column(
-        "nmse",
-        "NMSE",
-        digits,
-        "reconstruction error on held-out tokens: squared error over the squared distance from their mean. "
-        "0 is perfect, 1 is no better than always answering the mean.",
-    ),
+    Column("nmse", "NMSE", digits, "reconstruction error on held-out tokens: squared error over the squared distance from their mean. "
+           "0 is perfect, 1 is no better than always answering the mean."),
     Column("l0", "L0", digits, "active latents per held-out token, on average. Fewer are easier to read."),
-    Column(
-        "dead",
-        "dead (%)",
-        percent,
-        "latents that had not fired for a whole window of training tokens (dead_tokens) when training ended.",
-    ),
-    Column(
-        "dense_above_0.1",
-        "dense (%)",
-        percent,
-        "latents that fire on more than a tenth of the held-out tokens: too common to mean one thing.",
-    ),
-    Column(
-        "coherence",
-        "coherence",
-        three,
-        "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice.",
-    ),
-    Column(
-        "tokens_per_s",
-        "tokens/s",
-        whole,
-        "training speed: tokens per second through all SAEs of the run together, validation excluded.",
-    ),
-)
+    Column("dead", "dead (%)", percent, "latents that had not fired for the last dead_tokens training tokens when training ended."),
+    Column("dense_above_0.1", "dense (%)", percent, "latents that fire on over a tenth of held-out tokens: too common to mean one thing."),
+    Column("coherence", "coherence", three, "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice."),
+    Column("tokens_per_s", "tokens/s", whole, "training speed: tokens per second through all SAEs together, without validation."),
+)  # fmt: skip
 EVALUATION = (  # of `saev evaluate`
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
     Column("l0", "L0", digits, "active latents per token"),

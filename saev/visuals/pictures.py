@@ -69,7 +69,7 @@ class Album:
             self.missing[example] = str(error)
             return False
         view = model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side)
-        self.uris[example], self.sizes[example] = jpeg(view, self.quality), view.size
+        self.uris[example], self.sizes[example] = uri_of(view, "jpeg", quality=self.quality), view.size
         return True
 
     def path(self, example: int) -> str:
@@ -105,11 +105,11 @@ def seen_by(vit: Mapping[str, Any], size: tuple[int, int]) -> ImageTransform:
     return ImageTransform((height, width), *plain, resize=vit.get("resize", "crop"))
 
 
-def jpeg(picture: Image.Image, quality: int) -> str:
-    """The picture as a JPEG data URI."""
+def uri_of(picture: Image.Image, kind: str, **options: Any) -> str:
+    """The picture as a data URI of this kind, jpeg or png."""
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture.save(buffer, kind, optimize=True, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def heat(codes: Float[np.ndarray, "grid_h grid_w"], upper: float) -> UInt8[np.ndarray, "grid_h grid_w 4"]:
@@ -122,6 +122,4 @@ def heat(codes: Float[np.ndarray, "grid_h grid_w"], upper: float) -> UInt8[np.nd
 
 def png(pixels: UInt8[np.ndarray, "height width 4"]) -> str:
     """RGBA pixels as a PNG data URI."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return uri_of(Image.fromarray(pixels, "RGBA"), "png")

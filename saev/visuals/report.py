@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Int
 
 from saev.dictionary import Dictionary
+from saev.files import write_atomically
 from saev.shards import ActivationStore
 from saev.visuals import plots
 from saev.visuals.choose import choose_latents
@@ -119,9 +120,7 @@ def write_report(
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, page.encode())
     return path
 
 

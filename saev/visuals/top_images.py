@@ -38,14 +38,9 @@ class Survey:
     @classmethod
     def empty(cls, n_latents: int, n: int) -> "Survey":
         """Nothing seen yet."""
-        counts = torch.zeros(3, n_latents, dtype=torch.int64)
-        return cls(
-            value=torch.zeros(n_latents, n),
-            example=torch.full((n_latents, n), NONE),
-            firings=counts[0],
-            value_sum=counts[1].double(),
-            images=counts[2],
-        )
+        firings, images = torch.zeros(2, n_latents, dtype=torch.int64)
+        values, examples = torch.zeros(n_latents, n), torch.full((n_latents, n), NONE)
+        return cls(values, examples, firings, torch.zeros(n_latents, dtype=torch.float64), images)
 
     @property
     def frequency(self) -> Float[np.ndarray, " n_latents"]:
