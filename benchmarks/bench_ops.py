@@ -17,10 +17,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from saev.ops.coherence import coherence, coherence_reference
+from benchmarks.ops_reference import batchtopk_reference, coherence_reference
+from saev.ops.coherence import coherence
 from saev.ops.prefixes import prefix_errors
 from saev.ops.sparse import batchtopk_select, decode_sparse, topk_select, with_encoder_gradient
-from saev.ops.topk import batchtopk, batchtopk_reference, topk
+from saev.ops.topk import batchtopk, topk
 
 ENDS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 

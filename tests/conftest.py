@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from nursery import Nursery
 
+sys.dont_write_bytecode = False  # a third of the collection is compiling
 ROOT = Path(__file__).resolve().parent.parent
 # Two steps of everything.
 TINY = (
@@ -60,6 +61,7 @@ def plain_environment() -> None:
     for name in [name for name in os.environ if name.startswith(("SLURM_", "SUBMITIT_")) and name != "SLURM_CONF"]:
         del os.environ[name]
     os.environ.pop("HYDRA_FULL_ERROR", None)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling takes a third of an import
 
 
 @pytest.fixture(scope="session", autouse=True)

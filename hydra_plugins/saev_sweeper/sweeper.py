@@ -140,7 +140,12 @@ class SharedPassSweeper(Sweeper):
 
     def _combinations(self, arguments: list[str]) -> list[tuple[list[str], dict[str, Any]]]:
         """(overrides, composed configuration) of every combination."""
-        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        from saev.config.composing import Composer
+
+        parser, compose = (
+            OverridesParser.create(config_loader=self.hydra_context.config_loader),
+            Composer(self._compose),
+        )
         values: dict[str, list[str]] = {}  # a repeated key counts once, with its last value
         for override in parser.parse_overrides([*(f"{k}={v}" for k, v in self.params.items()), *arguments]):
             key, swept = override.get_key_element(), override.is_sweep_override()
@@ -151,7 +156,8 @@ class SharedPassSweeper(Sweeper):
         combinations = []
         for overrides in map(list, itertools.product(*values.values())):
             with as_messages(" ".join(overrides)):
-                composed = self._compose(overrides)
+                composed = compose(overrides)
+                HydraConfig.instance().set_config(composed)  # for `${hydra:...}`
                 with open_dict(composed):
                     composed.paths.run_dir = ""  # differs per job and is no setting
                     del composed["hydra"]

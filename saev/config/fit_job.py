@@ -11,7 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saev.baselines import BaselineSettings
 from saev.config.build import build
-from saev.config.members import check_shared, composed_variant, variants_of
+from saev.config.composing import Composer
+from saev.config.members import check_shared, composer, variants_of
 from saev.config.train_job import DataFacts, data_facts
 from saev.device import check_device
 from saev.runs import planning
@@ -59,7 +60,8 @@ def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
     ValueError names the variant at fault, or an override of a key that no baseline uses.
     """
     task, base, variants = variants_of(cfg, "baseline")
-    planned = [plan_baseline(cfg, base, variant) for _, variant in variants]
+    compose = composer()
+    planned = [plan_baseline(cfg, compose, base, variant) for _, variant in variants]
     used = {key for _, keys in planned for key in keys}
     for override in dict.fromkeys([*task, *(override for _, variant in variants for override in variant)]):
         key = planning.key_of(override)
@@ -71,10 +73,12 @@ def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
     return {name: baseline for name, (baseline, _) in zip(names, planned, strict=True)}
 
 
-def plan_baseline(cfg: DictConfig, base: list[str], variant: list[str]) -> tuple[BaselineSettings, set[str]]:
+def plan_baseline(
+    cfg: DictConfig, compose: Composer, base: list[str], variant: list[str]
+) -> tuple[BaselineSettings, set[str]]:
     """(settings of one variant, the root keys they are taken from)."""
     try:
-        composed = composed_variant(base, variant)
+        composed = compose([*base, *variant])
         baseline = instantiate(composed.baseline, _convert_="all")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error

@@ -1,6 +1,7 @@
 """From a train configuration to the members of its bank, each composed as if it were the only one."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 from hydra import compose
@@ -10,6 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from saev.config.composing import Composer
 from saev.nn import Member
 from saev.runs import planning
 from saev.runs.planning import GROUPS
@@ -22,7 +24,8 @@ def plan_members(cfg: DictConfig) -> list[Member]:
     key of a single SAE. ValueError names the variant at fault.
     """
     task, base, variants = variants_of(cfg, "sae")
-    return [plan_member(cfg, name, base, variant, task) for name, variant in variants]
+    compose = composer()
+    return [plan_member(cfg, name, compose, base, variant, task) for name, variant in variants]
 
 
 def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list[tuple[str, list[str]]]]:
@@ -41,15 +44,17 @@ def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list
     return task, base, list(zip(planning.names(variants, alone), variants, strict=True))
 
 
-def composed_variant(base: list[str], variant: list[str]) -> DictConfig:
-    """The configuration of the job with the variant's overrides."""
-    return compose(str(HydraConfig.get().job.config_name), [*base, *variant], return_hydra_config=True)
+def composer() -> Composer:
+    """Composes the command's root configuration, with its hydra node, for given overrides."""
+    return Composer(partial(compose, str(HydraConfig.get().job.config_name), return_hydra_config=True))
 
 
-def plan_member(cfg: DictConfig, name: str, base: list[str], variant: list[str], task: list[str]) -> Member:
+def plan_member(
+    cfg: DictConfig, name: str, compose: Composer, base: list[str], variant: list[str], task: list[str]
+) -> Member:
     """The member of one variant; ValueError for a setting that is wrong, shared by all members, or without effect."""
     try:
-        composed = composed_variant(base, variant)
+        composed = compose([*base, *variant])
         built = {field: instantiate(composed[group]) for group, field in GROUPS.items()}
         scalars = {f.name: composed[f.name] for f in dataclasses.fields(Member) if f.name not in (*built, "name")}
         member = Member(name=name, **built, **scalars)

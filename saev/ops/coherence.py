@@ -46,15 +46,6 @@ def coherence(atoms: Float[Tensor, "n d_model"], block: int = 1024) -> Coherence
     return Coherence(row.index_select(0, second)[0].clamp(0, 1), best.double().mean().clamp(max=1), pair)
 
 
-def coherence_reference(atoms: Float[Tensor, "n d_model"]) -> Coherence:
-    """The same from the Gram matrix: the definition, for tests and the benchmark."""
-    unit = _unit_rows(atoms)
-    gram = (unit @ unit.T).abs().fill_diagonal_(0)
-    per_atom = gram.amax(1)
-    flat = gram.argmax()
-    return Coherence(per_atom.amax(), per_atom.mean(), torch.stack([flat // len(unit), flat % len(unit)]))
-
-
 def _unit_rows(atoms: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
     rows = atoms.detach()
     if rows.dtype in (torch.float16, torch.bfloat16):

@@ -13,12 +13,6 @@ Path = Literal["auto", "sparse", "dense"]
 PRODUCTS_PER_PAIR = 64
 
 
-def gram_reference(codes: Float[Tensor, "batch m"]) -> Float[Tensor, "m m"]:
-    """Sum over tokens of the outer product of the codes, in float64: one dense product."""
-    f = codes.double()
-    return f.T @ f
-
-
 def add_gram(gram: Float[Tensor, "m m"], codes: Float[Tensor, "batch m"], path: Path = "auto") -> Float[Tensor, "m m"]:
     """Add the sum over tokens of `f f^T` to `gram` (float64) in place; returns `gram`.
 

@@ -38,17 +38,6 @@ def topk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch 
     return torch.zeros_like(h).scatter(1, indices, h.gather(1, indices).relu())
 
 
-def batchtopk_codes(h: Float[Tensor, "batch d_sae"], k: int) -> Float[Tensor, "batch d_sae"]:
-    """Dense codes: the `batch * k` largest of relu(h) over the whole batch, everything else 0.
-
-    >>> batchtopk_codes(torch.tensor([[1.0, 3.0, 2.0], [-1.0, -2.0, 0.5]]), k=1)
-    tensor([[0., 3., 2.],
-            [0., 0., 0.]])
-    """
-    indices, flat = batchtopk(h, k).indices, h.flatten()
-    return torch.zeros_like(flat).scatter(0, indices, flat[indices].relu()).view_as(h)
-
-
 def topk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     """The k largest pre-activations per token, without a graph: `batch * k` of them, token by token."""
     h = _check(h, k).detach()
@@ -70,13 +59,6 @@ def topk_indices(h: Float[Tensor, "batch d_sae"], k: int) -> Int[Tensor, "batch 
     return topk(h, k).indices.view(-1, k) % h.shape[1]
 
 
-def topk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
-    """The same by sorting each token's pre-activations, in ascending order of indices."""
-    indices = h.argsort(dim=1, descending=True)[:, :k].sort(1).values
-    indices = (indices + torch.arange(0, h.numel(), h.shape[1])[:, None]).flatten()
-    return Selected(h.flatten()[indices], indices)
-
-
 def batchtopk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     """The `batch * k` largest pre-activations, without a graph.
 
@@ -85,11 +67,6 @@ def batchtopk(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
     """
     h = _check(h, k).detach()
     return _largest(h, len(h) * k) if collective.world_size() == 1 else _of_the_whole_batch(h, k)
-
-
-def batchtopk_reference(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:
-    """The same by one `torch.topk` over the whole batch."""
-    return Selected(*h.flatten().topk(len(h) * k, sorted=False))
 
 
 def _of_the_whole_batch(h: Float[Tensor, "batch d_sae"], k: int) -> Selected:

@@ -5,8 +5,8 @@ import torch
 from nn import test_gradients as dense
 from torch.testing import assert_close
 
+from benchmarks.ops_reference import topk_reference
 from saev.ops import gpu, gpu_sums, gpu_topk, sparse
-from saev.ops.topk import topk_reference
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from saev.ops.coherence import coherence, coherence_reference
+from benchmarks.ops_reference import coherence_reference
+from saev.ops.coherence import coherence
 
 
 def _numpy(atoms):

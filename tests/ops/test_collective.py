@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from benchmarks.ops_reference import batchtopk_codes, batchtopk_reference
 from saev.ops import collective
-from saev.ops.topk import batchtopk_codes, batchtopk_reference
 
 SIZES = (7, 4)  # tokens of each process
 K, MANY = 3, 40  # at MANY a process is first asked for fewer values than the whole batch keeps

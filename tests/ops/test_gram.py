@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.ops_reference import gram_reference
 from saev.ops import gram as module
-from saev.ops.gram import add_gram, gram_reference
+from saev.ops.gram import add_gram
 
 
 def _codes(batch, m, density, seed=0):

@@ -7,10 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from benchmarks.ops_reference import topk_reference
 from saev.ops import selection
 from saev.ops.selection import beyond, fraction_beyond, largest, largest_per_row
 from saev.ops.sparse import select_beyond
-from saev.ops.topk import batchtopk, topk, topk_reference
+from saev.ops.topk import batchtopk, topk
 
 
 def _rows(rows, n, seed=0):

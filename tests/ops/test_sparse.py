@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from benchmarks.ops_reference import batchtopk_codes
 from saev.ops.paths import _log_once, using
 from saev.ops.sparse import (
     SparseCodes,
@@ -12,7 +13,7 @@ from saev.ops.sparse import (
     topk_select,
     with_encoder_gradient,
 )
-from saev.ops.topk import batchtopk_codes, topk_codes
+from saev.ops.topk import topk_codes
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 SELECT = {"topk": (topk_select, topk_codes), "batchtopk": (batchtopk_select, batchtopk_codes)}

@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from saev.ops.topk import (
-    batchtopk,
-    batchtopk_codes,
-    batchtopk_reference,
-    topk_codes,
-    topk_indices,
-)
+from benchmarks.ops_reference import batchtopk_codes, batchtopk_reference
+from saev.ops.topk import batchtopk, topk_codes, topk_indices
 
 
 def _h(batch=64, d_sae=96, seed=0):
