@@ -10,8 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nursery import Nursery
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def mostly_slow(values: Iterable[Any], n: int = 1) -> list[Any]:
+    """Parameters of a test: all but the first `n` are marked slow."""
+    return [value if i < n else pytest.param(value, marks=pytest.mark.slow) for i, value in enumerate(values)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -165,6 +165,7 @@ def test_uniqueness_counts_features_that_some_atom_is_closest_to(shape):
     assert recovery.uniqueness(match) == pytest.approx(len(set(closest)) / n_atoms)
 
 
+@pytest.mark.slow
 def test_every_architecture_of_conf_is_trained_and_judged():
     size = bench_synthetic.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
     world = World(LAW)

@@ -8,7 +8,7 @@ import time
 
 import polars as pl
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, mostly_slow
 from PIL import Image
 
 from saev.cli import STAGES, TOOLS
@@ -31,7 +31,7 @@ def test_help_lists_the_stages_in_order(cli):
         assert about in shown.out
 
 
-@pytest.mark.parametrize("verb", STAGES)
+@pytest.mark.parametrize("verb", mostly_slow(STAGES))
 def test_help_of_a_stage_lists_what_can_be_set(cli, verb):
     shown = cli(verb, "--help")
     assert shown.code == 0 and "vit: " in shown.out and "Override anything in the config" in shown.out
@@ -57,7 +57,7 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("case", QUICK)
+@pytest.mark.parametrize("case", mostly_slow(QUICK))
 def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
     script = (
         "import sys\nfrom saev.cli import main\ntry:\n    main(sys.argv[1:])\nfinally:\n"
@@ -69,6 +69,7 @@ def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
 SHOWN = (["--help"], *([verb, "--help"] for verb in (*STAGES, *TOOLS)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "unbuffered"), [*((one, "") for one in SHOWN), (["--help"], "1"), (["train", "--cfg", "job"], "1")]
 )
@@ -184,6 +185,7 @@ def test_an_incomplete_recording_is_refused(cli, tmp_path):
 # --- the command of the card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", ["no images", "no weights"])
 def test_without_its_data_the_ready_study_stops_and_names_both_remedies(there, cli, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -201,6 +203,7 @@ def test_without_its_data_the_ready_study_stops_and_names_both_remedies(there, c
         assert remedy in shown.err, shown.err
 
 
+@pytest.mark.slow
 def test_with_data_the_ready_study_trains_both_saes_in_one_pass(cli, tiny, tmp_path):
     shown = cli(
         "train", "experiment=matryoshka_dinov3", f"dataset={tiny}", "layer=1", *TINY, "-m", "sparsity=1e-4,2e-4"
@@ -213,6 +216,7 @@ def test_with_data_the_ready_study_trains_both_saes_in_one_pass(cli, tiny, tmp_p
     assert "2 SAEs in 1 job" in shown.text
 
 
+@pytest.mark.slow
 def test_a_shared_setting_makes_a_job_of_each_value(cli, tiny, tmp_path):
     shown = cli("train", "experiment=relu_dinov2", f"dataset={tiny}", *TINY, "sae=topk", "-m", "k=2,4", "layer=1,2")
     assert shown.code == 0, shown.text

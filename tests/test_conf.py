@@ -1,5 +1,7 @@
 """Every YAML under conf/ is found, explained, composed, and where it shapes training, trained with for two steps."""
 
+import copy
+import functools
 import inspect
 import itertools
 import re
@@ -39,11 +41,16 @@ def places(monkeypatch, tmp_path):
     monkeypatch.setenv("IMAGENET_ROOT", str(tmp_path))
 
 
-def composed(root: str, *overrides: str) -> DictConfig:
-    """The configuration that a job has: everything interpolates, `hydra:` too."""
+@functools.cache
+def hydras(root: str, *overrides: str) -> DictConfig:
     schema.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose(root, list(overrides), return_hydra_config=True)
+        return compose(root, list(overrides), return_hydra_config=True)
+
+
+def composed(root: str, *overrides: str) -> DictConfig:
+    """The configuration that a job has: everything interpolates, `hydra:` too."""
+    cfg = copy.deepcopy(hydras(root, *overrides))
     with open_dict(cfg):
         cfg.hydra.runtime.output_dir = cfg.hydra.run.dir
         cfg.hydra.runtime.cwd = str(ROOT)
@@ -155,6 +162,7 @@ def saes(directory: Path) -> pl.DataFrame:
     return pl.read_parquet(results)
 
 
+@pytest.mark.slow
 def test_every_architecture_with_every_objective_takes_two_steps(cli, tiny, tmp_path):
     combinations = [*itertools.product(options("sae"), options("objective"), options("auxk"))]
     variants = ",".join(f'["sae={sae}","objective={objective}","auxk={auxk}"]' for sae, objective, auxk in combinations)
@@ -189,6 +197,7 @@ def test_a_start_that_wants_more_tokens_than_there_are_is_refused_at_once(cli, t
 SHARED = [(g, o) for g, o in OPTIONS if g in ("logger", "callbacks", "trainer", "optimiser", "datamodule", "debug")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("group", "option"), SHARED, ids=["/".join(option) for option in SHARED])
 def test_an_option_of_the_job_takes_two_steps(group, option, cli, tiny, tmp_path, monkeypatch):
     if (group, option) == ("trainer", "gpu") and not torch.cuda.is_available():

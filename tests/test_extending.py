@@ -61,6 +61,7 @@ def test_an_extension_takes_at_most_three_files(section):
     assert 1 <= len({name for name, *_ in STEPS if f"`{name}`\n\n```" in SECTIONS[section]}) <= 3
 
 
+@pytest.mark.slow
 def test_all_extensions_work_together(copy):
     images = ("images=leaves", "images.root=photos", "vit=micro", "layer=1")
     sweep = ("sae=fixed_threshold", "sae.threshold=0.1,0.2", "encoder_scale=0.5,1", "-m")

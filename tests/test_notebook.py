@@ -20,6 +20,7 @@ def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
+@pytest.mark.slow
 def test_it_runs(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))

@@ -86,6 +86,7 @@ print(json.dumps(errors))
 """
 
 
+@pytest.mark.slow
 def test_every_module_of_the_wheel_imports_without_the_clone(wheel, tmp_path):
     """Only recipes need the clone, and say so."""
     wheel.extractall(tmp_path / "wheel")

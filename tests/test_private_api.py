@@ -73,6 +73,7 @@ def uses(node: ast.AST) -> set[str]:
     return set()
 
 
+@pytest.mark.slow
 def test_private_names_of_other_libraries_are_those_listed():
     sources = {str(path.relative_to(ROOT)): path.read_text() for path in modules().values()}
     assert private_names(sources) == {*ALLOWED}

@@ -56,6 +56,7 @@ def test_the_two_commands_of_a_newcomer_are_there():
     assert "uv run pytest" in (ROOT / ".ci" / "run").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
     words = shlex.split(command)
@@ -129,6 +130,7 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_a_python_block_runs(number, tiny_run, tiny, photos, tmp_path, monkeypatch):
     """On a small backbone and few tokens, with the saved SAE of a short training run."""

@@ -1,7 +1,7 @@
 """A job of `saev fit`: its baselines, each composed as if it were the only one, validated before anything slow starts."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
@@ -11,7 +11,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saev.baselines import BaselineSettings
 from saev.config.build import build
-from saev.config.composing import Composer
 from saev.config.members import check_shared, composer, variants_of
 from saev.config.train_job import DataFacts, data_facts
 from saev.device import check_device
@@ -60,8 +59,8 @@ def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
     ValueError names the variant at fault, or an override of a key that no baseline uses.
     """
     task, base, variants = variants_of(cfg, "baseline")
-    compose = composer()
-    planned = [plan_baseline(cfg, compose, base, variant) for _, variant in variants]
+    compose = composer(cfg, base, task)
+    planned = [plan_baseline(cfg, compose, variant) for _, variant in variants]
     used = {key for _, keys in planned for key in keys}
     for override in dict.fromkeys([*task, *(override for _, variant in variants for override in variant)]):
         key = planning.key_of(override)
@@ -74,11 +73,11 @@ def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
 
 
 def plan_baseline(
-    cfg: DictConfig, compose: Composer, base: list[str], variant: list[str]
+    cfg: DictConfig, compose: Callable[[list[str]], DictConfig], variant: list[str]
 ) -> tuple[BaselineSettings, set[str]]:
     """(settings of one variant, the root keys they are taken from)."""
     try:
-        composed = compose([*base, *variant])
+        composed = compose(variant)
         baseline = instantiate(composed.baseline, _convert_="all")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error

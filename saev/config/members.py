@@ -1,6 +1,7 @@
 """From a train configuration to the members of its bank, each composed as if it were the only one."""
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -24,8 +25,8 @@ def plan_members(cfg: DictConfig) -> list[Member]:
     key of a single SAE. ValueError names the variant at fault.
     """
     task, base, variants = variants_of(cfg, "sae")
-    compose = composer()
-    return [plan_member(cfg, name, compose, base, variant, task) for name, variant in variants]
+    compose = composer(cfg, base, task)
+    return [plan_member(cfg, name, compose, variant, task) for name, variant in variants]
 
 
 def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list[tuple[str, list[str]]]]:
@@ -44,17 +45,18 @@ def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list
     return task, base, list(zip(planning.names(variants, alone), variants, strict=True))
 
 
-def composer() -> Composer:
-    """Composes the command's root configuration, with its hydra node, for given overrides."""
-    return Composer(partial(compose, str(HydraConfig.get().job.config_name), return_hydra_config=True))
+def composer(cfg: DictConfig, base: list[str], task: list[str]) -> Callable[[list[str]], DictConfig]:
+    """A function from a variant to its configuration: that of the job itself where the variant adds nothing to it."""
+    compose_all = Composer(partial(compose, str(HydraConfig.get().job.config_name), return_hydra_config=True))
+    return lambda variant: cfg if base == task and {*variant} <= {*base} else compose_all([*base, *variant])
 
 
 def plan_member(
-    cfg: DictConfig, name: str, compose: Composer, base: list[str], variant: list[str], task: list[str]
+    cfg: DictConfig, name: str, compose: Callable[[list[str]], DictConfig], variant: list[str], task: list[str]
 ) -> Member:
     """The member of one variant; ValueError for a setting that is wrong, shared by all members, or without effect."""
     try:
-        composed = compose([*base, *variant])
+        composed = compose(variant)
         built = {field: instantiate(composed[group]) for group, field in GROUPS.items()}
         scalars = {f.name: composed[f.name] for f in dataclasses.fields(Member) if f.name not in (*built, "name")}
         member = Member(name=name, **built, **scalars)
@@ -85,7 +87,7 @@ def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> N
 
 def check_used(composed: DictConfig, member: Member, overrides: list[str]) -> None:
     """ValueError for an override of a root key that this member's sparsifier does not have or does not take from the root."""
-    sae = composed.hydra.runtime.choices["sae"]
+    sae = (composed.get("hydra") or HydraConfig.get()).runtime.choices["sae"]
     penalised = "sae=relu, gated or jumprelu"
     for key, remedy in (("k", "sae=topk or batchtopk"), ("sparsity", penalised), ("l0_target", penalised)):
         asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]

@@ -55,6 +55,7 @@ def test_l1_codes_fulfil_the_conditions_of_optimality():
     assert float(codes.sum()) < float(plain.sum()) and float((codes > 0).sum()) < float((plain > 0).sum())
 
 
+@pytest.mark.slow
 def test_it_goes_the_way_of_the_full_batch_algorithm():
     """Exact NNLS for the codes, least squares for the atoms, from the same start."""
     fit, log = fitted(iterations=3000)  # two centroids of the start are nearly opposite: codes take long there

@@ -81,6 +81,7 @@ def test_every_callback_is_tried_here():
     assert found == set(MAKE) == set(callbacks.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKE)
 def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
     """Alone, it runs; and watching never changes what is learned (only the warm-up of the penalty may)."""

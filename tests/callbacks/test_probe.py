@@ -89,6 +89,7 @@ def directly(sae, sample):
     return 1 - sum(ces) / sum(priors), np.mean(aps)
 
 
+@pytest.mark.slow
 def test_numbers_are_those_of_a_regression_for_each_latent_and_class(labelled):
     probe = Probe("train", images=60)  # with far fewer, single tokens decide how steep a fit is
     module, _ = fit(labelled, probe, steps=30)

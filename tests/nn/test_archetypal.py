@@ -185,6 +185,7 @@ def test_without_residual_atoms_stay_in_the_cone_of_the_centroids():
         assert nnls(points.T, atom)[1] < 1e-5
 
 
+@pytest.mark.slow
 def test_dead_latents_come_back_through_auxk():
     left = {}
     for coefficient in (0.0, 1 / 32):

@@ -64,6 +64,7 @@ def test_silence_is_counted_in_tokens():
     assert int(member.tokens_since_fired[7]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sae", ["topk", "batchtopk"])
 def test_dead_latents_come_back_through_auxk_alone(sae):
     """Guards against a revival that does nothing, as a resampling that never takes place (a known fault of a peer)."""

@@ -80,6 +80,7 @@ def random_run(seed: int, n_steps: int = 200):
         silent = (silent + tokens) * ~fired
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dead_tokens", [1, 7, 100, 1000])
 def test_the_dead_are_always_among_them_and_a_resumed_run_looks_at_the_same(monkeypatch, dead_tokens):
     monkeypatch.setattr(maybe_dead, "horizon", lambda device, dead_tokens: max(1, dead_tokens // 4))

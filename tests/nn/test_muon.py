@@ -159,6 +159,7 @@ def assert_equal(one, other):
 OPTIMISERS = {"muon": Muon, "adam": functools.partial(torch.optim.Adam, fused=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_a_bank_of_n_is_n_single_runs(dataset, optimiser):
     trainer, together, data = build(dataset, specs(), 12, OPTIMISERS[optimiser])
@@ -171,6 +172,7 @@ def test_a_bank_of_n_is_n_single_runs(dataset, optimiser):
         assert_equal(alone.bank.members[0], together.bank.members[i])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_resumed_is_uninterrupted(dataset, tmp_path, optimiser):
     """Momenta, Adam's count of steps, and what archetypal atoms are made of."""

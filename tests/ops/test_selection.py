@@ -65,6 +65,7 @@ def test_a_batch_of_nan_keeps_its_budget():
     assert select_beyond(torch.full((64, 512), torch.nan)) is None
 
 
+@pytest.mark.slow
 def test_tracing_takes_what_torch_has(run_python):
     """In a process of its own: the checking of shapes cannot be traced."""
     done = run_python(

@@ -102,6 +102,7 @@ def test_the_images_that_training_held_out_and_other_tokens(cli, tiny, run):
     assert len(whole) == 40 and whole.root.parent.name == "more" and (whole.tokens()[1] == 0).all()
 
 
+@pytest.mark.slow
 def test_parts_divide_the_work(cli, tiny, run):
     one = member(run, "topk")
     (whole,) = encoded(cli, one, f"dataset={tiny}")

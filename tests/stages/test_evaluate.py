@@ -150,6 +150,7 @@ def test_splice_puts_them_back_into_the_backbone(cli, tmp_path, photos, spliceab
     assert table["mean_error_cls"].n_unique() == 1  # one reference serves both
 
 
+@pytest.mark.slow
 def test_another_backbone_is_refused_and_other_images_are_missed(cli, tmp_path, photos, spliceable):
     seeded = cli("evaluate", str(spliceable), *MICRO, f"images.root={photos}", "splice=true", "vit.seed=3")
     assert seeded.code == 1 and "another backbone (weights: random:0 and random:3)" in seeded.err

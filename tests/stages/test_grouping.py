@@ -41,6 +41,7 @@ def test_settings_of_an_sae_share_a_job(jobs):
     assert jobs("-m", "k=16,32", "sae=batchtopk") == [([], '[["k=16","sae=batchtopk"],["k=32","sae=batchtopk"]]')]
 
 
+@pytest.mark.slow
 def test_ranges_choices_and_globs_are_expanded(jobs):
     assert (
         jobs("sae=topk", "-m", "k=range(2,7,2)")[0][1] == '[["sae=topk","k=2"],["sae=topk","k=4"],["sae=topk","k=6"]]'
@@ -50,6 +51,7 @@ def test_ranges_choices_and_globs_are_expanded(jobs):
     assert one[1].count("objective=") == 3 and "objective=matryoshka_random" in one[1]
 
 
+@pytest.mark.slow
 def test_what_the_stream_depends_on_makes_a_job_each(jobs):
     found = jobs("sae=topk", "k=2,4", "-m", "layer=1,2", fixed=("experiment=none",))
     assert [shared for shared, _ in found] == [["layer=1"], ["layer=2"]]
@@ -57,6 +59,7 @@ def test_what_the_stream_depends_on_makes_a_job_each(jobs):
     assert len(jobs("-m", "normalise=scalar,none", "sparsity=1e-3,1e-4")) == 2
 
 
+@pytest.mark.slow
 def test_experiments_make_a_job_each(jobs):
     found = jobs("-m", "experiment=relu_dinov2,topk_bioclip2", "seed=0,1", fixed=("layer=1",))
     assert [shared[0] for shared, _ in found if shared] == ["experiment=relu_dinov2", "experiment=topk_bioclip2"]

@@ -68,6 +68,7 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
     assert means["n_val"].to_list() == [int((n_val == c).sum()) for c in range(3)]
 
 
+@pytest.mark.slow
 def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
     live, _, _ = probed(cli, place, "nulls=[]")
     shown = cli(
@@ -89,6 +90,7 @@ def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
         np.testing.assert_allclose(one, other, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_with_equal_rows(cli, place, tmp_path, monkeypatch):
     whole, _, _ = probed(cli, place)
     batches = passes.batches
@@ -113,6 +115,7 @@ def test_a_stopped_run_resumes_with_equal_rows(cli, place, tmp_path, monkeypatch
     assert not (tmp_path / "run" / "statistics.pt").exists()
 
 
+@pytest.mark.slow
 def test_weights_may_change_when_a_stopped_run_resumes(cli, place, tmp_path, monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
@@ -161,6 +164,7 @@ def test_balanced_weights_change_cross_entropies_and_nothing_of_the_rankings(cli
     np.testing.assert_allclose(best["ce"], best["val_ce"], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_unlabelled_tokens_count_as_class_0_as_saev_has_it(cli, place):
     strict, _, _ = probed(cli, place, "nulls=[]", "bootstrap=0")
     compat, _, _ = probed(cli, place, "nulls=[]", "bootstrap=0", "compat=saev")
@@ -217,6 +221,7 @@ def test_wrong_settings_are_refused_before_codes_are_read(cli, place):
     assert shown.code != 0 and "is the dataset itself" in shown.text and "Reading codes" not in shown.text
 
 
+@pytest.mark.slow
 def test_dead_dictionaries_and_single_classes_have_empty_rows_beside_the_others(cli, place, tmp_path):
     dead = dictionary()
     with torch.no_grad():
@@ -331,6 +336,7 @@ def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_pat
     assert len(bound) == 1 and 0 < bound["map"].item() <= 1 and json.loads(json.dumps(bound["n_classes"].item())) == 3
 
 
+@pytest.mark.slow
 def test_the_library_gives_the_rows_of_the_command(cli, place, tmp_path):
     classes, results, _ = probed(
         cli, place, "sparse.levels=[image]", "sparse.k=[1]", f"hydra.run.dir={tmp_path / 'run'}"

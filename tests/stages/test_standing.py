@@ -6,6 +6,7 @@ from conftest import TINY
 RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=5")
 
 
+@pytest.mark.slow
 def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_path):
     run = tmp_path / "run"
     command = (*RUN, f"dataset={tiny}", f"hydra.run.dir={run}")

@@ -140,6 +140,7 @@ def test_groups_are_split_by_number_and_by_memory(cli, tiny):
         assert shown.code == 0 and "2 SAEs in 2 jobs: k=2 x1, k=4 x1" in shown.text, shown.text
 
 
+@pytest.mark.slow
 def test_limits_count_when_a_sweep_is_gone_on_with(cli, tiny, tmp_path):
     """Guards against a group that was too large for memory and stays so however often the user asks for smaller ones."""
     fails = (
@@ -162,6 +163,7 @@ def test_limits_count_when_a_sweep_is_gone_on_with(cli, tiny, tmp_path):
     assert list(json.loads((sweep / "sweep.json").read_text())["jobs"]) == ["0-0", "0-1"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prefix", ["", "++"])
 def test_a_directory_keeps_its_own_sweep(prefix, cli, tiny, tmp_path):
     """Guards against one sweep's results being taken for another's."""
@@ -215,6 +217,7 @@ def test_a_checkpoint_and_a_launcher_do_not_go_together(cli, tmp_path):
     assert shown.code == 1 and "resume one run at a time" in shown.err
 
 
+@pytest.mark.slow
 def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
     shown = cli(
         "train",

@@ -46,6 +46,7 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     assert str(run / "report.html") in printed and "NMSE" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
 def test_a_dataset_far_away_is_trained_on_to_the_end(cli, tiny, tmp_path):
     """Guards against results lost because the page cannot fetch single images."""

@@ -17,6 +17,7 @@ def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("training") / "data")
 
 
+@pytest.mark.slow
 def test_a_bank_of_n_is_n_single_runs(dataset):
     """Guards against members coupled by a global gradient norm or a shared random state."""
     trainer, together, data = build(dataset, specs())
@@ -99,6 +100,7 @@ def test_another_bank_is_not_resumed(dataset, tmp_path):
             trainer.fit(module, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_members_nan_stays_its_own(dataset):
     bad = Member(ReLU(1e-3), "bad", Plain(), AuxK(), 1e30, d_sae=64)
     trainer, alone, data = build(dataset, specs())

@@ -38,6 +38,7 @@ def through(dataset):
     return fitted(dataset)
 
 
+@pytest.mark.slow
 def test_a_grid_of_n_is_n_single_probes(dataset, through):
     """Guards against probes coupled by a shared norm, step count or early stop."""
     _, together, _ = through
@@ -95,6 +96,7 @@ def test_a_validation_that_lightning_adds_when_it_stops_judges_nothing(dataset):
     assert [probe.epoch for probe in module.probes] == [0] * 8
 
 
+@pytest.mark.slow
 def test_a_probe_stops_by_its_own_loss_and_keeps_its_best_parameters(dataset, through):
     steps, module, _ = through
     epochs = [probe.epoch for probe in module.probes]

@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 import timm
 import torch
+from conftest import mostly_slow
 from safetensors.torch import save_file
 from vits.micro_recordings import SMALL, N, recording
 
@@ -28,7 +29,9 @@ def resnet(tmp_path_factory):
     return path, model.eval()
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "efficientnet_b0"])
+@pytest.mark.parametrize(
+    "arch", mostly_slow(["resnet18", "convnext_atto", "swin_tiny_patch4_window7_224", "efficientnet_b0"])
+)
 @torch.no_grad()
 def test_tokens_are_the_maps_of_timms_feature_extractor(arch):
     torch.manual_seed(0)
@@ -107,6 +110,7 @@ def test_weights_of_another_model_are_refused(resnet):
         deeper.load()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not TINY_VIT.is_file(), reason="needs TinyViT's weights beside the repository")
 def test_a_trained_hierarchical_transformer(photos, tmp_path):
     vit = TimmCnn(name="tinyvit", arch="tiny_vit_5m_224", checkpoint=str(TINY_VIT))

@@ -4,6 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from conftest import mostly_slow
 from PIL import Image
 from vits.masked import MaskedPhotos
 from vits.micro_recordings import SMALL, contents, recording
@@ -99,6 +100,7 @@ def of_kind(shapes, root, kind: str, **knobs):
     return recording(shapes, root, images=images(root=str(shapes), name="shapes"), **fields | knobs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_parts_are_byte_identical_to_one_whole_recording(shapes, tmp_path, kind):
     whole = of_kind(shapes, tmp_path / "whole", kind).run(False)
@@ -107,7 +109,7 @@ def test_parts_are_byte_identical_to_one_whole_recording(shapes, tmp_path, kind)
     assert contents(last) == contents(whole) and last.name == whole.name
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS))
 def test_resumed_equals_uninterrupted(shapes, tmp_path, monkeypatch, kind):
     whole = of_kind(shapes, tmp_path / "whole", kind).run(False)
     calls, forward = [], Backbone.forward
