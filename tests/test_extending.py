@@ -1,5 +1,7 @@
 """docs/extending.md does what it says: all its steps, applied to a copy of the repository, give a library that works."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -49,10 +51,15 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def run(copy: Path, *words: str) -> None:
-    """A command of the extended copy."""
-    code = "from saev.cli import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *words], cwd=copy, capture_output=True, text=True, timeout=300)
+def run(copy: Path, *commands: list[str]) -> None:
+    """Commands of the extended copy, in one process."""
+    code = (
+        "import json, sys, conftest; sys.exit([c for c in json.loads(sys.argv[1]) if conftest.command_line(*c)] or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)], cwd=copy, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests"), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -65,16 +72,18 @@ def test_an_extension_takes_at_most_three_files(section):
 def test_all_extensions_work_together(copy):
     images = ("images=leaves", "images.root=photos", "vit=micro", "layer=1")
     sweep = ("sae=fixed_threshold", "sae.threshold=0.1,0.2", "encoder_scale=0.5,1", "-m")
-    run(copy, "train", "experiment=none", *images, *TINY, *sweep)
+    neurons = ("baseline=neurons", "k=4", "batch_size=64", "hydra.run.dir=fit")
+    run(
+        copy,
+        ["train", "experiment=none", *images, *TINY, *sweep, "hydra.sweep.dir=sweep"],
+        ["fit", *images, *neurons],
+        ["evaluate", "fit", "sweep", "device=cpu"],
+    )
     (recording,) = (copy / "outputs" / "activations").glob("leaves-*")
     assert set(pl.read_parquet(recording / "examples.parquet")["species"]) == {"acer", "quercus-robur"}
-    (results,) = (copy / "outputs" / "train").glob("*/*_sweep/results.parquet")
-    trained = pl.read_parquet(results)
+    trained = pl.read_parquet(copy / "sweep" / "results.parquet")
     assert len(trained) == 4 and set(trained["encoder_scale"]) == {0.5, 1.0}
     assert trained["gini"].is_between(0, 1).all() and (trained["bias_norm"] > 0).all()
 
-    run(copy, "fit", "baseline=neurons", "k=4", f"dataset={recording}", "layer=1", "batch_size=64")
-    (fitted,) = (copy / "outputs" / "fit").glob("*/*/saes/*")
-    run(copy, "evaluate", str(fitted), str(results.parent), "device=cpu")
     (table,) = (copy / "outputs" / "evaluate").glob("*/*/results.parquet")
     assert len(pl.read_parquet(table)) == 5

@@ -114,7 +114,8 @@ def test_interrupted_and_resumed_is_undisturbed(number, nursery, undisturbed, ti
 
 @pytest.mark.parametrize(("split", "parts"), [("batch", 2), ("members", 1)])
 def test_two_processes_train_the_bank_of_one(split, parts, tiny, fork_python, cli, tmp_path):
-    common = (f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), "trainer.accelerator=cpu")
+    short = ("trainer.accelerator=cpu", "n_tokens=640", "val_every=5")
+    common = (f"dataset={tiny}", *(o for o in RUN if o != "trainer=cpu"), *short)
     root = tmp_path / "outputs" / "train"
     done = fork_python("train.py", *common, "trainer=ddp", f"trainer.strategy.split={split}")
     assert done.code == 0, done.text
