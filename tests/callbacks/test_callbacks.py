@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from recordings import record
-from training.banks import assert_equal
+from training.banks import assert_equal, build
 
 import callbacks
 import saev
@@ -29,10 +29,8 @@ from callbacks import (
     SparsityWarmup,
     Throughput,
 )
-from datamodules import ActivationDataModule
 from saev.metrics.histograms import FREQUENCY_EDGES
-from saev.nn import AuxK, Member, Normaliser, Plain, ReLU, SAEBank, TopK
-from saev.training.bank.module import BankModule
+from saev.nn import AuxK, Member, Plain, ReLU, TopK
 
 NAMES = ["relu", "topk"]
 MAKE = {
@@ -57,17 +55,11 @@ def dataset(tmp_path_factory):
 
 
 def fit(dataset, *watching, steps=12, ckpt_path=None):
-    data = ActivationDataModule(str(dataset), 1, 64, val_fraction=0.2)
-    data.setup("fit")
-    normaliser = Normaliser.fit(data.store.moments(1))
-    sample = normaliser(data.sample(400))
     auxk = AuxK(dead_tokens=100)
     specs = [Member(a, n, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
-    module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=1)
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=6,
-        check_val_every_n_epoch=None, log_every_n_steps=2, callbacks=list(watching),
+    trainer, module, data = build(
+        dataset, specs, steps, watching, 64, optimiser=torch.optim.Adam, warmup=1, usual=False, val_check_interval=6,
+        log_every_n_steps=2,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)
     trainer.validate(module, data, verbose=False)

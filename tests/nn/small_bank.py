@@ -52,11 +52,12 @@ def build(settings: Member | None = None, z=Z, **more) -> TrainingMember:
     return (settings or spec(**more)).build(normaliser(), z)
 
 
-def train(member, steps=60):
+def train(member, steps=60, z=Z):
+    """The losses of each step of Adam on z."""
     optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
     history = []
     for _ in range(steps):
-        losses = member(Z)
+        losses = member(z)
         losses.loss.backward()
         member.condition_gradients(1.0)
         optimiser.step()

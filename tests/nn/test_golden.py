@@ -1,4 +1,6 @@
-"""Golden losses: a change that claims not to change numbers reproduces golden.csv (regenerate: python tests/nn/test_golden.py).
+"""Golden losses: a change that claims not to change numbers reproduces golden.csv.
+
+Regenerate: PYTHONPATH=tests python tests/nn/test_golden.py
 
 Losses of 50 steps on the CPU in float32; the tolerance leaves room for other BLAS libraries, not for another algorithm.
 """
@@ -9,6 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nn.small_bank import OBJECTIVES, train
+
+from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Member, Normaliser, ReLU, TopK
+from saev.shards import Moments
 
 FILE = Path(__file__).with_name("golden.csv")
 STEPS = (0, 1, 2, 5, 10, 20, 30, 49)
@@ -18,21 +24,6 @@ MEMBERS = [f"{sae}-{objective}" for sae in SAES for objective in ("plain", "matr
 
 def losses(name: str) -> list[float]:
     """The losses of one architecture at STEPS, on known data."""
-    from saev.nn import (
-        AuxK,
-        BatchTopK,
-        Gated,
-        JumpReLU,
-        Matryoshka,
-        Member,
-        Normaliser,
-        Plain,
-        RandomMatryoshka,
-        ReLU,
-        TopK,
-    )
-    from saev.shards import Moments
-
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(64, 16))
     rows = (rng.exponential(size=(512, 64)) * (rng.random((512, 64)) < 0.05)) @ atoms + 1
@@ -46,20 +37,10 @@ def losses(name: str) -> list[float]:
         "jumprelu": JumpReLU(l0_target=4),
         "gated": Gated(1e-2, l0_target=4),
     }[sae]
-    goal = {"plain": Plain(), "matryoshka": Matryoshka(), "random": RandomMatryoshka(n_prefixes=4)}[objective]
-    spec = Member(sparsifier, name, goal, AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
+    spec = Member(sparsifier, name, OBJECTIVES[objective](), AuxK(dead_tokens=2000), lr=3e-3, d_sae=64)
     member = spec.build(normaliser, z)
-    optimiser = torch.optim.Adam(member.sae.parameters(), lr=member.lr)
-    found = []
-    for _ in range(50):
-        out = member(z)
-        out.loss.backward()
-        member.condition_gradients(1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        member.finish_step(out.l0)
-        found.append(float(out.loss.detach()))
-    return [found[step] for step in STEPS]
+    history = train(member, 50, z)
+    return [float(history[step].loss.detach()) for step in STEPS]
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -1,32 +1,23 @@
 """Muon against torch's own, Adam against torch's own, and a bank of SAEs trained by both as one optimiser."""
 
 import functools
-import operator
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 from recordings import record
+from training.banks import StopAt, assert_equal, build, specs, state
 
-from callbacks import SparsityWarmup
-from datamodules import ActivationDataModule
 from saev.nn import (
     Archetypal,
     AuxK,
-    BatchTopK,
-    Gated,
-    JumpReLU,
-    Matryoshka,
     Member,
     Normaliser,
     Plain,
-    ReLU,
-    SAEBank,
     TopK,
 )
 from saev.nn.muon import Muon, is_matrix, orthogonalise
-from saev.training.bank.module import BankModule
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (9, 9)])
@@ -73,7 +64,7 @@ def test_vectors_and_tables_move_as_under_torchs_adam():
 
 
 def test_what_is_a_matrix():
-    member = specs()[-1].build(Normaliser(torch.zeros(16), torch.ones(())), torch.randn(400, 16))
+    member = members()[-1].build(Normaliser(torch.zeros(16), torch.ones(())), torch.randn(400, 16))
     matrices = {name for name, p in member.sae.named_parameters() if is_matrix(p)}
     assert matrices == {"encoder", "w_dec"}  # and of w_dec the gradient is carried on
 
@@ -101,41 +92,22 @@ def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("muon") / "data")
 
 
-def specs():
-    make = lambda name, act, objective=None, **kw: Member(  # noqa: E731
-        act, name, objective or Plain(), AuxK(dead_tokens=300), 1e-2, d_sae=64, **kw
+def members():
+    archetypal = Member(
+        TopK(4),
+        "archetypal",
+        Plain(),
+        AuxK(dead_tokens=300),
+        1e-2,
+        d_sae=64,
+        init="archetypal",
+        decoder=Archetypal(8, 0.3),
     )
-    return [
-        make("topk", TopK(4)),
-        make("batchtopk", BatchTopK(4), Matryoshka(), seed=1),
-        make("relu", ReLU(1e-2)),
-        make("jumprelu", JumpReLU(l0_target=4)),
-        make("gated", Gated(1e-2)),
-        make("archetypal", TopK(4), init="archetypal", decoder=Archetypal(8, 0.3)),
-    ]
+    return [*specs(), archetypal]
 
 
-def build(dataset, members, steps, optimiser, callbacks=()):
-    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_fraction=0.2, depth=2)
-    data.setup("fit")
-    normaliser = Normaliser.fit(data.store.moments(1))
-    sample = normaliser(data.sample(400))
-    bank = SAEBank([spec.build(normaliser, sample) for spec in members])
-    module = BankModule(bank, optimiser, warmup=5)
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0,
-        callbacks=[SparsityWarmup(0.2), *callbacks],
-    )  # fmt: skip
-    return trainer, module, data
-
-
-class StopAt(L.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        trainer.should_stop = trainer.global_step >= self.step
+def run(dataset, settings, steps, optimiser, callbacks=()):
+    return build(dataset, settings, steps, callbacks, optimiser=optimiser, limit_val_batches=0)
 
 
 class Errors(L.Callback):
@@ -148,56 +120,48 @@ class Errors(L.Callback):
         self.seen.append([float(value) for value in pl_module.latest["z_mse"]])
 
 
-def assert_equal(one, other):
-    one, other = one.state_dict(), other.state_dict()
-    assert one.keys() == other.keys()
-    for name in one:
-        same = torch.equal if torch.is_tensor(one[name]) else operator.eq
-        assert same(one[name], other[name]), name
-
-
 OPTIMISERS = {"muon": Muon, "adam": functools.partial(torch.optim.Adam, fused=True)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_a_bank_of_n_is_n_single_runs(dataset, optimiser):
-    trainer, together, data = build(dataset, specs(), 12, OPTIMISERS[optimiser])
+    trainer, together, data = run(dataset, members(), 12, OPTIMISERS[optimiser])
     trainer.fit(together, data)
     assert trainer.global_step == 12 and len(trainer.optimizers) == 1
-    assert len(trainer.optimizers[0].param_groups) == len(specs())
-    for i, spec in enumerate(specs()):
-        trainer, alone, data = build(dataset, [spec], 12, OPTIMISERS[optimiser])
+    assert len(trainer.optimizers[0].param_groups) == len(members())
+    for i, spec in enumerate(members()):
+        trainer, alone, data = run(dataset, [spec], 12, OPTIMISERS[optimiser])
         trainer.fit(alone, data)
-        assert_equal(alone.bank.members[0], together.bank.members[i])
+        assert_equal(state(alone.bank.members[0]), state(together.bank.members[i]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_resumed_is_uninterrupted(dataset, tmp_path, optimiser):
     """Momenta, Adam's count of steps, and what archetypal atoms are made of."""
-    trainer, through, data = build(dataset, specs(), 20, OPTIMISERS[optimiser])
+    trainer, through, data = run(dataset, members(), 20, OPTIMISERS[optimiser])
     trainer.fit(through, data)
-    trainer, first, data = build(dataset, specs(), 20, OPTIMISERS[optimiser], [StopAt(11)])
+    trainer, first, data = run(dataset, members(), 20, OPTIMISERS[optimiser], [StopAt(11)])
     trainer.fit(first, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    trainer, again, data = build(dataset, specs(), 20, OPTIMISERS[optimiser])
+    trainer, again, data = run(dataset, members(), 20, OPTIMISERS[optimiser])
     with torch.no_grad():  # nothing of the resumed run may come from its own start
         for parameter in again.parameters():
             parameter.add_(1)
     trainer.fit(again, data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert trainer.global_step == 20
-    assert_equal(again, through)
+    assert_equal(state(again), state(through))
 
 
 @pytest.mark.slow
 def test_it_lowers_the_loss_as_adam_does(dataset):
     """200 steps; each architecture ends within a quarter of Adam's error, and well below where it began."""
     ends = {}
-    members = [specs()[0], specs()[2], specs()[-1]]
+    settings = [members()[0], members()[2], members()[-1]]
     for name, optimiser in OPTIMISERS.items():
         errors = Errors()
-        trainer, module, data = build(dataset, members, 200, optimiser, [errors])
+        trainer, module, data = run(dataset, settings, 200, optimiser, [errors])
         trainer.fit(module, data)
         start, ends[name] = np.mean(errors.seen[:2], axis=0), np.mean(errors.seen[-10:], axis=0)
         assert (ends[name] < 0.8 * start).all(), (name, start, ends[name])

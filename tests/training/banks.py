@@ -1,4 +1,4 @@
-"""A bank of every architecture on a tiny recording, as the tests of this folder and their processes train it."""
+"""A bank of every architecture on a tiny recording, as the tests of training, optimisers and callbacks train it."""
 
 import copy
 import functools
@@ -38,7 +38,10 @@ def specs():
     ]
 
 
-def build(dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, optimiser=None, **trainer):
+def build(
+    dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, optimiser=None, warmup=5, usual=True, **trainer
+):
+    """(trainer, module, datamodule) of a run on layer 1, with the `usual` callbacks and these; `trainer`: its other settings."""
     data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_fraction=0.2, depth=2, parts=parts)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
@@ -46,7 +49,7 @@ def build(dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, o
     module = BankModule(
         SAEBank([spec.build(normaliser, sample) for spec in members]),
         optimiser or functools.partial(torch.optim.Adam, fused=True),
-        warmup=5,
+        warmup=warmup,
     )
     settings = {
         "accelerator": "cpu",
@@ -60,7 +63,7 @@ def build(dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, o
         "val_check_interval": 10,
         "check_val_every_n_epoch": None,
         "log_every_n_steps": 5,
-        "callbacks": [SparsityWarmup(0.2), DeadUnits(), *callbacks],
+        "callbacks": [*((SparsityWarmup(0.2), DeadUnits()) if usual else ()), *callbacks],
     }
     return L.Trainer(**{**settings, **trainer}), module, data
 
