@@ -34,6 +34,7 @@ class Checkpoint(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()
+        trainer.datamodule.answer_signals = lambda: self._while_waiting(trainer)  # type: ignore[attr-defined]
         if trainer.received_sigterm:  # during set-up; Lightning would exit after the first step, without saving
             trainer._signal_connector.received_sigterm = False
             self.signals.note(signal.SIGTERM)
@@ -78,6 +79,15 @@ class Checkpoint(L.Callback):
                 trainer.should_stop = True
             else:  # only the final validation is left
                 self.leaving = After.NOTHING
+
+    def _while_waiting(self, trainer: L.Trainer) -> None:
+        """Answer a signal while a batch does not arrive. Other processes are at other batches, so several save nothing."""
+        if self.signals.pending and trainer.world_size == 1:
+            self._answer(trainer)
+        elif self.signals.pending:
+            number, self.leaving = self.signals.take()
+            self.received = number or signal.SIGTERM
+        self._leave()
 
     def _leave(self) -> None:
         if self.leaving == After.REQUEUE:

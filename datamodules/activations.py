@@ -6,6 +6,7 @@ recording (once) -> ActivationStore -> train / held-out images -> TokenStream ->
 import functools
 import logging
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import lightning as L
@@ -61,6 +62,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         self.store: ActivationStore | None = None
         self.streams: dict[tuple[Any, ...], TokenStream] = {}  # selecting tokens may take seconds
         self.in_flight = InFlight()
+        self.answer_signals: Callable[[], None] | None = None  # called while a batch is waited for
 
     def prepare_data(self) -> None:
         """Record the dataset if necessary, or resume its recording."""
@@ -142,7 +144,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         assert self.store is not None, "setup() comes first"
         return TokenStream(
             self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.stripe,
-            ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
+            ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers, retry_s=self.retry_s,  # type: ignore[arg-type]
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip
 
@@ -158,12 +160,16 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         stream, (rank, world) = self.stream(self.train_examples), self.division
         n_parts = stream.plan.world // world
         joint = Joint(stream, range(rank * n_parts, (rank + 1) * n_parts))
-        return Batches(functools.partial(joint.batches, self.consumed), self.depth)
+        return Batches(functools.partial(joint.batches, self.consumed), self.depth, self._while_waiting)
 
     def val_dataloader(self) -> Batches:
         """The held-out images' batches in order, once."""
         stream = self.stream(self.val_examples, shuffle=False)
-        return Batches(functools.partial(stream.batches, 0, stream.n_batches), self.depth)
+        return Batches(functools.partial(stream.batches, 0, stream.n_batches), self.depth, self._while_waiting)
+
+    def _while_waiting(self) -> None:
+        if self.answer_signals is not None:
+            self.answer_signals()
 
     @property
     def _on_gpu(self) -> bool:

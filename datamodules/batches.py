@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,12 @@ from datamodules.prefetch import prefetch
 class Batches:
     """An iterable over a stream's batches as tensors; without a length, because Lightning reads ahead of sized loaders."""
 
-    def __init__(self, make: functools.partial, depth: int):
-        self.make, self.depth = make, depth
+    def __init__(self, make: functools.partial, depth: int, while_waiting: Callable[[], None] | None = None):
+        self.make, self.depth, self.while_waiting = make, depth, while_waiting
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         closing = threading.Event()
-        return prefetch(self._tensors(closing), self.depth, closing)
+        return prefetch(self._tensors(closing), self.depth, closing, self.while_waiting)
 
     def _tensors(self, closing: threading.Event) -> Iterator[dict[str, Any]]:
         with contextlib.closing(self.make(closing=closing)) as batches:  # so that closing the iterator closes the files

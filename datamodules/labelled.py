@@ -117,7 +117,7 @@ class LabelledDataModule(ActivationDataModule):
         return TokenStream(
             self.val_store if held_out else self.store, self.layer, batch_size, examples, self.tokens, self.seed,
             stripe=self.stripe, ignore_labels=self.labels[held_out].ignored,
-            reader=self.reader, readers=self.readers,  # type: ignore[arg-type]
+            reader=self.reader, readers=self.readers, retry_s=self.retry_s,  # type: ignore[arg-type]
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip
 

@@ -2,18 +2,25 @@
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
 END = object()
+WAIT_S = 0.2
 
 
-def prefetch(items: Iterable[T], depth: int, closing: threading.Event | None = None) -> Iterator[T]:
+def prefetch(
+    items: Iterable[T],
+    depth: int,
+    closing: threading.Event | None = None,
+    while_waiting: Callable[[], None] | None = None,
+) -> Iterator[T]:
     """The items in order, computed up to `depth` ahead in a background thread; an exception is raised in its order.
 
     Closing the iterator (also by an exception in the consumer) sets `closing`, so that the computation of an item can
-    be aborted, stops the thread and closes `items`.
+    be aborted, stops the thread and closes `items`. `while_waiting` is called several times a second in the consumer's
+    thread while no item is ready, so that signals can be answered; it may raise.
     """
     if depth < 1:
         yield from items
@@ -47,7 +54,12 @@ def prefetch(items: Iterable[T], depth: int, closing: threading.Event | None = N
     thread.start()
     try:
         while True:
-            item, error = ready.get()
+            try:
+                item, error = ready.get(timeout=WAIT_S)
+            except queue.Empty:
+                if while_waiting is not None:
+                    while_waiting()
+                continue
             if error is not None:
                 raise error
             if item is END:

@@ -19,10 +19,11 @@ class StreamOptions:
         subset_tokens: train on so many different tokens, of random images; larger subsets contain smaller ones.
         val_fraction: fraction of the images held out for validation, at least one image.
         val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
-        reader: mapped (local files, read in place), streamed (shard after shard, through webdataset) or auto.
+        reader: mapped (local files, read in place), streamed (shard after shard, from its beginning) or auto.
         readers: reading threads; they change the speed, not the order.
         pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
         stripe: tokens of an image that stay together in the pool (reader=mapped).
+        retry_s: seconds after which a remote that fails or is silent is given up (reader=streamed).
         parts: sub-streams that make up each batch and divide the pool, a multiple of the number of processes (None: that
             number). The order depends on it, not on the number of processes.
     """
@@ -41,6 +42,7 @@ class StreamOptions:
     stripe: int = bounded(32, at_least=1)
     depth: int = bounded(2, at_least=0)
     parts: int | None = bounded(None, at_least=1)
+    retry_s: float = bounded(600, at_least=0)
 
     def __post_init__(self):
         check(self, "datamodule.")

@@ -17,6 +17,7 @@ from torch import nn
 
 from saev.checkpoint import CONFIG, load, read_config
 from saev.dictionary import Dictionary
+from saev.files import plain_name
 from saev.settings import Examples
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
@@ -137,7 +138,7 @@ def open_recording(
         )
     if recording is None:
         root = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "activations") if root is None else Path(root)
-        recording = root / str(trained)
+        recording = root / plain_name(trained, f"config.json of {one.name}")
         if not recording.is_dir():
             raise ValueError(
                 f"{one.name} was trained on {trained}, which is not under {root}: give it, dataset=/path/to/{trained}."

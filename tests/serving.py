@@ -8,6 +8,7 @@ from pathlib import Path
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+    trickle: str | None = None  # a file that is delivered at 1 KB a second
     stall: str | None = None  # a file that is delivered in part, and then nothing more
     released = threading.Event()
 
@@ -19,6 +20,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             target.write(source.read(1500))
             target.flush()
             self.released.wait(20)
+        elif self.trickle and self.path.endswith(self.trickle):
+            with contextlib.suppress(ConnectionError):
+                while (piece := source.read(200)) and not self.released.wait(0.2):
+                    target.write(piece)
+                    target.flush()
         else:
             with contextlib.suppress(ConnectionError):
                 super().copyfile(source, target)

@@ -60,6 +60,9 @@ class Encoder:
 
     def __init__(self, dictionaries: Mapping[str, Dictionary], batch_size: int, topk: int | None):
         self.names, self.dictionaries, self.batch_size, self.topk = tuple(dictionaries), dictionaries, batch_size, topk
+        self.while_waiting: Callable[[], None] | None = (
+            None  # called while tokens are read, so that signals are answered
+        )
 
     def n_batches(self, split: Split) -> int:
         return self._stream(split).n_batches
@@ -68,6 +71,7 @@ class Encoder:
     def batches(self, split: Split, start: int) -> Iterator[CodeBatch]:
         stream = self._stream(split)
         device = next(iter(self.dictionaries.values())).atoms.device
+        stream.while_waiting = self.while_waiting
         for batch in stream.batches(start, stream.n_batches):
             x = torch.from_numpy(batch["acts"]).to(device).float()
             codes = {name: sparse_codes(one, x, self.topk) for name, one in self.dictionaries.items()}
@@ -130,6 +134,9 @@ def first_pass(
 
     remedy = f"the same command with hydra.run.dir={checkpoint.parent}" if checkpoint else ""
     loop = Resumable(checkpoint, state, save_every_s, remedy)
+    for source in sources:
+        if isinstance(source, Encoder):
+            source.while_waiting = loop.between_batches
     if (saved := loop.load()) is not None:
         if saved["identity"] != identity:
             raise ValueError(

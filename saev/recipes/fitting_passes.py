@@ -66,6 +66,7 @@ class Passes:
         if not self._n_passes:
             return
         most = self._n_passes * self.plan.n_batches
+        self.data.answer_signals = self.loop.between_batches
         with self.loop, bar(f"Fitting, at most {self._n_passes} passes", most, self.data.consumed) as advance:
             for batch in self.data.train_dataloader():
                 step = batch["step"]

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from saev.files import write_atomically
+from saev.files import plain_name, write_atomically
 from saev.locks import is_locked
 from saev.runs import slurm
 from saev.runs.planning import Job
@@ -43,7 +43,7 @@ class Sweep:
         path = directory / FILE
         try:
             plan = json.loads(path.read_text())
-            jobs = {folder: Job(**job) for folder, job in plan["jobs"].items()}
+            jobs = {plain_name(folder, str(path)): Job(**job) for folder, job in plan["jobs"].items()}
             return cls(plan["fingerprint"], jobs, plan["verb"])
         except FileNotFoundError:
             raise ValueError(

@@ -1,13 +1,24 @@
-"""Location of a recording: a directory, or files behind http(s)://, pipe: and whatever else webdataset opens."""
+"""Location of a recording: a directory, or files behind http(s)://, s3://, gs:// and pipe: addresses."""
 
+import fcntl
+import hashlib
+import re
+import shlex
 import shutil
 import tempfile
-import urllib.request
+import time
+import urllib.parse
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 20
+from saev.files import plain_name
+from saev.locks import is_locked
+from saev.shards.remote import is_remote, opened
+
+PREFIX, LOCK = "saev-remote-", "lock"
+RECENT_S = 60
 
 
 class Location:
@@ -19,7 +30,8 @@ class Location:
 
     def __init__(self, root: Any):
         self.root = str(root)
-        self.remote = self.root.startswith("pipe:") or "://" in self.root
+        self.remote = is_remote(self.root)
+        self.sha256: Mapping[str, str] = {}  # of files, which are compared when they are fetched
         self._fetched: Path | None = None
         if self.root.startswith("pipe:") and "{file}" not in self.root:
             raise ValueError(
@@ -32,46 +44,61 @@ class Location:
         return self.root.removesuffix("/{file}").rstrip("/").split("/")[-1]
 
     def url(self, file: str) -> str:
-        """Address of a file for webdataset."""
-        if self.root.startswith("pipe:"):
-            return self.root.replace("{file}", file)
-        return f"{self.root.rstrip('/')}/{file}"
+        """Address of a file; ValueError for a name that leads elsewhere or that a shell would interpret."""
+        plain_name(file, f"dataset={self.root}")
+        if not self.root.startswith("pipe:"):
+            return f"{self.root.rstrip('/')}/{urllib.parse.quote(file) if self.remote else file}"
+        if not re.fullmatch(r"[\w./=+@%,-]+", file, re.ASCII) or file.startswith(
+            "-"
+        ):  # ssh quotes nothing for its shell
+            raise ValueError(
+                f"dataset={self.root} names the file {file!r}: a command gets only names of letters, digits and ./=+@%,_-; "
+                "copy the recording here."
+            )
+        return self.root.replace("{file}", shlex.quote(file))
 
     def path(self, file: str) -> Path:
         """A local path of a small file; a remote one is fetched once, into a folder deleted with this object."""
         if not self.remote:
             return Path(self.root) / file
         if self._fetched is None:
-            self._fetched = Path(tempfile.mkdtemp(prefix="saev-"))
-            weakref.finalize(self, shutil.rmtree, self._fetched, ignore_errors=True)  # also at the program's end
-        path = self._fetched / file
+            self._fetched = scratch_folder(self)
+        path = self._fetched / plain_name(file, f"dataset={self.root}")
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
-            scratch = path.with_name(f".{path.name}")
-            self._fetch(file, scratch)
-            scratch.replace(path)
+            self._fetch(file, path.with_name(f".{path.name}"))
+            path.with_name(f".{path.name}").replace(path)
         return path
 
     def _fetch(self, file: str, target: Path) -> None:
-        url = self.url(file)
+        url, digest = self.url(file), hashlib.sha256()
         try:
-            with open_url(url) as source, open(target, "wb") as out:
-                shutil.copyfileobj(source, out)
-        except (OSError, ValueError) as error:
-            target.unlink(missing_ok=True)
+            with opened(url) as source, open(target, "wb") as out:
+                while piece := source.read(1 << 20):
+                    digest.update(piece)
+                    out.write(piece)
+        except ValueError as error:
             raise ValueError(
-                f"dataset={self.root}: {file} cannot be fetched from {url} ({error}): check the address, and that it serves "
-                "a whole recorded directory."
+                f"dataset={self.root}: {file} cannot be fetched: {error}. Check the address, and that it serves a whole recorded "
+                "directory."
             ) from error
+        if digest.hexdigest() != self.sha256.get(file, digest.hexdigest()):
+            raise ValueError(f"{url} differs from what was recorded (sha256): restore it, or copy the recording again.")
 
 
-def open_url(url: str) -> Any:
-    """A readable stream of the file at the address, as a context manager; times out after 20 s without an answer.
+def scratch_folder(owner: object) -> Path:
+    """A new temporary folder, deleted with its owner or at the program's end; deletes those of killed programs."""
+    for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        if not is_locked(left / LOCK) and time.time() - left.stat().st_mtime > RECENT_S:
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    lock = open(folder / LOCK, "w")  # noqa: SIM115 held as long as the process lives
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    weakref.finalize(owner, discard, folder, lock)
+    return folder
 
-    webdataset's opener is not used for http: its 30 retries are right during a run and too slow at its start.
-    """
-    if url.startswith(("http://", "https://")):
-        return urllib.request.urlopen(url, timeout=TIMEOUT_S)
-    from webdataset.gopen import gopen  # slow to import
 
-    return gopen(url)
+def discard(folder: Path, lock: Any) -> None:
+    """Delete a temporary folder and release its lock."""
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.close()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from saev.files import fingerprint, write_atomically
+from saev.files import fingerprint, plain_name, write_atomically
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -53,6 +53,8 @@ class Manifest:
                     f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or record again."
                 )
             fields["layers"], fields["shards"] = tuple(fields["layers"]), tuple(fields["shards"])
+            for name in (*(shard["file"] for shard in fields["shards"]), *fields.get("files", {})):
+                plain_name(name, str(path))
             manifest = cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
             raise ValueError(

@@ -9,11 +9,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from saev.shards.remote import Closed
 from saev.shards.selection import Spans
-
-
-class Closed(Exception):
-    """The stream was closed while a window was being read."""
 
 
 class MappedRows:
@@ -55,9 +52,6 @@ class MappedRows:
                     f"{self.paths[shard]} ends at byte {start + got}: it was cut off while in use; restore it or record it again."
                 )
             at += size
-
-    def interrupt(self) -> None:
-        """Nothing to do: each read is short and checks `closing` first."""
 
     def close(self) -> None:
         """Close all files and end the threads."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int64, Shaped, UInt16
 
-from saev.files import read_parquet
+from saev.files import plain_name, read_parquet
 from saev.settings import listed
 from saev.shards import index
 from saev.shards.codec import Codec, codec_path
@@ -45,6 +45,7 @@ class ActivationStore:
                 f"dataset={root} is incomplete ({done} of {total} shards recorded): run the same `saev record` command again "
                 "to resume it."
             )
+        self.location.sha256 = self.manifest.files
         self.d_model, self.layers = self.manifest.d_model, self.manifest.layers
         self._offsets: dict[int, np.ndarray] = {}
         self._paths: dict[int, list[Path]] = {}
@@ -59,7 +60,10 @@ class ActivationStore:
     @cached_property
     def examples(self) -> "pl.DataFrame":
         """examples.parquet: a row per image, row number = image number."""
-        return read_parquet(self.location.path(EXAMPLES))
+        table = read_parquet(self.location.path(EXAMPLES))
+        for name in table["path"].drop_nulls() if "path" in table.columns else ():
+            plain_name(name, f"{EXAMPLES} of {self.location.root}")
+        return table
 
     @cached_property
     def token_labels(self) -> UInt16[np.ndarray, " n_tokens"] | None:
@@ -101,7 +105,7 @@ class ActivationStore:
 
     def shard_of(self, layer: int) -> Int64[np.ndarray, " n_examples"]:
         """The number of the shard that holds each image; shards hold consecutive images."""
-        counts = [shard["examples"] for shard in self._shards(layer)]
+        counts = [shard["examples"] for shard in self.shards(layer)]
         readable = self.tokens_per_image(layer) > 0
         if sum(counts) != readable.sum():
             raise ValueError(
@@ -113,10 +117,11 @@ class ActivationStore:
         return np.maximum.accumulate(shards)
 
     def shard_urls(self, layer: int) -> list[str]:
-        """The tar files of a layer in order, as webdataset opens them."""
-        return [self.location.url(shard["file"]) for shard in self._shards(layer)]
+        """Addresses or paths of a layer's tar files, in order."""
+        return [self.location.url(shard["file"]) for shard in self.shards(layer)]
 
-    def _shards(self, layer: int) -> list[dict[str, Any]]:
+    def shards(self, layer: int) -> list[dict[str, Any]]:
+        """A layer's shards as the manifest describes them, in order."""
         self.check_layer(layer)
         return [shard for shard in self.manifest.shards if Path(shard["file"]).parent.name == layer_dir(layer)]
 
@@ -173,7 +178,7 @@ class ActivationStore:
                 f"dataset={self.location.root} is remote, its images cannot be read one by one: stream it "
                 "(datamodule.reader=streamed), or copy it here."
             )
-        for shard in self._shards(layer):
+        for shard in self.shards(layer):
             path = self.root / shard["file"]
             size = path.stat().st_size if path.is_file() else None
             if size != shard["bytes"]:

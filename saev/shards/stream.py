@@ -5,7 +5,6 @@
 The stream is a function of the number of consumed batches, so that number is all a checkpoint needs.
 """
 
-import importlib
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,8 +15,9 @@ from jaxtyping import Int32, Int64, Shaped
 
 from saev.shards.buffers import Allocate, Buffers, pageable
 from saev.shards.epoch_plan import EpochPlan
-from saev.shards.mapped import Closed, MappedRows
+from saev.shards.mapped import MappedRows
 from saev.shards.reader import ActivationStore
+from saev.shards.remote import RETRY_S, Closed
 from saev.shards.selection import positions, select
 from saev.shards.streamed import StreamedRows
 
@@ -51,6 +51,7 @@ class TokenStream:
         stripe: tokens of an image that stay together in a window.
         reader: mapped (random access to local files) or streamed (shards in a random order, each from its beginning).
         readers: reading threads.
+        retry_s: seconds after which a remote shard that fails or is silent is given up (reader=streamed).
         rank, world: number of this process, and the number of processes that divide the stream.
     """
 
@@ -72,16 +73,16 @@ class TokenStream:
         reader: Reader = "mapped",
         readers: int = 1,
         allocate: Allocate = pageable,
+        retry_s: float = RETRY_S,
     ):
         if reader == "streamed" and store.manifest.meaning.get("foreign"):
             raise ValueError(
                 f"datamodule.reader=streamed: {store.location.root} is an index of other programs' tars, which can only be read "
                 "in place: use datamodule.reader=mapped on a local directory."
             )
-        if reader == "streamed":
-            importlib.import_module("webdataset")  # here, because two threads must not import it at once
         self.store, self.layer, self.rank, self.reader, self.readers = store, layer, rank, reader, readers
-        self.codec, self.allocate = store.codec(layer), allocate
+        self.codec, self.allocate, self.retry_s = store.codec(layer), allocate, retry_s
+        self.while_waiting: Callable[[], None] | None = None  # called by `batches` while tokens are read; may raise
         self.tokens = store.tokens_per_image(layer)
         self.labels = store.labels_for(ignore_labels)
         examples = np.arange(len(self.tokens)) if examples is None else examples
@@ -123,6 +124,8 @@ class TokenStream:
                     while not wait([ahead], timeout=0.1).done:
                         if closing is not None and closing.is_set():
                             return
+                        if self.while_waiting is not None:
+                            self.while_waiting()
                     window = ahead.result()
                     at = (at[0], at[1] + 1) if at[1] + 1 < plan.n_windows else (at[0] + 1, 0)
                     if stop is None or step + len(window.edges) - 1 - skip < stop:
@@ -138,7 +141,6 @@ class TokenStream:
                 return
             finally:
                 ended.set()
-                rows.interrupt()
                 pool.shutdown(cancel_futures=True)
                 rows.close()
 
@@ -148,7 +150,8 @@ class TokenStream:
             return MappedRows(paths, offsets, self.codec.row_bytes, closing, self.readers)
         shard = self.store.shard_of(self.layer)
         return StreamedRows(
-            self.store.shard_urls(self.layer), shard, entry_numbers(shard, self.tokens), self.tokens, closing, self.readers
+            self.store.shard_urls(self.layer), self.store.shards(self.layer), shard, entry_numbers(shard, self.tokens),
+            self.tokens, closing, self.readers, self.retry_s,
         )  # fmt: skip
 
     def _read(

@@ -1,23 +1,23 @@
 """Reading a window from shards that can only be read from their beginning: over http, through a command, off a tape.
 
-shard URLs ──webdataset──▶ tar entries in order ──▶ the selected rows, copied into the window
+shard addresses ──Source──▶ tar entries in order ──▶ the selected rows, copied into the window
 """
 
+import hashlib
 import io
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, Shaped
 
+from saev.shards import tar
 from saev.shards.index import entry_name, read_header
-from saev.shards.mapped import Closed
+from saev.shards.remote import RETRY_S, Closed, Source
 from saev.shards.selection import Spans
 
-SUFFIX = ".npy"
 # NumPy parses a header with `ast`, which Python 3.11 cannot do in two threads at once (SystemError: AST constructor
 # recursion depth mismatch; CPython issue 106905).
 PARSING = threading.Lock()
@@ -28,21 +28,26 @@ class StreamedRows:
     """Reads spans of tokens given in the order of the shards; `readers` shards at a time.
 
     Args:
-        urls: the shards.
+        urls: the shards' addresses.
+        shards: the shards' lines of the manifest.
         shard, entry: of each image, the number of its shard and of its entry there.
         tokens: stored tokens of each image.
+        retry_s: seconds after which an address that fails or is silent is given up.
     """
 
     def __init__(
         self,
         urls: Sequence[str],
+        shards: Sequence[Mapping[str, Any]],
         shard: Int64[np.ndarray, " n_examples"],
         entry: Int64[np.ndarray, " n_examples"],
         tokens: Int64[np.ndarray, " n_examples"],
         closing: Callable[[], bool],
         readers: int = 1,
+        retry_s: float = RETRY_S,
     ):
-        self.urls, self.shard, self.entry, self.tokens, self.closing = urls, shard, entry, tokens, closing
+        self.urls, self.shards, self.shard, self.entry, self.tokens = urls, shards, shard, entry, tokens
+        self.closing, self.retry_s = closing, retry_s
         self.open: dict[int, ShardEntries] = {}  # partly read shards: the next window continues there
         self.pool = ThreadPoolExecutor(readers, "read")
 
@@ -75,73 +80,69 @@ class StreamedRows:
                     entries.close()
                     entries = None
                 if entries is None:
-                    entries = self.open[shard] = ShardEntries(self.urls[shard], rows.shape[1], rows.dtype)
+                    source = Source(self.urls[shard], self.retry_s, self.closing)
+                    entries = self.open[shard] = ShardEntries(source, self.shards[shard], rows.shape[1], rows.dtype)
                 image, acts = example, entries.array(number, example, int(self.tokens[example]))
             rows[at : at + stop - start] = acts[start:stop]
             at += stop - start
 
-    def interrupt(self) -> None:
-        """Abort pending reads; the reading threads get an error."""
-        for entries in list(self.open.values()):
-            entries.interrupt()
-
     def close(self) -> None:
-        """Wait for the reading threads and close all shards."""
+        """Wait for the reading threads, which `closing` has ended, and close all shards."""
         self.pool.shutdown(cancel_futures=True)
         while self.open:
             self.open.popitem()[1].close()
 
 
 class ShardEntries:
-    """Reads the arrays of one shard in order."""
+    """Reads the arrays of one shard in order, and compares its sha256 after the last one."""
 
-    def __init__(self, url: str, width: int, dtype: np.dtype):
-        self.url, self.width, self.dtype = url, width, dtype
+    def __init__(self, source: Source, shard: Mapping[str, Any], width: int, dtype: np.dtype):
+        self.source, self.shard, self.width, self.dtype = source, shard, width, dtype
         self.next = 0  # number of the next entry
-        self.stream: Any = None
-        self.entries = self._entries()
+        self.sha = hashlib.sha256()
         self.last: tuple[str, bytes] = ("", b"")  # a window may end, and the next one begin, within an image
-
-    def _entries(self) -> Iterator[tuple[str, bytes]]:
-        from webdataset.gopen import gopen  # slow to import
-        from webdataset.tariterators import tar_file_iterator
-
-        self.stream = gopen(self.url)
-        for entry in tar_file_iterator(self.stream, select_files=lambda name: name.endswith(SUFFIX)):
-            yield entry["fname"], entry["data"]
 
     def array(self, number: int, example: int, tokens: int) -> Shaped[np.ndarray, "tokens width"]:
         """The array of image `example`, entry `number` of the tar; ValueError where it is missing or another image's.
 
         `number` never decreases from call to call.
         """
-        try:
-            while self.next <= number:
-                self.last = next(self.entries)
-                self.next += 1
-        except StopIteration:
-            raise ValueError(
-                f"{self.url} ends after {self.next} images, it should hold more than {number}: {REMEDY}"
-            ) from None
-        except Exception as error:  # tarfile, curl and shell commands raise different errors
-            raise ValueError(f"{self.url} cannot be read beyond image {self.next} ({error}): {REMEDY}") from error
+        while self.next <= number:
+            self.last = self._entry()
+            self.next += 1
+            if self.next == self.shard["examples"]:
+                self._check_whole()
         name, data = self.last
         if name != entry_name(example):
-            raise ValueError(f"{self.url} holds {name} in place of {entry_name(example)}: {REMEDY}")
-        return parse(data, (tokens, self.width), self.dtype, f"{self.url}, {name}")
+            raise ValueError(f"{self.source.url} holds {name} in place of {entry_name(example)}: {REMEDY}")
+        return parse(data, (tokens, self.width), self.dtype, f"{self.source.url}, {name}")
 
-    def interrupt(self) -> None:
-        """Terminate the command that delivers the shard, if there is one."""
-        process = getattr(self.stream, "proc", None)
-        if process is not None and process.poll() is None:
-            process.terminate()
+    def _entry(self) -> tuple[str, bytes]:
+        block = self._read(tar.BLOCK)
+        try:
+            name, size = tar.parse_header(block)
+        except ValueError as error:
+            raise ValueError(f"{self.source.url}: {error} at byte {self.source.at - tar.BLOCK}: {REMEDY}") from error
+        return name, self._read(size + len(tar.padding(size)))
+
+    def _read(self, n: int) -> bytes:
+        data = self.source.read(n)
+        if len(data) < n:
+            raise ValueError(
+                f"{self.source.url} ends at byte {self.source.at}, within image {self.next} of {self.shard['examples']}, the "
+                f"manifest says {self.shard['bytes']} bytes: it is truncated or has changed; {REMEDY}"
+            )
+        self.sha.update(data)
+        return data
+
+    def _check_whole(self) -> None:
+        self.sha.update(self.source.read(len(tar.END) + 1))  # and a byte more if there is one, which changes the hash
+        if self.sha.hexdigest() != self.shard["sha256"]:
+            raise ValueError(f"{self.source.url} differs from what was recorded (sha256): {REMEDY}")
 
     def close(self) -> None:
-        """Stop reading, also from a source that does not answer."""
-        self.interrupt()
-        if self.stream is not None:
-            with suppress(OSError):  # webdataset raises it for a command whose output was cut off
-                self.stream.close()
+        """Stop reading."""
+        self.source.close()
 
 
 def parse(data: bytes, shape: tuple[int, int], dtype: np.dtype, where: str) -> Shaped[np.ndarray, "tokens width"]:
@@ -153,4 +154,4 @@ def parse(data: bytes, shape: tuple[int, int], dtype: np.dtype, where: str) -> S
         raise ValueError(f"{where}: not an .npy array ({error}): {REMEDY}") from error
     if stored_shape != shape or stored_dtype != dtype:
         raise ValueError(f"{where} holds {stored_dtype} {stored_shape}, the manifest says {dtype} {shape}: {REMEDY}")
-    return np.frombuffer(data, dtype, offset=start).reshape(shape)
+    return np.frombuffer(data, dtype, shape[0] * shape[1], start).reshape(shape)

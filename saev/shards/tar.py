@@ -5,6 +5,7 @@ General tar writers do much more work per entry; these files open in tarfile, GN
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -30,6 +31,13 @@ def header(name: str, size: int) -> bytes:
         )
     )
     return fields[:148] + b"%06o\0 " % sum(fields) + fields[156:]
+
+
+def parse_header(block: bytes) -> tuple[str, int]:
+    """(name, size in bytes) of an entry; ValueError for a block that is no header."""
+    if len(block) < BLOCK or block[257:262] != b"ustar" or not re.fullmatch(rb"[0-7]{11}", block[124:135]):
+        raise ValueError("there is no tar header")
+    return block[:100].rstrip(b"\0").decode(errors="backslashreplace"), int(block[124:135], 8)
 
 
 def padding(size: int) -> bytes:
@@ -61,12 +69,13 @@ def entries(path: str | os.PathLike) -> Iterator[tuple[str, int, int]]:
             block = file.read(BLOCK)
             if len(block) == BLOCK and not any(block):
                 return
-            if len(block) < BLOCK or block[257:262] != b"ustar":
+            try:
+                name, size = parse_header(block)
+            except ValueError as error:
                 raise ValueError(
-                    f"{path} is truncated or not a tar file (at byte {offset}): restore it or record it again."
-                )
-            size = int(block[124:135].rstrip(b"\0 ") or b"0", 8)
+                    f"{path} is truncated or not a tar file ({error} at byte {offset}): restore it or record it again."
+                ) from error
             if offset + BLOCK + size > length:
                 raise ValueError(f"{path} is truncated at byte {length}: restore it or record it again.")
-            yield block[:100].rstrip(b"\0").decode(), offset + BLOCK, size
+            yield name, offset + BLOCK, size
             offset += BLOCK + size + (-size % BLOCK)

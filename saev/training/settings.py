@@ -63,4 +63,4 @@ class FitSettings(StreamSettings):
 
 
 # keys that may change when a fit is resumed
-MAY_DIFFER = ("device", "save_every_s", "datamodule.readers", "datamodule.depth")
+MAY_DIFFER = ("device", "save_every_s", "datamodule.readers", "datamodule.retry_s", "datamodule.depth")

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import lightning as L
 import pytest
@@ -16,6 +17,7 @@ from datamodules import ActivationDataModule
 from saev.nn import AuxK, BatchTopK, Member, Normaliser, Plain, ReLU, SAEBank
 from saev.runs import signals
 from saev.runs.signals import After
+from saev.shards import TokenStream
 from saev.training.bank.module import BankModule
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -313,3 +315,25 @@ def test_outside_the_main_thread_a_run_sets_no_handlers(scontrol, dataset, tmp_p
     thread.start()
     thread.join()
     assert found and all(of == before for of in found)
+
+
+def test_a_signal_is_answered_while_a_batch_does_not_arrive(dataset, tmp_path, undisturbed, monkeypatch):
+    """The stream falls silent after batch 7; the run saves step 6 or 7 (one batch is fetched ahead) and ends at once."""
+    batches = TokenStream.batches
+
+    def silent(self, start=0, stop=None, closing=None):
+        for batch in batches(self, start, stop, closing):
+            if stop is None and batch["step"] == 7:
+                time.sleep(2)  # meanwhile the run takes the batches that are ready
+                os.kill(os.getpid(), signal.SIGINT)
+                closing.wait(20)
+                return
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TokenStream, "batches", silent)
+        started = time.monotonic()
+        trainer, _, checkpoint = fit(dataset, tmp_path)
+    assert time.monotonic() - started < 15 and checkpoint.received == signal.SIGINT
+    assert trainer.global_step == step_of(tmp_path) in (6, 7)
+    assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)

@@ -1,19 +1,25 @@
 """Datasets behind http and pipe: addresses: the same batches, and errors that name the file."""
 
+import functools
+import gc
+import os
 import shutil
-import threading
+import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from recordings import record
 from serving import Handler, serve
 
 from datamodules import ActivationDataModule
-from saev.shards import ActivationStore, TokenStream, open_stream
-from saev.shards.location import Location
+from datamodules.batches import Batches
+from saev.shards import ActivationStore, TokenStream, open_stream, remote
+from saev.shards.location import Location, scratch_folder
 
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
+needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="http is read through curl")
 
 
 @pytest.fixture(scope="module")
@@ -80,33 +86,161 @@ def test_a_shard_that_is_gone_or_cut_off_is_named(dataset, tmp_path):
     whole = shard.read_bytes()
     with serve(copy) as url:
         shard.write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(ValueError, match=rf"{url}/layer-03/000001.tar (cannot be read|ends after).*restore"):
+        with pytest.raises(ValueError, match=rf"{url}/layer-03/000001.tar ends at byte .*truncated or has changed"):
             batches(ActivationStore(url))
         shard.unlink()
-        with pytest.raises(ValueError, match=rf"{url}/layer-03/000001.tar cannot be read beyond image 0"):
+        with pytest.raises(ValueError, match=rf"{url}/layer-03/000001.tar does not exist there .HTTP 404"):
             batches(ActivationStore(url))
+
+
+@pytest.mark.parametrize("place", [-700, 3000])  # the last array, and one that is never used
+def test_a_changed_shard_is_named(dataset, tmp_path, place):
+    """Its sizes and its headers are those of the recording."""
+    copy = Path(shutil.copytree(dataset, tmp_path / "data"))
+    shard = copy / "layer-03/000001.tar"
+    content = bytearray(shard.read_bytes())
+    content[place - 1024 if place < 0 else place] ^= 1
+    shard.write_bytes(content)
+    store = ActivationStore(f"pipe:cat {copy}/{{file}}")
+    with pytest.raises(ValueError, match=r"pipe:cat .*layer-03/000001\.tar differs from what was recorded \(sha256\)"):
+        batches(store)
+
+
+def test_a_changed_table_is_named(dataset, tmp_path):
+    copy = Path(shutil.copytree(dataset, tmp_path / "data"))
+    content = bytearray((copy / "token_labels.npy").read_bytes())
+    content[-1] ^= 1
+    (copy / "token_labels.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"token_labels\.npy differs from what was recorded \(sha256\)"):
+        _ = ActivationStore(f"pipe:cat {copy}/{{file}}").token_labels
+
+
+def script(tmp_path, text):
+    """A command that may fail: `n` is the number of the call for this file."""
+    (tmp_path / "read.sh").write_text(f"echo x >> $1.calls; n=$(wc -l < $1.calls)\n{text}\n")
+    return f"pipe:sh {tmp_path}/read.sh {{file}}"
+
+
+@pytest.fixture
+def impatient(monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "STALL_S", 0.6)
+    monkeypatch.setattr(remote, "FIRST_DELAY_S", 0.1)
+    monkeypatch.chdir(tmp_path)
+    for folder in ("layer-01", "layer-03"):
+        (tmp_path / folder).mkdir()
+
+
+@pytest.mark.parametrize("failure", ["sleep 60", "kill -9 $$", "exit 255"], ids=["silent", "killed", "lost"])
+def test_a_transfer_that_breaks_is_continued(dataset, tmp_path, impatient, caplog, failure):
+    command = script(
+        tmp_path,
+        f"case $1 in *000001.tar) if [ $n -le 2 ]; then head -c ${{n}}500 {dataset}/$1; {failure}; fi;; esac; cat {dataset}/$1",
+    )
+    assert same(batches(ActivationStore(command)), batches(ActivationStore(dataset)))
+    said = {
+        "sleep 60": "has sent nothing for 1 s",
+        "kill -9 $$": "ends with exit code 137",
+        "exit 255": "ends with exit code 255",
+    }[failure]
+    assert f"000001.tar {said}" in caplog.text and "trying again in" in caplog.text
+
+
+def test_a_silent_source_is_given_up_after_the_limit(dataset, tmp_path, impatient):
+    command = script(tmp_path, f"case $1 in *000001.tar) sleep 60;; esac; cat {dataset}/$1")
+    with pytest.raises(
+        ValueError, match=r"000001\.tar has sent nothing for 1 s; given up after \d s \(datamodule\.retry_s"
+    ):
+        batches(ActivationStore(command), retry_s=2)
 
 
 @needs_curl
-def test_closing_does_not_wait_for_a_silent_server(dataset):
-    """Would hang until the server gives up, were the waiting read not ended."""
+def test_a_server_that_dies_is_named(dataset):
+    with serve(dataset) as url:
+        store = ActivationStore(url)
+        stream = TokenStream(store, 3, 50, reader="streamed", retry_s=0.5)
+    with pytest.raises(
+        ValueError, match=rf"{url}/layer-03/00000\d.tar cannot be read \(.*connect.*\); given up after 0 s"
+    ):
+        next(stream.batches())
+
+
+@needs_curl
+@pytest.mark.parametrize("slow", [{"stall": "000002.tar"}, {"trickle": "000002.tar"}], ids=["silent", "1 KB/s"])
+def test_a_wait_for_a_silent_or_slow_server_is_left_at_once(dataset, slow):
+    """A signal while a batch does not arrive: what is called while waiting may raise, and closing takes no time."""
     Handler.released.clear()
-    with serve(dataset, stall="000002.tar") as url:
-        stream = TokenStream(ActivationStore(url), 1, 20, window=20, shuffle=False, reader="streamed")
-        reading = stream.batches()
-        while next(reading)["example"].max() < 18:  # the next window waits for shard 2
-            pass
-        closer = threading.Thread(target=reading.close)
-        closer.start()
-        closer.join(10)
-        assert not closer.is_alive()
+    calls = []
+
+    def interrupt():
+        calls.append(time.monotonic())
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    try:
+        with serve(dataset, **slow) as url:
+            stream = TokenStream(ActivationStore(url), 1, 20, window=20, shuffle=False, reader="streamed")
+            loader = Batches(functools.partial(stream.batches, 0), 2, interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                for _ in loader:
+                    pass
+            assert time.monotonic() - calls[-1] < 1.5
+            Handler.released.set()
+    finally:
         Handler.released.set()
+
+
+@pytest.mark.parametrize("name", ["x.tar;touch PWNED;true", "$(touch PWNED).tar", "a b.tar", "`id`.tar", "x'.tar"])
+@pytest.mark.parametrize("quotes", ["", "'", '"'])
+def test_names_in_a_manifest_are_not_run_by_a_shell(dataset, tmp_path, monkeypatch, name, quotes):
+    copy = Path(shutil.copytree(dataset, tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    text = (copy / "manifest.json").read_text()
+    (copy / "manifest.json").write_text(text.replace("layer-03/000001.tar", f"layer-03/{name}"))
+    with pytest.raises(ValueError, match=r"a command gets only names of letters, digits"):
+        TokenStream(
+            ActivationStore(f"pipe:cat {copy}/{quotes}{{file}}{quotes}"), 3, 50, reader="streamed"
+        ).batches().__next__()
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret.tar", "layer-03/a\\nb.tar"])
+def test_a_manifest_whose_names_lead_elsewhere_is_refused(dataset, tmp_path, name):
+    copy = Path(shutil.copytree(dataset, tmp_path / "data"))
+    text = (copy / "manifest.json").read_text()
+    for old in ("layer-03/000001.tar", "token_labels.npy"):
+        (copy / "manifest.json").write_text(text.replace(old, name))
+        with pytest.raises(ValueError, match=r"manifest\.json names the file .*do not use files from this source"):
+            ActivationStore(copy)
+
+
+def test_a_table_whose_paths_lead_elsewhere_is_refused(dataset, tmp_path):
+    copy = Path(shutil.copytree(dataset, tmp_path / "data"))
+    table = pl.read_parquet(copy / "examples.parquet")
+    table.with_columns(path=pl.lit("../../home/me/secret.png")).write_parquet(copy / "examples.parquet")
+    with pytest.raises(ValueError, match=r"examples\.parquet of .* names the file '\.\./\.\./home"):
+        _ = ActivationStore(copy).examples
+
+
+def test_temporary_folders_of_killed_programs_are_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    owner = Location("http://h/x")
+    held = scratch_folder(owner)
+    for name, age in (("saev-remote-old", 100), ("saev-remote-new", 0)):
+        (tmp_path / name / "layer-01").mkdir(parents=True)
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    os.utime(held, (time.time() - 100,) * 2)
+    other = Location("http://h/x")
+    mine = scratch_folder(other)
+    assert {p.name for p in tmp_path.iterdir()} == {held.name, mine.name, "saev-remote-new"}
+    del owner
+    gc.collect()
+    assert not held.exists() and mine.exists()
 
 
 def test_an_address_without_a_dataset_is_an_error_with_the_remedy(tmp_path):
     with (
         serve(tmp_path / "none") as url,
-        pytest.raises(ValueError, match=rf"dataset={url}: manifest.json cannot be fetched.*404.*check the address"),
+        pytest.raises(ValueError, match=rf"dataset={url}: manifest.json cannot be fetched.*404.*Check the address"),
     ):
         ActivationStore(url)
 
