@@ -153,7 +153,7 @@ def check_probe(cfg: DictConfig, recording: Any, facts: DataFacts, settings: Tra
 def warn_unused(cfg: DictConfig, overrides: Sequence[str], job: TrainJob) -> None:
     """Warn of settings that have no effect in this run."""
     if cfg.dataset is not None:
-        unused = [o for o in overrides if key_of(o) in ("images", "vit", "record")]
+        unused = [o for o in overrides if key_of(o) in ("vit", "record")]
         if unused:
             log.warning("%s: no effect beside dataset=%s, which is already recorded", ", ".join(unused), cfg.dataset)
     n_tokens = job.settings.n_tokens

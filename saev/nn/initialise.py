@@ -121,7 +121,8 @@ def _best_scale(sae: SparseAutoencoder, z: Float[Tensor, "n d_model"]) -> Float[
     y = decode(sae.training_codes(z).f, sae.w_dec)
     for name, buffer in sae.sparsifier.named_buffers():  # undo updates of the sparsifier: this is no training step
         buffer.copy_(state[name])
-    return ((z - sae.b_dec) * y).sum() / y.square().sum().clamp_min(1e-12)
+    energy = y.square().sum()  # 0 where no latent fires
+    return torch.where(energy > 0, ((z - sae.b_dec) * y).sum() / energy.clamp_min(1e-12), 1)
 
 
 def _unit_rows(shape: torch.Size, generator: torch.Generator) -> Float[Tensor, "rows columns"]:

@@ -8,6 +8,7 @@ from typing import Any
 from datamodules import ActivationDataModule
 from saev.checkpoint import load
 from saev.device import resolve_device
+from saev.images.source import ImageSource
 from saev.visuals.report import write_report
 
 log = logging.getLogger(__name__)
@@ -19,11 +20,13 @@ def report(
     data: ActivationDataModule,
     config: str,
     files: Mapping[str, Path],
+    images: ImageSource | None = None,
 ) -> Path:
-    """Write report.html, with the images behind some latents where the images can be read; its path."""
+    """Write report.html; its path. Shows the images behind some latents where `images`, or the recording's own, can be read."""
     assert data.store is not None
     # a dataset given by its directory does not say where its images are now
-    images, vit = (data.recording.images, data.recording.vit) if data.recording is not None else (None, None)
+    images = data.recording.images if images is None and data.recording is not None else images
+    vit = data.recording.vit if data.recording is not None else None
     remote = data.store.location.remote
     if remote:
         log.warning("report.html shows no images: %s is remote, its images cannot be read one by one", data.store.name)

@@ -18,6 +18,7 @@ import yaml
 
 from callbacks import MetricsWriter
 from datamodules import ActivationDataModule
+from saev.images.source import ImageSource
 from saev.nn import Member, Normaliser, SAEBank
 from saev.recipes.report import report
 from saev.recipes.trainer import LightningParts, build_trainer, interrupted_by
@@ -29,6 +30,7 @@ from saev.shards import ActivationStore
 from saev.training.bank.module import BankModule, OptimiserFactory
 from saev.training.lightning import leave_processes, quieten_lightning
 from saev.training.settings import TrainSettings
+from saev.visuals.columns import remarks
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,7 @@ def train(
     directory: str | Path | None = None,
     configuration: Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
+    images: ImageSource | None = None,
     lightning: LightningParts | None = None,
 ) -> TrainedBank:
     """Train the members on the same batches, validate them on held-out images, and save them.
@@ -72,6 +75,7 @@ def train(
         directory: where the run is written; None: a new directory below outputs/train.
         configuration: what config.yaml holds, and is compared when the directory is used again; None: these arguments.
         resume: a checkpoint to continue; a checkpoint in `directory` comes first.
+        images: the images that were recorded, for the report; None: without photos, unless the datamodule knows them.
         lightning: trainer, optimiser, callbacks and loggers.
 
     Raises:
@@ -101,7 +105,7 @@ def train(
             announce(members, data, directory, trainer.max_steps)
         try:
             page_config = yaml.safe_dump(dict(configuration), sort_keys=False) if settings.report else None
-            return run(trainer, module, members, data, directory, checkpoint, page_config)
+            return run(trainer, module, members, data, directory, checkpoint, page_config, images)
         finally:  # also when interrupted: logged metrics reach the disk
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, MetricsWriter):
@@ -138,6 +142,7 @@ def run(
     directory: Path,
     checkpoint: Path | None,
     page_config: str | None,
+    images: ImageSource | None = None,
 ) -> TrainedBank:
     """Fit, validate on the held-out images and write the results; SystemExit where a signal ended the fit."""
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -157,7 +162,7 @@ def run(
         write_table(directory, "results", rows)  # first: a page that fails must not cost the run its metrics
         if page_config is not None:
             try:
-                files["report"] = report(directory, rows, data, page_config, files)
+                files["report"] = report(directory, rows, data, page_config, files, images)
             except Exception:  # the run has its results, whatever is wrong with the page
                 log.exception("report.html could not be written; results and dictionaries are complete")
     return TrainedBank(directory, pl.DataFrame(rows, infer_schema_length=None), files)
@@ -194,5 +199,7 @@ def collect(members: Sequence[Member], module: BankModule, data: ActivationDataM
     rows = []
     for member, trained, metrics in zip(members, module.bank, module.validated_rows(), strict=True):
         row = {"member": trained.name, **member.row(), "d_sae": trained.sae.n_latents, "layer": data.layer, **metrics}
+        for remark in remarks(row) if module.global_rank == 0 else ():
+            log.warning("%s: %s", trained.name, remark)
         rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": trained.stopped})
     return rows

@@ -23,8 +23,6 @@ from saev.visuals.tables import evaluation_table, results_table
 log = logging.getLogger(__name__)
 MARKS = {"finished": "green", "running": "cyan", "queued": "cyan", "failed": "red", "interrupted": "yellow"}
 PLOT = "frontier.png"
-# SAEs that differ in these, in architecture or in objective are on different lines of the plot
-SERIES = ("d_sae", "lr", "init", "b_dec", "decoder", "dead_tokens")
 
 
 def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> dict[str, JobState]:
@@ -70,7 +68,7 @@ def known_states(directory: Path, sweep: Sweep) -> dict[str, JobState]:
 def write_summary(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
     """Write the table and the plot; their paths."""
     write_table(directory, "results", rows)
-    figure = frontier(rows, varying(rows, [*settings_of(sweep), *SERIES]))
+    figure = frontier(rows, settings_of(sweep))
     if figure is None:
         return {"results": directory / "results.csv"}
     save(figure, directory / PLOT)
@@ -117,11 +115,6 @@ def cell(value: str) -> Any:
 def settings_of(sweep: Sweep) -> list[str]:
     """The shared settings in which jobs differ."""
     return list(dict.fromkeys(key for settings in distinct_settings(sweep) for key in settings))
-
-
-def varying(rows: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> list[str]:
-    """The keys under which the rows differ."""
-    return [key for key in keys if len({str(row.get(key)) for row in rows}) > 1]
 
 
 def print_states(console: Console, sweep: Sweep, states: Mapping[str, JobState]) -> None:

@@ -1,6 +1,7 @@
 """saev train: check the configuration, build the members and Lightning's parts, call `saev.train`, print the results."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from saev.config.train_job import n_processes, prepare, warn_unused
 from saev.progress import terminal
 from saev.runs.directory import check_same, recorded_failure, results_of
+from saev.runs.planning import key_of
 from saev.runs.signals import rank
 
 log = logging.getLogger(__name__)
@@ -31,7 +33,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
             return done
     with recorded_failure(directory):
         job = prepare(cfg)
-        warn_unused(cfg, [str(override) for override in HydraConfig.get().overrides.task], job)
+        overrides = [str(override) for override in HydraConfig.get().overrides.task]
+        warn_unused(cfg, overrides, job)
 
         from saev.config.lightning_parts import lightning_parts
         from saev.config.processes import relaunchable
@@ -44,9 +47,18 @@ def run(cfg: DictConfig) -> dict[str, float]:
         data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording)
         bank = train(
             data, cfg.layer, job.members, settings=job.settings, directory=directory, configuration=configuration,
-            resume=cfg.ckpt_path, lightning=lightning_parts(cfg, directory),
+            resume=cfg.ckpt_path, images=report_images(cfg, overrides), lightning=lightning_parts(cfg, directory),
         )  # fmt: skip
     if first_process:
         terminal().print(results_table(bank.results.to_dicts()))
         print_files(bank.files)
     return dict(zip(bank.results["member"], bank.results["nmse"], strict=True))
+
+
+def report_images(cfg: DictConfig, overrides: Sequence[str]) -> Any:
+    """The images given beside dataset=, which only the report shows; None where none are given."""
+    if cfg.dataset is None or not any(key_of(o) == "images" for o in overrides):
+        return None
+    images = instantiate(cfg.images)
+    images.check()
+    return images

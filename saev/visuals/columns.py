@@ -19,8 +19,10 @@ class Column:
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The row's number as text; a dash where it is missing or not finite."""
-        value = row.get(self.key)
-        return MISSING if value is None or not math.isfinite(value) else self.write(value)
+        if not finite(row, self.key):
+            return MISSING
+        target = f" (target {row['l0_target']:g})" if self.key == "l0" and missed_target(row) else ""
+        return self.write(row[self.key]) + target
 
 
 def digits(value: float, n: int = 3) -> str:
@@ -79,6 +81,33 @@ PROBE = (  # of `saev probe`
 )
 
 
+def finite(row: Mapping[str, Any], key: str) -> bool:
+    """Whether the row has a finite number in this column."""
+    return row.get(key) is not None and math.isfinite(row[key])
+
+
 def failed(row: Mapping[str, Any]) -> bool:
     """Whether this SAE diverged and was stopped."""
     return bool(row.get("failed"))
+
+
+def missed_target(row: Mapping[str, Any]) -> bool:
+    """Whether L0 differs from its target by more than 10 %."""
+    return finite(row, "l0_target") and finite(row, "l0") and abs(row["l0"] / row["l0_target"] - 1) > 0.1
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """The mark beside a dictionary's name: it diverged, or is worse than always answering the mean; "" for neither."""
+    return "diverged" if failed(row) else "NMSE above 1" if finite(row, "nmse") and row["nmse"] > 1 else ""
+
+
+def remarks(row: Mapping[str, Any]) -> list[str]:
+    """Sentences about a trained SAE that is not what was asked for."""
+    sentences = []
+    if mark(row) == "NMSE above 1":
+        sentences.append(
+            f"NMSE {row['nmse']:.3g} is worse than always answering the mean: lower lr, or check the activations"
+        )
+    if missed_target(row):
+        sentences.append(f"L0 {row['l0']:.1f} missed l0_target={row['l0_target']:g} by more than 10 %: train longer")
+    return sentences

@@ -23,12 +23,12 @@ from saev.files import write_atomically
 from saev.shards import ActivationStore
 from saev.visuals import plots
 from saev.visuals.choose import choose_latents
-from saev.visuals.columns import COLUMNS, failed, whole
+from saev.visuals.columns import COLUMNS, failed, finite, mark, whole
 from saev.visuals.gallery import gallery, spread, why_none
 from saev.visuals.history import Curves, read_history
 from saev.visuals.pictures import Album, Images
 from saev.visuals.settings import Choice
-from saev.visuals.style import data_uri
+from saev.visuals.style import colours, data_uri
 from saev.visuals.top_images import Survey, survey
 
 TEMPLATE = "report.html.j2"
@@ -95,16 +95,19 @@ def write_report(
             {"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)}
         )
     curves = read_history(history) if history else {}
+    series = {name: name for name in (*curves, *surveys)}
+    series |= dict(zip((str(row["member"]) for row in rows), plots.series_of(rows), strict=True))
     page = _environment().get_template(TEMPLATE).render(
         title=title,
         facts=facts(store, layer, tokens, rows, date),
         columns=COLUMNS,
-        rows=[{"name": str(row["member"]), "failed": failed(row), "cells": [c.text(row) for c in COLUMNS]} for row in rows],
+        rows=[{"name": str(row["member"]), "failed": failed(row), "mark": mark(row),
+               "cells": [column.text(row) for column in COLUMNS]} for row in rows],
         held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
         frontier=picture(plots.frontier(rows)),
-        omitted=[str(row["member"]) for row in rows if not plots.finite(row, "nmse")],
-        curves=[uri for figure in training_curves(curves, rows) if (uri := picture(figure))],
-        histograms=histograms(surveys),
+        omitted=[str(row["member"]) for row in rows if not finite(row, "nmse")],
+        curves=[uri for figure in training_curves(curves, series) if (uri := picture(figure))],
+        histograms=histograms(surveys, series),
         galleries=galleries,
         left_out=[name for name in sound if name not in shown],
         unsound=[name for name in named if name in diverged or (name in members and name not in sound)],
@@ -154,18 +157,20 @@ def sight(vit: Mapping[str, Any]) -> str:
     return ""
 
 
-def training_curves(curves: Curves, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+def training_curves(curves: Curves, series: Mapping[str, str]) -> list[Any]:
     """Figures of the error and of L0 over training."""
-    series = {name: name for name in curves} | {str(row["member"]): plots.series_of(row) for row in rows}
     labels = {"z_mse": "MSE of z (1 = mean; log scale)", "l0": "L0: active latents (log scale)"}
     return [plots.curve(curves, metric, label, series) for metric, label in labels.items()]
 
 
-def histograms(surveys: Mapping[str, Survey]) -> list[tuple[str, str]]:
-    """(member, figure) of firing frequencies, all on one scale."""
+def histograms(surveys: Mapping[str, Survey], series: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(member, figure) of firing frequencies, all on one scale, in the colours of the series."""
+    colour = colours(sorted(set(series.values())))
     bars = [plots.frequency_histogram(s.frequency, s.n_tokens) for s in surveys.values()]
     top = max([0.0, *(max(fractions.max(initial=0), never) for fractions, _, never in bars)]) * 115 or None
-    return [(n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top))) for n, s in surveys.items()]
+    return [
+        (n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top, colour[series[n]]))) for n, s in surveys.items()
+    ]
 
 
 def picture(figure: Any) -> str | None:

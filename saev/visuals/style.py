@@ -2,11 +2,13 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
 from saev.files import replacing
@@ -57,6 +59,14 @@ def save(figure: Figure, path: Path) -> None:
         figure.savefig(file, format="png", dpi=200)
 
 
-def colours(series: list[str]) -> dict[str, str]:
-    """A colour per series, in order; after seven they repeat."""
-    return {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(series)}
+def colours(series: Sequence[str]) -> dict[str, str]:
+    """A colour per series, in order: 21 different ones (after seven lighter, then darker), then they repeat."""
+    return {name: shade(PALETTE[i % len(PALETTE)], i // len(PALETTE) % 3) for i, name in enumerate(series)}
+
+
+def shade(colour: str, level: int) -> str:
+    """The colour itself (level 0), lighter (1) or darker (2); light grey for dark black."""
+    white = level == 1 or colour == PALETTE[-1]
+    amount = (0.0, 0.5, 0.75 if white else 0.45)[level]
+    r, g, b = ((1 - amount) * channel + amount * white for channel in to_rgb(colour))
+    return to_hex((r, g, b))

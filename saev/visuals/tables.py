@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from saev.visuals.columns import COLUMNS, EVALUATION, PROBE, Column, failed
+from saev.visuals.columns import COLUMNS, EVALUATION, PROBE, Column, failed, mark
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -70,6 +70,6 @@ def new_table(first: str, caption: Sequence[str], columns: Sequence[Column]) -> 
 
 
 def named(row: Mapping[str, Any]) -> Text:
-    """The dictionary's name, marked where it diverged. Text: rich would take brackets in a name for markup."""
+    """The dictionary's name with its mark. Text: rich would take brackets in a name for markup."""
     name = Text(str(row["member"]))
-    return name.append(" ✗ diverged", style="bold red") if failed(row) else name
+    return name.append(f" ✗ {text}", style="bold red") if (text := mark(row)) else name

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 from conftest import TINY, environment
+from PIL import Image
 from serving import serve
 
 import saev
@@ -56,6 +57,19 @@ def test_a_dataset_far_away_is_trained_on_to_the_end(cli, tiny, tmp_path):
     run = next((tmp_path / "outputs" / "train").glob("*/*"))
     assert pl.read_parquet(run / "results.parquet")["nmse"].is_finite().all()
     assert "shows no images" in done.text and (run / "report.html").is_file() and url in done.text
+
+
+def test_the_report_shows_the_images_given_beside_a_dataset(cli, tiny, tmp_path):
+    for path in saev.ActivationStore(tiny).examples["path"]:
+        (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), "red").save(tmp_path / "photos" / path, "png")
+    call = ("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "report=true", "images=folder")
+    done = cli(*call, f"images.root={tmp_path / 'photos'}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 0, done.text
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "image/jpeg" in page and "no image source" not in page
+    refused = cli(*call, f"images.root={tmp_path / 'nowhere'}")
+    assert refused.code != 0 and "nowhere" in refused.text
 
 
 def test_exported_dictionaries_are_those_of_the_table(undisturbed, tiny):

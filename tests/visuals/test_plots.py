@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from saev.visuals.plots import frequencies, frontier
+from saev.visuals.columns import COLUMNS, mark, remarks
+from saev.visuals.plots import asked, curve, frequencies, frontier, series_of
+from saev.visuals.style import colours
 
 
 def boxes(texts, figure):
@@ -30,3 +32,72 @@ def test_points_on_one_another_share_a_label():
     ]
     figure = frontier(rows + [{**row, "objective": "matryoshka"} for row in rows])
     assert figure and sorted(text.get_text() for text in figure.axes[0].texts) == ["k=16", "k=16", "k=8", "k=8"]
+
+
+ROWS = [
+    {"member": "a", "sae": "relu", "sparsity": 1e-3, "l0_target": 32, "l0": 45.0, "nmse": 0.3, "d_sae": 64},
+    {"member": "b", "sae": "jumprelu", "sparsity": 1e-3, "l0_target": None, "l0": 44.0, "nmse": 0.31, "d_sae": 64},
+    {"member": "c", "sae": "batchtopk", "objective": "plain", "decoder": "archetypal", "k": 16, "l0": 16.0, "nmse": 0.4, "d_sae": 64},
+    {"member": "d", "sae": "batchtopk", "objective": "plain", "decoder": "free", "k": 16, "l0": 16.2, "nmse": 0.35, "d_sae": 64},
+    {"member": "e", "sae": "batchtopk", "objective": "plain", "decoder": "free", "k": 16, "l0": 16.3, "nmse": 0.25, "d_sae": 128},
+]  # fmt: skip
+
+
+def test_labels_say_what_was_asked_for():
+    assert [asked(row) for row in ROWS] == ["target 32, got 45.0", "λ=0.001", "k=16", "k=16", "k=16"]
+    assert asked({**ROWS[0], "l0": 33.0}) == "target 32"
+    texts = [text.get_text() for text in frontier(ROWS).axes[0].texts]
+    assert sorted(texts) == sorted(asked(row) for row in ROWS)
+
+
+def test_a_line_joins_saes_that_differ_in_sparsity_alone():
+    assert series_of(ROWS) == [
+        "relu, d_sae=64", "jumprelu, d_sae=64", "batchtopk, archetypal, d_sae=64", "batchtopk, d_sae=64", "batchtopk, d_sae=128",
+    ]  # fmt: skip
+    same = [{**ROWS[3], "k": k, "seed": k, "nmse": 1 / k, "l0": float(k)} for k in (8, 16, 32)]
+    assert len(set(series_of(same))) == 1
+    assert len(set(series_of(same, ["batch_size"]))) == 1
+    assert len(set(series_of([{**row, "batch_size": row["k"]} for row in same], ["batch_size"]))) == 3
+
+
+def test_the_line_goes_through_the_mean_of_seeds():
+    rows = [{**ROWS[3], "seed": s, "k": k, "l0": k + s, "nmse": 1 / k} for k in (8, 16) for s in (0, 2)]
+    (line, points) = frontier(rows).axes[0].lines
+    np.testing.assert_allclose(line.get_xdata(), [9, 17])
+    assert len(points.get_xdata()) == 4
+
+
+def test_colours_do_not_clash():
+    made = colours([f"{i}" for i in range(21)])
+    assert len(set(made.values())) == 21
+
+
+def test_an_sae_has_one_colour():
+    rows = [{**ROWS[3], "member": f"{i}", "lr": 1 / (i + 1), "nmse": 0.1 * i + 0.1} for i in range(9)]
+    series = dict(zip((row["member"] for row in rows), series_of(rows), strict=True))
+    history = {name: {"tokens": [10, 20], "z_mse": [1, 0.5]} for name in series}
+    of_curves = {line.get_label(): line.get_color() for line in curve(history, "z_mse", "MSE", series).axes[0].lines}
+    of_points = {
+        line.get_label(): line.get_color() for line in frontier(rows).axes[0].lines if line.get_marker() != "None"
+    }
+    assert of_curves == of_points and len(set(of_curves.values())) == 9
+
+
+@pytest.mark.parametrize("n", [1, 4, 8, 20])
+def test_the_names_of_axes_are_not_cut(n):
+    rows = [{**ROWS[3], "member": f"a long name {i}", "lr": 1 / (i + 1), "nmse": 0.1} for i in range(n)]
+    history = {row["member"]: {"tokens": [10, 20], "z_mse": [1, 0.5]} for row in rows}
+    series = dict(zip(history, series_of(rows), strict=True))
+    for figure in (frontier(rows), curve(history, "z_mse", "MSE of z (1 = mean; log scale)", series)):
+        (box,) = boxes([figure.axes[0].yaxis.label], figure)
+        assert box.y0 >= 0 and box.y1 <= figure.bbox.height and figure.axes[0].bbox.height > 150
+
+
+def test_what_went_wrong_is_said():
+    target = next(column for column in COLUMNS if column.key == "l0")
+    assert target.text(ROWS[0]) == "45.0 (target 32)" and target.text(ROWS[1]) == "44.0"
+    assert [mark(row) for row in ({"nmse": 1.2}, {"nmse": 0.9}, {"nmse": float("nan"), "failed": True})] == [
+        "NMSE above 1", "", "diverged",
+    ]  # fmt: skip
+    assert "missed l0_target=32" in remarks(ROWS[0])[0] and not remarks(ROWS[1])
+    assert "worse than always answering the mean" in remarks({"nmse": 7e4})[0]

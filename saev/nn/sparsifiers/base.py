@@ -7,6 +7,7 @@ instead: those of top-k sparsifiers are chosen by a different rule, the others' 
 from abc import ABC, abstractmethod
 from typing import Generic, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ Settings = TypeVar("Settings", bound=SparsifierSettings)
 # Fraction of tokens on which a latent with a threshold fires at the start. From b_enc = 0 half of all latents fire on
 # each token, and a penalty takes thousands of steps to undo that; from here 200 steps suffice (docs/log).
 ACTIVE = 0.02
+TIED = 1e-5  # pre-activations that differ by less, relative to their range, are equal up to rounding
 
 
 class Sparsifier(nn.Module, ABC, Generic[Settings]):
@@ -99,6 +101,15 @@ class Sparsifier(nn.Module, ABC, Generic[Settings]):
 
 
 def firing_threshold(h: Float[Tensor, "n d_sae"], l0: float | None = None) -> Float[Tensor, " d_sae"]:
-    """Per latent the value that its pre-activations exceed on a fraction l0 / d_sae of the sample, by default ACTIVE."""
+    """Per latent the value that its pre-activations exceed on a fraction l0 / d_sae of the sample, by default ACTIVE.
+
+    Values that are equal up to rounding fire together, on more tokens: a sample may have few distinct ones.
+    """
     fraction = ACTIVE if l0 is None else min(0.5, l0 / h.shape[1])
-    return h.topk(min(len(h), max(1, round(fraction * len(h))) + 1), dim=0).values[-1]
+    top = h.topk(min(len(h), max(1, round(fraction * len(h))) + 1), dim=0).values
+    threshold, lowest_above = top[-1], top[-2:][0]
+    equal = lowest_above - TIED * (top[0] - h.amin(0))
+    if not bool((tied := threshold >= equal).any()):
+        return threshold
+    below = h.masked_fill(h >= equal, -torch.inf).amax(0)
+    return torch.where(tied & below.isfinite(), below, threshold)
