@@ -114,9 +114,20 @@ def root_of(group: str) -> str:
     return "train"  # hydra's own groups
 
 
-@pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["/".join(option) for option in OPTIONS])
-def test_an_option_composes_and_its_targets_are_there(group, option):
-    check_targets(composed(root_of(group), *([] if group == "hydra" else [f"{group}={option}"])))
+def together() -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(root, overrides) that choose every option once: of each group of a root one at a time."""
+    groups: dict[str, dict[str, list[str]]] = {}
+    for group, option in OPTIONS:
+        if group != "hydra":
+            groups.setdefault(root_of(group), {}).setdefault(group, []).append(f"{group}={option}")
+    for root, options_of in groups.items():
+        for overrides in itertools.zip_longest(*options_of.values()):
+            yield root, tuple(filter(None, overrides))
+
+
+@pytest.mark.parametrize(("root", "overrides"), [*together()])
+def test_options_compose_and_their_targets_are_there(root, overrides):
+    check_targets(composed(root, *overrides))
 
 
 def test_the_hydra_folder_is_used():

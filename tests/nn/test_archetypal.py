@@ -1,10 +1,9 @@
 """Archetypal atoms: projections against brute force, gradients against finite differences, and training under constraint."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_slow
 from nn.small_bank import OBJECTIVES, SPARSIFIERS, train
 from scipy.optimize import minimize
 
@@ -140,7 +139,8 @@ def assert_within(sae, delta):
     np.testing.assert_allclose(sae.w_dec.detach().numpy(), rows, atol=1e-5)
 
 
-@pytest.mark.parametrize(("sae", "objective"), [*itertools.product(NAMES, ("plain", "matryoshka"))])
+@pytest.mark.parametrize("objective", mostly_slow(["plain", "matryoshka"]))
+@pytest.mark.parametrize("sae", NAMES)
 def test_every_architecture_learns_within_the_constraint(sae, objective):
     member = spec(sae, objective, auxk=AuxK(dead_tokens=3000)).build(normaliser(), Z)
     points, before = member.sae.archetypes.points.clone(), member.sae.w_dec.detach().clone()

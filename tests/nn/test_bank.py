@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_slow
 from nn.small_bank import OBJECTIVES, SPARSIFIERS, X, Z, build, spec, train
 
 from saev.nn import (
@@ -24,7 +25,7 @@ from saev.nn import (
 from saev.nn.schedules import learning_rate_factor, sparsity_factor
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", mostly_slow(OBJECTIVES))
 @pytest.mark.parametrize("sae", SPARSIFIERS)
 def test_every_architecture_learns(sae, objective):
     member = build(sae=sae, objective=objective)

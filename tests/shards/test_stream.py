@@ -128,6 +128,7 @@ def test_rows_are_the_tokens_they_say_they_are(store, how):
         assert len(set(seen)) == len(seen) == stream.n_tokens == 39 * {"patches": 16, "cls": 1, "all": 17}[tokens]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 60), st.integers(1, 100), st.integers(1, 300), st.sampled_from([(0, 1), (1, 2), (2, 3)]))
 def test_resumed_equals_uninterrupted_whatever_the_readers(store, how, consumed, batch_size, window, ranks):

@@ -142,6 +142,7 @@ def test_all_pairs_are_written_when_asked_for(cli, place, tmp_path):
     np.testing.assert_allclose(best["ap"], best["ap_pair"], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_balanced_weights_change_cross_entropies_and_nothing_of_the_rankings(cli, place, tmp_path):
     run = tmp_path / "run"
     plain, results, _ = probed(cli, place, "nulls=[]", "bootstrap=0")

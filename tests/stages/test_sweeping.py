@@ -23,6 +23,7 @@ def sweeps(tmp_path):
     return sorted(path.parent for path in (tmp_path / "outputs" / "train").glob("*/*/sweep.json"))
 
 
+@pytest.mark.slow
 def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path):
     first = cli(*command(tiny))
     assert first.code == 0 and "4 SAEs in 2 jobs: layer=1 x2, layer=2 x2" in first.text, first.text
@@ -123,6 +124,7 @@ def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
         assert shown.code == 1 and "settings of the sweep" not in shown.err, "nothing is left"
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny, tmp_path):
     shown = cli(*command(tiny)[:-1], f"dataset={tiny}", "sae=topk", "k=2,65")
     assert shown.code == 1 and "nothing was launched" in shown.err and "k=65 is more than d_sae=64" in shown.err
@@ -133,6 +135,7 @@ def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny
     assert shown.code == 1 and "layer=9: " in shown.err and "[1, 2]" in shown.err
 
 
+@pytest.mark.slow
 def test_groups_are_split_by_number_and_by_memory(cli, tiny):
     for limit in ("max_members=1", "memory_gib=1e-6"):
         shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "sae=topk", "-m", "k=2,4",
@@ -186,6 +189,7 @@ def test_a_directory_keeps_its_own_sweep(prefix, cli, tiny, tmp_path):
     assert "it holds runs, but no plan" in cli(*own, "-m", "k=4").err
 
 
+@pytest.mark.slow
 def test_two_commands_do_not_launch_one_sweep_at_once(cli, tiny, tmp_path):
     done = cli(*command(tiny, UNCHECKED))
     (sweep,) = sweeps(tmp_path)

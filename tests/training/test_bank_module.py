@@ -134,6 +134,7 @@ def test_validation_is_the_formula_on_held_out_tokens(dataset):
         assert row["l1"] == pytest.approx(float(f.detach().abs().sum(1).double().mean()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_metrics_reach_the_file_and_history_is_cut_on_resume(dataset, tmp_path):
     path = tmp_path / "metrics.jsonl"
     trainer, module, data = build(dataset, specs(), steps=20, callbacks=[MetricsWriter(path, {})])
