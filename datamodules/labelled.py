@@ -16,6 +16,7 @@ from datamodules.transfer import pinned
 from saev.probing.labels import Classes, Labels, TokenLabels, check_same_names, classes_of
 from saev.shards import ActivationStore, TokenStream
 from saev.shards.buffers import pageable
+from saev.shards.manifest import VOID
 from saev.shards.selection import select
 from saev.shards.split import held_out_split
 from saev.shards.stream import reader_for
@@ -26,7 +27,8 @@ Recorded = str | ActivationStore
 class LabelledDataModule(ActivationDataModule):
     """Batches {"acts" [batch, d_model], "labels", "step", "tokens"} of labelled tokens; others are left out.
 
-    Labels are int64 class numbers [batch], or bool [batch, classes] where a token may have several classes.
+    Labels are int64 class numbers [batch] (in validation also C: a token of another class), or bool [batch, classes] where a token
+    may have several classes.
 
     Args:
         train: the training recording, as a directory or opened.
@@ -70,9 +72,9 @@ class LabelledDataModule(ActivationDataModule):
         if self.labels is None:
             self.classes = classes_of(store, self.layer, train, self.tokens, self.class_ids, self.ignored)
             check_same_names(self.classes, self.val_store)
-            train_labels = val_labels = TokenLabels(store, self.layer, self.classes)
+            train_labels = val_labels = TokenLabels(store, self.layer, self.classes, ignore=self.ignored)
             if self.val_store is not store:
-                val_labels = TokenLabels(self.val_store, self.layer, self.classes)
+                val_labels = TokenLabels(self.val_store, self.layer, self.classes, ignore=self.ignored)
             self.labels = train_labels, val_labels
         self.train_examples, self.val_examples = (
             train[self.labels[0].labelled[train]],
@@ -114,9 +116,11 @@ class LabelledDataModule(ActivationDataModule):
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None and self.labels is not None, "setup() comes first"
         held_out = examples is self.val_examples
+        labels = self.labels[held_out]
+        validated = (VOID, *labels.ignore) if isinstance(labels, TokenLabels) else ()  # other classes are negatives
         return TokenStream(
             self.val_store if held_out else self.store, self.layer, batch_size, examples, self.tokens, self.seed,
-            stripe=self.stripe, ignore_labels=self.labels[held_out].ignored,
+            stripe=self.stripe, ignore_labels=validated if held_out else labels.ignored,
             reader=self.reader, readers=self.readers, retry_s=self.retry_s,  # type: ignore[arg-type]
             allocate=pinned if self._on_gpu else pageable, **kwargs,
         )  # fmt: skip

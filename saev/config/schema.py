@@ -42,8 +42,8 @@ def omegaconf_type(annotation: Any) -> Any:
     if origin is Literal:
         return type(arguments[0])
     if origin in (typing.Union, types.UnionType):
-        (inner,) = (argument for argument in arguments if argument is not type(None))
-        return omegaconf_type(inner) | None
+        inner = [omegaconf_type(argument) for argument in arguments if argument is not type(None)]
+        return typing.Union[*inner, *([None] if type(None) in arguments else [])]
     if origin in (tuple, list):
         return list[omegaconf_type(arguments[0])]
     nested = dataclass_of(annotation)

@@ -1,13 +1,14 @@
 """Average precision of many scores in bounded memory: additive counts per class and score bin.
 
 Scores are log-odds x. Bins are uniform in asinh(x / 8): 1/64 wide at 0, 1/12 at 40, 1/500 of x for large x, so that neither the
-many tokens of low odds nor an overconfident probe are tied. Tokens within a bin count as tied, as equal scores do in
-scikit-learn's average_precision_score.
+many tokens of low odds nor an overconfident probe are tied. Tokens within a bin count as tied.
 """
 
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
+
+from saev.metrics.ranking import precision_sums
 
 SOFT, PER_UNIT, LARGEST = 8, 512, 4096
 N_BINS = 2 * LARGEST + 1
@@ -40,8 +41,5 @@ def softmax_log_odds(logits: Float[Tensor, "tokens classes"]) -> Float[Tensor, "
 def average_precision(
     positives: Int64[Tensor, "classes bins"], tokens: Int64[Tensor, "classes bins"]
 ) -> Float64[Tensor, " classes"]:
-    """Sum over bins from the highest of (gain in recall) * (precision at that bin); NaN for a class without positives."""
-    hits = positives.flip(1).cumsum(1).double()
-    precision = hits / tokens.flip(1).cumsum(1).clamp_min(1)
-    gain = positives.flip(1).double() / hits[:, -1:]
-    return (gain * precision).sum(1)
+    """Of tokens in these bins, those of a bin tied (`saev.metrics.ranking`); NaN for a class without positives."""
+    return precision_sums(positives.flip(1), tokens.flip(1)).sum(1) / positives.sum(1)

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from saev.metrics.ranking import precision_sums
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts.entries import Labels, labelled_tokens
 from saev.probing.counts.table import MANTISSA, ordered
-from saev.probing.rank_sums import rank_sums
 from saev.probing.settings import Weights
 
 BITS = 6
@@ -65,15 +65,9 @@ def average_precisions(codes: ColumnCodes, drawn: Int64[np.ndarray, "images n"])
 
     size = resampled(np.ones(len(group), bool), codes.tokens)
     p = resampled(codes.positive, codes.positives)
-    above, hits = size.cumsum(0) - size, p.cumsum(0) - p
-    present = p > 0
-    inverse, offsets = (s.numpy() for s in rank_sums(torch.from_numpy(above[present]), torch.from_numpy(size[present])))
-    g, p_present = size[present].astype(float), p[present].astype(float)
-    slope = offsets / np.maximum(g - 1, 1)
-    terms = np.zeros(p.shape)
-    terms[present] = p_present / g * ((hits[present] + 1) * inverse + (p_present - 1) * slope)
+    terms = precision_sums(torch.from_numpy(np.ascontiguousarray(p.T)), torch.from_numpy(np.ascontiguousarray(size.T)))
     n_positive = p.sum(0)
-    return np.where(n_positive > 0, terms.sum(0) / np.maximum(n_positive, 1), np.nan)
+    return np.where(n_positive > 0, terms.sum(1).numpy() / np.maximum(n_positive, 1), np.nan)
 
 
 def cross_entropies(

@@ -1,14 +1,16 @@
 """Image-level labels, broadcast to all tokens: a column of examples.parquet, or a csv or tsv table."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from saev.images.tables import RESERVED, match, read_table
-from saev.probing.labels import ImageLabels
+from saev.images.tables import RESERVED, match, read_table, shortened
+from saev.probing.labels import ImageLabels, closest
 from saev.shards import ActivationStore
 
+log = logging.getLogger(__name__)
 YES, NO, UNKNOWN = ("1", "true", "yes"), ("0", "false", "no"), ("", "na", "nan", "?")
 
 
@@ -18,11 +20,12 @@ def columns_of(store: ActivationStore) -> list[str]:
 
 
 def labels_from_column(
-    store: ActivationStore, column: str, names: Sequence[str] | None = None
+    store: ActivationStore, column: str, names: Sequence[str | int] | None = None
 ) -> tuple[ImageLabels, tuple[str, ...]]:
     """(one class per image, class names): the values of a column of examples.parquet.
 
-    With `names` (those of another recording) other values are no class. ValueError where there is no such column.
+    With `names` (chosen ones, or those of another recording) images with other values are of none of these classes. ValueError
+    where there is no such column.
     """
     table = store.examples
     if column not in table.columns:
@@ -30,18 +33,20 @@ def labels_from_column(
             f"labels={column}: {store.name} has no such column; choose patches, one of {columns_of(store)}, or a csv file."
         )
     values = [None if value is None else str(value) for value in table[column].to_list()]
-    classes = tuple(sorted({value for value in values if value not in (None, "")})) if names is None else tuple(names)
-    number = {name: i for i, name in enumerate(classes)}
-    return ImageLabels(np.array([number.get(value or "", -1) for value in values]), len(classes)), classes
+    every = sorted({value for value in values if value not in (None, "")})
+    classes = tuple(every if names is None else map(str, names))
+    number = {"": -1, **{name: i for i, name in enumerate(classes)}}
+    return ImageLabels(np.array([number.get(value or "", len(classes)) for value in values]), len(classes)), classes
 
 
 def labels_from_table(
-    store: ActivationStore, file: str | Path, names: Sequence[str] | None = None
+    store: ActivationStore, file: str | Path, names: Sequence[str | int] | None = None, min_labelled: float = 0
 ) -> tuple[ImageLabels, tuple[str, ...]]:
     """(any number of classes per image, class names) from a csv or tsv with a row per image (first column: its path or file name)
     and a column per class: 1 or 0, true or false.
 
-    Images without a row, or with an empty field, are left out. ValueError for other values, and where no row is an image.
+    Images without a row, or with an empty field, are left out. ValueError for other values, and where fewer than the fraction
+    `min_labelled` of the images have a row.
     """
     file = Path(file)
     if not file.is_file():
@@ -49,19 +54,37 @@ def labels_from_table(
             f"labels={file} is not there: give a csv or tsv file, a column of examples.parquet, or patches."
         )
     rows = read_table(file)
-    columns = tuple(next(iter(rows.values()), {})) if names is None else tuple(names)
+    every = tuple(next(iter(rows.values()), {}))
+    columns = every if names is None else tuple(map(str, names))
+    if absent := [name for name in columns if name not in every]:
+        raise ValueError(f"labels={file} has no column {absent[0]!r}{closest(absent[0], every)}.")
     if not columns:
         raise ValueError(f"labels={file}: give a column per class beside the images' names.")
     paths = store.examples["path"].to_list()
     index = {path: i for i, path in enumerate(paths)}
     table, known = np.zeros((len(paths), len(columns)), bool), np.zeros(len(paths), bool)
-    for key, path in match(rows, paths, file).items():
+    rows_of_images = match(rows, paths, file)
+    report_matches(file, store, rows, rows_of_images, min_labelled)
+    for key, path in rows_of_images.items():
         fields = [rows[key].get(name, "").lower() for name in columns]
         for name, field in zip(columns, fields, strict=True):
             if field not in (*YES, *NO, *UNKNOWN):
                 raise ValueError(f"labels={file}: {key!r} has {name}={field!r}; give 1 or 0 (empty: unknown).")
         table[index[path]] = [field in YES for field in fields]
         known[index[path]] = not any(field in UNKNOWN for field in fields)
-    if not known.any():
-        raise ValueError(f"labels={file}: none of its rows is an image of {store.name} (e.g. {paths[0]}).")
     return ImageLabels(table, counted=known), columns
+
+
+def report_matches(
+    file: Path, store: ActivationStore, rows: Collection[str], matched: Mapping[str, str], min_labelled: float
+) -> None:
+    """Log how many images have a row and how many rows no image. ValueError where too few images have one."""
+    paths = store.examples["path"].to_list()
+    without, other = sorted(set(paths) - {*matched.values()}), [key for key in rows if key not in matched]
+    counts = f"{len(matched)} of the {len(paths)} images of {store.name} have a row"
+    counts += f" (not {shortened(without)})" if without else ""
+    counts += f"; {len(other)} of {len(rows)} rows are no image of it ({shortened(other)})" if other else ""
+    if not matched or len(matched) < min_labelled * len(paths):
+        remedy = f"; min_labelled={len(matched) / len(paths):.2g} probes on these alone" if matched else ""
+        raise ValueError(f"labels={file}: {counts}: give paths or file names of the images{remedy}.")
+    log.info("labels=%s: %s", file, counts)

@@ -1,16 +1,21 @@
 """The class of each token as a number from 0 to C - 1: the class of its patch, or the labels of its image.
 
-(example, token) --TokenLabels--> class, -1 for none           labels of patches, from masks; `Classes` are their ids and names
+(example, token) --TokenLabels--> class                        labels of patches, from masks; `Classes` are their ids and names
 (example, token) --ImageLabels--> class, or a bool per class   image-level labels, broadcast to all tokens
+
+A labelled token of none of these classes has the number C: it is a negative for each of them. A token without a label has -1.
 """
 
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Int, Int64, Integer, UInt16
 
+from saev.images.tables import shortened
+from saev.settings import listed, shown
 from saev.shards import ActivationStore
 from saev.shards.manifest import VOID
 from saev.shards.selection import Spans, per_image, per_label, select
@@ -33,13 +38,14 @@ class Classes:
         return len(self.ids)
 
     def numbers(self, ids: UInt16[np.ndarray, "..."]) -> Int64[np.ndarray, "..."]:
-        """The class number of each label id; -1 for VOID and ids that are no class.
+        """The class number of each label id; C for ids of other classes, -1 for VOID.
 
         >>> Classes((7, 3), ("sky", "sea")).numbers(np.array([3, 7, 9, 65535], np.uint16))
-        array([ 1,  0, -1, -1])
+        array([ 1,  0,  2, -1])
         """
-        table = np.full(VOID + 1, -1)
+        table = np.full(VOID + 1, len(self.ids))
         table[list(self.ids)] = np.arange(len(self.ids))
+        table[VOID] = -1
         return table[ids]
 
     def info(self) -> dict[str, Any]:
@@ -84,6 +90,24 @@ def names_of(store: ActivationStore) -> dict[int, str]:
     return {int(id): name for id, name in ((store.manifest.labels or {}).get("classes") or {}).items()}
 
 
+def ids_of(key: str, labels: Sequence[int | str], names: Mapping[int, str]) -> tuple[int, ...]:
+    """The ids of classes that are given by id or by name; ValueError with the closest names for an unknown one."""
+    ids = {name: id for id, name in names.items()}
+    for label in labels:
+        if isinstance(label, str) and label not in ids and not label.isdigit():
+            raise ValueError(f"{key}={shown(labels)}: no class is called {label!r}{closest(label, [*ids])}.")
+    return tuple(ids[label] if label in ids else int(label) for label in labels)  # type: ignore[index]
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """The remedy for an unknown name: those most like it, or the first ones."""
+    if not names:
+        return ": these classes have no names, give their ids"
+    if like := difflib.get_close_matches(name, names, 3, 0.5):
+        return f"; did you mean {listed(like)}?"
+    return f"; choose among {shortened(sorted(names), 12)}"
+
+
 def check_same_names(classes: Classes, store: ActivationStore) -> None:
     """ValueError where another recording has another name for one of these classes."""
     names = names_of(store)
@@ -119,17 +143,29 @@ class Labels(Protocol):
         """Tokens of each class among those selected."""
         ...
 
+    def left_out(self, spans: Spans) -> dict[str, int]:
+        """Selected tokens without a label, and those whose label is ignored."""
+        ...
+
 
 class TokenLabels:
     """The recorded labels of patches: exclusive classes.
 
-    `void_class` is the label that tokens without one count as; None: they are left out. ValueError without recorded labels.
+    `void_class` is the label that tokens without one count as; None: they are left out, as are those with a label in `ignore`.
+    ValueError without recorded labels.
     """
 
     exclusive = True
 
-    def __init__(self, store: ActivationStore, layer: int, classes: Classes, void_class: int | None = None):
-        self.store, self.classes = store, classes
+    def __init__(
+        self,
+        store: ActivationStore,
+        layer: int,
+        classes: Classes,
+        void_class: int | None = None,
+        ignore: Collection[int] = (),
+    ):
+        self.store, self.classes, self.ignore = store, classes, tuple(ignore)
         self.labels, self.tokens = patch_labels(store), store.tokens_per_image(layer)
         if void_class is not None:
             self.labels = np.where(self.labels == VOID, np.uint16(void_class), self.labels)
@@ -146,14 +182,19 @@ class TokenLabels:
         return self.tokens > 0
 
     def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
-        return self.classes.numbers(self.labels[self.first[example] + token])
+        ids = self.labels[self.first[example] + token]
+        return np.where(np.isin(ids, self.ignore), -1, self.classes.numbers(ids))
 
     def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
         return per_label(spans, self.tokens, self.labels)[list(self.classes.ids)]
 
+    def left_out(self, spans: Spans) -> dict[str, int]:
+        counts = per_label(spans, self.tokens, self.labels)
+        return {"unlabelled": int(counts[VOID]), "ignored": int(counts[list(self.ignore)].sum())}
+
 
 class ImageLabels:
-    """Image-level labels: per image a class number (-1: none), or a bool per class.
+    """Image-level labels: per image a class number (-1: not known; C: another class), or a bool per class.
 
     Args:
         table: a row per image of the recording.
@@ -172,7 +213,7 @@ class ImageLabels:
         self.exclusive = table.ndim == 1
         self.table = table.astype(np.int64) if self.exclusive else table
         self.n_classes = table.shape[1] if not self.exclusive else n_classes or int(table.max()) + 1
-        if self.exclusive and int(table.max()) >= self.n_classes:
+        if self.exclusive and int(table.max()) > self.n_classes:
             raise ValueError(
                 f"a table of image labels has class {int(table.max())}, classes are 0 to {self.n_classes - 1}"
             )
@@ -188,4 +229,7 @@ class ImageLabels:
         if not self.exclusive:
             return tokens @ self.table.astype(np.int64)
         known = self.table >= 0
-        return np.bincount(self.table[known], tokens[known], self.n_classes).astype(np.int64)
+        return np.bincount(self.table[known], tokens[known], self.n_classes + 1)[:-1].astype(np.int64)
+
+    def left_out(self, spans: Spans) -> dict[str, int]:
+        return {"unlabelled": int(per_image(spans, len(self.table))[~self.labelled].sum()), "ignored": 0}

@@ -62,8 +62,6 @@ class BestLatents(NamedTuple):
     columns: Columns
     start: tuple[Tensor, Tensor]  # (b, w) of each class's column
     top: Mapping[str, Tensor]
-    positives: tuple[Tensor, Tensor]  # training and validation tokens of each class
-    n_val: int
 
 
 def probe(
@@ -136,8 +134,7 @@ def find_best(
                 fit = fit_all(train, min(3, train.mantissa_bits), settings.weights, settings.ridge, advance)
             log.info("%s (%s labels): %s", name, variant, count_statuses(fit))
             columns, start, top = best_columns(fit, train, settings.top)
-            counts = (train.positives, val.positives)
-            best[variant, name] = BestLatents(columns, start, top_latents(top, fit, val), counts, val.n_tokens)
+            best[variant, name] = BestLatents(columns, start, top_latents(top, fit, val))
             if not len(columns):
                 log.warning("%s (%s labels): no class has a latent, as none fires or there is one class", name, variant)
             if settings.pairs and variant == TRUE and checkpoint:
@@ -155,7 +152,8 @@ def evaluate_best(
     device: str,
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries)."""
-    n_classes, n_images = len(data.names), len(data.splits[1].images)
+    (train, val), n_classes = data.splits, len(data.names)
+    n_images = len(val.images)
 
     def new_stats(n_columns: int) -> LatentLabelStats:
         return LatentLabelStats(n_columns, n_classes, EXACT, settings.budget_gib).to(device)
@@ -163,22 +161,24 @@ def evaluate_best(
     columns = {key: one.columns for key, one in best.items()}
     exact, firing = second_pass(data.splits, sources, columns, new_stats)
     drawn = draws(n_images, settings.bootstrap, settings.seed) if settings.bootstrap else None
+    tallies = {variant: (train.tally(variant), val.tally(variant)) for variant in train.variants}
+    counts = data.counts()
     classes, results = [], []
     for (variant, name), one in best.items():
         metrics, of_class = ClassMetrics.empty(n_classes), one.columns.of_class
         if len(one.columns):
-            train, val = (exact[split.name, variant, name].compute() for split in data.splits)
-            evaluated = evaluate(train, val, of_class, one.start, settings.ridge, settings.weights)
+            in_train, in_val = (exact[split.name, variant, name].compute() for split in data.splits)
+            evaluated = evaluate(in_train, in_val, of_class, one.start, settings.ridge, settings.weights)
             metrics = ClassMetrics(*(values.cpu() for values in evaluated))
         by_class, total = [{} for _ in data.names], {}
         if drawn is not None:
             tokens = firing.get((variant, name), FiringTokens(n_images))
             by_class, total = intervals(metrics, of_class.cpu().numpy(), tokens, drawn, settings.weights)
         key = {"member": name, "labels": variant}
-        rows = class_rows(data, one.columns, metrics, one.positives, one.n_val, one.top, by_class)
+        rows = class_rows(data, one.columns, metrics, tallies[variant], one.top, by_class)
         classes += [{**key, **row} for row in rows]
         numbers = {metric: none_if_nan(value) for metric, value in {**summarise(metrics), **total}.items()}
-        results.append({**key, "weights": settings.weights, "n_latents": n_latents[name], **numbers})
+        results.append({**key, "weights": settings.weights, "n_latents": n_latents[name], **numbers, **counts})
     return _frame(classes), _frame(results)
 
 

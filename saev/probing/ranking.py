@@ -22,10 +22,10 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from saev.metrics.ranking import rank_sums, tie_terms
 from saev.ops import ordering
 from saev.probing.counts import segments
 from saev.probing.counts.table import LabelTable
-from saev.probing.rank_sums import rank_sums
 
 AllPairs = Float64[Tensor, "latents classes"]
 PAIRS = 1 << 16  # per block: on a CPU, integers below 2^16 are sorted by counting
@@ -106,20 +106,14 @@ class Best(NamedTuple):
 def average_precision(table: LabelTable) -> AllPairs:
     """The mean precision at the ranks of a class's tokens, expected over all orders of ties.
 
-    The closed formula of McSherry & Najork (ECIR 2008): in a group of g, p of the class, after n with r of the class,
-
-        sum_{j=0}^{g-1} p/g * (r + 1 + j (p - 1)/(g - 1)) / (n + 1 + j)
-
-    Equals scikit-learn's average_precision_score where no scores tie (scikit-learn evaluates a tie group at its end).
+    See `saev.metrics.ranking`.
     """
     out = _zeros(table)
     for rows, parts in blocks(table):
         for ties in parts:
             inverse, offsets = rank_sums(ties.above, ties.size)
-            p, g = ties.positives.double(), ties.size.double().clamp(min=1)  # silent groups may be empty
-            slope = offsets / (g - 1).clamp(min=1)
             of = ties.group
-            terms = p / g[of] * ((ties.hits + 1) * inverse[of] + (p - 1) * slope[of])
+            terms = tie_terms(ties.positives, ties.size[of], ties.hits, inverse[of], offsets[of])
             out[rows] += segments.scatter_sum(terms, ties.pair, out[rows].numel()).view_as(out[rows])
     return out / table.positives
 

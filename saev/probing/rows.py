@@ -19,7 +19,7 @@ from saev.probing.logistic.fit import LogisticFit, Status
 from saev.probing.logistic.weighting import losses_of_all_pairs
 from saev.probing.ranking import auroc, average_precision, best_f1
 from saev.probing.settings import Weights
-from saev.probing.splits import LabelledData
+from saev.probing.splits import LabelledData, Tally
 
 
 def top_latents(top: Tensor, fit: LogisticFit, val: LabelTable) -> dict[str, Tensor]:
@@ -38,25 +38,26 @@ def class_rows(
     data: LabelledData,
     columns: Columns,
     metrics: ClassMetrics,
-    positives: tuple[Tensor, Tensor],
-    n_val: int,
+    tallies: tuple[Tally, Tally],
     top: Mapping[str, Tensor],
     intervals: Sequence[Mapping[str, float]],
 ) -> Iterator[dict[str, Any]]:
-    """A row per class. `positives` are its training and validation tokens, of the latter `n_val` in all."""
+    """A row per class, with its training and validation images and tokens."""
+    train, val = tallies
     for c, (id, name) in enumerate(zip(data.ids, data.names, strict=True)):
         column = int(columns.of_class[c])
         numbers = {key: none_if_nan(float(values[c])) for key, values in metrics._asdict().items() if key != "status"}
-        n_train, n_positive = (int(counts[c]) for counts in positives)
         yield {
             "class_id": id,
             "class": name,
             "latent": int(columns.latents[column]) if column >= 0 else None,
             "sign": int(columns.signs[column]) if column >= 0 else None,
             "status": Status(int(metrics.status[c])).name.lower() if column >= 0 else "unselected",
-            "n_train": n_train,
-            "n_val": n_positive,
-            "prevalence": n_positive / n_val,
+            "n_images_train": int(train.images[c]),
+            "n_images_val": int(val.images[c]),
+            "n_tokens_train": int(train.tokens[c]),
+            "n_tokens_val": int(val.tokens[c]),
+            "prevalence": int(val.tokens[c]) / val.n_tokens,
             **numbers,
             **{key: none_if_nan(value) for key, value in intervals[c].items()},
             **{key: [none_if_nan(value) for value in values[c].tolist()] for key, values in top.items()},
@@ -77,6 +78,7 @@ def count_statuses(fit: LogisticFit) -> str:
 
 
 TAUS = (0.3, 0.5, 0.7)
+MIN_IMAGES = 5  # validation images with the class, for an interval
 
 
 def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, float]:
@@ -107,7 +109,10 @@ def intervals(
     drawn: Int64[np.ndarray, "images n"],
     weights: Weights,
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`."""
+    """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`.
+
+    NaN for a class in fewer than MIN_IMAGES images: resamples of so few say little of other images.
+    """
     n_classes = len(of_class)
     aps, losses, priors = (np.full((n_classes, drawn.shape[1]), np.nan) for _ in range(3))
     for number in np.flatnonzero(np.isfinite(judged.ap.numpy())):
@@ -117,12 +122,16 @@ def intervals(
         losses[number], priors[number] = cross_entropies(evidence, b, w, drawn, weights)
     rs = 1 - losses / np.where(priors > 0, priors, np.nan)
     ap, r = judged.ap.numpy(), judged.r.numpy()
+    known = [np.isfinite(ap[c]) and np.count_nonzero(firing.positives(c)) >= MIN_IMAGES for c in range(n_classes)]
+    ap, r = np.where(known, ap, np.nan), np.where(known, r, np.nan)
     rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]
     estimate = summarise(judged)
     if not estimate["n_classes"]:
         return rows, {}
     prior = np.nansum(priors, 0)
     total = 1 - np.nansum(losses, 0) / np.where(prior > 0, prior, np.nan)
+    if len(drawn) < MIN_IMAGES:
+        estimate = dict.fromkeys(estimate, math.nan)
     return rows, {**_ends("map", _mean(aps), estimate["map"]), **_ends("r", total, estimate["r"])}
 
 

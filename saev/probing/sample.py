@@ -12,7 +12,8 @@ from torch import Tensor
 
 from saev.probing.labels import Classes, TokenLabels, classes_of, patch_labels
 from saev.shards import ActivationStore, open_stream
-from saev.shards.selection import Spans, per_image, select
+from saev.shards.manifest import VOID
+from saev.shards.selection import per_image, select
 
 BATCH = 4096  # tokens read at a time
 TRAIN = "train"  # instead of a directory: the recording that the SAE is trained on
@@ -26,7 +27,7 @@ class Tokens(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """Two disjoint sets of images; the classes are those that occur in `train`."""
+    """Two disjoint sets of images; the classes are those that occur in `train`, tokens of others have the number C."""
 
     train: Tokens
     val: Tokens
@@ -77,8 +78,8 @@ def draw_sample(
     patch_labels(store)
     stored = store.tokens_per_image(layer)
     every = np.arange(len(stored)) if among is None else among
-    known = classes_of(store, layer, every, tokens, ignore=ignore)
-    labelled = per_image(_select(store, layer, tokens, every, known), len(stored))[every] > 0
+    ignored, part = (VOID, *ignore), store.role_slice(tokens)
+    labelled = per_image(select(stored, every, part, store.labels_for(ignored), ignored), len(stored))[every] > 0
     rng = np.random.default_rng(seed)
     images = rng.permutation(np.sort(every[labelled]))[:n_images]
     if len(images) < 2:
@@ -88,16 +89,12 @@ def draw_sample(
     train, val = np.split(images, [(len(images) + 1) // 2])
     classes = classes_of(store, layer, train, tokens, ignore=ignore)
     most = n_tokens // 2
-    halves = [_read(store, layer, tokens, half, classes, most, rng) for half in (train, val)]
+    halves = [_read(store, layer, tokens, half, classes, ignore, most, rng) for half in (train, val)]
+    if not bool((halves[1].labels < len(classes)).any()):
+        raise ValueError(
+            f"{store.location.root}: the {len(val)} images drawn for validation have no class of the training images: take more images."
+        )
     return Sample(halves[0], halves[1], classes)
-
-
-def _select(
-    store: ActivationStore, layer: int, tokens: str, images: Int64[np.ndarray, " images"], classes: Classes
-) -> Spans:
-    """The tokens of these images and classes."""
-    ignored = TokenLabels(store, layer, classes).ignored
-    return select(store.tokens_per_image(layer), images, store.role_slice(tokens), store.labels_for(ignored), ignored)
 
 
 def _read(
@@ -106,17 +103,13 @@ def _read(
     tokens: str,
     images: Int64[np.ndarray, " images"],
     classes: Classes,
+    ignore: tuple[int, ...],
     most: int,
     rng: np.random.Generator,
 ) -> Tokens:
     """At most `most` random tokens of these images, in recorded order."""
-    if _select(store, layer, tokens, images, classes).n_tokens == 0:
-        raise ValueError(
-            f"{store.location.root}: the {len(images)} images drawn for validation have no class of the training images: "
-            "take more images."
-        )
-    labels = TokenLabels(store, layer, classes)
-    stream = open_stream(store, layer, BATCH, images, tokens, labels.ignored)
+    labels = TokenLabels(store, layer, classes, ignore=ignore)
+    stream = open_stream(store, layer, BATCH, images, tokens, (VOID, *labels.ignore))
     kept = np.zeros(stream.n_tokens, bool)
     kept[rng.permutation(stream.n_tokens)[:most]] = True
     acts, classes_read, start = [], [], 0

@@ -45,8 +45,11 @@ class ProbeSettings:
     val_fraction: float = bounded(0.3, above=0, below=1)  # of the images, held out unless `validation` is given
 
     labels: str = "patches"  # patches | a column of examples.parquet | the path of a csv or tsv table
-    classes: tuple[int, ...] | None = None  # ids of patch labels; None: those that occur in training images
-    ignore_labels: tuple[int, ...] = ()  # patch labels whose tokens are left out
+    classes: tuple[int | str, ...] | None = (
+        None  # names, or ids of patch labels; None: those that occur in training images
+    )
+    ignore_labels: tuple[int | str, ...] = ()  # patch labels whose tokens are left out
+    min_labelled: float = bounded(0.5, at_least=0, at_most=1)  # of the images must have a row in a table of labels
     compat: Literal["strict", "saev"] = "strict"  # saev: tokens without a label count, as class 0
 
     latent_topk: int | None = bounded(
@@ -74,8 +77,9 @@ class ProbeSettings:
                     "compat=saev counts tokens without a label as class 0, ignore_labels leaves class 0 out: drop one of them."
                 )
             return
-        for key, value in (("classes", self.classes), ("ignore_labels", self.ignore_labels)):
-            if value:
-                raise ValueError(f"{key}={shown(value)} is for labels=patches; leave it out with labels={self.labels}.")
+        if self.ignore_labels:
+            raise ValueError(
+                f"ignore_labels={shown(self.ignore_labels)} is for labels=patches; leave it out with labels={self.labels}."
+            )
         if self.compat == "saev":
             raise ValueError(f"compat=saev is for labels=patches; leave it out with labels={self.labels}.")

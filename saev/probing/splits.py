@@ -3,6 +3,8 @@
 Split.token_info(variant, example, token) ──▶ labels, whether the token counts, and the image's number
 """
 
+import dataclasses
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,26 @@ from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
 from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
-from saev.probing.labels import Classes, Labels, LabelValues, TokenLabels, check_same_names, classes_of, names_of
+from saev.probing.labels import (
+    Classes,
+    Labels,
+    LabelValues,
+    TokenLabels,
+    check_same_names,
+    classes_of,
+    closest,
+    ids_of,
+    names_of,
+)
 from saev.probing.settings import ProbeSettings
+from saev.settings import shown
 from saev.shards import ActivationStore
 from saev.shards.selection import Spans, positions, select
 from saev.shards.split import split_images
 
 log = logging.getLogger(__name__)
 TRUE = "true"  # the variant of the labels that is no null
+BLOCK = 4096  # images whose labels are read at a time
 
 
 class TokenInfo(NamedTuple):
@@ -44,6 +58,9 @@ class Split:
     images: Int64[np.ndarray, " images"]
     tokens: str
     variants: Mapping[str, Labels]
+    left_out: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # images and tokens that are not judged, by reason
 
     @cached_property
     def number(self) -> Int64[np.ndarray, " n_examples"]:
@@ -63,6 +80,37 @@ class Split:
             counted &= values >= 0
         return TokenInfo(*(torch.from_numpy(np.ascontiguousarray(column)) for column in (values, counted, image)))
 
+    def spans(self) -> Spans:
+        """The tokens of the split's images, labelled or not."""
+        return select(self.store.tokens_per_image(self.layer), self.images, self.store.role_slice(self.tokens))
+
+    def tally(self, variant: str = TRUE) -> "Tally":
+        """Count the labelled tokens and their images."""
+        labels, (span, token) = self.variants[variant], positions(self.spans())
+        example, counted = self.spans().example[span], []
+        tokens, images = np.zeros((2, labels.n_classes), np.int64)
+        bounds = np.searchsorted(example, self.images[BLOCK::BLOCK])  # whole images
+        for one, position in zip(np.split(example, bounds), np.split(token, bounds), strict=True):
+            values, known, image = (column.numpy() for column in self.token_info(variant, one, position))
+            values, image = values[known], image[known]
+            if values.ndim == 1:
+                values = values[:, None] == np.arange(labels.n_classes)
+            tokens += values.sum(0)
+            starts = np.flatnonzero(np.diff(image, prepend=-1))
+            images += np.logical_or.reduceat(values, starts).sum(0) if len(starts) else 0
+            counted.append((len(image), len(starts)))
+        n_tokens, n_images = np.sum(counted, 0).tolist()
+        return Tally(n_tokens, n_images, tokens, images)
+
+
+class Tally(NamedTuple):
+    """Labelled tokens of a split and images with one, in all and of each class."""
+
+    n_tokens: int
+    n_images: int
+    tokens: Int64[np.ndarray, " classes"]
+    images: Int64[np.ndarray, " classes"]
+
 
 @dataclass(frozen=True)
 class LabelledData:
@@ -71,6 +119,15 @@ class LabelledData:
     splits: tuple[Split, Split]
     ids: tuple[int, ...]
     names: tuple[str, ...]
+
+    def counts(self) -> dict[str, int]:
+        """By split: labelled images and tokens, and what was left out by reason."""
+        counts: dict[str, int] = {}
+        for split in self.splits:
+            tally = split.tally()
+            numbers = {"n_images": tally.n_images, "n_tokens": tally.n_tokens, **split.left_out}
+            counts |= {f"{key}_{split.name}": n for key, n in numbers.items()}
+        return counts
 
 
 class PermutedLabels:
@@ -105,7 +162,12 @@ class PermutedLabels:
     def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
         span, token = positions(spans)
         values = self.of(spans.example[span], token)
-        return np.bincount(values[values >= 0], minlength=self.n_classes) if values.ndim == 1 else values.sum(0)
+        if values.ndim == 2:
+            return values.sum(0)
+        return np.bincount(values[values >= 0], minlength=self.n_classes + 1)[: self.n_classes]
+
+    def left_out(self, spans: Spans) -> dict[str, int]:
+        return self.labels.left_out(spans)
 
 
 def labelled_data(
@@ -129,30 +191,43 @@ def labelled_data(
     else:
         train, val = np.flatnonzero(stored), np.flatnonzero(other.tokens_per_image(layer))
     labels, ids, names = labels_of(settings, (store, other), layer, train)
-    splits = []
-    for name, recording, images, true in zip(("train", "val"), (store, other), (train, val), labels, strict=True):
-        images = images[true.labelled[images]]
-        if len(images) == 0:
-            raise ValueError(f"labels={settings.labels}: no {name} image has any; give labels of more images.")
-        variants: dict[str, Labels] = {TRUE: true}
-        if "permuted" in settings.nulls:
-            start, _ = recording.role_slice(settings.tokens)
-            tokens = recording.tokens_per_image(layer)
-            variants["permuted"] = PermutedLabels(true, images, tokens, settings.seed, start)
-        splits.append(Split(name, recording, layer, images, settings.tokens, variants))
-        if count_labelled(splits[-1]) == 0:
-            raise ValueError(
-                f"no {name} token (tokens={settings.tokens}) is of one of the {len(ids)} classes (labels={settings.labels}): "
-                "select others."
-            )
+    splits = [
+        labelled_split(name, recording, layer, images, settings, true)
+        for name, recording, images, true in zip(("train", "val"), (store, other), (train, val), labels, strict=True)
+    ]
     return LabelledData((splits[0], splits[1]), ids, names)
 
 
-def count_labelled(split: Split) -> int:
-    """Labelled tokens of a split."""
-    labels = split.variants[TRUE]
-    spans = select(split.store.tokens_per_image(split.layer), split.images, split.store.role_slice(split.tokens))
-    return int(labels.counts(spans).sum()) if labels.exclusive else spans.n_tokens
+def labelled_split(
+    name: str,
+    store: ActivationStore,
+    layer: int,
+    images: Int64[np.ndarray, " images"],
+    settings: ProbeSettings,
+    labels: Labels,
+) -> Split:
+    """The labelled ones of these images, with the variants of their labels. ValueError where none has a class."""
+    labelled, stored, part = (
+        images[labels.labelled[images]],
+        store.tokens_per_image(layer),
+        store.role_slice(settings.tokens),
+    )
+    if len(labelled) == 0:
+        raise ValueError(f"labels={settings.labels}: no {name} image has any; give labels of more images.")
+    if not labels.counts(select(stored, labelled, part)).any():
+        raise ValueError(
+            f"no {name} token (tokens={settings.tokens}) is of one of the {labels.n_classes} classes (labels={settings.labels}): "
+            "select others."
+        )
+    variants = {TRUE: labels}
+    if "permuted" in settings.nulls:
+        variants["permuted"] = PermutedLabels(labels, labelled, stored, settings.seed, part[0])
+    left_out = {"n_images_unlabelled": len(images) - len(labelled)}
+    left_out |= {f"n_tokens_{reason}": n for reason, n in labels.left_out(select(stored, images, part)).items()}
+    split = Split(name, store, layer, labelled, settings.tokens, variants, left_out)
+    reasons = ", ".join(f"{n} {key[2:].replace('_', ' ')}" for key, n in left_out.items() if n)
+    log.info("%s: %d images of %s%s", name, len(labelled), store.name, f"; left out: {reasons}" if reasons else "")
+    return split
 
 
 def labels_of(
@@ -160,8 +235,16 @@ def labels_of(
 ) -> tuple[list[Labels], tuple[int, ...], tuple[str, ...]]:
     """Labels of both recordings, and the ids and names of their classes."""
     if settings.labels != "patches":
-        read = labels_from_table if Path(settings.labels).suffix else labels_from_column
-        first, names = read(stores[0], settings.labels)
+        if Path(settings.labels).suffix:
+            read = functools.partial(labels_from_table, min_labelled=settings.min_labelled)
+        else:
+            read = labels_from_column
+        first, names = read(stores[0], settings.labels, settings.classes)
+        if absent := [name for c, name in enumerate(names) if first.exclusive and not (first.table == c).any()]:
+            known = read(stores[0], settings.labels)[1]
+            raise ValueError(
+                f"classes={shown(settings.classes)}: no image has {settings.labels}={absent[0]}{closest(absent[0], known)}."
+            )
         second = first if stores[1] is stores[0] else read(stores[1], settings.labels, names)[0]
         return [first, second], tuple(range(len(names))), names
     for store in stores:
@@ -177,8 +260,10 @@ def labels_of(
         log.warning(
             "class 0 of %s is %r: with compat=saev it has all tokens without a label, too", stores[0].name, named[0]
         )
-    classes = classes_of(stores[0], layer, train, settings.tokens, settings.classes, settings.ignore_labels)
+    ignore = ids_of("ignore_labels", settings.ignore_labels, named)
+    chosen = None if settings.classes is None else ids_of("classes", settings.classes, named)
+    classes = classes_of(stores[0], layer, train, settings.tokens, chosen, ignore)
     if void_class is not None and void_class not in classes.ids:
         classes = Classes((void_class, *classes.ids), (named.get(void_class, "unlabelled"), *classes.names))
     check_same_names(classes, stores[1])
-    return [TokenLabels(store, layer, classes, void_class) for store in stores], classes.ids, classes.names
+    return [TokenLabels(store, layer, classes, void_class, ignore) for store in stores], classes.ids, classes.names

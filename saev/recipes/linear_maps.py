@@ -59,13 +59,18 @@ def reference_map(
         ids = masks(example)
         if ids is None:
             return None
-        mask = torch.from_numpy(data.classes.numbers(ids.astype(np.uint16)))
+        mask = torch.from_numpy(without_others(data.classes.numbers(ids.astype(np.uint16)), data.n_classes))
         return mask if size is None else patch_map(mask.flatten(), (mask.shape[0], mask.shape[1]), (size[0], size[1]))
     start, _ = data.val_store.role_slice("patches")
     tokens = start + np.arange(grid[0] * grid[1])
-    patches = torch.from_numpy(data.labels[1].of(np.full(len(tokens), example), tokens))
+    patches = torch.from_numpy(without_others(data.labels[1].of(np.full(len(tokens), example), tokens), data.n_classes))
     height, width = patch_size(data)
     return patch_map(patches, grid, (grid[0] * height, grid[1] * width) if size is None else (size[0], size[1]))
+
+
+def without_others(numbers: Int64[np.ndarray, "*shape"], n_classes: int) -> Int64[np.ndarray, "*shape"]:
+    """Class numbers with -1 for other classes, which a map cannot predict."""
+    return np.where(numbers < n_classes, numbers, -1)
 
 
 def patch_size(data: LabelledDataModule) -> tuple[int, int]:

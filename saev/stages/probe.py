@@ -37,7 +37,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     )
     tables = result.tables()
     if bound is not None:
-        rows = linear_bound(inputs, bound, directory, cfg.device)
+        rows = linear_bound(inputs, settings, bound, directory, cfg.device)
         tables["results"] = pl.concat([result.results, rows], how="diagonal_relaxed")
         write_table(directory, "results", tables["results"])
         (directory / CHECKPOINT).unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import polars as pl
 from jaxtyping import Int64
 
 from saev.files import read_parquet
+from saev.visuals.columns import percent
 from saev.visuals.settings import Choice
 from saev.visuals.top_images import Survey
 
@@ -46,7 +47,10 @@ def latents_of_classes(table: pl.DataFrame, member: str, classes: Sequence[str] 
     if rows.is_empty():
         known = ", ".join(sorted(set(table["member"])))
         raise ValueError(f"probe=: it has no class of {member}; it has those of {known}.")
-    best = rows.sort("ap", descending=True, nulls_last=True).head(MOST_CLASSES).to_dicts()
+    rows = rows.with_columns(
+        pl.col(end) if end in rows.columns else pl.lit(None).alias(end) for end in ("ap_low", "ap_high")
+    )
+    best = rows.sort("ap_low", "ap", descending=True, nulls_last=True).head(MOST_CLASSES).to_dicts()
     if classes is not None:
         by_class = {row["class"]: row for row in rows.to_dicts()}
         if unknown := [str(name) for name in classes if name not in by_class]:
@@ -61,7 +65,10 @@ def latents_of_classes(table: pl.DataFrame, member: str, classes: Sequence[str] 
 
 
 def caption(row: Mapping[str, Any]) -> str:
-    """The class of a row, `not` where the latent is negatively associated, and the average precision."""
+    """The class of a row, `not` where the latent is negatively associated, the average precision with its interval over images, the
+    validation images of the class, and the fraction of tokens that are of it."""
     negated = "not " if row["sign"] < 0 else ""
-    precision = "" if row["ap"] is None else f", AP {row['ap']:.2f}"
-    return f"{negated}{row['class']}{precision}"
+    if row["ap"] is None:
+        return f"{negated}{row['class']}"
+    ends = f" [{row['ap_low']:.2f}, {row['ap_high']:.2f}]" if row["ap_low"] is not None else " [–]"
+    return f"{negated}{row['class']}, AP {row['ap']:.2f}{ends}, {row['n_images_val']} images, {percent(row['prevalence'])} % of tokens"

@@ -64,9 +64,9 @@ COLUMNS = (  # of a run's results
 EVALUATION = (  # of `saev evaluate`
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
     Column("l0", "L0", digits, "active latents per token"),
-    Column("dead", "dead %", percent, "latents that fire on none of these tokens"),
-    Column("dense_above_0.1", "dense %", percent, "latents that fire on more than a tenth of them"),
-    Column("coherence", "cos", three, "largest |cosine| of two atoms"),
+    Column("dead_val", "never fire (%)", percent, "latents that fire on none of these tokens"),
+    Column("dense_above_0.1", "dense (%)", percent, "latents that fire on more than a tenth of them"),
+    Column("coherence", "coherence", three, "largest |cosine| of two atoms"),
     Column("correlation", "|corr|", three, "mean |correlation| of two latents' codes"),
     Column("splice_recovered_cls", "cls", digits, "final cls token: 1 - error / error under mean ablation"),
     Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),

@@ -37,7 +37,7 @@ class ShowSettings:
         most_images: at most so many of them, evenly spaced; None: all.
         n_images: images for each latent.
         latents: their numbers, in each of the dictionaries; None: by `choice`, or the best latents of probed classes.
-        classes: names of probed classes; None: the 24 with the best average precision.
+        classes: names of probed classes; None: the 24 whose average precision has the highest lower bound.
         choice: the rule, where neither latents nor a probe are given.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.
     """

@@ -9,9 +9,9 @@ import torch
 from probing.labelled import CLASSES, LATENTS, N, codes, labels, many_labels, table
 from sklearn.metrics import average_precision_score, f1_score, jaccard_score, roc_auc_score
 
+from saev.metrics.ranking import rank_sums
 from saev.probing import ranking as tie_groups
 from saev.probing.counts import segments
-from saev.probing.rank_sums import rank_sums
 from saev.probing.ranking import auroc, average_precision, best_f1
 
 RANKINGS = (average_precision, auroc, lambda t: best_f1(t).value)

@@ -77,7 +77,7 @@ def test_what_cannot_be_sampled_is_refused(store, tiny):
         draw_sample(store, 1, "patches", n_images=1)
     with pytest.raises(ValueError, match=r"1 of 1 images have labelled tokens \(tokens=patches\), not 2 or more"):
         draw_sample(store, 1, "patches", np.array([7]))
-    with pytest.raises(ValueError, match=r"20 training images have no labelled tokens \(tokens=cls\)"):
+    with pytest.raises(ValueError, match=r"0 of 20 images have labelled tokens \(tokens=cls\)"):
         draw_sample(store, 1, "cls", np.arange(20))
 
 

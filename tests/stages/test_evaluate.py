@@ -63,7 +63,12 @@ def test_a_run_is_evaluated_on_its_own_held_out_images(cli, tiny, tmp_path, run)
     assert table["member"].sort().to_list() == before["member"].sort().to_list()
     together = table.join(before, on="member", suffix="_then")
     assert together["n_tokens"].to_list() == together["n_tokens_then"].to_list() == [12 * 16] * 2
-    for key, then in (("nmse", "nmse_then"), ("l0", "l0_then"), ("dead", "dead_val"), ("coherence", "coherence_then")):
+    for key, then in (
+        ("nmse", "nmse_then"),
+        ("l0", "l0_then"),
+        ("dead_val", "dead_val_then"),
+        ("coherence", "coherence_then"),
+    ):
         assert together[key].to_list() == pytest.approx(together[then].to_list(), rel=1e-5), key
     assert table["n_images"].to_list() == [12, 12] and {"sae", "k", "lr", "seed"} <= {*table.columns}
     csv = pl.read_csv(next((tmp_path / "outputs").glob("evaluate/**/results.csv")))
@@ -83,7 +88,7 @@ def test_numbers_are_those_of_the_codes(cli, tiny, tmp_path, run):
     assert row["correlation"] == pytest.approx(float(correlation.compute()), rel=1e-4)
     assert row["mean_atom_norm"] == pytest.approx(1, abs=1e-5)
     fires = (codes != 0).sum(0)
-    assert sum(row["frequency_histogram"]) == int((fires > 0).sum()) and row["dead"] == float(
+    assert sum(row["frequency_histogram"]) == int((fires > 0).sum()) and row["dead_val"] == float(
         (fires == 0).double().mean()
     )
     assert len(row["frequency_histogram"]) == len(FREQUENCY_EDGES) - 1

@@ -65,7 +65,7 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
     assert "Probes: means (true labels)" in shown.err and "100 %" in shown.err
     examples = [e for e in range(N_IMAGES) if e in split_images(np.full(N_IMAGES, 16), 0.3)[1]]
     n_val = np.concatenate([image(e)[1] for e in examples])
-    assert means["n_val"].to_list() == [int((n_val == c).sum()) for c in range(3)]
+    assert means["n_tokens_val"].to_list() == [int((n_val == c).sum()) for c in range(3)]
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
     assert shown.code == 0, shown.text
     path = next(line.split(None, 1)[1] for line in shown.out.splitlines() if line.startswith("classes:"))
     again = pl.read_parquet(path)
-    numbers = ["latent", "ce", "ap", "f1", "r_low", "n_train"]
+    numbers = ["latent", "ce", "ap", "f1", "r_low", "n_tokens_train"]
     for name in numbers:
         one, other = (
             table.sort("member", "class")[name].to_numpy()
@@ -169,7 +169,7 @@ def test_balanced_weights_change_cross_entropies_and_nothing_of_the_rankings(cli
 def test_unlabelled_tokens_count_as_class_0_as_saev_has_it(cli, place):
     strict, _, _ = probed(cli, place, "nulls=[]", "bootstrap=0")
     compat, _, _ = probed(cli, place, "nulls=[]", "bootstrap=0", "compat=saev")
-    n = {name: table["n_train"].sum() for name, table in (("strict", strict), ("compat", compat))}
+    n = {name: table["n_tokens_train"].sum() for name, table in (("strict", strict), ("compat", compat))}
     assert n["compat"] == 3 * 28 * 16 > n["strict"]  # every token, of three dictionaries
     assert "ap_low" not in strict.columns
 
@@ -180,7 +180,7 @@ def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
     classes, _, _ = probed(cli, place, f"labels={file}", "nulls=[]", "bootstrap=0")
     assert classes["class"].unique().sort().to_list() == ["even", "late"]
     even = classes.filter((pl.col("class") == "even") & (pl.col("member") == "means"))
-    assert even["n_train"].item() + even["n_val"].item() == 20 * 16
+    assert even["n_tokens_train"].item() + even["n_tokens_val"].item() == 20 * 16
     labels_from_column, _, _ = probed(cli, place, "labels=key", "nulls=[]", "bootstrap=0")
     assert labels_from_column["status"].to_list().count("unselected") == 3 * 12  # images of validation alone
 
@@ -193,7 +193,8 @@ def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
         (["weights=half"], "weights=half: choose none or balanced"),
         (["nulls=[random]"], "nulls=[random]: choose permuted"),
         (["labels=species"], "labels=species: data has no such column"),
-        (["labels=key", "classes=[1]"], "classes=[1] is for labels=patches"),
+        (["labels=key", "ignore_labels=[1]"], "ignore_labels=[1] is for labels=patches"),
+        (["classes=[skye]"], "no class is called 'skye'; did you mean sky?"),
         (["val_fraction=1"], "val_fraction=1.0: must be below 1"),
         (["bootstrap=-1"], "bootstrap=-1: must be at least 0"),
         (["top=0"], "top=0: must be at least 1"),
@@ -234,8 +235,8 @@ def test_dead_dictionaries_and_single_classes_have_empty_rows_beside_the_others(
     assert by["means", "true"]["map"] > 0.3
     empty = classes.filter(pl.col("member") == "dead")
     assert empty["status"].unique().to_list() == ["unselected"] and empty["latent"].null_count() == 6
-    assert empty.filter(pl.col("labels") == "true")["n_val"].sum() > 0 and empty["ap_low"].null_count() == 6
-    single, _, shown = probed(cli, place, "classes=[0]", "nulls=[]")
+    assert empty.filter(pl.col("labels") == "true")["n_tokens_val"].sum() > 0 and empty["ap_low"].null_count() == 6
+    single, _, shown = probed(cli, place, "classes=[sky]", "ignore_labels=[sea,2]", "nulls=[]")
     assert single["status"].to_list() == ["unselected"] * 3 and "no class has a latent" in shown.text
 
 
@@ -298,7 +299,10 @@ class Numbered:
     def of(self, example, token):
         return np.asarray(token)
 
-    def counts(self, runs):
+    def counts(self, spans):
+        raise NotImplementedError
+
+    def left_out(self, spans):
         raise NotImplementedError
 
 

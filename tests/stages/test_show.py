@@ -26,14 +26,16 @@ def dictionary(tiny, tmp_path):
 
 @pytest.fixture
 def probed(tmp_path):
+    columns = ("labels", "class", "latent", "sign", "ap", "ap_low", "ap_high", "n_images_val", "prevalence")
     rows = [
-        {"member": "k=2", "labels": "true", "class": "wing", "latent": 3, "sign": 1, "ap": 0.5},
-        {"member": "k=2", "labels": "true", "class": "beak", "latent": 5, "sign": -1, "ap": 0.75},
-        {"member": "k=2", "labels": "true", "class": "tail", "latent": 3, "sign": 1, "ap": 0.25},
-        {"member": "k=2", "labels": "true", "class": "none", "latent": None, "sign": None, "ap": None},
-        {"member": "k=2", "labels": "permuted", "class": "wing", "latent": 9, "sign": 1, "ap": 0.9},
+        ("true", "wing", 3, 1, 0.5, 0.4, 0.6, 20, 0.25),
+        ("true", "beak", 5, -1, 0.75, 0.7, 0.8, 30, 0.5),
+        ("true", "tail", 3, 1, 0.9, None, None, 2, 0.001),  # the best, but of two images
+        ("true", "none", None, None, None, None, None, 0, 0.0),
+        ("permuted", "wing", 9, 1, 0.9, 0.8, 1.0, 20, 0.25),
     ]
-    pl.DataFrame(rows).write_parquet(tmp_path / "classes.parquet")
+    table = pl.DataFrame([{"member": "k=2", **dict(zip(columns, row, strict=True))} for row in rows])
+    table.write_parquet(tmp_path / "classes.parquet")
     return tmp_path
 
 
@@ -75,15 +77,27 @@ def test_photos_are_those_that_were_recorded(cli, tiny, tmp_path, dictionary):
 
 def test_a_probes_classes_name_their_latents(cli, tiny, tmp_path, dictionary, probed):
     page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}")
-    assert headings(page) == ["Latent 5: not beak, AP 0.75", "Latent 3: wing, AP 0.50; tail, AP 0.25"]
+    tail = "tail, AP 0.90 [–], 2 images, 0.1 % of tokens"
+    assert headings(page) == [
+        "Latent 5: not beak, AP 0.75 [0.70, 0.80], 30 images, 50.0 % of tokens",
+        f"Latent 3: wing, AP 0.50 [0.40, 0.60], 20 images, 25.0 % of tokens; {tail}",
+    ]
     page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", f"probe={probed}", "classes=tail", "choice.n=3")
-    assert headings(page) == ["Latent 3: tail, AP 0.25"]
+    assert headings(page) == [f"Latent 3: {tail}"]
     assert "choice.n=3: no effect beside latents= or probe=" in result.text
 
 
 def test_only_so_many_classes_without_being_asked(probed):
     table = pl.DataFrame(
-        {"member": "a", "class": [f"c{i}" for i in range(30)], "latent": range(30), "sign": 1, "ap": 0.5}
+        {
+            "member": "a",
+            "class": [f"c{i}" for i in range(30)],
+            "latent": range(30),
+            "sign": 1,
+            "ap": 0.5,
+            "n_images_val": 9,
+            "prevalence": 0.1,
+        }
     )
     assert len(latents_of_classes(table, "a")) == 24
 

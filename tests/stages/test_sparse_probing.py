@@ -143,7 +143,7 @@ def test_token_rows_are_scikit_learns_by_hand(found):
     p = model.predict_proba(val[:, row["latents"]])[:, 1]
     assert row["ap"] == pytest.approx(average_precision_score(truth == 1, p))
     assert row["ce"] == pytest.approx(log_loss(truth == 1, p), rel=1e-5)
-    assert row["prevalence"] == (truth == 1).mean() and row["n_train"] == (y == 1).sum()
+    assert row["prevalence"] == (truth == 1).mean() and row["n_rows_train"] == (y == 1).sum()
     assert row["ce_prevalence"] == pytest.approx(log_loss(truth == 1, np.full(len(truth), (truth == 1).mean())))
 
 
@@ -219,7 +219,7 @@ def test_labels_of_images_are_taken_as_they_are(store):
     for id, latent, better in ((0, 3, "max"), (1, 5, "mean")):
         ap = {row["pooling"]: row["ap"] for row in rows if row["class_id"] == id and row["member"] == "plain"}
         row = row_of(rows, member="plain", pooling=better, class_id=id)
-        assert row["latents"] == [latent] and row["n_train"] == table[TRAIN, id].sum()
+        assert row["latents"] == [latent] and row["n_rows_train"] == table[TRAIN, id].sum()
         assert ap[better] == pytest.approx(1) and min(ap.values()) < 0.999
     assert {row["k"] for row in rows} == {1}
 
@@ -227,7 +227,7 @@ def test_labels_of_images_are_taken_as_they_are(store):
 def test_images_without_a_labelled_token_are_left_out(store):
     only = Classes((7, 9), ("trained alone", "validated alone"))  # all other labels are none
     rows, _ = probe(store, labelled(store, classes=only), levels=("image",), k=(1,))
-    assert {row["n_train"] for row in rows if row["class_id"] == 7} == {len(TRAIN) // 4}
+    assert {row["n_rows_train"] for row in rows if row["class_id"] == 7} == {len(TRAIN) // 4}
     assert {row["reason"] for row in rows if row["class_id"] == 7} == {"all training rows are of the class"}
 
 

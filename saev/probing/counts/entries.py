@@ -35,7 +35,7 @@ def class_codes(
 ) -> tuple[Int64[Tensor, " slots"], Int64[Tensor, " slots"]]:
     """Token and class code of each class of the known tokens; code 2 * n_classes for a known token without classes.
 
-    ValueError for classes >= n_classes.
+    A class number n_classes says that the token has another class. ValueError for greater ones.
 
     >>> labels = torch.tensor([[True, False], [False, False], [True, True]])
     >>> class_codes(labels, torch.tensor([True, True, True]), 2)  # class 0; none; class 0 and, further, class 1
@@ -44,10 +44,10 @@ def class_codes(
     if labels.ndim == 1:
         token = segments.nonzero(known)
         classes = labels[token].long()
-        if len(classes) and int(classes.max()) >= n_classes:
+        if len(classes) and int(classes.max()) > n_classes:
             raise ValueError(
-                f"label {int(classes.max())} with n_classes={n_classes}: labels are 0 to {n_classes - 1}, and negative "
-                "for tokens to leave out (65535, void on disk, must be made -1)."
+                f"label {int(classes.max())} with n_classes={n_classes}: labels are 0 to {n_classes - 1}, {n_classes} for tokens of "
+                "other classes, and negative for tokens to leave out (65535, void on disk, must be made -1)."
             )
         return token, 2 * classes
     if labels.shape[1] != n_classes:

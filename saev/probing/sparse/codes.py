@@ -179,7 +179,8 @@ class ImageSample:
         labels, image = labels[counted], image[counted]
         self.labelled[image] = True
         if labels.ndim == 1:
-            self.classes[image, labels] = True
+            of_class = labels < self.classes.shape[1]
+            self.classes[image[of_class], labels[of_class]] = True
         else:
             np.logical_or.at(self.classes, image, labels)
 

@@ -14,7 +14,8 @@ from scipy.sparse import csc_array, csr_array
 from scipy.special import entr, logit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score
+
+from saev.metrics.ranking import average_precision
 
 RIDGE = 1e-8  # of the "unpenalised" fits: keeps separable classes finite, as in the 1-D probes
 
@@ -143,10 +144,10 @@ def losses(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -
 
 
 def evaluate_logits(logits: Float64[np.ndarray, " rows"], y: Bool[np.ndarray, " rows"]) -> dict[str, float]:
-    """`ap` (scikit-learn's), `ce` and `ce_prevalence` (of predicting the prevalence everywhere; nats per row), `prevalence`."""
+    """`ap`, `ce` and `ce_prevalence` (of predicting the prevalence everywhere; nats per row), `prevalence`."""
     prevalence = float(y.mean())
     return {
-        "ap": float(average_precision_score(y, logits)),
+        "ap": average_precision(logits, y),
         "ce": float(losses(logits, y).mean()),
         "ce_prevalence": float(entr(prevalence) + entr(1 - prevalence)),
         "prevalence": prevalence,

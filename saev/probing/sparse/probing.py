@@ -65,8 +65,8 @@ def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iter
                     "selection": None if k is None else settings.selection,
                     "class_id": id,
                     "class": name,
-                    "n_train": int(y.sum()),
-                    "n_val": int(truth.sum()),
+                    "n_rows_train": int(y.sum()),
+                    "n_rows_val": int(truth.sum()),
                     "reason": reason,
                     **numbers,
                 }

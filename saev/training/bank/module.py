@@ -195,8 +195,6 @@ class BankModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         per_member = self.validation.compute()
         self.validated = {name: [row[name] for row in per_member] for name in per_member[0]}
-        # `dead` alone is the training window's (callbacks.DeadUnits): held-out tokens may be few
-        self.validated["dead_val"] = self.validated.pop("dead")
 
     def validated_rows(self) -> list[dict[str, float]]:
         """The last validation's numbers on the host: a dictionary per member, with what callbacks added."""

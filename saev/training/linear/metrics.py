@@ -10,7 +10,9 @@ from saev.training.linear.loss import ClassWeights, Targets, token_losses
 
 
 class ProbeLoss(Metric):
-    """Mean over tokens of the cross-entropy (`ce`, nats) and of the class-weighted cross-entropy (`loss`).
+    """Mean over tokens with a class of the cross-entropy (`ce`, nats) and of the class-weighted cross-entropy (`loss`).
+
+    Tokens of other classes (label C) count in none of these numbers.
 
     `accuracy` and `miou` are of single tokens, predicted as the class of the largest logit, or as all classes with logits > 0.
     """
@@ -32,13 +34,16 @@ class ProbeLoss(Metric):
     def update(
         self, logits: Float[Tensor, "batch classes"], labels: Targets, weights: ClassWeights | None = None
     ) -> None:
-        ce = token_losses(logits, labels)
-        loss = ce if weights is None else token_losses(logits, labels, weights)
-        self.n = self.n + len(labels)
-        self.ce = self.ce + ce.sum(dtype=torch.float64)
-        self.loss = self.loss + loss.sum(dtype=torch.float64)
+        known = labels < logits.shape[1] if self.exclusive else labels.new_ones(len(labels))
+        targets = labels.clamp(max=logits.shape[1] - 1) if self.exclusive else labels
+        ce = token_losses(logits, targets)
+        loss = ce if weights is None else token_losses(logits, targets, weights)
+        self.n = self.n + known.sum()
+        self.ce = self.ce + torch.where(known, ce, 0).sum(dtype=torch.float64)
+        self.loss = self.loss + torch.where(known, loss, 0).sum(dtype=torch.float64)
         if self.exclusive:
-            self.overlap = self.overlap + segmentation.overlap(labels, logits.argmax(1), logits.shape[1])
+            true = torch.where(known, labels, -1)
+            self.overlap = self.overlap + segmentation.overlap(true, logits.argmax(1), logits.shape[1])
         else:
             self.overlap = self.overlap + segmentation.overlap_of_sets(labels, logits > 0)
 
@@ -67,10 +72,15 @@ class ProbeScores(Metric):
     def update(self, logits: Float[Tensor, "batch classes"], labels: Targets) -> None:
         scores = score_bins.softmax_log_odds(logits) if self.exclusive else logits
         cells = score_bins.cells(scores)
-        positive = cells.gather(1, labels[:, None]).flatten() if self.exclusive else cells[labels]
-        for name, where in (("tokens", cells.flatten()), ("positives", positive)):
+        if self.exclusive:  # a token of another class is a negative of all: the bin beyond the last is cut off
+            beyond = cells.new_full((len(cells), 1), self.tokens.numel())
+            positive = torch.cat([cells, beyond], 1).gather(1, labels[:, None]).flatten()
+        else:
+            positive = cells[labels]
+        for name, index in (("tokens", cells.flatten()), ("positives", positive)):
             state = getattr(self, name)
-            setattr(self, name, state + torch.bincount(where, minlength=state.numel()).view_as(state))
+            counts = torch.bincount(index, minlength=state.numel() + 1)[: state.numel()]
+            setattr(self, name, state + counts.view_as(state))
 
     def compute(self) -> Float64[Tensor, " classes"]:
         """NaN for classes without a positive."""

@@ -1,6 +1,13 @@
-"""Harmonic sums over the ranks of tied scores.
+"""Average precision: the mean precision at the ranks of a class's tokens, expected over all orders of tied scores.
 
-Each of g tokens with equal scores, after n with higher ones, may have rank n + 1 ... n + g. With x = n + 1:
+The one definition in all tables. The closed formula of McSherry & Najork (ECIR 2008): a group of g tied tokens, p of the class,
+after n with higher scores of which r are of the class, adds
+
+    sum_{j=0}^{g-1} p/g * (r + 1 + j (p - 1)/(g - 1)) / (n + 1 + j)
+
+Equals scikit-learn's average_precision_score where no scores tie (scikit-learn evaluates a tie group at its end).
+
+Its harmonic sums over the ranks of tied scores, with x = n + 1, are
 
     inverse_ranks = sum_j 1 / (x + j)        offsets_over_ranks = sum_j j / (x + j)        j = 0 ... g - 1
 
@@ -13,12 +20,46 @@ written in u = g / x, with the cancelling terms removed analytically. With digam
 The series is accurate from x = 16 on; earlier ranks are summed one by one.
 """
 
+import numpy as np
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Shaped
 from torch import Tensor
 
 SERIES_FROM = 16
 _TAIL = (1 / 12, -1 / 120, 1 / 252, -1 / 240, 1 / 132)  # B_2k / 2k: relative error 7e-17 of psi(16)
+
+
+def average_precision(scores: Shaped[np.ndarray, " n"], positive: Bool[np.ndarray, " n"]) -> float:
+    """The average precision of one class; NaN without a positive.
+
+    >>> round(average_precision(np.array([2.0, 1.0, 1.0, 0.0]), np.array([False, True, False, False])), 6)  # (1/2 + 1/3) / 2
+    0.416667
+    """
+    _, group = np.unique(-scores, return_inverse=True)
+    size, positives = np.bincount(group), np.bincount(group, positive).astype(np.int64)
+    terms = precision_sums(torch.from_numpy(positives), torch.from_numpy(size))
+    return float(terms.sum() / positives.sum()) if positive.any() else float("nan")
+
+
+def precision_sums(
+    positives: Int64[Tensor, "*#batch groups"], size: Int64[Tensor, "*#batch groups"]
+) -> Float64[Tensor, "*batch groups"]:
+    """The expected sum of precisions at the ranks of the positives of each tie group; groups by descending score, also empty ones.
+
+    Divided by the number of positives, their sum is the average precision.
+    """
+    above, hits = size.cumsum(-1) - size, positives.cumsum(-1) - positives
+    inverse, offsets = rank_sums(above.flatten(), size.clamp(min=1).flatten())
+    return tie_terms(positives, size, hits, inverse.view_as(size), offsets.view_as(size))
+
+
+def tie_terms(
+    positives: Int64[Tensor, "*n"], size: Int64[Tensor, "*n"], hits: Int64[Tensor, "*n"],
+    inverse: Float64[Tensor, "*n"], offsets: Float64[Tensor, "*n"],
+) -> Float64[Tensor, "*n"]:  # fmt: skip
+    """The formula above, for groups with `hits` positives before them and the `rank_sums` of their ranks."""
+    p, g = positives.double(), size.double().clamp(min=1)  # groups may be empty
+    return p / g * ((hits + 1) * inverse + (p - 1) * offsets / (g - 1).clamp(min=1))
 
 
 def rank_sums(
