@@ -194,7 +194,7 @@ def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
         (["nulls=[random]"], "nulls=[random]: choose permuted"),
         (["labels=species"], "labels=species: data has no such column"),
         (["labels=key", "ignore_labels=[1]"], "ignore_labels=[1] is for labels=patches"),
-        (["classes=[skye]"], "no class is called 'skye'; did you mean sky?"),
+        (["classes=[skye]"], "no class is called 'skye'; did you mean sky or sea?"),
         (["val_fraction=1"], "val_fraction=1.0: must be below 1"),
         (["bootstrap=-1"], "bootstrap=-1: must be at least 0"),
         (["top=0"], "top=0: must be at least 1"),
