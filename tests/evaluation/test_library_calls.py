@@ -105,7 +105,7 @@ def test_show_writes_a_page_of_latents_in_memory(tiny, tmp_path, pair):
         }
     )
     (page,) = show(pair, tiny, ShowSettings(device="cpu"), layer=1, probe=classes, directory=tmp_path / "probed")
-    assert "<b>Latent 5: wing, AP 0.50</b>" in page.read_text() and "<b>Latent 6: wing, AP 0.50</b>" in page.read_text()
+    assert "<b>Latent 5: wing, AP 0.50 [–], 9 images, 10.0 % of tokens</b>" in page.read_text() and "<b>Latent 6: wing, AP 0.50</b>" in page.read_text()
 
 
 def test_splicing_takes_dictionaries_in_memory(tmp_path):
