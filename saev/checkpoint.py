@@ -1,10 +1,11 @@
 """Saving and loading dictionaries: a directory with dictionary.safetensors and config.json, no pickle.
 
 config.json: {schema, kind, d_model, n_latents, sparsifier: {kind, ...} (of an SAE) or settings (of a baseline),
-hyperparameters, provenance, metrics}.
+hyperparameters, provenance, metrics, sha256: {config, weights}}.
 A loaded dictionary takes raw activations: the normaliser is stored with the weights.
 """
 
+import hashlib
 import importlib
 import json
 from collections.abc import Mapping
@@ -13,13 +14,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load as read_weights
+from safetensors.torch import save
 from torch import Tensor
 
 from saev.baselines.baseline import Baseline
 from saev.baselines.settings import BaselineSettings
 from saev.dictionary import Dictionary
-from saev.files import write_atomically
+from saev.files import fingerprint, write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.normalise import Normaliser
 from saev.nn.sparsifiers import SPARSIFIERS
@@ -42,12 +44,17 @@ def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | P
         "n_latents": dictionary.n_latents,
         **about,
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()}
-    write_atomically(directory / WEIGHTS, save(weights))
-    write_atomically(
-        directory / CONFIG, json.dumps(config, indent=1).encode()
-    )  # last: its presence marks the dictionary as complete
+    weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()})
+    write_atomically(directory / WEIGHTS, weights)
+    config["sha256"] = {"config": config_digest(config), "weights": hashlib.sha256(weights).hexdigest()}
+    # last: its presence marks the dictionary as complete
+    write_atomically(directory / CONFIG, json.dumps(config, indent=1).encode())
     return directory
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """sha256 of config.json without its hashes."""
+    return fingerprint(json.loads(json.dumps({key: value for key, value in config.items() if key != "sha256"})))
 
 
 def _what(dictionary: SparseAutoencoder | Baseline) -> dict[str, Any]:
@@ -71,7 +78,10 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionar
             f"and kinds {', '.join(kinds)}: update saev-lightning."
         )
     try:
-        weights = load_file(directory / WEIGHTS)
+        stored = (directory / WEIGHTS).read_bytes()
+        if (digest := hashlib.sha256(stored).hexdigest()) != config["sha256"]["weights"]:
+            raise OSError(f"{WEIGHTS} has sha256 {digest[:8]}..., {CONFIG} says {config['sha256']['weights'][:8]}...")
+        weights = read_weights(stored)
         made = _empty(config, weights)
         made.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
@@ -113,9 +123,13 @@ def read_config(directory: str | Path) -> Mapping[str, Any]:
         config = json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read ({error}): restore it, or train the dictionary again.") from error
-    if not (isinstance(config, dict) and {"schema", "kind", "d_model", "n_latents"} <= {*config}):
+    if not (isinstance(config, dict) and {"schema", "kind", "d_model", "n_latents", "sha256"} <= {*config}):
         raise ValueError(
             f"{path} does not describe a dictionary of saev: `saev convert` reads those of other libraries."
+        )
+    if config_digest(config) != config["sha256"].get("config"):
+        raise ValueError(
+            f"{path} was changed after it was written (sha256): restore it, or train the dictionary again."
         )
     if not path.with_name(WEIGHTS).is_file():
         raise ValueError(

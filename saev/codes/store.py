@@ -15,6 +15,7 @@ from saev.files import read_parquet, sha256
 from saev.ops.sparse import SparseCodes
 from saev.shards.merging import sidecar_path
 from saev.shards.selection import Spans, positions
+from saev.shards.verify import differing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -108,6 +109,8 @@ class CodeStore:
         if (shard, name) not in self._mapped:
             path, entry = array_path(self.root, shard, name), self.manifest.shards[shard]
             try:
+                if sha256(path) != entry["sha256"][name]:
+                    raise ValueError("its sha256 is another one than was written")
                 array = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError, EOFError) as error:
                 raise ValueError(f"{path} is missing or damaged ({error}): {REMEDY}.") from error
@@ -120,7 +123,7 @@ class CodeStore:
     @cached_property
     def spans(self) -> Spans:
         """The rows as spans of tokens of an image."""
-        return Spans(*np.load(self.root / SPANS, allow_pickle=False).T)
+        return Spans(*np.load(self._checked(SPANS), allow_pickle=False).T)
 
     def tokens(self, start: int = 0, stop: int | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(image, token among the image's stored tokens) of each row from start to stop, int64.
@@ -156,20 +159,20 @@ class CodeStore:
     @cached_property
     def latents(self) -> "pl.DataFrame":
         """latents.parquet: a row of statistics per latent over these tokens."""
-        return read_parquet(self.root / LATENTS)
+        return read_parquet(self._checked(LATENTS))
+
+    def _checked(self, name: str) -> Path:
+        """The path of a table; ValueError where it is missing or not the one that was written."""
+        for fault in differing(self.root, {name: self.manifest.files[name]}):
+            raise ValueError(f"{self.root}: {fault}; {REMEDY}.")
+        return self.root / name
 
     def verify(self) -> list[str]:
         """Read every file and compare sha256; a line for each fault."""
-        recorded = {self.root / name: digest for name, digest in self.manifest.files.items()}
+        recorded = dict(self.manifest.files)
         for shard, entry in enumerate(self.manifest.shards):
-            recorded |= {array_path(self.root, shard, name): entry["sha256"][name] for name in ARRAYS}
-        faults = []
-        for path, digest in recorded.items():
-            if not path.is_file():
-                faults.append(f"{path.name} is missing")
-            elif sha256(path) != digest:
-                faults.append(f"{path.name} differs from what was written (sha256)")
-        return faults
+            recorded |= {array_path(Path(), shard, name).name: entry["sha256"][name] for name in ARRAYS}
+        return differing(self.root, recorded)
 
 
 def joined(pieces: list[CodeRows], n_latents: int, dtype: str) -> CodeRows:

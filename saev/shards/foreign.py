@@ -136,9 +136,9 @@ def index_tar(tar: Path, arrays: Sequence[ForeignArray], folder: Path, example: 
     """Write the index of a tar whose first array is image number `example`; returns the manifest's line on the tar."""
     link = linked(tar, folder)
     rows = [(example + i, a.offset, a.shape[0]) for i, a in enumerate(arrays)]
-    write_atomically(link.with_suffix(FOREIGN), npy(np.array(rows, np.int64).reshape(-1, 3)))
+    write_atomically(index := link.with_suffix(FOREIGN), npy(np.array(rows, np.int64).reshape(-1, 3)))
     sizes = {"examples": len(rows), "tokens": sum(a.shape[0] for a in arrays), "bytes": tar.stat().st_size}
-    return {"file": f"{folder.name}/{link.name}", **sizes, "sha256": sha256(tar)}
+    return {"file": f"{folder.name}/{link.name}", **sizes, "sha256": sha256(tar), "index_sha256": sha256(index)}
 
 
 def linked(tar: Path, folder: Path) -> Path:

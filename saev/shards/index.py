@@ -1,5 +1,6 @@
 """The offset index of a shard: where each image's values start, so that tar entries can be read in place."""
 
+import hashlib
 import io
 import re
 from collections.abc import Iterator
@@ -67,46 +68,31 @@ def scan(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "entries 3"
     return np.array(list(rows_of(shard, d_model, dtype)), np.int64).reshape(-1, 3)
 
 
-def load(shard: Path, d_model: int, dtype: str) -> Int64[np.ndarray, "entries 3"]:
-    """The stored index if it fits the tar, else a new scan.
+def load(shard: Path, d_model: int, dtype: str, digest: str) -> Int64[np.ndarray, "entries 3"]:
+    """The stored index if it has the recorded sha256, else a new scan of the tar, which is stored.
 
-    ValueError where the tar is missing, damaged or of another recording, or where a foreign tar's index is out of date.
+    ValueError where the tar is missing, damaged, changed or of another recording, or where a foreign tar's index is.
     """
     if not shard.is_file():
         raise ValueError(f"{shard} is missing: {REMEDY}.")
-    width, stored = stored_row(d_model, dtype)
-    row_bytes = width * stored.itemsize
-    if (path := shard.with_suffix(FOREIGN)).is_file():
-        rows = stored_index(path, shard)
-        if rows is None or end_of(rows, row_bytes) > shard.stat().st_size:
+    foreign = shard.with_suffix(FOREIGN)
+    path = foreign if foreign.is_file() else index_path(shard)
+    stored = path.read_bytes() if path.is_file() else b""
+    rows = np.load(io.BytesIO(stored), allow_pickle=False) if hashlib.sha256(stored).hexdigest() == digest else None
+    if path == foreign:
+        if rows is None or path.stat().st_mtime_ns < shard.stat().st_mtime_ns:
             raise ValueError(
-                f"{path} is older than its tar or does not fit it: index the tars again (saev.shards.foreign)."
+                f"{path} is damaged or older than its tar: index the tars again (saev.shards.foreign.index_foreign)."
             )
         return rows
-    rows = stored_index(index_path(shard), shard)
-    if rows is not None:
-        payload = end_of(rows, row_bytes)
-        fits = payload + (-payload % tar.BLOCK) + len(tar.END) == shard.stat().st_size
-        first = next(rows_of(shard, d_model, dtype), None) if fits else None
-        if fits and (first is None if len(rows) == 0 else first == tuple(rows[0].tolist())):
-            return rows
+    if rows is not None and next(rows_of(shard, d_model, dtype), None) == (
+        tuple(rows[0].tolist()) if len(rows) else None
+    ):
+        return rows
     rows = scan(shard, d_model, dtype)
+    stored = tar.npy(rows)
+    if hashlib.sha256(stored).hexdigest() != digest:
+        raise ValueError(f"{shard} holds other images than were recorded: {REMEDY}.")
     with suppress(OSError):  # saves the next reader the scan; reading works on a read-only disk too
-        write_atomically(index_path(shard), tar.npy(rows))
+        write_atomically(path, stored)
     return rows
-
-
-def stored_index(path: Path, shard: Path) -> Int64[np.ndarray, "entries 3"] | None:
-    """The index in a file; None where it is missing, unreadable, or older than the tar."""
-    if not path.is_file() or path.stat().st_mtime_ns < shard.stat().st_mtime_ns:
-        return None
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError):
-        return None
-    return rows if rows.dtype == np.int64 and rows.ndim == 2 and rows.shape[1] == 3 else None
-
-
-def end_of(rows: Int64[np.ndarray, "entries 3"], row_bytes: int) -> int:
-    """The offset at which the last entry's values end."""
-    return int((rows[:, 1] + rows[:, 2] * row_bytes).max()) if len(rows) else 0

@@ -121,11 +121,13 @@ class LayerShard:
         self._close()
         Path(self.file.name).replace(self.path)
         rows = np.array(self.rows, np.int64).reshape(-1, 3)
-        write_atomically(index.index_path(self.path), tar.npy(rows))
+        stored = tar.npy(rows)
+        write_atomically(index.index_path(self.path), stored)
         save_moments(self.path.with_suffix(".stats.safetensors"), self.moments)
         file = f"{self.path.parent.name}/{self.path.name}"
         tokens = int(rows[:, 2].sum())
-        return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, "sha256": self.sha.hexdigest()}
+        hashes = {"sha256": self.sha.hexdigest(), "index_sha256": hashlib.sha256(stored).hexdigest()}
+        return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, **hashes}
 
     def discard(self) -> None:
         """Delete all files of the shard, committed ones too."""

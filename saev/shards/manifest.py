@@ -31,7 +31,7 @@ class Manifest:
     n_examples: int
     examples_per_shard: int
     n_tokens: int = 0
-    shards: tuple[dict[str, Any], ...] = ()  # {file, examples, tokens, bytes, sha256}
+    shards: tuple[dict[str, Any], ...] = ()  # {file, examples, tokens, bytes, sha256, index_sha256}
     labels: dict[str, Any] | None = None  # how tokens were labelled; None: there are no token labels
     files: dict[str, str] = dataclasses.field(default_factory=dict)  # sha256 of the tables beside the shards
     complete: bool = False

@@ -156,8 +156,8 @@ class ActivationStore:
         if layer in self._offsets:
             return self._offsets[layer]
         table = np.zeros((self.manifest.n_examples, 3), np.int64)
-        for number, path in enumerate(self.shard_paths(layer)):
-            rows = index.load(path, self.d_model, self.manifest.dtype)
+        for number, (path, shard) in enumerate(zip(self.shard_paths(layer), self.shards(layer), strict=True)):
+            rows = index.load(path, self.d_model, self.manifest.dtype, shard["index_sha256"])
             if len(rows) and not (rows[:, 0].min() >= 0 and rows[:, 0].max() < len(table)):
                 raise ValueError(
                     f"{path} holds images beyond the manifest's {len(table)}: it belongs to another recording."

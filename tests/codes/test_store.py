@@ -115,12 +115,13 @@ def hollow(path: Path, dtype: str, n: int, tail: np.ndarray) -> None:
         file.write(tail.astype(dtype).tobytes())
 
 
-def test_offsets_beyond_32_bits(tmp_path, codes):
+def test_offsets_beyond_32_bits(tmp_path, codes, monkeypatch):
     """One shard with more than 2^31 codes, and one after it."""
-    big = (1 << 31) + 5
+    monkeypatch.setattr("saev.codes.store.sha256", lambda path: "")  # of files with holes
+    big, unhashed = (1 << 31) + 5, dict.fromkeys(("indptr", "indices", "values"), "")
     manifest = dataclasses.replace(
         codes.manifest, n_tokens=5, nnz=big + 2,
-        shards=({"tokens": 3, "nnz": big, "sha256": {}}, {"tokens": 2, "nnz": 2, "sha256": {}}),
+        shards=({"tokens": 3, "nnz": big, "sha256": unhashed}, {"tokens": 2, "nnz": 2, "sha256": unhashed}),
     )  # fmt: skip
     manifest.save(tmp_path)
     arrays = {"indptr": ("int64", [0, big - 5, big - 2, big], 4), "indices": ("int32", [3, 4, 5, 8, 9], big)}
@@ -180,7 +181,7 @@ def test_a_newer_schema_is_refused(copy):
         CodeStore(copy)
 
 
-def test_damaged_files_are_named(copy):
+def test_damaged_files_are_named(copy, monkeypatch):
     cut, gone, changed = (array_path(copy, i, name) for i, name in ((0, "values"), (1, "indptr"), (2, "indices")))
     cut.write_bytes(cut.read_bytes()[:-4])
     gone.unlink()
@@ -188,11 +189,14 @@ def test_damaged_files_are_named(copy):
     data[-1] ^= 1
     changed.write_bytes(data)
     store = CodeStore(copy)
-    for row in (0, 300):
+    for row in (0, 300, 500):
         with pytest.raises(ValueError, match=r"missing or damaged.*encode again"):
             store.rows(row, row + 1)
     assert [fault.split()[0] for fault in store.verify()] == [cut.name, gone.name, changed.name]
     hollow(cut, "float32", 3, np.zeros(3))
+    monkeypatch.setattr(
+        "saev.codes.store.sha256", lambda path: store.manifest.shards[0]["sha256"][path.name.split(".")[1]]
+    )
     with pytest.raises(ValueError, match="holds 3 values instead of"):
         CodeStore(copy).rows(0, 1)
 

@@ -11,6 +11,7 @@ import torch
 from codes.test_encoding import selection
 from conftest import TINY
 from recordings import record
+from signing import sign
 
 from saev.codes import CodesManifest, CodeStore
 from saev.codes.encoding import check_disk
@@ -166,6 +167,7 @@ def weights_are_dense(path: Path) -> None:
     weights = load_file(path / "dictionary.safetensors")
     weights["b_enc"] += 10
     save_file(weights, path / "dictionary.safetensors")
+    sign(path)
 
 
 def test_codes_beyond_float16_stop_with_the_remedy(cli, tiny, run):
@@ -175,6 +177,7 @@ def test_codes_beyond_float16_stop_with_the_remedy(cli, tiny, run):
     weights = load_file(one / "dictionary.safetensors")
     weights["w_enc"] *= 1e6
     save_file(weights, one / "dictionary.safetensors")
+    sign(one)
     shown = cli("encode", str(one), f"dataset={tiny}", "device=cpu")
     assert shown.code == 1 and "beyond the range of float16" in shown.err and "dtype=float32" in shown.err
     encoded(cli, one, f"dataset={tiny}", "dtype=float32")
@@ -189,6 +192,7 @@ def test_dictionaries_of_different_recordings_are_encoded_on_their_own(cli, tiny
     about = json.loads(config.read_text())
     about["provenance"]["dataset"] = other.name
     config.write_text(json.dumps(about))
+    sign(copy)
     stores = encoded(cli, copy, member(run, "topk"))
     assert [(s.manifest.dataset["name"], len(s)) for s in stores] == [("other", 320), ("tiny", 640)]
 

@@ -12,6 +12,7 @@ from conftest import TINY
 from PIL import Image
 from recordings import record
 from safetensors.torch import save_file
+from signing import sign
 
 from saev.evaluation.evaluating import directions
 from saev.metrics.correlation import CodeCorrelation
@@ -208,5 +209,6 @@ def test_another_layer_or_backbone_is_warned_of(cli, tiny, tmp_path, run):
     about = json.loads(config.read_text())
     about["provenance"]["vit"] = {"name": "none", "weights": "others"}
     config.write_text(json.dumps(about))
+    sign(config.parent)
     shown = cli("evaluate", str(config.parent), f"dataset={tiny}", "device=cpu")
     assert shown.code == 0 and "trained on another backbone" in shown.text
