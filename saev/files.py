@@ -1,5 +1,6 @@
 """Files written atomically, and hashes of their contents."""
 
+import glob
 import hashlib
 import json
 import os
@@ -68,9 +69,9 @@ def matching(pattern: str) -> list[str]:
     ['', '/run']
     """
     path = Path(pattern)
-    base = next((above for above in (path, *path.parents) if above.exists()), Path())
+    base = next((above for above in (path, *path.parents) if os.path.exists(above)), Path())
     rest = str(path.relative_to(base))
-    return [pattern] if base == path else sorted(map(str, base.glob(rest)))
+    return [pattern] if base == path else sorted(str(base / name) for name in glob.glob(rest, root_dir=base))
 
 
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # surrogates: bytes that are not UTF-8

@@ -1,6 +1,7 @@
 """A run's directory used a second time: finished, interrupted, or another run's."""
 
 import polars as pl
+import pytest
 from conftest import TINY
 
 RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=5")
