@@ -91,6 +91,11 @@ def test_show_writes_a_page_of_latents_in_memory(tiny, tmp_path, pair):
     settings = ShowSettings(device="cpu", latents=(3, 1), n_images=2)
     (page,) = show(pair, tiny, settings, layer=1, directory=tmp_path / "pages")
     text = page.read_text()
+    assert page == tmp_path / "pages" / "latents.html" and text.count("<b>Latent 3</b>") == 2
+    row = {"labels": "true", "class": "wing", "sign": 1, "ap": 0.5, "n_images_val": 9, "prevalence": 0.1}
+    classes = pl.DataFrame([{"member": "a", "latent": 5, **row}, {"member": "b", "latent": 6, **row}])
+    (page,) = show(pair, tiny, ShowSettings(device="cpu"), layer=1, probe=classes, directory=tmp_path / "probed")
+    text = page.read_text()
     assert all(f"<b>Latent {n}: wing, AP 0.50 [–], 9 images, 10.0 % of tokens</b>" in text for n in (5, 6))
 
 
