@@ -178,13 +178,19 @@ def select_tokens(
     tokens: str | None = None,
     examples: Examples = "held_out",
 ) -> Selection:
-    """The recorded tokens of the images that training held out, or of all; what is None is as the dictionary was trained."""
+    """The recorded tokens of the images that training held out, or of all; what is None is as the dictionary was trained.
+
+    Of a recording of other images than it was trained on, all images are held out.
+    """
     store = open_recording(one, recording, root)
     layer = layer_of(one, store, layer)
     trained_on: str = one.provenance.get("token_roles") or "patches"
     tokens = tokens or trained_on
     store.role_slice(tokens)  # ValueError for unknown roles
     ignore_labels = tuple(one.provenance.get("ignore_labels") or ())
+    if examples == "held_out" and has_other_images(one, store):
+        log.info("%s was not trained on %s: all of its images are held out", one.name, store.name)
+        examples = "all"
     if examples == "all":
         return Selection(store, layer, np.flatnonzero(store.tokens_per_image(layer)), tokens, ignore_labels)
     if "held_out" not in one.provenance:
@@ -193,6 +199,14 @@ def select_tokens(
     fraction, most_tokens, by_shard = (split[key] for key in ("fraction", "tokens", "by_shard"))
     images = held_out_split(store, layer, trained_on, ignore_labels, fraction, most_tokens, by_shard)[1]
     return Selection(store, layer, images, tokens, ignore_labels)
+
+
+def has_other_images(one: SavedDictionary, store: ActivationStore) -> bool:
+    """Whether a recording is known to have other images than those the dictionary was trained on."""
+    trained, images = one.provenance.get("dataset_fingerprint"), one.provenance.get("images")
+    if trained is None or trained == store.manifest.fingerprint:
+        return False
+    return images is None or images != store.manifest.meaning.get("images")  # else another recording of the same images
 
 
 def shared_passes(selections: Mapping[str, Selection]) -> list[list[str]]:

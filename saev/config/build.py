@@ -25,7 +25,8 @@ def build(cls: type[Settings], cfg: DictConfig, **given: Any) -> Settings:
         if nested is not None and isinstance(value, DictConfig):
             values[field.name] = build(nested, value)
         else:
-            values[field.name] = plain(value)
+            of_several = typing.get_origin(hints[field.name]) is tuple  # one value stands for a list of it
+            values[field.name] = (value,) if of_several and isinstance(value, str | int | float) else plain(value)
     return cls(**values, **given)
 
 

@@ -113,6 +113,7 @@ def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:
         **{key: value for key, value in hyperparameters.items() if not isinstance(value, dict | list)},
         "d_sae": one.config["n_latents"],
         "failed": bool(one.provenance.get("failed")),
+        "train_dataset": one.provenance.get("dataset"),
         "dataset": selection.store.name,
         "layer": selection.layer,
         "tokens": selection.tokens,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from saev.checkpoint import WEIGHTS
 from saev.codes.manifest import KIND
@@ -41,6 +42,14 @@ class ProbeInputs:
         """Latents of each dictionary, in the order of the results."""
         sizes = {one.name: int(one.config["n_latents"]) for one in self.dictionaries}
         return sizes | {name: codes.n_latents for name, codes in self.codes.items()}
+
+    def origins(self) -> pl.DataFrame:
+        """Per dictionary the recordings that it was trained on and probed on, and the layer and the tokens of these."""
+        train, val = self.data.splits
+        trained_on = {one.name: one.provenance.get("dataset") for one in self.dictionaries}
+        here = {"dataset": train.store.name, "validation": val.store.name, "layer": train.layer, "tokens": train.tokens}
+        rows = [{"member": name, "train_dataset": trained_on.get(name), **here} for name in self.n_latents]
+        return pl.DataFrame(rows, schema_overrides={"train_dataset": pl.String})
 
     def load(self, device: str) -> dict[str, Dictionary]:
         """The dictionaries by name."""

@@ -95,15 +95,22 @@ def probe(
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
     classes, results = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device)
-    tables = {"classes": classes, "results": results}
+    origins = inputs.origins()
+    tables = {
+        name: table.join(origins, "member", maintain_order="left")
+        for name, table in (("classes", classes), ("results", results))
+    }
     _write(path, tables)  # before probes that may fail
     if settings.sparse.levels:
         sparse_classes, sparse = sparse_probing(settings.sparse, inputs.data, sources)
-        tables |= (added := {"sparse_classes": _frame(sparse_classes), "sparse": _frame(sparse)})
+        added = {"sparse_classes": _frame(sparse_classes), "sparse": _frame(sparse)}
+        tables |= (
+            added := {name: table.join(origins, "member", maintain_order="left") for name, table in added.items()}
+        )
         _write(path, added)
     if checkpoint and not keep_checkpoint:
         checkpoint.unlink(missing_ok=True)
-    return ProbeResult(results, classes, tables.get("sparse"), tables.get("sparse_classes"), path)
+    return ProbeResult(tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path)
 
 
 def find_best(

@@ -37,6 +37,7 @@ from saev.training.linear.settings import LinearProbeSettings
 
 log = logging.getLogger(__name__)
 
+BATCH_SIZE = 4096  # tokens, where there are enough
 RESULTS, CHECKPOINT = "linear.json", "checkpoints/last.ckpt"
 Images = tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]
 Masks = Callable[[int], Integer[np.ndarray, "height width"] | None]
@@ -76,11 +77,13 @@ def fit_linear(
     directory = Path(directory)
     train, validation = store if isinstance(store, tuple) else (store, None)
     data = LabelledDataModule(
-        train, layer, settings.batch_size, validation=validation, images=images, labels=labels,
+        train, layer, settings.batch_size or 1, validation=validation, images=images, labels=labels,
         ignore_labels=ignore_labels, tokens=tokens, seed=settings.seed,
-        pool=max(1 << 20, 4 * settings.batch_size),
+        pool=max(1 << 20, 4 * (settings.batch_size or 0)),
     )  # fmt: skip
     data.setup()
+    if settings.batch_size is None:
+        data.batch_size = min(BATCH_SIZE, max(1, data.class_counts()[0] // 8))
     if data.classes is None and labels is not None and isinstance(labels[0], TokenLabels):
         data.classes = labels[0].classes
     identity = identity_of(settings, data, members)

@@ -40,15 +40,17 @@ def linear_bound(
     )  # fmt: skip
     number = {key: c for c, key in enumerate(zip(ids, names, strict=True) if probing.labels == "patches" else names)}
     keys = zip(inputs.data.ids, inputs.data.names, strict=True) if probing.labels == "patches" else inputs.data.names
-    chosen, counts = [number[key] for key in keys if key in number], inputs.data.counts()
-    return pl.DataFrame([summary(row, chosen) | counts for row in rows if row["chosen"]])
+    chosen = [number[key] for key in keys if key in number]
+    here = {"dataset": train.store.name, "validation": val.store.name, "layer": train.layer, "tokens": train.tokens}
+    here |= inputs.data.counts()
+    return pl.DataFrame([summary(row, chosen) | here for row in rows if row["chosen"]])
 
 
 def check_linear(inputs: ProbeInputs, settings: LinearProbeSettings) -> None:
     """ValueError for unknown inputs, and for a batch that exceeds the labelled training tokens, before anything is read."""
     names_of(settings.inputs, [one.name for one in inputs.dictionaries])
     n_tokens = inputs.data.splits[0].tally().n_tokens
-    if settings.batch_size > n_tokens:
+    if (settings.batch_size or 0) > n_tokens:
         raise ValueError(
             f"linear_probe.batch_size={settings.batch_size} is more than the {n_tokens} training tokens with a label: lower it."
         )

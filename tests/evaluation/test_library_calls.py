@@ -1,5 +1,7 @@
 """saev's evaluate, encode and show from Python: the numbers of the commands, for dictionaries on disk and in memory."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -133,6 +135,26 @@ def test_the_same_tokens_share_a_pass(tiny, run):
     }
     assert shared_passes(selections) == [["a", "b"], ["c"]]
     assert len(selections["a"].images) == 12 and len(select_tokens(one, tiny, examples="all").images) == 40
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "n_images"),
+    [
+        ({"dataset_fingerprint": "another"}, 40),  # nothing of it was trained on
+        ({"dataset_fingerprint": "another", "images": {"name": "other"}}, 40),
+        ({"dataset_fingerprint": "another", "images": None}, 40),
+        ({"dataset_fingerprint": "another", "images": "these"}, 12),  # other layers of the same images
+        ({"dataset_fingerprint": "this"}, 12),
+        ({}, 12),  # not known: as if it was trained on them
+    ],
+)
+def test_images_that_were_not_trained_on_are_all_held_out(tiny, run, trained_on, n_images):
+    one, manifest = find_dictionaries(run)[0], ActivationStore(tiny).manifest
+    known = {"this": manifest.fingerprint, "these": manifest.meaning["images"]}
+    origin = {key: known.get(value, value) if isinstance(value, str) else value for key, value in trained_on.items()}
+    kept = {key: value for key, value in one.provenance.items() if key not in ("dataset_fingerprint", "images")}
+    one = dataclasses.replace(one, config={**one.config, "provenance": {**kept, **origin}})
+    assert len(select_tokens(one, tiny, layer=1).images) == n_images
 
 
 @pytest.mark.parametrize(

@@ -208,7 +208,10 @@ def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
         (["classes=[7]"], "no train token (tokens=patches) is of one of the 1 classes"),
         (["compat=saev", "ignore_labels=[0]"], "compat=saev counts tokens without a label as class 0"),
         (["linear=true", "linear_probe.inputs=[nosuch]"], "there is no nosuch"),
-        (["linear=true"], "linear_probe.batch_size=4096 is more than the 399 training tokens"),
+        (
+            ["linear=true", "linear_probe.batch_size=4096"],
+            "linear_probe.batch_size=4096 is more than the 399 training tokens",
+        ),
         (["linear=true", "linear_probe.weights=even"], "linear_probe.weights=even: choose none or balanced"),
         (["linear=true", "linear_probe.max_epochs=0"], "linear_probe.max_epochs=0: must be at least 1"),
     ],
@@ -330,13 +333,19 @@ def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_pat
         "linear_probe.max_epochs=2",
         "linear_probe.lrs=[0.1]",
         "linear_probe.weight_decays=[0.01]",
-        "linear_probe.batch_size=48",
+        "linear_probe.inputs=all",
     ]
     run = tmp_path / "run"
     own.append(f"hydra.run.dir={run}")
     _, results, _ = probed(cli, place, "linear=true", "nulls=[]", *own, "linear_probe.trainer.accelerator=cpu")
+    names = {row["member"] for row in results.to_dicts() if row["member"].startswith("linear")}
+    assert names == {f"linear probe on {name}" for name in ("raw", "untrained", "means", "nearest")}
     bound = results.filter(pl.col("member") == "linear probe on raw")
-    (row,) = [row for row in json.loads((run / "linear" / "linear.json").read_text())["rows"] if row["chosen"]]
+    rows = json.loads((run / "linear" / "linear.json").read_text())["rows"]
+    (row,) = [row for row in rows if row["chosen"] and row["input"] == "raw"]
+    assert results["dataset"].to_list() == results["validation"].to_list() == ["data"] * 7 and set(
+        results["layer"]
+    ) == {1}
     assert 0 < row["map_miou"] <= 1 and row["map_target"] == "patch labels"
     assert len(bound) == 1 and 0 < bound["map"].item() <= 1 and json.loads(json.dumps(bound["n_classes"].item())) == 3
 

@@ -16,7 +16,9 @@ class LinearProbeSettings:
     weight_decays: tuple[float, ...] = bounded((1e-2, 1.0), at_least=0)  # biases do not decay
     weights: Literal["none", "balanced"] = "none"  # of classes in the loss; balanced: rare ones count as common ones
     normalise: Literal["none", "scalar", "standardise"] = "scalar"  # of raw activations
-    batch_size: int = bounded(4096, at_least=1)  # tokens
+    batch_size: int | None = bounded(
+        None, at_least=1
+    )  # tokens; None: 4096, or an eighth of the training tokens if fewer
     max_epochs: int = bounded(50, at_least=1)
     patience: int = bounded(3, at_least=1)  # epochs without a lower validation loss after which a probe stops
     seed: int = 0  # of the order of tokens
