@@ -50,5 +50,6 @@ def record(
                     acts = {layer: acts_of(example, layer, n_cls + tokens, d_model) for layer in layers}
                     own = labels_of(example, n_cls, tokens) if labels else None
                     shard.add(example, acts, row, own, None if own is None else np.ones(len(own), np.float16))
+                shard.save_partial()
     writer.finish()
     return root

@@ -8,7 +8,7 @@ A thread per task: a layer is recorded at the speed of the slowest.
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from jaxtyping import Shaped
 from saev.files import write_atomically
 from saev.shards import index, tar
 from saev.shards.codec import Codec
-from saev.shards.moments import ByRole, Moments, by_role, merge_roles, save_moments
+from saev.shards.moments import Moments, by_role, merge_roles, save_moments
+from saev.shards.partial import LayerState
 
 BLOCK_BYTES = 2 << 20  # a thread's task takes milliseconds, so that the overhead of handing it over is negligible
 
@@ -44,14 +45,18 @@ class Block:
 class LayerShard:
     """One tar file under a temporary name, its index and its moments."""
 
-    def __init__(self, path: Path, roles: Mapping[str, int], codec: Codec):
+    def __init__(self, path: Path, roles: Mapping[str, int], codec: Codec, saved: LayerState | None = None):
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.roles, self.codec = path, roles, codec
-        self._remove()  # files of a process that was killed while it wrote this shard
-        self.file = open(path.with_name(f"{path.name}.part"), "wb", buffering=0)  # noqa: SIM115 commit, discard
-        self.sha, self.at = hashlib.sha256(), 0
-        self.rows: list[tuple[int, int, int]] = []
-        self.moments: ByRole = {role: Moments.zeros(codec.d_model) for role in roles}
+        part = path.with_name(f"{path.name}.part")
+        if saved is None:
+            self._remove()  # files of a process that was killed while it wrote this shard
+            saved = LayerState(0, [], {role: Moments.zeros(codec.d_model) for role in roles})
+        self.file = open(part, "r+b" if part.is_file() else "w+b", buffering=0)  # noqa: SIM115 commit, discard
+        self.file.truncate(saved.at)
+        self.sha, self.at = hashlib.file_digest(self.file, "sha256"), saved.at
+        self.rows, self.moments = [*saved.rows], saved.moments
+        self.sent = saved.at, len(saved.rows)  # bytes and entries that are handed to the threads
         self.block, self.other = Block(), Block()
         self.threads = [ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("write", "sha256", "moments")]
 
@@ -86,6 +91,7 @@ class LayerShard:
     def _send(self) -> None:
         """Start writing, hashing and summing the block, and swap in the other block once its tasks have ended."""
         block, (writing, hashing, summing) = self.block, self.threads
+        self.sent = self.at, len(self.rows)
         data = block.bytes[: block.used].data
         block.tasks = [
             writing.submit(self._write, data),
@@ -109,6 +115,16 @@ class LayerShard:
                 check_finite(acts, acts, name)
         self.moments = merge_roles(self.moments, moments)
 
+    def flush(self) -> LayerState:
+        """Wait until all blocks sent so far are on disk; what they hold. The entries of the last, unsent block are not among them.
+
+        Blocks are not cut, because their boundaries decide how the moments are rounded.
+        """
+        self.other.settle()
+        os.fsync(self.file.fileno())
+        at, n = self.sent
+        return LayerState(at, self.rows[:n], dict(self.moments))
+
     def end(self) -> None:
         """Send the last block; called for all layers of a shard before waiting for the first of them."""
         self._reserve(len(tar.END))[:] = 0
@@ -129,10 +145,11 @@ class LayerShard:
         hashes = {"sha256": self.sha.hexdigest(), "index_sha256": hashlib.sha256(stored).hexdigest()}
         return {"file": file, "examples": len(rows), "tokens": tokens, "bytes": self.at, **hashes}
 
-    def discard(self) -> None:
-        """Delete all files of the shard, committed ones too."""
+    def discard(self, keep: Callable[[], bool]) -> None:
+        """Close the files, and delete them, committed ones too, unless the shard can be continued."""
         self._close()
-        self._remove()
+        if not keep():
+            self._remove()
 
     def _close(self) -> None:
         for thread in self.threads:

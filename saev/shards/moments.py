@@ -120,19 +120,33 @@ def merge_roles(one: ByRole, other: ByRole) -> ByRole:
     return {role: one[role].merge(other[role]) for role in one}
 
 
-def save_moments(path: Path, moments: ByRole) -> None:
-    """Write atomically as safetensors: <role>.count, <role>.mean, <role>.m2, <role>.norm_sum."""
+def fields_of(moments: ByRole, prefix: str = "") -> dict[str, np.ndarray]:
+    """The moments as arrays: <role>.count, <role>.mean, <role>.m2, <role>.norm_sum."""
     fields = {}
     for role, m in moments.items():
-        fields |= {f"{role}.mean": m.mean, f"{role}.m2": m.m2}
-        fields |= {f"{role}.count": np.array([m.count], np.int64), f"{role}.norm_sum": np.array([m.norm_sum])}
-    write_atomically(path, save(fields))
+        fields |= {f"{prefix}{role}.mean": m.mean, f"{prefix}{role}.m2": m.m2}
+        fields |= {f"{prefix}{role}.count": np.array([m.count]), f"{prefix}{role}.norm_sum": np.array([m.norm_sum])}
+    return fields
+
+
+def moments_in(fields: Mapping[str, np.ndarray], prefix: str = "") -> ByRole:
+    """The moments that `fields_of` gave as arrays."""
+    roles = [
+        name[len(prefix) : -len(".count")] for name in fields if name.startswith(prefix) and name.endswith(".count")
+    ]
+
+    def of(role: str) -> Moments:
+        mean, m2, count, norm_sum = (fields[f"{prefix}{role}.{name}"] for name in ("mean", "m2", "count", "norm_sum"))
+        return Moments(mean, m2, int(count[0]), float(norm_sum[0]))
+
+    return {role: of(role) for role in roles}
+
+
+def save_moments(path: Path, moments: ByRole) -> None:
+    """Write the arrays of `fields_of` atomically as safetensors."""
+    write_atomically(path, save(fields_of(moments)))
 
 
 def load_moments(path: Path) -> ByRole:
     """The moments in a file of `save_moments`."""
-    f = load_file(path)
-    roles = [name.removesuffix(".count") for name in f if name.endswith(".count")]
-    return {
-        r: Moments(f[f"{r}.mean"], f[f"{r}.m2"], int(f[f"{r}.count"][0]), float(f[f"{r}.norm_sum"][0])) for r in roles
-    }
+    return moments_in(load_file(path))

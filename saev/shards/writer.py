@@ -1,4 +1,4 @@
-"""Writing a recording: shards are committed atomically, and an interrupted recording resumes at the shard.
+"""Writing a recording: shards are committed atomically, and an interrupted recording resumes within the shard.
 
 shard i = images [i * n, (i + 1) * n) of the recording order, for every layer
 layer-08/000000.tar.part -> fsync -> layer-08/000000.tar (+ .idx.npy, .stats.safetensors)
@@ -21,6 +21,7 @@ from saev.shards.codec import Codec, codec_path, keep_codec
 from saev.shards.layer_shard import LayerShard
 from saev.shards.manifest import Manifest, layer_dir
 from saev.shards.merging import EXAMPLES, MERGED, complete, labels_path, merge, sidecar_path
+from saev.shards.partial import load_partial, partial_path
 from saev.shards.shard_writer import ShardWriter
 
 __all__ = ["EXAMPLES", "RecordingWriter", "ShardWriter"]
@@ -99,6 +100,11 @@ class RecordingWriter:
             return []
         return [i for i in range(part, self.n_shards, n_parts) if not sidecar_path(self.root, i).is_file()]
 
+    def stored(self, shard: int) -> int:
+        """The images of an unfinished shard that an interrupted process has stored."""
+        saved = load_partial(self.root, shard)
+        return len(saved.rows) if saved else 0
+
     @property
     def needs_calibration(self) -> bool:
         """Whether `calibrate` must be called before the first shard."""
@@ -116,17 +122,20 @@ class RecordingWriter:
 
     @contextmanager
     def shard(self, i: int) -> Iterator[ShardWriter]:
-        """Open shard i for writing: committed at the end of the block, discarded if it raises."""
+        """Open shard i for writing: committed at the end of the block; if it raises, only what `save_partial` saved is kept."""
         m, stem = self.manifest, sidecar_path(self.root, i).stem
         with self._room(), ExitStack() as undo:
+            saved, partial = load_partial(self.root, i), partial_path(self.root, i)
             for left in self.root.glob(f"{stem}.*"):  # by a process that was killed while it wrote this shard
-                left.unlink(missing_ok=True)
+                if saved is None or left != partial:
+                    left.unlink(missing_ok=True)
             files = {}
             for layer in m.layers:
                 path = self.root / layer_dir(layer) / f"{i:06d}.tar"
-                files[layer] = LayerShard(path, m.roles, Codec.load(self.root, layer, m))
-                undo.callback(files[layer].discard)
-            shard = ShardWriter(self.examples_of(i), files, labelled=m.labels is not None)
+                state = saved.layers[layer] if saved else None
+                files[layer] = LayerShard(path, m.roles, Codec.load(self.root, layer, m), state)
+                undo.callback(files[layer].discard, keep=partial.is_file)
+            shard = ShardWriter(self.examples_of(i), files, m.labels is not None, partial, saved)
             yield shard
             assert [row["index"] for row in shard.rows] == list(shard.examples), "every image once, in order"
             for file in files.values():
@@ -137,6 +146,7 @@ class RecordingWriter:
                 shard.save_labels(labels_path(self.root, i))
             write_atomically(sidecar_path(self.root, i), json.dumps(record).encode())
             undo.pop_all()
+            partial.unlink(missing_ok=True)
 
     def finish(self) -> Path | None:
         """Merge the shards' tables and mark the recording complete; returns `root`, or None while shards are missing.

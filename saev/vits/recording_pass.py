@@ -49,12 +49,14 @@ class RecordingPass:
         """Record these shards; returns what is to be said about the images, in the order of the recording."""
         remarks = Remarks()
         size = self.batch_size * (1 if self.shape.grid else BATCHES_SORTED)
-        indices = [index for shard in shards for index in writer.examples_of(shard)]
+        # from the batch with the first image that is not stored: batches decide how activations are rounded
+        examples = {shard: writer.examples_of(shard)[writer.stored(shard) // size * size :] for shard in shards}
+        indices = [index for of_shard in examples.values() for index in of_shard]
         bar = ImageBar(console, f"Recording {self.loader.images.name}", len(indices), progress)
         with closing(self._loaded(indices, max(size, BATCHES_AHEAD * self.batch_size))) as loaded, bar:
             for shard in shards:
                 with writer.shard(shard) as out, WriteBehind() as behind:
-                    for batch in chunks(writer.examples_of(shard), size):
+                    for batch in chunks(examples[shard], size):
                         images = [next(loaded) for _ in batch]
                         for image in images:
                             remarks.add(image)
@@ -113,6 +115,7 @@ def write(out: ShardWriter, images: Sequence[LoadedImage], computed: Sequence[Pa
             out.skip(image.index, image.error, image.row)
         else:
             out.add(image.index, next(acts), image.row, image.labels, image.fractions)
+    out.save_partial()
 
 
 def in_order(computed: Iterable[Pass], dtype: torch.dtype) -> list[dict[int, Float[np.ndarray, "tokens d_model"]]]:

@@ -18,7 +18,7 @@ class RecordSettings:
         order: images in a seeded random order, so that sequential reading mixes classes, or sorted.
         batch_size: images per forward pass.
         n_workers: decoding threads; None: one per core, at most 16.
-        shard_mb: size of a tar file; an interrupted recording resumes at the last complete one.
+        shard_mb: size of a tar file.
         on_error: skip and list unreadable images, or stop.
         part: i/n records the i-th of n parts, so that n jobs divide the work.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.

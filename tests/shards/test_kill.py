@@ -5,12 +5,19 @@ from pathlib import Path
 import numpy as np
 from recordings import record
 
-from saev.shards import ActivationStore
+from saev.shards import ActivationStore, layer_shard
+from saev.shards.shard_writer import ShardWriter
 
 
 def record_small(root: str) -> None:
     """Two layers of int8 with labels, three shards, an image that cannot be read."""
     record(Path(root), 5, 4, 8, (1, 2), examples_per_shard=2, skipped=(3,), dtype="int8", labels=True)
+
+
+def record_saving(root: str) -> None:
+    """One shard of twelve images, whose state is saved after each block of about two images."""
+    layer_shard.BLOCK_BYTES, ShardWriter.SAVE_EVERY_S = 6000, 0
+    record(Path(root), 12, 4, 8, (1, 2), examples_per_shard=12, skipped=(3,), dtype="int8", labels=True)
 
 
 def files(root: Path) -> dict[str, bytes]:
@@ -40,6 +47,21 @@ def test_killed_at_any_moment(nursery, tmp_path):
             assert found.keys() == whole.keys(), f"moment {at}"
             assert found == whole, f"moment {at}"
     assert half_shards and leftovers > 2, "some were killed in the middle of a shard, some in the middle of a table"
+
+
+def test_killed_within_a_shard_that_is_continued(nursery, tmp_path):
+    call = "shards.test_kill:record_saving"
+    undisturbed = nursery.run(call, tmp_path / "whole", root=tmp_path / "whole")
+    assert not undisturbed["error"]
+    whole, continued = files(tmp_path / "whole"), 0
+    for at in np.random.default_rng(0).permutation(int(0.9 * undisturbed["moments"]))[:14].tolist():
+        root = tmp_path / f"cut-{at}"
+        killed = nursery.run(call, root, root=root, at=at + 1)
+        assert killed["killed"], killed
+        continued += (root / "shard-000000.part.safetensors").is_file()
+        assert not nursery.run(call, root, root=root)["error"]
+        assert files(root) == whole, f"moment {at}"
+    assert continued > 2
 
 
 def test_killed_twice(nursery, tmp_path):

@@ -7,7 +7,8 @@ from PIL import Image
 from vits.micro_recordings import N, contents, recording
 
 from saev.images import FolderImages
-from saev.shards import ActivationStore
+from saev.shards import ActivationStore, layer_shard
+from saev.shards.shard_writer import ShardWriter
 from saev.vits.backbone import Backbone
 
 
@@ -32,6 +33,32 @@ def test_resumed_equals_uninterrupted(photos, tmp_path, monkeypatch, after):
         ActivationStore(stopped.directory())
     monkeypatch.setattr(Backbone, "forward", forward)
     assert contents(recording(photos, tmp_path / "stopped").run(False)) == contents(whole)
+
+
+@pytest.mark.parametrize("after", [3, 5, 7])
+def test_a_shard_is_continued_where_it_was_saved(photos, tmp_path, monkeypatch, after):
+    """One shard of 23 images, saved at every block of two; the images before the last save are not read again."""
+    monkeypatch.setattr(layer_shard, "BLOCK_BYTES", 6000)
+    whole = recording(photos, tmp_path / "whole", shard_mb=1).run(False)
+    monkeypatch.setattr(ShardWriter, "SAVE_EVERY_S", 0)
+    calls, forward = [], Backbone.forward
+
+    def failing(self, *args):
+        calls.append(1)
+        if len(calls) > after:
+            raise KeyboardInterrupt
+        return forward(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Backbone, "forward", failing)
+        stopped = recording(photos, tmp_path / "stopped", shard_mb=1)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run(False)
+    assert not stopped.recorded() and len(list(stopped.directory().rglob("*.part"))) == 2
+    opened, read = [], FolderImages.open
+    monkeypatch.setattr(FolderImages, "open", lambda self, index: (opened.append(index), read(self, index))[1])
+    assert contents(recording(photos, tmp_path / "stopped", shard_mb=1).run(False)) == contents(whole)
+    assert len(opened) <= N - 3 * after + 6, "at most a batch that was not written, and a block and its batch"
 
 
 def test_parts_make_the_same_dataset(photos, tmp_path, capfd):
