@@ -13,7 +13,10 @@ from saev.images.tables import Row, label_columns, match, read_table, shortened
 from saev.images.walking import find_files
 
 LABELS = ("labels.csv", "labels.tsv", "labels.txt", "image_labels.txt")
-LAYOUT = "give a folder with images/[split/]a.jpg and annotations/[split/]a.png, images.root=/path."
+LAYOUT = (
+    "give a folder with images/[split/]a.jpg and annotations/[split/]a.png, images.root=/path; masks in another of its "
+    "folders: images.masks=NAME."
+)
 
 
 @dataclass(kw_only=True)
@@ -22,6 +25,8 @@ class SegmentationFolder(MaskedImages):
 
     split: str = "all"
     """A sub-folder of images/, or all."""
+    masks: str = "annotations"
+    """Folder of the masks below root."""
     labels_file: str | None = None
     classes: str | None = None
     """File below root that names the ids: .json, .csv, or text with a line `id name` per class."""
@@ -37,24 +42,26 @@ class SegmentationFolder(MaskedImages):
     def listing(self) -> Listing:
         files = [self.labels_file] if self.labels_file else [f for f in LABELS if (self.folder / f).is_file()][:1]
         tables = {file: "class" for file in files}
-        listing = segmentation(self, self.split, tables)
+        listing = segmentation(self, self.split, tables, masks=self.masks)
         return replace(listing, classes=read_classes(self.folder / self.classes)) if self.classes else listing
 
 
-def segmentation(images: MaskedImages, split: str, tables: dict[str, str], layout: str = LAYOUT) -> Listing:
+def segmentation(
+    images: MaskedImages, split: str, tables: dict[str, str], layout: str = LAYOUT, masks: str = "annotations"
+) -> Listing:
     """The listing of a segmentation folder; `tables`: files below the root, with the column name of those without a header."""
     root = images.folder
-    require(root, ["images", "annotations", *tables], layout)
+    require(root, ["images", masks, *tables], layout)
     all_paths = [f"images/{path}" for path in find_files(root / "images")]
     if split != "all":
         choose("split", split, ["all", *sorted({split_of(path) for path in all_paths} - {""})])
     paths = [path for path in all_paths if split in ("all", split_of(path))]
     if not paths:
         raise ValueError(f"images.root={root} has no images below images/: {layout}")
-    by_stem = masks_below(root, "annotations")
+    by_stem = masks_below(root, masks)
     stems = {path: path.removeprefix("images/").rpartition(".")[0] for path in paths}
-    masks = {path: by_stem[stem] for path, stem in stems.items() if stem in by_stem}
-    check_masks(root, paths, masks, "annotations", images.require_masks)
+    mask_of = {path: by_stem[stem] for path, stem in stems.items() if stem in by_stem}
+    check_masks(root, paths, mask_of, masks, images.require_masks)
 
     rows: dict[str, dict[str, str | int]] = {path: {} for path in paths}
     if any(split_of(path) for path in paths):
@@ -62,7 +69,7 @@ def segmentation(images: MaskedImages, split: str, tables: dict[str, str], layou
     for file, column in tables.items():
         for path, row in joined(root / file, column, all_paths, paths).items():
             rows[path] |= row
-    return Listing(paths, rows.__getitem__, masks, from_tables=bool(tables))
+    return Listing(paths, rows.__getitem__, mask_of, from_tables=bool(tables))
 
 
 def split_of(path: str) -> str:

@@ -2,7 +2,8 @@
 
 import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path, PurePosixPath
 
 # The columns of examples.parquet that are not labels
@@ -29,22 +30,50 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
 
 
 def _records(file: Path, delimiter: str, key: str) -> Iterable[tuple[int, str, dict[str, str]]]:
-    with open(file, newline="", encoding="utf-8-sig") as text:
-        reader = csv.reader(text, delimiter=delimiter)
-        header = [name.strip() for name in next(reader, [])]
-        key = key or (header or [""])[0]
-        if key not in header or len({*header}) < len(header):
-            why = f"has no column {key!r}" if key not in header else "names a column twice"
-            raise ValueError(f"{file} {why}: its first line is {', '.join(header) or 'empty'}.")
-        for values in filter(None, reader):
-            if len(values) != len(header):
-                raise ValueError(f"{file}, line {reader.line_num} has {len(values)} fields, the header {len(header)}.")
-            row = {name: sys.intern(value.strip()) for name, value in zip(header, values, strict=True)}
-            yield reader.line_num, row.pop(key), row
+    records = _split(file, delimiter)
+    header = [name.strip() for name in next(records, (0, []))[1]]
+    key = key or (header or [""])[0]
+    if key not in header or len({*header}) < len(header):
+        why = f"has no column {key!r}" if key not in header else "names a column twice"
+        raise ValueError(f"{file} {why}: its first line is {', '.join(header) or 'empty'}.")
+    for line, values in records:
+        if len(values) != len(header):
+            raise ValueError(f"{file}, line {line} has {len(values)} fields, the header {len(header)}.")
+        row = {name: sys.intern(value.strip()) for name, value in zip(header, values, strict=True)}
+        yield line, row.pop(key), row
+
+
+def _split(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """(its last line, fields) of each record that is not empty; ValueError naming the line of a quote that is not closed."""
+    reader, start = csv.reader(StringIO(read_text(file), newline=""), delimiter=delimiter, strict=True), 1
+    try:
+        for values in reader:
+            if values:
+                yield reader.line_num, values
+            start = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{file}, line {start}: a field's quotes do not match ({error}): close the quote, or double it if it belongs to the text."
+        ) from error
+
+
+def read_text(file: Path) -> str:
+    """The text of a UTF-8 file; ValueError naming the line that is not UTF-8, and the remedy."""
+    data = file.read_bytes()
+    remedy = "save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f {} -t utf-8 " + f"{file} > new{file.suffix}"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
+        raise ValueError(f"{file}, line 1: the text is UTF-16: {remedy.format('utf-16')}")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ValueError(
+            f"{file}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8: {remedy.format('latin1')}"
+        ) from error
 
 
 def _pairs(file: Path, column: str) -> Iterable[tuple[int, str, dict[str, str]]]:
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         name, _, value = line.strip().partition("\t" if "\t" in line else " ")
         if not value.strip():
             if name:

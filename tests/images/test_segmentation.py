@@ -125,3 +125,13 @@ def test_ade20k_has_scenes_and_names(tmp_path):
     (tmp_path / "sceneCategories.txt").unlink()
     with pytest.raises(ValueError, match=r"has no sceneCategories\.txt: unpack ADEChallengeData2016\.zip"):
         Ade20k(root=str(tmp_path)).check()
+
+
+def test_the_folder_of_masks_can_be_named(tmp_path):
+    tree = segmentation(tmp_path / "s")
+    (tmp_path / "s" / "annotations").rename(tmp_path / "s" / "labels")
+    with pytest.raises(ValueError, match=r"has no annotations: .*images\.masks=NAME"):
+        SegmentationFolder(**tree).check()
+    images = SegmentationFolder(**tree, masks="labels")
+    images.check()
+    assert images.mask(0) is not None

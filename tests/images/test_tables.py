@@ -84,3 +84,32 @@ def test_columns_are_integers_only_where_nothing_is_lost():
     found = label_columns(rows)
     assert found["a"] == {"n": -3, "tag": "007", "gap": "", "big": "9" * 30, "label_width": 5}
     assert not {*found["a"]} & {*RESERVED}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "file,s\n1.png,a\n2.png,H\xe9liconius\n".encode("latin1"),
+            r"t\.csv, line 3: the byte 0xe9 is not UTF-8.*iconv -f latin1",
+        ),
+        ("file,s\n1.png,a\n".encode("utf-16"), r"t\.csv, line 1: the text is UTF-16.*CSV UTF-8.*iconv -f utf-16"),
+        ("file,s\n1.png,a\n".encode("utf-16-le"), r"t\.csv, line 1: the text is UTF-16"),
+        (b'file,s\n1.png,a\n2.png,"b\n3.png,c\n', r"t\.csv, line 3: a field's quotes do not match.*close the quote"),
+        (b'file,s\n1.png,"a"x\n', r"t\.csv, line 2: a field's quotes do not match"),
+        (b'file,s\n1.png,"a\n' + b"2.png,b\n" * 30000, r"t\.csv, line 2: a field's quotes do not match"),
+    ],
+)
+def test_encodings_and_quotes_are_named_with_their_line(tmp_path, content, message):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.csv")
+
+
+def test_what_is_right_is_read(tmp_path):
+    """With a byte order mark, a newline and a doubled quote in a field, and a separator that is no end of line."""
+    (tmp_path / "t.csv").write_bytes('\ufefffile,s\r\n1.png,"a\n""b"""\r\n2.png,c\u2028d\x85e\r\n'.encode())
+    assert read_table(tmp_path / "t.csv") == {"1.png": {"s": 'a\n"b"'}, "2.png": {"s": "c\u2028d\x85e"}}
+    (tmp_path / "t.txt").write_bytes("1.png H\xe9\n".encode("latin1"))
+    with pytest.raises(ValueError, match=r"t\.txt, line 1: the byte 0xe9"):
+        read_table(tmp_path / "t.txt")
