@@ -48,7 +48,7 @@ def train(names: Sequence[str], wanted: Sequence[float], shared: Sequence[str], 
     labels = [(name, l0) for name in names for l0 in wanted]
     return rows.with_columns(
         architecture=pl.Series([name for name, _ in labels]), wanted=pl.Series([l0 for _, l0 in labels])
-    ).select("architecture", "wanted", "l0", "nmse", "dead", "dead_val", "dense_above_0.1", "d_sae", "train_tokens")
+    ).select("architecture", "wanted", "l0", "nmse", "dead_train", "dead", "dense_above_0.1", "d_sae", "train_tokens")
 
 
 def pca(shared: Sequence[str], ranks: Sequence[float]) -> list[dict[str, Any]]:
@@ -92,7 +92,7 @@ def missed(rows: Sequence[dict[str, Any]]) -> list[str]:
             bar = at(row["l0"], rows, "relu")
             if bar is not None and not row["nmse"] < bar:
                 wrong.append(f"{name} at L0 {row['l0']:.1f}: NMSE {row['nmse']:.4f}, relu's there is {bar:.4f}")
-        if name != "PCA" and not row["dead"] < 0.05:
+        if name != "PCA" and not row["dead_train"] < 0.05:
             wrong.append(f"{name} at L0 {row['l0']:.1f}: {100 * row['dead']:.1f} % of latents are dead")
     return wrong
 
@@ -101,7 +101,7 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
     """The table, a line per SAE."""
     lines = ["| architecture | L0 | NMSE | dead | silent on held-out |", "|---|---|---|---|---|"]
     for row in rows:
-        shares = [f"{100 * row[key]:.1f} %" if key in row else "" for key in ("dead", "dead_val")]
+        shares = [f"{100 * row[key]:.1f} %" if key in row else "" for key in ("dead_train", "dead")]
         lines.append(f"| {row['architecture']} | {row['l0']:.1f} | {row['nmse']:.4f} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
 

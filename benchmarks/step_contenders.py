@@ -96,10 +96,10 @@ def with_dead(member: TrainingMember, n_dead: int, step: Step) -> Step:
         member.sae.b_enc[:n_dead] -= 2
 
     def stepping(z: Tensor) -> None:
-        member.tokens_since_fired[:n_dead] = member.auxk.dead_tokens
+        member.tokens_since_fired[:n_dead] = member.dead_tokens
         step(z)
 
-    member.tokens_since_fired[:n_dead] = member.auxk.dead_tokens
+    member.tokens_since_fired[:n_dead] = member.dead_tokens
     return stepping
 
 

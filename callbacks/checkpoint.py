@@ -101,7 +101,11 @@ class Checkpoint(L.Callback):
         temporary = self.path.with_name(f"{self.path.name}.tmp")
         if trainer.is_global_zero:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        trainer.save_checkpoint(temporary)  # all processes take part
+        try:
+            trainer.save_checkpoint(temporary)  # all processes take part
+        except BaseException:  # a full disk: leave the room to what is complete
+            temporary.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())  # else a power cut may leave an empty file of that name

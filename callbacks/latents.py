@@ -1,6 +1,7 @@
 """The latents of each member: dead ones, how often they fire, and how similar their atoms are."""
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from saev.metrics.histograms import frequency_histogram
@@ -31,21 +32,25 @@ class Coherence(L.Callback):
 
 
 class DeadUnits(L.Callback):
-    """Adds `dead`, the fraction of latents that have not fired for `auxk.dead_tokens` training tokens.
+    """Adds `dead_train`, the fraction of latents that have not fired for the last `dead_tokens` training tokens.
 
+    NaN, and so not written, until that many tokens were seen: no latent can count as dead before.
     The counters are in the bank (`tokens_since_fired`), because AuxK and checkpoints need them.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         if due(trainer):
-            pl_module.latest["dead"] = self._dead(pl_module)
+            pl_module.latest["dead_train"] = self._dead(pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
-        pl_module.validated["dead"] = self._dead(pl_module)
+        pl_module.validated["dead_train"] = self._dead(pl_module)
 
     @staticmethod
     def _dead(pl_module: BankModule) -> list:
-        return [member.dead.float().mean() for member in pl_module.bank]
+        return [
+            torch.where(pl_module.tokens_seen < member.dead_tokens, torch.nan, member.dead.float().mean())
+            for member in pl_module.bank
+        ]
 
 
 class FrequencyHistogram(L.Callback):

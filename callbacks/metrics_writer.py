@@ -28,6 +28,7 @@ class MetricsWriter(L.Callback):
 
     def __init__(self, path: str | Path, loggers: Mapping[str, Sequence[Logger]]):
         self.path, self.loggers = Path(path), loggers
+        self.validated_step = -1  # whose validation is written: the final one may repeat the last step's
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
         """Make the history of an interrupted run that of an undisturbed one: forget what it wrote after the checkpoint, and
@@ -38,6 +39,8 @@ class MetricsWriter(L.Callback):
             write_atomically(self.path, "".join(f"{line}\n" for line in lines).encode())
             every, last = trainer.val_check_batch, json.loads(lines[-1]) if lines else {}
             owed = isinstance(every, int) and trainer.global_step % every == 0 < trainer.global_step
+            if last.get("split") == "val":
+                self.validated_step = last["step"]
             cut_off = owed and (last.get("step"), last.get("split")) != (trainer.global_step, "val")
         if trainer.strategy.broadcast(cut_off):
             _validate(trainer)
@@ -57,7 +60,9 @@ class MetricsWriter(L.Callback):
             distributions |= getattr(callback, "distributions", {})
         counts = [{name: of[i].tolist() for name, of in distributions.items()} for i in range(len(pl_module.bank))]
         rows = pl_module.validated_rows()
-        self._write(trainer, pl_module, "val", rows, counts)
+        if trainer.global_step != self.validated_step:
+            self._write(trainer, pl_module, "val", rows, counts)
+        self.validated_step = trainer.global_step
         if trainer.state.fn == TrainerFn.VALIDATING and trainer.is_global_zero:  # the final validation
             self._write_results(pl_module, rows)
 

@@ -6,16 +6,13 @@ saev record images=... vit=...     saev train experiment=... -m k=16,32     saev
 import contextlib
 import difflib
 import importlib
-import io
 import os
-import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from saev.config.streams import Tee, ignoring_broken_pipes
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from saev.config.command_line import CONF, directories_as_key, quote_paths, split_flags, with_multirun, without_demo
+from saev.config.streams import ignoring_broken_pipes
 
 # In the order in which a study runs them.
 STAGES = {
@@ -31,7 +28,7 @@ STAGES = {
 DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "show"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
-    "status": "the states of a sweep's jobs, and their results; default: the newest sweep",
+    "status": "the states of a sweep's jobs, and their results; default: the newest sweep or run",
     "doctor": "check the environment, and datasets given as arguments; print the remedy for each fault",
 }
 
@@ -41,6 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Read by torch at its first allocation: pages of 2 MB instead of 4 KB make a step of large SAEs on a CPU a sixth faster
     # (docs/log/2026-11-25-step.md).
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    # Threads of OpenMP that wait spin: beside other processes they would take the time of those that work.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     with ignoring_broken_pipes():
         answer(list(sys.argv[1:] if arguments is None else arguments))
 
@@ -51,13 +51,33 @@ def answer(arguments: Sequence[str]) -> None:
         print(usage())
         return
     verb, *rest = arguments
+    if verb in ("-sc", "--shell-completion"):
+        run_completion(rest[0] if rest else "")
+        return
     if verb in TOOLS:
         run_tool(verb, rest)
     if verb not in STAGES:
         close = difflib.get_close_matches(verb, [*STAGES, *TOOLS], 1)
         hint = f" Did you mean `{close[0]}`?" if close else ""
         sys.exit(f"saev: there is no verb {verb!r}.{hint}\n\n{usage()}")
+    if {"-h", "--help"} & {*rest}:
+        from saev.config.help import help_text
+
+        print(help_text(verb, STAGES[verb]))
+        return
     hydra_stage(verb, rest)
+
+
+def run_completion(action: str) -> None:
+    """Print the script that installs tab completion, or the completions of the line that is being typed."""
+    from saev.config.completion import complete
+
+    try:
+        complete(
+            action, [*STAGES, *TOOLS], lambda verb: hydra_stage(verb, ["-sc", "query=bash"]) if verb in STAGES else None
+        )
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
 
 def run_tool(verb: str, arguments: Sequence[str]) -> None:
@@ -93,12 +113,14 @@ def usage() -> str:
 def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     """Run saev.stages.<verb>.run under Hydra with conf/<verb>.yaml."""
     import hydra
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import CompactHydraException
+    from hydra.types import RunMode
 
     from saev.config import schema
-    from saev.config.command_line import directories_as_key, split_flags, with_multirun
+    from saev.config.messages import check_added, message
     from saev.config.resume import with_run_dir, with_sweep_dir
-    from saev.config.rollback import restored_on_error
+    from saev.config.rollback import remove_refused, restored_on_error
     from saev.runs.outputs import check_writable, set_outputs
 
     if not (CONF / f"{verb}.yaml").is_file():
@@ -107,17 +129,34 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         )
     schema.register()
 
+    traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
     def task(cfg) -> object:
+        hydra_config = HydraConfig.get()
+        directory, single = Path(hydra_config.runtime.output_dir), hydra_config.mode != RunMode.MULTIRUN
         try:
-            return importlib.import_module(f"saev.stages.{verb}").run(cfg)
-        except ValueError as error:  # user error: print the message, no traceback (HYDRA_FULL_ERROR=1 shows it)
-            raise CompactHydraException(f"error: {error}") from error
+            with full_errors(traceback):  # as the user has set it, for processes that the command starts
+                return importlib.import_module(f"saev.stages.{verb}").run(cfg)
+        except Exception as error:
+            text = message(error, arguments, directory)
+            if isinstance(error, ValueError) and single:
+                remove_refused(directory)
+            if text is None or traceback:
+                raise
+            if single:
+                sys.exit(f"error: {text}")
+            raise CompactHydraException(f"error: {text}") from error
 
     task.__module__, task.__qualname__, task.__name__ = __name__, verb, verb
     try:
-        flags, overrides = split_flags(arguments)
+        flags, overrides = split_flags([argument for argument in arguments if argument != "--explain"])
+        if "--explain" in arguments:
+            os.environ["SAEV_EXPLAIN"] = "1"  # read by saev.visuals.tables
+        overrides = quote_paths(overrides)
+        check_added(overrides)
         set_outputs(overrides)
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides
+        overrides = without_demo(overrides) if verb == "train" else overrides
         flags, overrides = with_sweep_dir(verb, flags, overrides)
         flags = with_multirun(flags, overrides)
         if {"-m", "--multirun"} & {*flags} and any(override.startswith("ckpt_path=") for override in overrides):
@@ -130,30 +169,24 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
     except ValueError as error:
         sys.exit(f"error: {error}")
     try:
-        with suggestions(), restored_on_error(sys.argv[1:]):
+        with restored_on_error(sys.argv[1:]), full_errors(True):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name=verb)(task)()
     except KeyboardInterrupt:  # the stage has printed how to resume
         sys.exit(130)
+    except Exception as error:
+        text = message(error, arguments)
+        if text is None or traceback:
+            raise
+        sys.exit(f"error: {text}")
 
 
 @contextlib.contextmanager
-def suggestions():
-    """Add "did you mean" to Hydra's message about an unknown key."""
-    stderr, copy = sys.stderr, io.StringIO()
-    sys.stderr = Tee(stderr.write, copy.write, stderr)
+def full_errors(raised: bool) -> Iterator[None]:
+    """Within it Hydra raises errors (`raised`), or prints them and exits."""
+    before = os.environ.pop("HYDRA_FULL_ERROR", None)
+    os.environ |= {"HYDRA_FULL_ERROR": "1"} if raised else {}
     try:
         yield
-    except SystemExit:
-        if unknown := re.search(r"Could not override '([\w.]+)'", copy.getvalue()):
-            stderr.write(suggestion(unknown[1]))
-        raise
     finally:
-        sys.stderr = stderr
-
-
-def suggestion(key: str) -> str:
-    """A line that names the keys closest to an unknown one, or nothing."""
-    text = "\n".join(path.read_text() for path in CONF.rglob("*.yaml"))
-    known = {*re.findall(r"^[\s-]*(\w+):", text, re.M)}  # groups stand in lists of defaults
-    close = difflib.get_close_matches(key.split(".")[-1], sorted(known), 3, 0.6)
-    return f"Did you mean {' or '.join(close)}?\n" if close else ""
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        os.environ |= {} if before is None else {"HYDRA_FULL_ERROR": before}

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from saev.vits.activation_site import differences
 log = logging.getLogger(__name__)
 
 Recording = ActivationStore | str | os.PathLike
+RESULTS = "results.parquet"  # the mark of a finished run (saev.runs)
 # Of runs whose config.json does not say what was held out: the defaults of conf/datamodule.
 HELD_OUT = {"fraction": 0.1, "tokens": 500_000, "by_shard": False}
 
@@ -75,29 +77,56 @@ def find_dictionaries(dictionaries: Dictionaries) -> list[SavedDictionary]:
         raise ValueError(
             "no dictionary is named: give directories of runs, sweeps or dictionaries, e.g. outputs/train/<date>/<run>."
         )
-    entries: list[SavedDictionary] = []
-    paths: set[Path] = set()
+    entries: dict[Any, SavedDictionary] = {}
+    empty = []
     for item in given:
         if isinstance(item, SavedDictionary):
-            new = [item]
-        else:
-            new = [SavedDictionary(path.name, path, read_config(path)) for path in folders_in(Path(item))]
-        entries += [one for one in new if one.path is None or one.path not in paths]
-        paths |= {one.path for one in new if one.path is not None}
-    unique = names([one.path or Path(one.name) for one in entries])
-    return [dataclasses.replace(one, name=name) for one, name in zip(entries, unique, strict=True)]
+            entries.setdefault(item.path or item.name, item)
+            continue
+        if not (folders := folders_in(Path(item))):
+            empty.append(item)
+        for path in folders:
+            entries.setdefault(path, SavedDictionary(path.name, path, read_config(path)))
+    if empty and not entries:
+        raise ValueError(
+            f"{empty[0]} has no dictionaries: give a finished run, or a folder with {CONFIG} and dictionary.safetensors."
+        )
+    if empty:
+        log.warning("without dictionaries, skipped: %s", ", ".join(map(str, empty)))
+    unique = names([one.path or Path(one.name) for one in entries.values()])
+    return [dataclasses.replace(one, name=name) for one, name in zip(entries.values(), unique, strict=True)]
 
 
 def folders_in(path: Path) -> list[Path]:
-    """The folder of each dictionary in a folder: itself, those of a run, or those of a sweep. ValueError where it has none."""
+    """The folder of each dictionary in a folder: itself, those of a run, or those of every finished run below it.
+
+    Runs without results and folders of runs without dictionaries are skipped and counted. ValueError where `path` is no folder.
+    """
     path = Path(os.path.abspath(path)) if path.name in ("", "..") else path  # codes and rows are called by its name
     if (path / CONFIG).is_file():
         return [path]
-    found = (file.parent for pattern in ("saes/*", "*/saes/*") for file in path.glob(f"{pattern}/{CONFIG}"))
-    if folders := sorted(found, key=by_number):
-        return folders
-    state = "has no dictionaries" if path.is_dir() else "is not there"
-    raise ValueError(f"{path} {state}: give a finished run, or a folder with {CONFIG} and dictionary.safetensors.")
+    if not path.is_dir():
+        raise ValueError(
+            f"{path} is not there: give a finished run, or a folder with {CONFIG} and dictionary.safetensors."
+        )
+    folders: list[Path] = []
+    skipped: Counter[str] = Counter()
+    for name, below, files in os.walk(path):
+        run = Path(name)
+        below[:] = sorted(below)
+        if not ("saes" in below or ".hydra" in below or RESULTS in files):
+            continue
+        saved = sorted((file.parent for file in run.glob(f"saes/*/{CONFIG}")), key=by_number)
+        if saved and (run == path or RESULTS in files):
+            folders += saved
+        elif RESULTS not in files:
+            skipped["unfinished" if saved else "without dictionaries"] += 1
+        below[:] = [] if "saes" in below else [one for one in below if one != ".hydra"]
+    if folders and skipped:
+        log.warning(
+            "%s: skipped %s", path, ", ".join(f"{n} run{'s' * (n > 1)} {reason}" for reason, n in skipped.items())
+        )
+    return folders
 
 
 def by_number(path: Path) -> list[tuple[bool, float, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +35,25 @@ def test_help_lists_the_stages_in_order(cli):
 @pytest.mark.parametrize("verb", mostly_slow(STAGES))
 def test_help_of_a_stage_lists_what_can_be_set(cli, verb):
     shown = cli(verb, "--help")
-    assert shown.code == 0 and "vit: " in shown.out and "Override anything in the config" in shown.out
+    assert shown.code == 0
+    for item in ("Keys, with their defaults:", "layer=", "Examples:", f"saev {verb}", "--cfg job"):
+        assert item in shown.out, shown.out
+    assert max(map(len, shown.out.splitlines())) < 140
+
+
+def examples():
+    """The examples of every verb's help, with directories and files that are not there."""
+    for verb in STAGES:
+        lines = (ROOT / "conf" / f"{verb}.yaml").read_text().splitlines()
+        yield from (line.removeprefix("# $ saev ") for line in lines if line.startswith("# $ "))
+
+
+@pytest.mark.parametrize("example", [*examples()])
+def test_the_examples_of_the_help_compose(cli, example):
+    """Guards against an example with a key that is not there any more; `last` has nothing to resume here."""
+    first = [re.sub(r"=([^\[,]+),.*", r"=\1", item) for item in example.split() if item != "-m"]  # of the swept values
+    shown = cli(*first, "--cfg", "job")
+    assert shown.code == 0 or "no interrupted run" in shown.err, shown.text
 
 
 def test_configuration_is_printed_with_the_flag_anywhere(cli):
@@ -117,12 +136,94 @@ def test_the_shell_completes(typed, completed, cli, monkeypatch):
     assert completed in cli("train", "-sc", "query=bash").out.split()
 
 
+@pytest.mark.parametrize(
+    ("line", "completed"),
+    [("saev tr", "train"), ("saev train sae=b", "sae=batchtopk"), ("saev show cho", "choice."), ("saev doc", "doctor")],
+)
+def test_the_shell_completes_verbs_groups_and_keys(line, completed, cli, monkeypatch):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert completed in cli("-sc", "query=bash").out.split()
+
+
+def test_completion_is_installed_by_a_script_that_bash_accepts(cli, tmp_path):
+    for shell in ("bash", "zsh"):
+        shown = cli("-sc", f"install={shell}")
+        assert shown.code == 0 and "complete -o default -F _saev_completion saev" in shown.out
+    script = "eval \"$1\"; COMP_LINE='saev eval' COMP_POINT=9; _saev_completion; echo ${COMPREPLY[@]}"
+    done = subprocess.run(
+        ["bash", "-c", script, "-", cli("-sc", "install=bash").out], capture_output=True, text=True,
+        env=os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"},
+    )  # fmt: skip
+    assert done.stdout.split() == ["evaluate"], done.stderr
+    assert cli("-sc", "install=fish").code == 1
+
+
 # --- unknown things
 
 
 def test_unknown_verb(cli):
     shown = cli("trian", "k=8")
     assert shown.code == 1 and "'trian'" in shown.err and "Did you mean `train`?" in shown.err
+
+
+@pytest.mark.parametrize("typed", [["kk=16"], ["-m", "kk=8,16"], ["+kk=16"]])
+def test_an_unknown_key_is_one_line_with_the_close_one(cli, typed, tmp_path):
+    shown = cli("train", *typed)
+    assert shown.code == 1 and shown.err == f"error: {typed[-1]}: there is no key kk. Did you mean k?\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["lr=fast"], "error: lr=fast: value 'fast' of type 'str' could not be converted to Float.\n"),
+        (["n_tokens=-1"], "error: n_tokens=-1: must be at least 1.\n"),
+        (["images.root=/a(b"], "error: images.root=/a(b: cannot be read as key=value; quote a value with special characters "
+         "twice: 'images.root=\"/a(b\"'\n"),
+    ],
+)  # fmt: skip
+def test_a_user_error_is_one_line_and_leaves_no_folder(cli, typed, said, tmp_path):
+    shown = cli("train", *typed)
+    assert shown.code == 1 and shown.text == said
+    assert not list((tmp_path / "outputs").glob("*/*/*"))
+
+
+def test_an_existing_path_needs_no_quotes(cli, tmp_path):
+    """Guards against LexerNoViableAltException for names that people and cameras give."""
+    folder = tmp_path / "Übung, (1)=日本 'x'"
+    folder.mkdir()
+    shown = cli("train", "vit=micro", "images=folder", f"images.root={folder}", *TINY)
+    assert shown.code == 1 and f"images.root={folder}" in shown.err and "no images" in shown.err, shown.err
+
+
+def test_outputs_where_nothing_can_be_written(cli, monkeypatch):
+    monkeypatch.setenv("SAEV_OUTPUTS", "/proc/x")
+    shown = cli("train")
+    assert shown.code == 1 and shown.err.startswith("error: SAEV_OUTPUTS=/proc/x: ") and shown.err.count("\n") == 1
+
+
+def test_a_full_disk_is_named_with_what_to_do(tmp_path):
+    """An error that hides the cause behind two others, as torch and Lightning raise it."""
+    from saev.config.messages import message
+
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    try:
+        try:
+            raise OSError(28, "No space left on device", "/disk/file")
+        except OSError as full:
+            raise RuntimeError("unexpected pos 64 vs 0") from full
+    except RuntimeError as error:
+        text = message(error, [], tmp_path)
+    assert text == (
+        f"the disk of {tmp_path} is full. What was finished before is complete: make room, then resume with ckpt_path={tmp_path}."
+    ).replace(f"disk of {tmp_path}", "disk of /disk/file")
+    assert message(RuntimeError("a bug"), [], tmp_path) is None
+
+
+def test_a_mistyped_directory_with_an_equals_sign_is_not_there(cli):
+    shown = cli("evaluate", "saes/k=8")
+    assert shown.code == 1 and "saes/k=8 is not there" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -148,6 +249,10 @@ WRONG = {
     "k with relu": (["dataset={tiny}", "layer=1", "sae=relu", "k=8", "sparsity=1e-3"], ["k=8", "sae=relu", "topk"]),
     "sparsity with topk": (["dataset={tiny}", "layer=1", "sae=topk", "sparsity=1"], ["sparsity=1", "sae=topk", "relu"]),
     "batch larger than the dataset": (["dataset={tiny}", "layer=1", "batch_size=100000"], ["batch_size=100000", "640"]),
+    "a target L0 above d_sae": (
+        ["dataset={tiny}", "layer=1", "sae=jumprelu", "l0_target=100", "d_sae=32"],
+        ["l0_target=100", "d_sae=32"],
+    ),
     "k larger than d_sae": (["dataset={tiny}", "layer=1", "sae=topk", "k=100", "d_sae=32"], ["k=100", "32"]),
     "not a number": (["lr=fast"], ["fast", "lr"]),
     "tokens that were not recorded": (["dataset={tiny}", "layer=1", "tokens=words"], ["tokens=words", "patches"]),

@@ -1,10 +1,15 @@
 """Normalise the command line for Hydra."""
 
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 
 from saev.files import matching
 from saev.runs.outputs import SHOW
 from saev.runs.quoting import quote
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def with_multirun(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -68,10 +73,13 @@ def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
     plain, rest = [], []
     for item in arguments:
         named = item.removeprefix(f"{key}=")
-        paths = matching(named)
-        if paths:
+        if paths := matching(named):
             plain += paths
-        elif ("=" not in item and not item.startswith("~")) or (named != item and not named.startswith("[")):
+        elif (
+            is_path(item)
+            or ("=" not in item and not item.startswith("~"))
+            or (named != item and not named.startswith("["))
+        ):
             plain.append(named)
         else:
             rest.append(item)
@@ -79,3 +87,34 @@ def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
         return rest
     quoted = ",".join(map(quote, plain))
     return [*rest, f"{key}=[{quoted}]"]
+
+
+def is_path(argument: str) -> bool:
+    """Whether an argument with `=` in it is a path: what stands before the `=` has a `/` and is neither Hydra's nor a group.
+
+    >>> is_path("saes/k=8"), is_path("hydra/launcher=basic"), is_path("k=8"), is_path("+logger/x=y")
+    (True, False, False, False)
+    """
+    first, slash, _ = argument.lstrip("+~").partition("=")[0].partition("/")
+    return bool(slash) and first != "hydra" and not (first and (CONF / first).is_dir())
+
+
+def quote_paths(overrides: Sequence[str]) -> list[str]:
+    """The overrides with values quoted that are existing paths and hold characters with a meaning in Hydra's grammar."""
+    quoted = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        special = re.search(r"[^\w./~:%@?|+-]|[^\x00-\x7f]", value) and not re.search(r"[\"'\[{$]", value[:1])
+        quoted.append(f"{key}={quote(value)}" if equals and special and os.path.exists(value) else override)
+    return quoted
+
+
+def without_demo(overrides: Sequence[str]) -> list[str]:
+    """The overrides of `saev train`, with experiment=none where data or a backbone is named: the demo's settings are for its own.
+
+    >>> without_demo(["dataset=mine", "k=8"]), without_demo(["k=8"]), without_demo(["images=folder", "experiment=demo"])
+    (['experiment=none', 'dataset=mine', 'k=8'], ['k=8'], ['images=folder', 'experiment=demo'])
+    """
+    named = {override.lstrip("+").partition("=")[0].partition(".")[0] for override in overrides}
+    demo = named & {"experiment", "ckpt_path"} or not named & {"dataset", "images", "vit"}
+    return list(overrides) if demo else ["experiment=none", *overrides]

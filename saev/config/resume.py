@@ -1,5 +1,6 @@
 """ckpt_path=last, resume_sweep=last: resume an unfinished run or sweep in its directory, with its saved overrides."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def with_run_dir(verb: str, overrides: Sequence[str]) -> list[str]:
         return [*others, quoted("ckpt_path", path)]
     if not (path / CHECKPOINT).is_file():
         state = f"{CHECKPOINT} is missing there" if path.is_dir() else "there is no such file or directory"
+        if (path / RESULTS).is_file():
+            state = "that run has finished, and only keep_checkpoint=true keeps a finished run's checkpoint"
         raise ValueError(
             f"ckpt_path={path}: {state}; give a run's directory or a checkpoint, or start without ckpt_path."
         )
@@ -60,12 +63,19 @@ def newest_unfinished(verb: str) -> Path:
     root = runs_root(verb)
     runs = [path.parents[1] for path in root.glob(f"**/{CHECKPOINT}")]
     candidates = [run for run in runs if not (run / RESULTS).is_file() and not is_locked(run / LOCK)]
+    started = {path.parents[1]: path.stat().st_mtime for path in root.glob("**/.hydra/overrides.yaml")}
     if not candidates:
         raise ValueError(
             f"ckpt_path=last: no interrupted run with a checkpoint under {root}; give its directory (ckpt_path=<run>), "
             "or start without ckpt_path."
         )
-    return max(candidates, key=lambda run: (run / CHECKPOINT).stat().st_mtime)
+    newest = max(candidates, key=lambda run: (run / CHECKPOINT).stat().st_mtime)
+    print(f"ckpt_path=last: resuming {newest}", file=sys.stderr)
+    for run in sorted(run for run, time in started.items() if time > started.get(newest, 0)):
+        state = "no checkpoint" if not (run / CHECKPOINT).is_file() else "an older checkpoint"
+        reason = "finished" if (run / RESULTS).is_file() else "running" if is_locked(run / LOCK) else state
+        print(f"  passed over, although started later: {run} ({reason})", file=sys.stderr)
+    return newest
 
 
 def saved_overrides(run: Path) -> list[str]:

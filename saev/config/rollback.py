@@ -1,4 +1,4 @@
-"""Restore a run's directory after a refused resume.
+"""Restore a run's directory after a refused resume, and remove that of a run that was refused at once.
 
 Hydra writes the new overrides into the directory before they are checked, and `ckpt_path=` reads overrides from there: a setting
 that was refused once would be refused at every later resume.
@@ -6,11 +6,13 @@ that was refused once would be refused at every later resume.
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from saev.files import write_atomically
-from saev.runs.ledger import CHECKPOINT, CONFIG, RESULTS
+from saev.runs.directory import RUN_ID
+from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, LOCK, RESULTS
 
 WRITTEN = (CONFIG, ".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", RESULTS)
 
@@ -34,6 +36,20 @@ def restored_on_error(overrides: Sequence[str]) -> Iterator[None]:
                 if now.get(name) != data and not (name == RESULTS and name in now):
                     write_atomically(directory / name, data)
         raise
+
+
+def remove_refused(directory: Path) -> None:
+    """Remove the new directory of a run that was refused before it did anything: Hydra's record and the log are all it holds.
+
+    The message is on the terminal; an empty run would later be in the way of `saev evaluate outputs/train`. A job of a sweep
+    keeps its directory, whose error.txt `saev status` reads.
+    """
+    written = {".hydra", ERROR, CONFIG, LOCK, RUN_ID}
+    entries = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if ".hydra" in entries and all(name in written or name.endswith(".log") for name in entries):
+        shutil.rmtree(directory)
+        with contextlib.suppress(OSError):  # other runs of the day
+            directory.parent.rmdir()
 
 
 def further_process() -> bool:

@@ -1,10 +1,9 @@
-"""Output streams of a command: one that ignores a closed pipe, and one that copies to a second stream."""
+"""Output streams of a command that ignore a closed pipe."""
 
 import contextlib
-import io
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -45,24 +44,3 @@ class BrokenPipeIgnored:
         except BrokenPipeError:  # the stream's buffer is then written to the null device, too
             with open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self.stream.fileno())
-
-
-class Tee(io.TextIOBase):
-    """A stream that writes to two functions and otherwise is the given stream."""
-
-    def __init__(self, first: Callable[[str], object], second: Callable[[str], object], stream: Any):
-        self.first, self.second, self.stream = first, second, stream
-
-    def write(self, text: str) -> int:
-        self.first(text)
-        self.second(text)
-        return len(text)
-
-    def flush(self) -> None:
-        self.stream.flush()
-
-    def isatty(self) -> bool:
-        return self.stream.isatty()
-
-    def fileno(self) -> int:
-        return self.stream.fileno()

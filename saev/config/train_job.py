@@ -21,6 +21,8 @@ from saev.training.settings import StreamSettings, TrainSettings
 
 log = logging.getLogger(__name__)
 
+FEW_STEPS = 100
+
 
 class DataFacts(NamedTuple):
     """Properties of the activations that are known before they are read, or even recorded."""
@@ -157,8 +159,18 @@ def warn_unused(cfg: DictConfig, overrides: Sequence[str], job: TrainJob) -> Non
         if unused:
             log.warning("%s: no effect beside dataset=%s, which is already recorded", ", ".join(unused), cfg.dataset)
     n_tokens = job.settings.n_tokens
-    late = [m.name for m in job.members if n_tokens and m.auxk.coefficient and m.auxk.dead_tokens >= n_tokens]
-    if late:
+    if n_tokens is None:
+        return
+    if (steps := n_tokens // job.settings.batch_size) < FEW_STEPS:
         log.warning(
-            "dead_tokens is not below n_tokens=%d: no latent of %s will count as dead or be revived", n_tokens, late
+            "n_tokens=%d makes %d steps of batch_size=%d, too few to train: set batch_size=%d, or n_tokens=%d",
+            n_tokens, max(1, steps), job.settings.batch_size, max(1, n_tokens // FEW_STEPS), FEW_STEPS * job.settings.batch_size,
+        )  # fmt: skip
+    if late := [m.name for m in job.members if m.auxk.coefficient and m.auxk.window(n_tokens) >= n_tokens]:
+        log.warning(
+            "dead_tokens is not below n_tokens=%d: no latent of %s will count as dead or be revived; set dead_tokens=%d, or "
+            "null for a tenth of the run",
+            n_tokens,
+            ", ".join(late),
+            max(1, n_tokens // 10),
         )

@@ -102,15 +102,7 @@ def recorded_images(
     """
     if most is not None and most < len(examples):
         examples = np.sort(np.random.default_rng(0).permutation(examples)[:most])
-    index = {path: i for i, path in enumerate(images.paths())}
-    keys = store.examples["key"].to_list()
-    missing = [keys[i] for i in examples if keys[i] not in index]
-    if missing:
-        raise ValueError(
-            f"images={images.name} does not have {missing[0]} and {len(missing) - 1} more of the images of {store.name}: "
-            "give the image set that was recorded, as for `saev record`."
-        )
-    return np.sort(np.array([index[keys[i]] for i in examples], np.int64))
+    return np.sort(np.array(images.indices(store.examples["key"].gather(examples).to_list(), store.name), np.int64))
 
 
 def read_head(path: str | None) -> dict[str, Tensor]:

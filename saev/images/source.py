@@ -1,6 +1,7 @@
 """The interface of image sets: a sorted list of files, their labels, and opening an image."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,16 @@ class ImageSource(ABC):
     @abstractmethod
     def paths(self) -> list[str]:
         """The images' keys: paths relative to the set's root, with forward slashes, sorted."""
+
+    def indices(self, keys: Sequence[str], recording: str) -> list[int]:
+        """The index of each recorded image's key; ValueError where one is not in this set."""
+        index = {path: i for i, path in enumerate(self.paths())}
+        if missing := [key for key in keys if key not in index]:
+            raise ValueError(
+                f"images={self.name} does not have {len(missing)} of {len(keys)} images of {recording}, e.g. {missing[0]}: give "
+                "the image set that was recorded, as for `saev record`."
+            )
+        return [index[key] for key in keys]
 
     @abstractmethod
     def digest(self) -> str:

@@ -38,12 +38,21 @@ class TrainingMember(nn.Module):
     tokens_since_fired: Int64[Tensor, " d_sae"]
     failed: Bool[Tensor, ""]
 
-    def __init__(self, name: str, sae: SparseAutoencoder, objective: Objective, auxk: AuxK, lr: float):
+    def __init__(
+        self,
+        name: str,
+        sae: SparseAutoencoder,
+        objective: Objective,
+        auxk: AuxK,
+        lr: float,
+        n_tokens: int | None = None,
+    ):
         super().__init__()
         self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
+        self.dead_tokens = auxk.window(n_tokens)
         self.register_buffer("tokens_since_fired", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
-        self.maybe_dead = MaybeDead(auxk.dead_tokens)
+        self.maybe_dead = MaybeDead(self.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
         self.products: Path = "auto"  # sparse or dense: the path of the maps around its codes
         self.stopped = False  # `failed` on the host: read at every step without synchronising
@@ -97,8 +106,8 @@ class TrainingMember(nn.Module):
 
     @property
     def dead(self) -> Bool[Tensor, " d_sae"]:
-        """Latents that have not fired for `auxk.dead_tokens` training tokens."""
-        return self.tokens_since_fired >= self.auxk.dead_tokens
+        """Latents that have not fired for `dead_tokens` training tokens."""
+        return self.tokens_since_fired >= self.dead_tokens
 
     @torch.no_grad()
     def condition_gradients(self, clip: float) -> Float[Tensor, ""]:

@@ -27,10 +27,18 @@ class AuxK:
 
     coefficient: float = bounded(1 / 32, at_least=0)
     k: int | None = bounded(None, at_least=1)  # dead latents used per token; None: d_model / 2
-    dead_tokens: int = bounded(10_000_000, at_least=1)  # a latent is dead when it has not fired for this many tokens
+    dead_tokens: int | None = bounded(
+        None, at_least=1
+    )  # a latent is dead when it has not fired for this many tokens; None: a tenth of the run's, at most 10 M
 
     def __post_init__(self):
         check(self, "auxk.")
+
+    def window(self, n_tokens: int | None = None) -> int:
+        """`dead_tokens`, or what stands for None in a run of `n_tokens` training tokens (None: a long run)."""
+        if self.dead_tokens is not None:
+            return self.dead_tokens
+        return 10_000_000 if n_tokens is None else min(10_000_000, max(1, n_tokens // 10))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +137,8 @@ class Member:
                 "decoder.points), take more images, or init=data."
             )
 
-    def build(self, normaliser: "Normaliser", sample: "Tensor") -> "TrainingMember":
-        """A new SAE, initialised from a sample [n, d_model] of normalised activations."""
+    def build(self, normaliser: "Normaliser", sample: "Tensor", n_tokens: int | None = None) -> "TrainingMember":
+        """A new SAE, initialised from a sample [n, d_model] of normalised activations, for a run of `n_tokens` tokens."""
         from saev.nn.autoencoder import SparseAutoencoder
         from saev.nn.bank import TrainingMember
         from saev.nn.initialise import initialise
@@ -138,4 +146,4 @@ class Member:
         d_model = sample.shape[1]
         sae = SparseAutoencoder(d_model, self.width(d_model), self.sparsifier, normaliser)
         initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
-        return TrainingMember(self.name, sae, self.objective, self.auxk, self.lr)
+        return TrainingMember(self.name, sae, self.objective, self.auxk, self.lr, n_tokens)

@@ -7,6 +7,7 @@ members ──▶ SAEBank ──▶ BankModule ─┴─ Trainer ──▶ saes/
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from saev.nn import Member, Normaliser, SAEBank
 from saev.recipes.report import report
 from saev.recipes.trainer import LightningParts, build_trainer, interrupted_by
 from saev.runs.directory import new_directory, open_run
+from saev.runs.ledger import CHECKPOINT
 from saev.runs.signals import answer_slurm, rank
 from saev.runs.tables import write_table
 from saev.saved import SavedDictionary, find_dictionaries
@@ -99,13 +101,16 @@ def train(
     with open_run(directory, configuration, ckpt_path=resume, first_process=rank() == 0) as checkpoint:
         data.prepare_data()
         data.setup("fit")
-        module = build_module(members, data, settings, parts.optimiser)
         trainer = build_trainer(members, data, settings, parts, directory)
+        module = build_module(members, data, settings, parts.optimiser, trainer.max_steps * data.batch_size)
         if trainer.is_global_zero:
             announce(members, data, directory, trainer.max_steps)
         try:
             page_config = yaml.safe_dump(dict(configuration), sort_keys=False) if settings.report else None
-            return run(trainer, module, members, data, directory, checkpoint, page_config, images)
+            trained = run(trainer, module, members, data, directory, checkpoint, page_config, images)
+            if trainer.is_global_zero and not settings.keep_checkpoint:
+                (directory / CHECKPOINT).unlink(missing_ok=True)
+            return trained
         finally:  # also when interrupted: logged metrics reach the disk
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(callback, MetricsWriter):
@@ -169,15 +174,19 @@ def run(
 
 
 def build_module(
-    members: Sequence[Member], data: ActivationDataModule, settings: TrainSettings, optimiser: OptimiserFactory
+    members: Sequence[Member],
+    data: ActivationDataModule,
+    settings: TrainSettings,
+    optimiser: OptimiserFactory,
+    n_tokens: int,
 ) -> BankModule:
-    """The bank, initialised from the first training tokens, in its LightningModule."""
+    """The bank, initialised from the first training tokens, in its LightningModule; the run has `n_tokens`."""
     assert data.store is not None
     normaliser = Normaliser.fit(data.store.moments(data.layer, data.tokens), settings.normalise)
     # one sample per size, so that a member's start does not depend on the other members
     sample = functools.cache(lambda n_tokens: normaliser(data.sample(n_tokens)))
     width = data.store.d_model
-    bank = SAEBank([member.build(normaliser, sample(member.sample_tokens(width))) for member in members])
+    bank = SAEBank([member.build(normaliser, sample(member.sample_tokens(width)), n_tokens) for member in members])
     return BankModule(bank, optimiser, settings.warmup, settings.decay, settings.clip, settings.products)
 
 
@@ -198,7 +207,10 @@ def collect(members: Sequence[Member], module: BankModule, data: ActivationDataM
     """A row per member: its settings and the metrics of the final validation."""
     rows = []
     for member, trained, metrics in zip(members, module.bank, module.validated_rows(), strict=True):
-        row = {"member": trained.name, **member.row(), "d_sae": trained.sae.n_latents, "layer": data.layer, **metrics}
+        settings = {**member.row(), "d_sae": trained.sae.n_latents, "dead_tokens": trained.dead_tokens}
+        # not measured, e.g. dead_train in a run shorter than dead_tokens: null rather than NaN
+        known = {key: value if trained.stopped or math.isfinite(value) else None for key, value in metrics.items()}
+        row = {"member": trained.name, **settings, "layer": data.layer, **known}
         for remark in remarks(row) if module.global_rank == 0 else ():
             log.warning("%s: %s", trained.name, remark)
         rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": trained.stopped})

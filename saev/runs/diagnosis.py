@@ -2,20 +2,26 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 from saev.codes.manifest import KIND as CODES
 from saev.codes.store import CodeStore
 from saev.files import read_parquet
-from saev.runs.ledger import CHECKPOINT, ERROR, RESULTS, Sweep
+from saev.locks import is_locked
+from saev.runs.directory import checkpoint_fault
+from saev.runs.ledger import CHECKPOINT, CONFIG, ERROR, LOCK, RESULTS, Sweep
 from saev.runs.ledger import FILE as SWEEP
 from saev.shards import ActivationStore, Manifest
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.verify import index_faults
 from saev.shards.writer import EXAMPLES
 
+DICTIONARY, WEIGHTS = "config.json", "dictionary.safetensors"  # saev.checkpoint, which imports torch
 AGAIN = "restore the file, or delete the directory and record again"
 
 
@@ -30,22 +36,34 @@ class Finding:
 
 
 def check_path(path: Path) -> list[Finding]:
-    """The findings about whatever is at `path`, at least one."""
+    """The findings about `path`, or about everything below it that saev has written; at least one."""
     if not path.is_dir():
         return [Finding(str(path), "there is no such directory", "check the path", fault=True)]
+    findings = [finding for directory in written_by_saev(path) for finding in check_directory(directory)]
+    return findings or [Finding(str(path), "unknown: neither it nor a directory below is one of saev's; left alone")]
+
+
+def written_by_saev(path: Path) -> Iterator[Path]:
+    """The recordings, codes, dictionaries, runs and sweeps in a directory, itself or below; not the parts of another one."""
+    marks = (MANIFEST, DICTIONARY, WEIGHTS, SWEEP, RESULTS, CHECKPOINT, CONFIG, ".hydra")
+    for folder, below, _ in os.walk(path):
+        if any((Path(folder) / mark).exists() for mark in marks):
+            below.clear()
+            yield Path(folder)
+        below.sort()
+
+
+def check_directory(path: Path) -> Iterator[Finding]:
+    """The findings about one directory that saev has written."""
     if (path / MANIFEST).is_file():
-        return list(check_codes(path) if holds_codes(path) else check_recording(path))
-    if (path / "config.json").is_file() or (path / "dictionary.safetensors").is_file():
-        return [check_dictionary(path)]
-    if (path / SWEEP).is_file():
-        return [finding for run in Sweep.load(path).jobs for finding in check_run(path / run)]
-    if (path / RESULTS).is_file() or (path / ".hydra").is_dir() or (path / CHECKPOINT).is_file():
-        return list(check_run(path))
-    runs = sorted(p for p in path.iterdir() if (p / ".hydra").is_dir())
-    if runs:
-        return [finding for run in runs for finding in check_run(run)]
-    remedy = f"give a directory with {MANIFEST}, dictionary.safetensors, or a run's .hydra"
-    return [Finding(str(path), "is no recording, dictionary, run or sweep", remedy, fault=True)]
+        yield from check_codes(path) if holds_codes(path) else check_recording(path)
+    elif (path / DICTIONARY).is_file() or (path / WEIGHTS).is_file():
+        yield check_dictionary(path)
+    elif (path / SWEEP).is_file():
+        for run in Sweep.load(path).jobs:
+            yield from check_run(path / run)
+    else:
+        yield from check_run(path)
 
 
 def check_recording(path: Path) -> Iterator[Finding]:
@@ -144,36 +162,65 @@ def check_dictionary(path: Path) -> Finding:
     origin = f"; trained on {provenance['dataset']}, layer {provenance['layer']}" if "layer" in provenance else ""
     return Finding(
         name,
-        f"{config['sparsifier']['kind']}, {dictionary.n_latents} latents of {dictionary.d_model} dimensions{origin}",
+        f"{config.get('sparsifier', config)['kind']}, {dictionary.n_latents} latents of {dictionary.d_model} dimensions{origin}",
     )
 
 
 def check_run(path: Path) -> Iterator[Finding]:
-    """Has the run finished, can it be resumed, which of its SAEs failed or do not load?"""
+    """Has the run finished, can it be resumed, can its tables be read, which of its dictionaries failed or do not load?"""
     import polars as pl
 
-    name = f"run {path.name}"
-    if not (path / RESULTS).is_file():
-        if (path / CHECKPOINT).is_file():
-            yield Finding(name, "unfinished, with a checkpoint", f"resume: saev train ckpt_path={path}")
-        elif (path / ERROR).is_file():
-            error = (path / ERROR).read_text().strip()
-            remedy = "correct that and start it again, or delete it"
-            yield Finding(name, f"failed before its first checkpoint: {error}", remedy, fault=True)
-        else:
-            yield Finding(name, "unfinished, without a checkpoint", "delete it and start it again", fault=True)
+    verb = verb_of(path)
+    name = f"{verb or 'run'} {path.name}"
+    finished = (path / RESULTS).is_file() or any(path.glob("latents*.html"))
+    if (path / CHECKPOINT).is_file() and (fault := checkpoint_fault(path / CHECKPOINT)):
+        yield Finding(name, fault, "delete it; an unfinished run then starts from the beginning", fault=True)
+    elif not finished:
+        yield unfinished(path, name, verb)
+    tables = {}
+    for file in sorted(path.glob("*.parquet")):
+        try:
+            tables[file.name] = read_parquet(file)
+        except (pl.exceptions.PolarsError, OSError) as error:
+            remedy = f"repeat saev {verb or 'train'} in another directory"
+            yield Finding(name, f"{file.name} cannot be read: {error}", remedy, fault=True)
+    if not finished or RESULTS not in tables or not (path / "saes").is_dir():
+        if finished and tables:
+            yield Finding(name, "finished: " + ", ".join(f"{file} with {len(of)} rows" for file, of in tables.items()))
+        elif finished and not any(path.glob("*.parquet")):
+            yield Finding(name, "finished: " + ", ".join(sorted(page.name for page in path.glob("latents*.html"))))
         return
+    rows = tables[RESULTS].to_dicts()
+    yield Finding(name, f"finished: {len(rows)} dictionaries")
+    for row in rows:
+        if row.get("failed"):
+            remedy = "train it again with a lower lr"
+            yield Finding(f"{name}: {row['member']}", "diverged and was stopped", remedy, fault=True)
+        elif (finding := check_dictionary(path / "saes" / row["member"])).fault:
+            yield dataclasses.replace(finding, what=f"{name}: {row['member']}")
+
+
+def verb_of(path: Path) -> str | None:
+    """The command that made a run's directory, from Hydra's record of it; None without one, e.g. of a run from Python."""
     try:
-        table = read_parquet(path / RESULTS)
-    except pl.exceptions.PolarsError as error:
-        yield Finding(name, f"{RESULTS} cannot be read: {error}", "train again", fault=True)
-        return
-    yield Finding(name, f"finished: {len(table)} SAEs")
-    for member, failed in table.select("member", "failed").iter_rows():
-        if failed:
-            yield Finding(f"{name}: {member}", "diverged and was stopped", "train it again with a lower lr", fault=True)
-        elif (finding := check_dictionary(path / "saes" / member)).fault:
-            yield dataclasses.replace(finding, what=f"{name}: {member}")
+        return yaml.safe_load((path / ".hydra" / "hydra.yaml").read_text())["hydra"]["job"]["config_name"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def unfinished(path: Path, name: str, verb: str | None) -> Finding:
+    """The finding about a run without results."""
+    if is_locked(path / LOCK):
+        return Finding(name, "running: a process holds its lock")
+    if verb in ("record", "encode", "convert"):
+        return Finding(name, "holds a log only: the results of this command are written elsewhere")
+    if (path / CHECKPOINT).is_file():
+        return Finding(name, "unfinished, with a checkpoint", f"resume: saev {verb or 'train'} ckpt_path={path}")
+    if (path / ERROR).is_file():
+        error = (path / ERROR).read_text().strip()
+        remedy = "correct that and start it again"
+        return Finding(name, f"failed before its first checkpoint: {error}", remedy, fault=True)
+    return Finding(name, "unfinished, without results or a checkpoint", "start it again", fault=True)
 
 
 def _split(error: Exception) -> tuple[str, str]:

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import logging
 import secrets
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,24 @@ def checkpoint_of(
     ValueError if the directory holds a run of another configuration, unless `ckpt_path` names that run's checkpoint.
     """
     path, own = (None if ckpt_path is None else Path(ckpt_path)), directory / CHECKPOINT
-    if path is not None and path.absolute() == own.absolute():
-        return path
-    check_same(directory, configuration, may_differ)
-    return own if own.is_file() else path
+    if path is None or path.absolute() != own.absolute():
+        check_same(directory, configuration, may_differ)
+        path = own if own.is_file() else path
+    if path is not None and (fault := checkpoint_fault(path)):
+        raise ValueError(
+            f"{path}: {fault}; restore it from a copy, or delete it: the run then starts from the beginning."
+        )
+    return path
+
+
+def checkpoint_fault(path: Path) -> str:
+    """What is wrong with a checkpoint file: cut off, empty or changed since it was written; "" for a sound one."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch.save writes a zip file with a CRC-32 of each entry
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError) as error:
+        return f"the checkpoint cannot be read ({error}, {path.stat().st_size if path.is_file() else 0} bytes)"
+    return f"the checkpoint is damaged (entry {damaged})" if damaged else ""
 
 
 def new_directory(verb: str) -> Path:

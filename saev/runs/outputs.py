@@ -1,6 +1,7 @@
 """The folder of all outputs, checked before Hydra creates directories in it."""
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,12 +35,14 @@ def check_writable(arguments: Sequence[str]) -> None:
     for key, value in folders:
         path = Path(value.strip("'\"")).absolute()
         existing = next(p for p in (path, *path.parents) if p.exists())
-        if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-            state = "may not be written to" if existing.is_dir() else "is a file"
+        try:  # os.access answers yes to root, also where the file system says no
+            with tempfile.TemporaryDirectory(dir=existing):
+                pass
+        except OSError as error:
             raise ValueError(
-                f"{key}={value}: {existing} {state}; choose another folder (hydra.run.dir=/a/folder for one run, "
-                "`export SAEV_OUTPUTS=/a/folder` for all)."
-            )
+                f"{key}={value}: nothing can be written in {existing} ({error.strerror}); choose another folder "
+                "(hydra.run.dir=/a/folder for one run, `export SAEV_OUTPUTS=/a/folder` for all)."
+            ) from error
 
 
 def runs_root(verb: str = "train") -> Path:

@@ -24,9 +24,20 @@ def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mappin
     return directory / f"{name}.parquet"
 
 
-def print_files(files: Mapping[str, Path] | Sequence[Path]) -> None:
-    """A line `label: path` for each file, the labels aligned; without labels, the names of the files."""
+def print_files(files: Mapping[str, Path] | Sequence[Path], next_step: str = "") -> None:
+    """A line `label: path` for each file, the labels aligned; without labels, the names of the files. Then the command to continue with.
+
+    Paths below the current folder are relative, so that they can be clicked and typed.
+    """
     labelled = [*files.items()] if isinstance(files, Mapping) else [(path.stem, path) for path in files]
     width = max(13, *(len(label) + 1 for label, _ in labelled), 0)
     for label, path in labelled:
-        print_line(terminal(), f"{label + ':':<{width}} {path}")
+        print_line(terminal(), f"{label + ':':<{width}} {relative(path)}")
+    if next_step:
+        print_line(terminal(), f"{'next:':<{width}} {next_step}")
+
+
+def relative(path: Path) -> Path:
+    """The path from the current folder if it is below it, else the path itself."""
+    path, here = path.absolute(), Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

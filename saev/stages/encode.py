@@ -8,6 +8,7 @@ from saev.codes.encoding import encode_part
 from saev.codes.settings import EncodeSettings
 from saev.config.build import build
 from saev.locks import parse_part
+from saev.runs.tables import print_files
 
 
 def run(cfg: DictConfig) -> list[Path]:
@@ -16,6 +17,7 @@ def run(cfg: DictConfig) -> list[Path]:
         list(cfg.dictionaries), cfg.dataset, build(EncodeSettings, cfg), parse_part(str(cfg.part), "part"),
         layer=cfg.layer, out=cfg.out, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    for directory in directories:
-        print(directory)
+    print_files(
+        {directory.name: directory for directory in directories}, "saev probe <these codes> dataset=<recording>"
+    )
     return directories

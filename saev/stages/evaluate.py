@@ -1,6 +1,7 @@
 """saev evaluate: dictionaries -> a row of metrics each; prints the table and the files."""
 
 import logging
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
@@ -11,7 +12,7 @@ from saev.evaluation.evaluating import Evaluation, evaluate
 from saev.evaluation.settings import EvaluateSettings
 from saev.progress import terminal
 from saev.runs.planning import key_of
-from saev.runs.tables import print_files
+from saev.runs.tables import print_files, relative
 from saev.visuals.tables import evaluation_table
 
 log = logging.getLogger(__name__)
@@ -31,5 +32,6 @@ def run(cfg: DictConfig) -> Evaluation:
         directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
     terminal().print(evaluation_table(evaluation.results.to_dicts()))
-    print_files(evaluation.files)
+    shown = " ".join(str(relative(Path(one))) for one in cfg.dictionaries)
+    print_files(evaluation.files, f"saev show {shown} images=<the set that was recorded>")
     return evaluation

@@ -27,7 +27,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
         from saev.progress import terminal
         from saev.recipes.fit import fit
-        from saev.runs.tables import print_files
+        from saev.runs.tables import print_files, relative
         from saev.visuals.tables import evaluation_table
 
         data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording)
@@ -36,5 +36,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
         )
     rows = fitted.results.to_dicts()
     terminal().print(evaluation_table(rows))
-    print_files({"results": directory / "results.csv", "dictionaries": directory / "saes"})
+    print_files(
+        {"results": directory / "results.csv", "dictionaries": directory / "saes"},
+        f"saev evaluate {relative(directory)}",
+    )
     return {row["member"]: row["nmse"] for row in rows}

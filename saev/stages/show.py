@@ -9,6 +9,7 @@ from omegaconf import DictConfig, ListConfig
 
 from saev.config.build import build
 from saev.runs.planning import key_of
+from saev.runs.tables import print_files
 from saev.visuals.settings import ShowSettings
 from saev.visuals.showing import show
 
@@ -32,6 +33,5 @@ def run(cfg: DictConfig) -> list[Path]:
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, probe=cfg.probe, images=images,
         directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    for page in pages:
-        print(page)
+    print_files({"page" if len(pages) == 1 else page.stem: page for page in pages}, "open it in a browser")
     return pages

@@ -1,6 +1,6 @@
 """saev status: the states of a sweep's jobs, or of a run, and their results.
 
-saev status [DIRECTORY ...]      default: the newest sweep; exit code 1 if a job has failed
+saev status [DIRECTORY ...]      default: the newest sweep or run; exit code 1 if a job has failed
 """
 
 import argparse
@@ -8,30 +8,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from saev.config.resume import SWEEPING
-from saev.progress import terminal
+from saev.progress import print_line, terminal
 from saev.runs import ledger
 from saev.runs.outputs import runs_root
 from saev.runs.planning import Job
 from saev.runs.sweep_summary import print_states, summarise
+from saev.runs.tables import relative
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the states in each directory; 1 if a job has failed, else 0."""
     parser = argparse.ArgumentParser("saev status", description="The states of a sweep's jobs, and their results.")
-    parser.add_argument("directories", nargs="*", type=Path, help="sweeps or runs; default: the newest sweep")
+    parser.add_argument("directories", nargs="*", type=Path, help="sweeps or runs; default: the newest")
     directories = parser.parse_args(list(arguments)).directories or [newest()]
     return int(any([status(directory) for directory in directories]))
 
 
 def newest() -> Path:
-    """The newest sweep; ValueError where there is none."""
-    sweeps = [path for verb in SWEEPING if (path := next(ledger.sweeps(runs_root(verb)), None)) is not None]
-    if not sweeps:
+    """The newest sweep or single run of train and fit; ValueError where there is none."""
+    marks = (ledger.FILE, ledger.CONFIG)
+    files = [path for verb in SWEEPING for mark in marks for path in runs_root(verb).glob(f"*/*/{mark}")]
+    if not files:
         raise ValueError(
-            f"no sweep (-m) below {runs_root().parent}: name a run, saev status <run>, or set SAEV_OUTPUTS to the folder of your "
-            "sweeps."
+            f"no run or sweep below {runs_root().parent}: name one, saev status <directory>, or set SAEV_OUTPUTS to the folder of "
+            "your runs."
         )
-    return max(sweeps, key=lambda path: (path / ledger.FILE).stat().st_mtime)
+    return max(files, key=lambda path: path.stat().st_mtime).parent
 
 
 def status(directory: Path) -> bool:
@@ -40,7 +42,10 @@ def status(directory: Path) -> bool:
         raise ValueError(f"{directory}: there is no such directory; name a sweep or a run.")
     if (directory / ledger.FILE).is_file():
         states = summarise(directory, ledger.Sweep.load(directory), {})
+    elif not any((directory / mark).exists() for mark in (ledger.CONFIG, ledger.RESULTS, ".hydra")):
+        raise ValueError(f"{directory} is neither a sweep nor a run: name one, e.g. outputs/train/<date>/<run>.")
     else:
         states = {directory.name: ledger.job_state(directory)}
+        print_line(terminal(), f"run:     {relative(directory)}")
         print_states(terminal(), ledger.Sweep("", {directory.name: Job([], [])}), states)
     return any(of.state == "failed" for of in states.values())

@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         from saev.config.lightning_parts import lightning_parts
         from saev.config.processes import relaunchable
         from saev.recipes.train import train
-        from saev.runs.tables import print_files
+        from saev.runs.tables import print_files, relative
         from saev.visuals.tables import results_table
 
         if n_processes(cfg.trainer) > 1:
@@ -51,7 +51,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         )  # fmt: skip
     if first_process:
         terminal().print(results_table(bank.results.to_dicts()))
-        print_files(bank.files)
+        print_files(bank.files, f"saev evaluate {relative(directory)}")
     return dict(zip(bank.results["member"], bank.results["nmse"], strict=True))
 
 

@@ -52,6 +52,7 @@ class TrainSettings(StreamSettings):
     log_every: int = bounded(50, at_least=1)  # steps between written metrics
     probe: ProbeSample = dataclasses.field(default_factory=ProbeSample)
     report: bool = True  # write report.html
+    keep_checkpoint: bool = False  # of the finished run, which can then be resumed with more tokens
 
 
 @dataclasses.dataclass(frozen=True)

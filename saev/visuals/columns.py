@@ -56,28 +56,30 @@ COLUMNS = (  # of a run's results
     Column("nmse", "NMSE", digits, "reconstruction error on held-out tokens: squared error over the squared distance from their mean. "
            "0 is perfect, 1 is no better than always answering the mean."),
     Column("l0", "L0", digits, "active latents per held-out token, on average. Fewer are easier to read."),
-    Column("dead", "dead (%)", percent, "latents that had not fired for the last dead_tokens training tokens when training ended."),
+    Column("dead", "dead (%)", percent, "latents that fire on none of the held-out tokens."),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on over a tenth of held-out tokens: too common to mean one thing."),
     Column("coherence", "coherence", three, "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice."),
-    Column("tokens_per_s", "tokens/s", whole, "training speed: tokens per second through all SAEs together, without validation."),
+    Column("probe_map", "mAP", three, "probes in training: mean over classes of the best latent's average precision, on other images."),
 )  # fmt: skip
 EVALUATION = (  # of `saev evaluate`
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
     Column("l0", "L0", digits, "active latents per token"),
-    Column("dead_val", "never fire (%)", percent, "latents that fire on none of these tokens"),
+    Column("dead", "dead (%)", percent, "latents that fire on none of these tokens"),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "coherence", three, "largest |cosine| of two atoms"),
     Column("correlation", "|corr|", three, "mean |correlation| of two latents' codes"),
     Column("splice_recovered_cls", "cls", digits, "final cls token: 1 - error / error under mean ablation"),
     Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
-    Column("splice_agreement", "class %", percent, "images whose class, as the head predicts it, does not change"),
+    Column(
+        "splice_agreement", "same class (%)", percent, "images whose class, as the head predicts it, does not change"
+    ),
 )
 PROBE = (  # of `saev probe`
     Column("r", "R", three, "1 - cross-entropy of the best latents / that of the prevalence, summed over classes"),
     Column("map", "mAP", three, "mean over classes of the best latent's average precision; 95 % interval over images"),
     Column("f1", "F1", three, "at the threshold that is best in training"),
     Column("precision16", "P@16", three, "of the 16 tokens with the largest codes, those of the class"),
-    Column("coverage_0.3", "cov %", percent, "classes with an average precision of at least 0.3"),
+    Column("coverage_0.3", "covered (%)", percent, "classes with an average precision of at least 0.3"),
 )
 
 

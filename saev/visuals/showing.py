@@ -61,6 +61,8 @@ def show(
             raise ValueError(
                 f"{name}: {selection.store.name} is remote, its images cannot be read one by one: copy it here."
             )
+        if images is not None:
+            images.indices(selection.store.examples["path"].gather(selection.images).to_list(), selection.store.name)
     directory = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "show") if directory is None else Path(directory)
     pages = []
     for number, group in enumerate(shared_passes(selections), 1):

@@ -1,8 +1,9 @@
-"""Results as tables in the terminal: a row per dictionary, a caption that says what the columns mean.
+"""Results as tables in the terminal: a row per dictionary, with `--explain` a caption that says what the columns mean.
 
 Without lines between the columns, names like `sae=relu,sparsity=4e-3` fit into 80 characters.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,9 +61,10 @@ def probe_table(rows: Rows) -> Table:
 
 
 def new_table(first: str, caption: Sequence[str], columns: Sequence[Column]) -> Table:
-    """A table without rows: the names' column, then right-aligned numbers."""
+    """A table without rows: the names' column, then right-aligned numbers; with `--explain` what they mean, below it."""
     look = {"box": box.SIMPLE_HEAD, "padding": (0, 0, 0, 1), "pad_edge": False}
-    table = Table(caption=Text("\n".join(caption)), caption_justify="left", caption_style="dim", **look)
+    meanings = Text("\n".join(caption)) if os.environ.get("SAEV_EXPLAIN") else None  # set by `--explain`
+    table = Table(caption=meanings, caption_justify="left", caption_style="dim", **look)
     table.add_column(first, overflow="fold", min_width=10)
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=True)

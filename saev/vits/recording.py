@@ -82,7 +82,7 @@ class Recording:
 
     def directory(self) -> Path:
         """The recording's directory: named by images, backbone and a hash of its meaning."""
-        name = re.sub(r"[^\w.-]+", "_", f"{self.images.name}-{self.vit.name}")
+        name = re.sub(r"[^\w.-]+", "_", f"{self.images.name}-{self.vit.name}", flags=re.ASCII)
         return Path(self.root) / f"{name}-{fingerprint(self.plan.meaning)[:8]}"
 
     def recorded(self) -> Path | None:

@@ -54,8 +54,8 @@ def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("callbacks") / "data")
 
 
-def fit(dataset, *watching, steps=12, ckpt_path=None):
-    auxk = AuxK(dead_tokens=100)
+def fit(dataset, *watching, steps=12, ckpt_path=None, dead_tokens=100):
+    auxk = AuxK(dead_tokens=dead_tokens)
     specs = [Member(a, n, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
     trainer, module, data = build(
         dataset, specs, steps, watching, 64, optimiser=torch.optim.Adam, warmup=1, usual=False, val_check_interval=6,
@@ -86,9 +86,19 @@ def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
 
 def test_dead_units_are_those_silent_for_the_window(dataset):
     _, module, _ = fit(dataset, DeadUnits())
-    for member, share in zip(module.bank, module.validated["dead"], strict=True):
+    for member, share in zip(module.bank, module.validated["dead_train"], strict=True):
         assert float(share) == pytest.approx(float((member.tokens_since_fired >= 100).double().mean()))
-    assert float(module.validated["dead"][1]) > 0  # two of 48 latents per token leave some silent
+    assert float(module.validated["dead_train"][1]) > 0  # two of 48 latents per token leave some silent
+
+
+def test_dead_units_are_not_measured_in_a_run_shorter_than_their_window(dataset):
+    _, module, _ = fit(dataset, DeadUnits(), dead_tokens=10_000)
+    assert all(math.isnan(value) for value in module.validated["dead_train"])
+
+
+def test_the_window_of_dead_latents_follows_the_run():
+    assert AuxK().window(200_000) == 20_000 and AuxK(dead_tokens=7).window(200_000) == 7
+    assert AuxK().window(10**9) == AuxK().window() == 10_000_000
 
 
 def test_coherence_is_the_largest_cosine(dataset):
@@ -197,6 +207,6 @@ def test_a_resumed_run_goes_on_counting_silence(dataset, tmp_path):
     _, again, _ = fit(dataset, DeadUnits(), ckpt_path=tmp_path / "seven.ckpt")
     for a, b in zip(through.bank, again.bank, strict=True):
         assert torch.equal(a.tokens_since_fired, b.tokens_since_fired)
-    assert [float(x) for x in again.validated["dead"]] == [float(x) for x in through.validated["dead"]]
+    assert [float(x) for x in again.validated["dead_train"]] == [float(x) for x in through.validated["dead_train"]]
     # more than the five steps of 64 tokens since: they were silent before the checkpoint too
     assert int(again.bank.members[1].tokens_since_fired.max()) > 5 * 64

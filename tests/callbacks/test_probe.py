@@ -160,7 +160,7 @@ def test_a_run_writes_the_numbers_of_every_member(labelled, cli, tmp_path):
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     validations = [line for line in lines if line["split"] == "val"]
     assert {line["member"] for line in validations} == {"sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"}
-    assert len(validations) == 6 and all({"probe_r", "probe_map", "nmse"} <= {*line} for line in validations)
+    assert len(validations) == 4 and all({"probe_r", "probe_map", "nmse"} <= {*line} for line in validations)
     table = pl.read_parquet(directory / "results.parquet")
     assert table["probe_map"].is_between(0, 1).all() and table["probe_r"].is_finite().all()
     for row in table.iter_rows(named=True):

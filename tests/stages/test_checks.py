@@ -91,6 +91,10 @@ def test_settings_without_effect_are_said(cli, tiny):
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
     assert shown.code == 0, shown.text
     assert "vit=micro: no effect beside dataset=" in shown.text and "dead_tokens is not below n_tokens" in shown.text
+    assert (
+        "n_tokens=128 makes 2 steps of batch_size=64, too few to train: set batch_size=1, or n_tokens=6400"
+        in shown.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import shutil
 import polars as pl
 import pytest
 import torch
+from conftest import TINY
 from recordings import record
 
 from saev.checkpoint import save_dictionary
 from saev.nn import SparseAutoencoder, TopK
 from saev.runs.diagnosis import check_path
+from saev.runs.directory import checkpoint_of
 from saev.stages import doctor
 
 
@@ -22,6 +24,11 @@ def data(tiny, tmp_path):
 @pytest.fixture
 def saved(tmp_path):
     return save_dictionary(SparseAutoencoder(8, 16, TopK(2)), tmp_path / "k=2", provenance={"dataset": "x", "layer": 3})
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("doctor") / "labelled", labels=True)
 
 
 def faults(path):
@@ -115,9 +122,9 @@ def test_runs_finished_resumable_lost_and_with_a_failed_member(tmp_path, saved):
     table = pl.DataFrame({"member": ["k=2", "k=4"], "failed": [False, False]})
     table.write_parquet(finished / "results.parquet")
     (resumable / "checkpoints").mkdir()
-    (resumable / "checkpoints" / "last.ckpt").touch()
+    torch.save({"step": 1}, resumable / "checkpoints" / "last.ckpt")
     found = {f.what: f for f in check_path(tmp_path / "sweep")}
-    assert found["run 0"].found == "finished: 2 SAEs" and not found["run 0"].fault
+    assert found["run 0"].found == "finished: 2 dictionaries" and not found["run 0"].fault
     assert found["run 1"].remedy == f"resume: saev train ckpt_path={resumable}" and not found["run 1"].fault
     assert found["run 2"].fault and len(found) == 3
     (lost / "error.txt").write_text("ValueError: k=5000 is more than d_sae=3072\n")
@@ -133,8 +140,43 @@ def test_runs_finished_resumable_lost_and_with_a_failed_member(tmp_path, saved):
 def test_other_paths(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no such directory" in faults(tmp_path / "nowhere")[0].found
-    assert "is no recording" in faults(tmp_path / "empty")[0].found
+    (unknown,) = check_path(tmp_path / "empty")
+    assert "unknown" in unknown.found and "left alone" in unknown.found and not unknown.fault
     assert doctor.run([str(tmp_path / "nowhere")]) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped"])
+def test_a_damaged_checkpoint(tmp_path, damage):
+    """Guards against a traceback without a file name when the run is resumed."""
+    path = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"weights": torch.arange(1000.0)}, path)
+    whole = path.read_bytes()
+    assert not faults(tmp_path / "run") and checkpoint_of(tmp_path / "run", {}) == path
+    flipped = whole.replace(torch.tensor(500.0).numpy().tobytes(), b"abcd", 1)
+    path.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "flipped": flipped}[damage])
+    (found,) = faults(tmp_path / "run")
+    assert "checkpoint" in found.found and "delete it" in found.remedy
+    with pytest.raises(ValueError, match=r"last\.ckpt: the checkpoint .*; restore it from a copy, or delete it"):
+        checkpoint_of(tmp_path / "run", {})
+
+
+def test_every_kind_of_directory_that_a_command_leaves(cli, labelled, tmp_path):
+    """Guards against sound results that are called faults, with the advice to delete them, and against tracebacks."""
+    where, outputs = (f"dataset={labelled}", "layer=1"), tmp_path / "outputs"
+    bank = 'variants=[["sae=batchtopk","k=4"],["sae=relu","sparsity=1e-2"]]'
+    assert cli("train", "experiment=none", bank, *TINY, *where).code == 0
+    (run,) = outputs.glob("train/*/*")
+    assert cli("fit", *where, "batch_size=64", "baseline=pca", "baseline.k=[2]").code == 0
+    assert cli("evaluate", str(run), f"dataset={labelled}").code == 0
+    assert cli("encode", str(run), f"dataset={labelled}").code == 0
+    assert cli("show", str(run), f"dataset={labelled}").code == 0
+    assert cli("probe", str(run), f"dataset={labelled}").code == 0
+    shown = [f for f in check_path(outputs) if not f.fault]
+    assert not faults(outputs), faults(outputs)
+    assert {f.what.split()[0] for f in shown} == {"train", "fit", "evaluate", "encode", "codes", "show", "probe"}
+    refused = cli("evaluate", str(run), "batch_size=-1")
+    assert refused.code == 1 and len(list(outputs.glob("evaluate/*/*"))) == 1, "a refused command leaves no folder"
 
 
 def test_packages_in_another_version_or_missing(monkeypatch):

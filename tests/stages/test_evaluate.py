@@ -64,12 +64,7 @@ def test_a_run_is_evaluated_on_its_own_held_out_images(cli, tiny, tmp_path, run)
     assert table["member"].sort().to_list() == before["member"].sort().to_list()
     together = table.join(before, on="member", suffix="_then")
     assert together["n_tokens"].to_list() == together["n_tokens_then"].to_list() == [12 * 16] * 2
-    for key, then in (
-        ("nmse", "nmse_then"),
-        ("l0", "l0_then"),
-        ("dead_val", "dead_val_then"),
-        ("coherence", "coherence_then"),
-    ):
+    for key, then in (("nmse", "nmse_then"), ("l0", "l0_then"), ("dead", "dead_then"), ("coherence", "coherence_then")):
         assert together[key].to_list() == pytest.approx(together[then].to_list(), rel=1e-5), key
     assert table["n_images"].to_list() == [12, 12] and {"sae", "k", "lr", "seed"} <= {*table.columns}
     csv = pl.read_csv(next((tmp_path / "outputs").glob("evaluate/**/results.csv")))
@@ -167,6 +162,22 @@ def test_another_backbone_is_refused_and_other_images_are_missed(cli, tmp_path, 
     (tmp_path / "others" / "a.png").write_bytes((photos / "01.png").read_bytes())
     other = cli("evaluate", str(spliceable), *MICRO, f"images.root={tmp_path / 'others'}", "splice=true")
     assert other.code == 1 and "give the image set that was recorded" in other.err
+
+
+def test_a_folder_is_every_finished_run_below_it(cli, tiny, tmp_path, run):
+    """Guards against runs by date that are skipped silently, and against a stop at the first folder of a refused command."""
+    root = tmp_path / "outputs" / "train"
+    for name in ("2026-01-01/a", "2026-01-02/b"):
+        shutil.copytree(run, root / name)
+    shutil.copytree(run, root / "2026-01-02" / "killed")
+    (root / "2026-01-02" / "killed" / "results.parquet").unlink()
+    (root / "2026-01-02" / "refused" / ".hydra").mkdir(parents=True)
+    found = find_dictionaries(str(root))
+    assert len(found) == 4 and {one.path.parents[1].name for one in found} == {"a", "b"}
+    shown = cli("evaluate", f"{root}/*/*", f"dataset={tiny}", "device=cpu")
+    assert shown.code == 0 and "without dictionaries, skipped: " in shown.text and "refused" in shown.text
+    shown = cli("evaluate", str(root), f"dataset={tiny}", "device=cpu")
+    assert shown.code == 0 and "skipped 1 run unfinished, 1 run without dictionaries" in shown.text, shown.text
 
 
 WRONG = {

@@ -32,6 +32,19 @@ def test_last_is_the_newest_unfinished_run_with_its_own_settings(runs):
     assert with_run_dir("train", ["ckpt_path=last"]) == expected
 
 
+def test_what_last_passes_over_is_named(runs, capsys):
+    """Guards against `last` that silently resumes an older run, because the newest was killed before its first checkpoint."""
+    for age, run in enumerate(runs):
+        os.utime(run / ".hydra" / "overrides.yaml", (age, age))
+    killed = runs[0].with_name("killed")
+    (killed / ".hydra").mkdir(parents=True)
+    (killed / ".hydra" / "overrides.yaml").write_text("[]")
+    with_run_dir("train", ["ckpt_path=last"])
+    said = capsys.readouterr().err
+    assert f"resuming {runs[1]}" in said and f"{killed} (no checkpoint)" in said and f"{runs[2]} (finished)" in said
+    assert str(runs[0]) not in said
+
+
 def test_further_settings_are_added_to_the_runs_own(runs):
     """Guards against a resume that drops the run's settings as soon as one more is given."""
     assert with_run_dir("train", ["ckpt_path=last", "logger=csv"])[:3] == ["sae=topk", "k=1", "logger=csv"]

@@ -59,6 +59,14 @@ def test_the_latents_that_are_asked_for_are_shown_in_that_order(cli, tiny, tmp_p
     assert "no photos are shown: give the images that were recorded" in result.text
 
 
+def test_photos_of_another_folder_are_refused(cli, tiny, tmp_path, dictionary):
+    """Guards against exit code 0 and a page that says below each latent that its photo is missing."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
+    result = cli("show", "device=cpu", str(dictionary), f"dataset={tiny}", "images=folder", f"images.root={tmp_path}")
+    assert result.code == 1 and "does not have 40 of 40 images of tiny, e.g." in result.err
+    assert "give the image set that was recorded" in result.err
+
+
 def test_without_any_the_rule_chooses(cli, tiny, tmp_path, dictionary):
     page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "choice.n=2", "choice.commonest=0", "choice.images=1")
     assert len(headings(page)) == 2 and "chosen by rule" in page

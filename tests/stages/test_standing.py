@@ -4,7 +4,7 @@ import polars as pl
 import pytest
 from conftest import TINY
 
-RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=5")
+RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=5", "keep_checkpoint=true")
 
 
 @pytest.mark.slow
@@ -46,3 +46,20 @@ def test_a_refused_setting_is_not_asked_for_again(cli, tiny, tmp_path):
     resumed = cli("train", f"ckpt_path={run}", "log_every=2")
     assert resumed.code == 0, resumed.text
     assert "log_every=2" in (run / ".hydra" / "overrides.yaml").read_text()
+
+
+def test_a_finished_run_keeps_its_checkpoint_only_when_asked(cli, tiny, tmp_path):
+    run = tmp_path / "run"
+    assert cli(*RUN[:-1], f"dataset={tiny}", f"hydra.run.dir={run}").code == 0
+    assert (run / "results.parquet").is_file() and not list(run.rglob("*.ckpt*"))
+    longer = cli("train", f"ckpt_path={run}", "n_tokens=1280")
+    assert longer.code == 1 and "only keep_checkpoint=true keeps" in longer.err
+
+
+def test_status_names_single_runs_and_refuses_other_folders(cli, tiny, tmp_path):
+    assert cli(*RUN[:-1], f"dataset={tiny}").code == 0
+    (run,) = (tmp_path / "outputs" / "train").glob("*/*")
+    shown = cli("status")
+    assert shown.code == 0 and f"{run}\n" in shown.out and "1 finished" in shown.out
+    refused = cli("status", str(tmp_path))
+    assert refused.code == 1 and f"{tmp_path} is neither a sweep nor a run" in refused.err

@@ -241,5 +241,5 @@ def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
 
 def test_status_of_what_is_not_there(cli, tmp_path):
     err = cli("status").err
-    assert "no sweep (-m) below" in err and "saev status <run>" in err
+    assert "no run or sweep below" in err and "saev status <directory>" in err
     assert "there is no such directory" in cli("status", str(tmp_path / "nowhere")).err

@@ -32,7 +32,7 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     run, printed = undisturbed
     table = pl.read_parquet(run / "results.parquet")
     assert table["member"].to_list() == ["sae=batchtopk,k=4", "sae=relu,sparsity=1e-2"]
-    assert {"nmse", "l0", "l1", "dead", "dead_val", "dense_above_0.1", "coherence", "tokens_per_s"} <= set(
+    assert {"nmse", "l0", "l1", "dead", "dead_train", "dense_above_0.1", "coherence", "tokens_per_s"} <= set(
         table.columns
     )
     assert table["k"].to_list() == [4, None] and table["sparsity"].to_list() == [None, 1e-2]

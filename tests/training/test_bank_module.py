@@ -143,7 +143,7 @@ def test_metrics_reach_the_file_and_history_is_cut_on_resume(dataset, tmp_path):
     assert {line["member"] for line in lines} == {spec.name for spec in specs()}
     train = [line for line in lines if line["split"] == "train" and line["member"] == "topk"]
     assert [line["step"] for line in train] == [5, 10, 15, 20]
-    assert {"loss", "z_mse", "l0", "gradient_norm", "dead", "lr"} <= train[0].keys()
+    assert {"loss", "z_mse", "l0", "gradient_norm", "dead_train", "lr"} <= train[-1].keys()
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     later = {**lines[-1], "step": 99}
     path.write_text(path.read_text() + json.dumps(later) + "\n" + '{"step": 1')

@@ -60,7 +60,7 @@ def test_a_batch_of_two_processes_is_that_of_one(two, in_parts):
     """Guards against selections, thresholds, penalties, norms and counters of a part in place of the batch."""
     left, _ = two
     trainer, module, seen = in_parts
-    assert max(row for numbers in seen for row in numbers["aux"]) > 0 and seen[-1]["dead"][0] > 0
+    assert max(row for numbers in seen for row in numbers["aux"]) > 0 and seen[-1]["dead_train"][0] > 0
     for rank in range(2):
         found = left("batch", rank)
         assert found["steps"] == trainer.global_step == 30

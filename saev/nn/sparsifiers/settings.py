@@ -25,7 +25,11 @@ class SparsifierSettings:
         return getattr(module, f"{type(self).__name__}Sparsifier")(self, d_sae)
 
     def check_width(self, d_sae: int) -> None:
-        """ValueError where the settings do not fit d_sae latents."""
+        """ValueError where the settings ask for more active latents than there are."""
+        for key in ("k", "l0_target"):
+            value = getattr(self, key, None)
+            if value is not None and value > d_sae:
+                raise ValueError(f"{key}={value} is more than d_sae={d_sae}: lower {key} or raise d_sae.")
 
     def as_dict(self) -> dict[str, Any]:
         """{kind, ...fields}."""
@@ -45,10 +49,6 @@ class SparsifierSettings:
 @dataclasses.dataclass(frozen=True)
 class _Selecting(SparsifierSettings):
     k: int = bounded(at_least=1)  # active latents per token
-
-    def check_width(self, d_sae: int) -> None:
-        if self.k > d_sae:
-            raise ValueError(f"k={self.k} is more than d_sae={d_sae}: lower k or raise d_sae.")
 
 
 @dataclasses.dataclass(frozen=True)
