@@ -1,6 +1,8 @@
 """Progress of a training run: a bar on a terminal, a log line per validation."""
 
+import datetime
 import logging
+import time
 from typing import Any
 
 import lightning as L
@@ -12,6 +14,8 @@ from saev.training.bank.module import BankModule, due
 
 log = logging.getLogger(__name__)
 
+TIMED_STEPS = 5  # for the estimate of the remaining time
+
 
 class BankProgress(L.Callback):
     """Shows steps, remaining time and tokens per second; logs held-out NMSE and L0 of each member at validations."""
@@ -19,6 +23,7 @@ class BankProgress(L.Callback):
     def __init__(self):
         self.console = terminal(stderr=True)
         self.bar: Progress | None = None
+        self.steps, self.since = 0, 0.0  # steps of this process, and when the first has ended
 
     def on_train_start(self, trainer: L.Trainer, pl_module: BankModule) -> None:  # type: ignore[override]
         if not (self.console.is_terminal and trainer.is_global_zero):
@@ -40,6 +45,13 @@ class BankProgress(L.Callback):
         self.bar.start()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
+        self.steps += 1
+        if self.steps == 1:  # the first step sets things up
+            self.since = time.perf_counter()
+        elif self.steps == 1 + TIMED_STEPS and trainer.is_global_zero:
+            seconds = (time.perf_counter() - self.since) / TIMED_STEPS
+            left = datetime.timedelta(seconds=round(seconds * (int(trainer.max_steps) - trainer.global_step)))
+            log.info("about %s left: %d steps of %.2g s, without validation", left, trainer.max_steps, seconds)
         if self.bar is None:
             return
         speed: dict[str, Any] = {}

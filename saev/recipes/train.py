@@ -30,7 +30,7 @@ from saev.runs.tables import write_table
 from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards import ActivationStore
 from saev.training.bank.module import BankModule, OptimiserFactory
-from saev.training.lightning import leave_processes, quieten_lightning
+from saev.training.lightning import ended_processes, leave_processes, quieten_lightning
 from saev.training.settings import TrainSettings
 from saev.visuals.columns import remarks
 
@@ -150,7 +150,15 @@ def run(
     images: ImageSource | None = None,
 ) -> TrainedBank:
     """Fit, validate on the held-out images and write the results; SystemExit where a signal ended the fit."""
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except RuntimeError as error:  # of a collective that lost a process
+        if not (ended := ended_processes(trainer)):
+            raise
+        raise ValueError(
+            f"{ended} of this run has ended; resume from the last checkpoint with ckpt_path={directory}, or repeat the command if "
+            "there is none yet."
+        ) from error
     if received := interrupted_by(trainer):
         log.warning(
             "stopped at step %d of %d; resume with: ckpt_path=%s", trainer.global_step, trainer.max_steps, directory

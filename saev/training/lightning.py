@@ -1,7 +1,9 @@
-"""Silence Lightning's own messages, and end the processes that it started."""
+"""Silence Lightning's own messages, and name and end the processes that it started."""
 
+import contextlib
 import logging
 import os
+import signal
 import subprocess
 import warnings
 
@@ -13,13 +15,24 @@ LEAVING_S = 4  # less than the interval at which Lightning checks its processes
 
 def quieten_lightning() -> None:
     """Suppress Lightning's advertisements, device lists, and warnings that do not apply here."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for message in (
         r".*isinstance\(treespec, LeafSpec\).* is deprecated",  # Lightning's own use of torch
         r".*Consider increasing the value of the `num_workers`",  # the stream has its own threads
         r".*The `srun` command is available",  # a machine with Slurm may be used without it
     ):
         warnings.filterwarnings("ignore", message)
+
+
+def ended_processes(trainer: L.Trainer) -> str:
+    """Which of the processes that a DDP run has started have ended with an error, e.g. "process 1 (SIGKILL)"; "" for none."""
+    ended = []
+    for number, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), 1):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if code := process.wait(LEAVING_S / 2):
+                ended.append(f"process {number} ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+    return ", ".join(ended)
 
 
 def leave_processes(trainer: L.Trainer) -> None:

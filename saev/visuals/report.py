@@ -95,18 +95,20 @@ def write_report(
             {"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)}
         )
     curves = read_history(history) if history else {}
+    probed = read_history(history, ["probe_map"], "val") if history else {}
+    columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
     series = {name: name for name in (*curves, *surveys)}
     series |= dict(zip((str(row["member"]) for row in rows), plots.series_of(rows), strict=True))
     page = _environment().get_template(TEMPLATE).render(
         title=title,
         facts=facts(store, layer, tokens, rows, date),
-        columns=COLUMNS,
+        columns=columns,
         rows=[{"name": str(row["member"]), "failed": failed(row), "mark": mark(row),
-               "cells": [column.text(row) for column in COLUMNS]} for row in rows],
+               "cells": [column.text(row) for column in columns]} for row in rows],
         held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
         frontier=picture(plots.frontier(rows)),
         omitted=[str(row["member"]) for row in rows if not finite(row, "nmse")],
-        curves=[uri for figure in training_curves(curves, series) if (uri := picture(figure))],
+        curves=[uri for figure in training_curves(curves, probed, series) if (uri := picture(figure))],
         histograms=histograms(surveys, series),
         galleries=galleries,
         left_out=[name for name in sound if name not in shown],
@@ -157,10 +159,11 @@ def sight(vit: Mapping[str, Any]) -> str:
     return ""
 
 
-def training_curves(curves: Curves, series: Mapping[str, str]) -> list[Any]:
-    """Figures of the error and of L0 over training."""
+def training_curves(curves: Curves, probed: Curves, series: Mapping[str, str]) -> list[Any]:
+    """Figures of the error and of L0 over training, and of mAP at validations where classes were probed."""
     labels = {"z_mse": "MSE of z (1 = mean; log scale)", "l0": "L0: active latents (log scale)"}
-    return [plots.curve(curves, metric, label, series) for metric, label in labels.items()]
+    figures = [plots.curve(curves, metric, label, series) for metric, label in labels.items()]
+    return [*figures, plots.curve(probed, "probe_map", "mAP of the best latents (log scale)", series)]
 
 
 def histograms(surveys: Mapping[str, Survey], series: Mapping[str, str]) -> list[tuple[str, str]]:
