@@ -71,7 +71,7 @@ EVALUATION = (  # of `saev evaluate`
     Column("splice_recovered_cls", "cls", digits, "final cls token: 1 - error / error under mean ablation"),
     Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
     Column(
-        "splice_agreement", "same class (%)", percent, "images whose class, as the head predicts it, does not change"
+        "splice_agreement", "class (%)", percent, "images whose class, as the head predicts it, does not change"
     ),
 )
 PROBE = (  # of `saev probe`
