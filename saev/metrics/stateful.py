@@ -138,7 +138,7 @@ class ValidationMetrics(nn.Module):
             "l0": l0,
             "l0_fraction": l0 / len(firings),
             "l1": F.l1_compute(activity["absolute"], n),
-            "dead_val": F.dead_compute(firings),
+            "dead": F.dead_compute(firings),
             "almost_dead": F.almost_dead_compute(firings, n),
             "dense_above_0.1": F.dense_compute(firings, n, above=0.1),
             "dense_above_0.01": F.dense_compute(firings, n, above=0.01),

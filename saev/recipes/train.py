@@ -30,7 +30,7 @@ from saev.runs.tables import write_table
 from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards import ActivationStore
 from saev.training.bank.module import BankModule, OptimiserFactory
-from saev.training.lightning import ended_processes, leave_processes, quieten_lightning
+from saev.training.lightning import ended, leave_processes, quieten_lightning, started
 from saev.training.settings import TrainSettings
 from saev.visuals.columns import remarks
 
@@ -153,10 +153,10 @@ def run(
     try:
         trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except RuntimeError as error:  # of a collective that lost a process
-        if not (ended := ended_processes(trainer)):
+        if not (which := ended(started(trainer))):
             raise
         raise ValueError(
-            f"{ended} of this run has ended; resume from the last checkpoint with ckpt_path={directory}, or repeat the command if "
+            f"{which} of this run has ended; resume from the last checkpoint with ckpt_path={directory}, or repeat the command if "
             "there is none yet."
         ) from error
     if received := interrupted_by(trainer):

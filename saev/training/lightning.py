@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import warnings
+from collections.abc import Sequence
 
 import lightning as L
 import torch
@@ -25,14 +26,19 @@ def quieten_lightning() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def ended_processes(trainer: L.Trainer) -> str:
+def ended(processes: Sequence[subprocess.Popen]) -> str:
     """Which of the processes that a DDP run has started have ended with an error, e.g. "process 1 (SIGKILL)"; "" for none."""
-    ended = []
-    for number, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), 1):
+    failed = []
+    for number, process in enumerate(processes, 1):
         with contextlib.suppress(subprocess.TimeoutExpired):
             if code := process.wait(LEAVING_S / 2):
-                ended.append(f"process {number} ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
-    return ", ".join(ended)
+                failed.append(f"process {number} ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
+    return ", ".join(failed)
+
+
+def started(trainer: L.Trainer) -> list[subprocess.Popen]:
+    """The processes that the trainer has started for the further ranks."""
+    return getattr(trainer.strategy.launcher, "procs", [])
 
 
 def leave_processes(trainer: L.Trainer) -> None:
@@ -44,7 +50,7 @@ def leave_processes(trainer: L.Trainer) -> None:
         torch.distributed.destroy_process_group()
         for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             os.environ.pop(name, None)
-    procs = getattr(trainer.strategy.launcher, "procs", [])
+    procs = started(trainer)
     for process in procs:
         try:
             process.wait(LEAVING_S)  # it ends with this one, but may hang after a failure

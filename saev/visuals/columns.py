@@ -70,9 +70,7 @@ EVALUATION = (  # of `saev evaluate`
     Column("correlation", "|corr|", three, "mean |correlation| of two latents' codes"),
     Column("splice_recovered_cls", "cls", digits, "final cls token: 1 - error / error under mean ablation"),
     Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
-    Column(
-        "splice_agreement", "class (%)", percent, "images whose class, as the head predicts it, does not change"
-    ),
+    Column("splice_agreement", "class (%)", percent, "images whose class, as the head predicts it, does not change"),
 )
 PROBE = (  # of `saev probe`
     Column("r", "R", three, "1 - cross-entropy of the best latents / that of the prevalence, summed over classes"),

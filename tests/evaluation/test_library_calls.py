@@ -47,7 +47,7 @@ def run(tmp_path, tiny, pair):
 
 
 def numbers(table: pl.DataFrame) -> pl.DataFrame:
-    return table.select("member", "nmse", "l0", "dead_val", "coherence", "n_tokens", "correlation")
+    return table.select("member", "nmse", "l0", "dead", "coherence", "n_tokens", "correlation")
 
 
 def test_evaluate_gives_the_numbers_of_the_command(cli, tiny, tmp_path, run):

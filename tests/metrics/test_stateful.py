@@ -41,7 +41,7 @@ def _numbers(metrics):
 
 
 def _assert_equal(one, other):
-    integers = ("l0", "l0_fraction", "dead_val", "almost_dead", "dense_above_0.1", "dense_above_0.01", "n_tokens")
+    integers = ("l0", "l0_fraction", "dead", "almost_dead", "dense_above_0.1", "dense_above_0.01", "n_tokens")
     for a, b in zip(one[0], other[0], strict=True):
         assert {name: a[name] for name in integers} == {name: b[name] for name in integers}
         assert a == pytest.approx(b, rel=1e-12)
@@ -54,7 +54,7 @@ def test_a_dictionary_of_one_latent_has_numbers_too():
     metrics = ValidationMetrics(shift=torch.zeros(2), d_sae=[1])
     metrics.update(torch.tensor([[0.0, 0.0], [2.0, 4.0]]), [(torch.tensor([[0.0], [3.0]]), torch.zeros(2, 2))])
     (row,) = metrics.compute()
-    assert (row["l0"].item(), row["l0_fraction"].item(), row["dead_val"].item()) == (0.5, 0.5, 0)
+    assert (row["l0"].item(), row["l0_fraction"].item(), row["dead"].item()) == (0.5, 0.5, 0)
     assert {name: value.tolist() for name, value in metrics.latents(0).items()} == {
         "frequency": [0.5],
         "mean_value": [3],
@@ -75,7 +75,7 @@ def test_numbers_are_those_of_numpy():
             "l0": (f != 0).sum(1).mean(),
             "l0_fraction": (f != 0).mean(),
             "l1": np.abs(f).sum(1).mean(),
-            "dead_val": (frequency == 0).mean(),
+            "dead": (frequency == 0).mean(),
             "almost_dead": (frequency < 1e-6).mean(),
             "dense_above_0.1": (frequency > 0.1).mean(),
             "dense_above_0.01": (frequency > 0.01).mean(),

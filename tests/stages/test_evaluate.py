@@ -84,7 +84,7 @@ def test_numbers_are_those_of_the_codes(cli, tiny, tmp_path, run):
     assert row["correlation"] == pytest.approx(float(correlation.compute()), rel=1e-4)
     assert row["mean_atom_norm"] == pytest.approx(1, abs=1e-5)
     fires = (codes != 0).sum(0)
-    assert sum(row["frequency_histogram"]) == int((fires > 0).sum()) and row["dead_val"] == float(
+    assert sum(row["frequency_histogram"]) == int((fires > 0).sum()) and row["dead"] == float(
         (fires == 0).double().mean()
     )
     assert len(row["frequency_histogram"]) == len(FREQUENCY_EDGES) - 1

@@ -2,17 +2,15 @@
 
 import signal
 import subprocess
-from types import SimpleNamespace
 
-from saev.training.lightning import ended_processes
+from saev.training.lightning import ended
 
 
 def test_processes_that_ended_are_named():
     """Guards against a killed rank of which only gloo's traceback tells."""
     procs = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sleep", "60"]), subprocess.Popen(["false"])]
     procs[1].send_signal(signal.SIGKILL)
-    trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=procs)))
-    assert ended_processes(trainer) == "process 2 (SIGKILL), process 3 (exit code 1)"
+    assert ended(procs) == "process 2 (SIGKILL), process 3 (exit code 1)"
     procs[0].kill()
     procs[0].wait()
-    assert ended_processes(SimpleNamespace(strategy=SimpleNamespace(launcher=None))) == ""
+    assert ended([]) == ""
