@@ -4,6 +4,7 @@ first pass ──▶ tables of all pairs ──fit──▶ best latents ──s
 """
 
 import dataclasses
+import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from saev.probing.bootstrap import FiringTokens, draws
 from saev.probing.class_metrics import ClassMetrics, best_columns, evaluate
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import Columns
-from saev.probing.inputs import Recording, open_inputs
+from saev.probing.inputs import ProbeInputs, Recording, open_inputs
 from saev.probing.logistic.weighting import fit_all
 from saev.probing.passes import EXACT, Source, first_pass, l0_of_first_batch, second_pass
 from saev.probing.rows import class_rows, count_statuses, intervals, none_if_nan, summarise, top_latents, write_pairs
@@ -65,7 +66,13 @@ class BestLatents(NamedTuple):
 
 
 def probe(
-    dictionaries: str | os.PathLike | SavedDictionary | CodeStore | Sequence[Any] | Mapping[str, Dictionary],
+    dictionaries: str
+    | os.PathLike
+    | SavedDictionary
+    | CodeStore
+    | Sequence[Any]
+    | Mapping[str, Dictionary]
+    | ProbeInputs,
     dataset: Recording,
     settings: ProbeSettings = ProbeSettings(),  # noqa: B008 (frozen)
     *,
@@ -78,7 +85,8 @@ def probe(
     """Find the latent that stands for each class, on training images, and measure it on validation images.
 
     Args:
-        dictionaries: directories of dictionaries, runs, sweeps or codes (`saev.encode`), or name -> dictionary in memory.
+        dictionaries: directories of dictionaries, runs, sweeps or codes (`saev.encode`), name -> dictionary in memory, or what
+            `open_inputs` returned.
         dataset: a recording whose tokens have labels.
         validation: another recording of the same classes; None: images of `dataset`, held out.
         layer: block index; None: the one that the dictionaries were trained on.
@@ -90,7 +98,10 @@ def probe(
     device, path = resolve_device(device), None if directory is None else Path(directory)
     if settings.pairs and path is None:
         raise ValueError("pairs=true writes a table for each dictionary: give directory=.")
-    inputs = open_inputs(dictionaries, dataset, settings, validation=validation, layer=layer)
+    if isinstance(dictionaries, ProbeInputs):
+        inputs = dictionaries
+    else:
+        inputs = open_inputs(dictionaries, dataset, settings, validation=validation, layer=layer)
     sources, checkpoint = inputs.sources(settings, device), path / CHECKPOINT if path else None
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
@@ -134,12 +145,11 @@ def find_best(
     }
     first_pass(stats, data.splits, sources, checkpoint, identity, settings.save_every_s)
     best: dict[Variant, BestLatents] = {}
-    for variant in variants:
-        for name, n in n_latents.items():
+    with bar("Probes of all latents", len(variants) * n_classes * sum(n_latents.values())) as advance:
+        for variant, name in itertools.product(variants, n_latents):
             train, val = (stats[split.name, variant, name].compute() for split in data.splits)
-            with bar(f"Probes: {name} ({variant} labels)", n * n_classes) as advance:
-                fit = fit_all(train, min(3, train.mantissa_bits), settings.weights, settings.ridge, advance)
-            log.info("%s (%s labels): %s", name, variant, count_statuses(fit))
+            fit = fit_all(train, min(3, train.mantissa_bits), settings.weights, settings.ridge, advance)
+            log.debug("%s (%s labels): %s", name, variant, count_statuses(fit))
             columns, start, top = best_columns(fit, train, settings.top)
             best[variant, name] = BestLatents(columns, start, top_latents(top, fit, val))
             if not len(columns):

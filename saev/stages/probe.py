@@ -15,7 +15,7 @@ from saev.progress import terminal
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
-from saev.visuals.tables import probe_table
+from saev.visuals.tables import classes_table, probe_table
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -30,11 +30,10 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     if bound is not None:
         from saev.recipes.supervised import check_linear, linear_bound  # imports Lightning, and needs the clone
 
-        inputs = open_inputs(named, cfg.dataset, settings, **recordings)
+    inputs = open_inputs(named, cfg.dataset, settings, **recordings)
+    if bound is not None:
         check_linear(inputs, bound)
-    result = probe(
-        named, cfg.dataset, settings, **recordings, directory=directory, device=cfg.device, keep_checkpoint=cfg.linear
-    )
+    result = probe(inputs, cfg.dataset, settings, directory=directory, device=cfg.device, keep_checkpoint=cfg.linear)
     tables = result.tables()
     if bound is not None:
         rows = linear_bound(inputs, settings, bound, directory, cfg.device)
@@ -42,6 +41,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         write_table(directory, "results", tables["results"])
         (directory / CHECKPOINT).unlink(missing_ok=True)
     rows = tables["results"].to_dicts()
-    terminal().print(probe_table(rows))
+    terminal().print(probe_table(rows, cfg.explain))
+    terminal().print(classes_table(tables["classes"].to_dicts()))
     print_files({name: directory / f"{name}.parquet" for name in tables})
     return rows

@@ -75,9 +75,16 @@ EVALUATION = (  # of `saev evaluate`
 PROBE = (  # of `saev probe`
     Column("r", "R", three, "1 - cross-entropy of the best latents / that of the prevalence, summed over classes"),
     Column("map", "mAP", three, "mean over classes of the best latent's average precision; 95 % interval over images"),
+    Column("map_permuted", "permuted", three, "the same with the labels of images permuted: the chance level"),
     Column("f1", "F1", three, "at the threshold that is best in training"),
     Column("precision16", "P@16", three, "of the 16 tokens with the largest codes, those of the class"),
     Column("coverage_0.3", "covered (%)", percent, "classes with an average precision of at least 0.3"),
+)
+CLASSES = (  # of the classes of `saev probe`
+    Column("latent", "latent", whole, "the latent that best predicts the class in training"),
+    Column("ap", "AP", three, "average precision on validation tokens; 95 % interval over images"),
+    Column("n_images_val", "images", whole, "validation images with the class"),
+    Column("prevalence", "tokens (%)", percent, "validation tokens that are of the class"),
 )
 
 

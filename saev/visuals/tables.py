@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from saev.visuals.columns import COLUMNS, EVALUATION, PROBE, Column, failed, mark
+from saev.visuals.columns import CLASSES, COLUMNS, EVALUATION, MISSING, PROBE, Column, failed, mark
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,24 +40,43 @@ def evaluation_table(rows: Rows) -> Table:
     return table
 
 
-def probe_table(rows: Rows) -> Table:
-    """The results of `saev probe`: a row per dictionary and null, in the given order."""
+def probe_table(rows: Rows, explain: bool = False) -> Table:
+    """The results of `saev probe`: a row per dictionary, in the given order; its mAP with permuted labels is a column."""
+    permuted = {row["member"]: row["map"] for row in rows if row["labels"] != "true"}
+    rows = [{**row, "map_permuted": permuted.get(row["member"])} for row in rows if row["labels"] == "true"]
     columns = [column for column in PROBE if any(row.get(column.key) is not None for row in rows)]
-    intervals = any(row.get("map_low") is not None for row in rows)
-    table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], [])
-    for column in columns:
-        table.add_column(column.label, justify="right", no_wrap=True)
-        if column.key == "map" and intervals:
-            table.add_column("95 %", no_wrap=True, style="dim")
+    table = new_table(
+        "dictionary", [f"{column.label}: {column.meaning}" for column in columns] if explain else [], columns
+    )
     for row in rows:
-        name = str(row["member"]) if row["labels"] == "true" else f"{row['member']} ({row['labels']} labels)"
-        cells = []
-        for column in columns:
-            cells.append(column.text(row))
-            if column.key == "map" and intervals:
-                cells.append(f"{row['map_low']:.3f}–{row['map_high']:.3f}" if row.get("map_low") is not None else "")
-        table.add_row(name, *cells)
+        table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns))
     return table
+
+
+def classes_table(rows: Rows, most: int = 12) -> Table:
+    """The classes of `saev probe`, each with its best latent over all dictionaries; those with the highest lower end of AP first."""
+    best: dict[str, Mapping[str, Any]] = {}
+    true = (row for row in rows if row["labels"] == "true" and row["latent"] is not None and row["ap"] is not None)
+    for row in sorted(
+        true, key=lambda row: (row.get("ap_low") is not None, row.get("ap_low") or row["ap"]), reverse=True
+    ):
+        best.setdefault(row["class"] or f"class {row['class_id']}", row)
+    columns = [column for column in CLASSES if any(row.get(column.key) is not None for row in best.values())]
+    left_out = [f"and {len(best) - most} more classes in classes.parquet"] if len(best) > most else []
+    table = new_table("class", left_out, columns)
+    table.add_column("dictionary", overflow="fold")
+    for name, row in list(best.items())[:most]:
+        cells = (f"{column.text(row)}{ends(row, column.key)}" for column in columns)
+        table.add_row(Text(f"not {name}" if row["sign"] < 0 else name), *cells, named(row))
+    return table
+
+
+def ends(row: Mapping[str, Any], key: str) -> str:
+    """The interval of an AP, " [low, high]"; " [–]" where the row has none, "" for other columns."""
+    if key not in ("ap", "map") or f"{key}_low" not in row:
+        return ""
+    low, high = row[f"{key}_low"], row[f"{key}_high"]
+    return f" [{MISSING}]" if low is None else f" [{low:.3f}, {high:.3f}]"
 
 
 def new_table(first: str, caption: Sequence[str], columns: Sequence[Column]) -> Table:

@@ -61,8 +61,9 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
         assert by[member, "true"]["map"] > 1.3 * by[member, "permuted"]["map"]
     assert by["means", "permuted"]["r"] < 0.02 < by["means", "true"]["r"]
     assert by["means", "true"]["map"] == pytest.approx(means["ap"].mean()) and by["means", "true"]["n_classes"] == 3
-    assert "means (permuted labels)" in shown.out and "mAP" in shown.out
-    assert "Probes: means (true labels)" in shown.err and "100 %" in shown.err
+    assert "permuted" in shown.out and "mAP" in shown.out and "sky" in shown.out and "cross-entropy" not in shown.out
+    assert "Probes of all latents" in shown.err and "100 %" in shown.err
+    assert len(shown.out.splitlines()) < 20
     examples = [e for e in range(N_IMAGES) if e in split_images(np.full(N_IMAGES, 16), 0.3)[1]]
     n_val = np.concatenate([image(e)[1] for e in examples])
     assert means["n_tokens_val"].to_list() == [int((n_val == c).sum()) for c in range(3)]
