@@ -77,5 +77,5 @@ def register() -> None:
     fit = {**INPUT, **types_of(FitSettings), **baseline, **JOB}
     store(name="fit_schema", node=schema("Fit", fit, (*SHARED, "baseline")))
     probe = {"dictionaries": list[str], "dataset": str | None, "validation": str | None, "layer": int | None}
-    probe |= {**types_of(ProbeSettings), "linear": bool, "explain": bool, "device": str}
+    probe |= {**types_of(ProbeSettings), "linear": bool, "device": str}
     store(name="probe_schema", node=schema("Probe", probe, ("linear_probe", "paths")))

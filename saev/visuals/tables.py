@@ -40,14 +40,12 @@ def evaluation_table(rows: Rows) -> Table:
     return table
 
 
-def probe_table(rows: Rows, explain: bool = False) -> Table:
+def probe_table(rows: Rows) -> Table:
     """The results of `saev probe`: a row per dictionary, in the given order; its mAP with permuted labels is a column."""
     permuted = {row["member"]: row["map"] for row in rows if row["labels"] != "true"}
     rows = [{**row, "map_permuted": permuted.get(row["member"])} for row in rows if row["labels"] == "true"]
     columns = [column for column in PROBE if any(row.get(column.key) is not None for row in rows)]
-    table = new_table(
-        "dictionary", [f"{column.label}: {column.meaning}" for column in columns] if explain else [], columns
-    )
+    table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
     for row in rows:
         table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns))
     return table
@@ -62,12 +60,13 @@ def classes_table(rows: Rows, most: int = 12) -> Table:
     ):
         best.setdefault(row["class"] or f"class {row['class_id']}", row)
     columns = [column for column in CLASSES if any(row.get(column.key) is not None for row in best.values())]
-    left_out = [f"and {len(best) - most} more classes in classes.parquet"] if len(best) > most else []
-    table = new_table("class", left_out, columns)
+    table = new_table("class", [f"{column.label}: {column.meaning}" for column in columns], columns)
     table.add_column("dictionary", overflow="fold")
     for name, row in list(best.items())[:most]:
         cells = (f"{column.text(row)}{ends(row, column.key)}" for column in columns)
         table.add_row(Text(f"not {name}" if row["sign"] < 0 else name), *cells, named(row))
+    if len(best) > most:
+        table.add_row(Text(f"{len(best) - most} more in classes.parquet", style="dim"))
     return table
 
 
