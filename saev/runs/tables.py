@@ -1,27 +1,48 @@
 """Tables of results on disk, parquet and csv; and the lines that say where a command wrote its results."""
 
+import hashlib
+import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from saev.files import replacing
+from saev.files import write_atomically
 from saev.progress import print_line, terminal
+from saev.shards.verify import differing
+
+SUMS = "sha256.json"
 
 
 def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]]) -> Path:
     """Write a table as parquet, and as csv without the columns that hold lists; the parquet file's path.
 
-    Each file appears whole (temporary name, then rename), parquet last: its presence says that the table is finished.
+    Each file appears whole (temporary name, then rename), parquet last: its presence says that the table is finished. Their
+    sha256 go into SUMS.
     """
     table = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(list(rows), infer_schema_length=None)
     directory.mkdir(parents=True, exist_ok=True)
-    with replacing(directory / f"{name}.csv") as file:
-        table.select(pl.exclude(pl.List)).write_csv(file)
-    with replacing(directory / f"{name}.parquet") as file:
-        table.write_parquet(file)
+    text, columns = io.BytesIO(), io.BytesIO()
+    table.select(pl.exclude(pl.List)).write_csv(text)
+    table.write_parquet(columns)
+    files = {f"{name}.csv": text.getvalue(), f"{name}.parquet": columns.getvalue()}
+    sums = sums_of(directory) | {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
+    write_atomically(directory / SUMS, json.dumps(sums, indent=1).encode())
+    for file, data in files.items():
+        write_atomically(directory / file, data)
     return directory / f"{name}.parquet"
+
+
+def sums_of(directory: Path) -> dict[str, str]:
+    """sha256 by file of the tables that were written into a directory."""
+    return json.loads((directory / SUMS).read_text()) if (directory / SUMS).is_file() else {}
+
+
+def changed_tables(directory: Path) -> list[str]:
+    """The tables of a directory that are missing or have changed since they were written, one line each."""
+    return differing(directory, sums_of(directory))
 
 
 def print_files(files: Mapping[str, Path] | Sequence[Path], next_step: str = "") -> None:
