@@ -1,13 +1,15 @@
 """The files below a folder: links are followed, and neither loops nor second paths to a file list it again."""
 
+import logging
 import os
-import warnings
 from collections import deque
 from collections.abc import Collection
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from saev.files import plain_name
+
+log = logging.getLogger(__name__)
 
 Patterns = frozenset[tuple[str, ...]]  # what may follow a folder: the rest of the pattern, ** taken and not taken
 # fmt: off
@@ -61,7 +63,7 @@ def find_files(
             listed.add(target)
     if left_out:
         names = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
-        warnings.warn(f"{root}: left out {len(left_out)} links to files that are listed already: {names}", stacklevel=2)
+        log.warning("%s: left out %d links to files that are listed already: %s", root, len(left_out), names)
     for path in files:
         plain_name(
             path, f"images.root={root}", "rename it (all names to UTF-8: convmv -r -f latin1 -t utf8 --notest .)"

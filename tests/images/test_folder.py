@@ -52,9 +52,9 @@ def links(tmp_path):
     return tmp_path / "root"
 
 
-def test_each_file_is_listed_once_whatever_links_to_it(links):
-    with pytest.warns(UserWarning, match=r"left out 6 links to files that are listed already: "):
-        paths = find_files(links)
+def test_each_file_is_listed_once_whatever_links_to_it(links, caplog):
+    paths = find_files(links)
+    assert "left out 6 links to files that are listed already: " in caplog.text
     assert paths == ["cat/1.png", "dog/2.png", "gone.png", "loop.png", "out/3.png"]
 
 
@@ -65,9 +65,8 @@ def test_masks_may_be_links_to_one_file(links):
 
 
 def test_links_to_nothing_are_unreadable_images(links):
-    with pytest.warns(UserWarning, match="left out"):
-        images = FolderImages(root=str(links))
-        images.check()
+    images = FolderImages(root=str(links))
+    images.check()
     assert len(images.digest()) == 64
     for name in ["gone.png", "loop.png"]:
         with pytest.raises(OSError, match=name):
