@@ -15,7 +15,7 @@ from jaxtyping import Int64
 from saev.baselines.baseline import Baseline
 from saev.checkpoint import CONFIG, WEIGHTS, save_dictionary
 from saev.codes.settings import EncodeSettings
-from saev.files import fingerprint, sha256, write_atomically
+from saev.files import fingerprint, plain_name, sha256, write_atomically
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.saved import SavedDictionary
 from saev.shards.manifest import FILE
@@ -83,6 +83,8 @@ class CodesManifest:
                 raise ValueError(
                     f"{path} has schema {fields['schema']}, this version reads {SCHEMA}: update saev-lightning or encode again."
                 )
+            for name in fields["files"]:
+                plain_name(name, str(path))
             fields["ignore_labels"], fields["shards"] = tuple(fields["ignore_labels"]), tuple(fields["shards"])
             return cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from saev.files import sha256, write_atomically
+from saev.files import plain_name, sha256, write_atomically
 from saev.shards.index import FOREIGN, read_header
 from saev.shards.manifest import DTYPES, FILE, Manifest, layer_dir
 from saev.shards.merging import with_tables
@@ -93,6 +93,7 @@ def arrays_in(path: Path, suffix: str) -> Iterator[ForeignArray]:
             for info in file:
                 if not (info.isfile() and info.name.endswith(suffix)):
                     continue
+                plain_name(info.name, str(path), "rename the entry")
                 if info.offset_data + info.size > size:
                     raise ValueError(f"{path} is truncated in entry {info.name}: restore it.")
                 handle = file.extractfile(info)

@@ -134,3 +134,10 @@ def test_tars_that_are_none(tmp_path):
 def test_a_recording_is_not_overwritten(tiny):
     with pytest.raises(ValueError, match="never overwritten"):
         index_foreign(tiny, {})
+
+
+@pytest.mark.parametrize("name", ["/etc/a.npy", "../a.npy", "x/../../a.npy", "a\nb.npy"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path, name):
+    tar = write_tar(tmp_path / "a.tar", {name: arrays(0)[0]})
+    with pytest.raises(ValueError, match=r"a\.tar names the file .*: rename the entry"):
+        index_foreign(tmp_path / "out", {0: [tar]})
