@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from saev.images.decoding import open_rgb
 from saev.images.masks import check_masks_open, open_mask
+from saev.images.opening import open_rgb
 from saev.images.source import ImageSource
 from saev.images.tables import Row, shortened
 from saev.settings import listed

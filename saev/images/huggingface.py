@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Integer
 from PIL import Image
 
-from saev.images.decoding import open_rgb
 from saev.images.hub import load
 from saev.images.masked import MaskOptions
 from saev.images.masks import check_masks_open, open_mask
+from saev.images.opening import open_rgb
 from saev.images.patch_labels import Labelling
 from saev.images.source import ImageSource
 from saev.images.tables import label_name

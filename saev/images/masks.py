@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt16
 from PIL import Image
 
-from saev.images.decoding import name_of, open_image, orientation, raw_mode, stored_size, upright
+from saev.images.opening import name_of, open_image, orientation, raw_mode, stored_size, upright
 from saev.images.patch_labels import void_to_65535
 from saev.images.source import ImageSource
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from saev.images import VOID
-from saev.images.decoding import ORIENTATION_TAG, open_rgb
 from saev.images.masks import open_mask
+from saev.images.opening import ORIENTATION_TAG, open_rgb
 
 IDS = np.arange(6, dtype=np.uint8).reshape(2, 3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from saev.images.decoding import ORIENTATION_TAG, open_rgb
+from saev.images.opening import ORIENTATION_TAG, open_rgb
 
 GREY = np.linspace(0, 255, 6 * 8).reshape(6, 8).astype(np.uint8)
 
