@@ -127,9 +127,9 @@ def read_config(directory: str | Path) -> Mapping[str, Any]:
         raise ValueError(
             f"{path} does not describe a dictionary of saev: `saev convert` reads those of other libraries."
         )
-    if config_digest(config) != config["sha256"].get("config"):
+    if config["schema"] == SCHEMA and config_digest(config) != config["sha256"].get("config"):
         raise ValueError(
-            f"{path} was changed after it was written (sha256): restore it, or train the dictionary again."
+            f"{path} is damaged (its sha256 is another one than was written): restore it, or train the dictionary again."
         )
     if not path.with_name(WEIGHTS).is_file():
         raise ValueError(
