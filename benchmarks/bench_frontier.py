@@ -29,7 +29,7 @@ from saev.visuals.style import MARKERS, NEVER, PALETTE, panel
 WANTED = (8.0, 16.0, 32.0, 64.0)
 ROOT = zoo.CONF.parent
 # A short run's settings, as the demo's: hot, and dead after a fraction of the run rather than 10 M tokens
-SHORT = ["batch_size=512", "lr=2e-3", "warmup=50", "val_every=1000000", "logger=none", "report=false"]
+SHORT = ["batch_size=512", "lr=2e-3", "warmup=0.08", "val_every=1000000", "logger=none", "report=false"]
 
 
 def train(names: Sequence[str], wanted: Sequence[float], shared: Sequence[str], directory: Path) -> pl.DataFrame:

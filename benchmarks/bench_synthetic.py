@@ -102,7 +102,7 @@ def train(world: World, size: Size, l0: float) -> TimedBank:
         for name, spec in zip(names, specs, strict=True)
     ]
     adam = functools.partial(torch.optim.Adam, fused=True)
-    module = TimedBank(SAEBank(members).to(world.device), adam, warmup=size.warmup)
+    module = TimedBank(SAEBank(members).to(world.device), adam, warmup=size.warmup / size.steps)
     module.seconds = {}
     trainer = L.Trainer(
         accelerator="gpu" if world.device == "cuda" else "cpu",

@@ -21,7 +21,7 @@ sys.dont_write_bytecode = False  # a third of the collection is compiling
 ROOT = Path(__file__).resolve().parent.parent
 # Two steps of everything.
 TINY = (
-    "trainer=cpu", "batch_size=64", "n_tokens=128", "warmup=1", "log_every=1", "val_every=1", "dead_tokens=64",
+    "trainer=cpu", "batch_size=64", "n_tokens=128", "warmup=0", "log_every=1", "val_every=1", "dead_tokens=64",
     "d_sae=64", "report=false",
 )  # fmt: skip
 

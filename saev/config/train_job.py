@@ -47,6 +47,7 @@ def prepare(cfg: DictConfig, here: bool = True) -> TrainJob:
     `here`: the job runs on this machine, so its devices are checked.
     """
     settings = build(TrainSettings, cfg)
+    cfg.batch_size = settings.batch
     check_trainer(cfg.trainer, here)
     members = plan_members(cfg)
     check_division(cfg, len(members))
@@ -121,9 +122,9 @@ def check_members(members: Sequence[Member], facts: DataFacts, settings: TrainSe
             member.check_tokens(facts.d_model, min(n_tokens, settings.subset_tokens or math.inf))
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
-    if known and settings.batch_size > facts.n_images * per_image:
+    if known and settings.batch > facts.n_images * per_image:
         raise ValueError(
-            f"batch_size={settings.batch_size} is larger than the {facts.n_images * per_image} tokens of {facts.n_images} "
+            f"batch_size={settings.batch} is larger than the {facts.n_images * per_image} tokens of {facts.n_images} "
             "images: lower batch_size or take more images."
         )
 

@@ -92,7 +92,7 @@ class Member:
     name: str = None  # type: ignore[assignment]  # default: the sparsifier's kind and settings
     objective: Objective = dataclasses.field(default_factory=Plain)
     auxk: AuxK = dataclasses.field(default_factory=AuxK)
-    lr: float = bounded(3e-4, above=0)
+    lr: float | None = bounded(None, above=0)  # None: by the length of the run (`rate`)
     d_sae: int | None = bounded(None, at_least=1)  # latents; None: expansion * d_model
     expansion: float = bounded(8, above=0)
     seed: int = 0  # of the initialisation
@@ -112,6 +112,17 @@ class Member:
         groups = ("sparsifier", "name", "objective", "auxk", "decoder")
         scalars = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in groups}
         return {**kinds, **shared, **scalars, "dead_tokens": self.auxk.dead_tokens}
+
+    def rate(self, n_tokens: int | None = None) -> float:
+        """lr, or for None the learning rate of a run of `n_tokens` training tokens: the longer, the lower
+        (docs/log/2026-11-27-defaults.md).
+
+        >>> from saev.nn import TopK
+        >>> [Member(TopK(8)).rate(n) for n in (50_000, 1_000_000, 10_000_000, 100_000_000)]
+        [0.003, 0.003, 0.0009, 0.0003]
+        """
+        by_length = 3e-3 * min(1.0, max(0.1, (1e6 / (n_tokens or 4e6)) ** 0.5))
+        return float(f"{by_length:.1g}") if self.lr is None else self.lr
 
     def width(self, d_model: int) -> int:
         """d_sae for activations of width `d_model`; ValueError where the settings do not fit it."""
@@ -146,4 +157,4 @@ class Member:
         d_model = sample.shape[1]
         sae = SparseAutoencoder(d_model, self.width(d_model), self.sparsifier, normaliser)
         initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
-        return TrainingMember(self.name, sae, self.objective, self.auxk, self.lr, n_tokens)
+        return TrainingMember(self.name, sae, self.objective, self.auxk, self.rate(n_tokens), n_tokens)

@@ -88,6 +88,7 @@ def train(
         raise ValueError("members: must hold at least one saev.Member, e.g. [saev.Member(saev.BatchTopK(32))].")
     parts, directory = lightning or LightningParts(), Path(directory or new_directory("train"))
     configuration = configuration or arguments(recording, layer, members, settings)
+    members = [dataclasses.replace(member, lr=member.rate(settings.n_tokens)) for member in members]
     if isinstance(recording, ActivationDataModule):
         for key, value in {"layer": layer, "n_tokens": n_tokens}.items():
             if value is not None and value != getattr(recording, key):
@@ -133,9 +134,9 @@ def stream(recording: ActivationStore | str | Path, layer: int, settings: TrainS
     """The training and held-out batches of a recording."""
     store = recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
     return ActivationDataModule(
-        store.location.root, layer, settings.batch_size, tokens=settings.tokens, ignore_labels=settings.ignore_labels,
+        store.location.root, layer, settings.batch, tokens=settings.tokens, ignore_labels=settings.ignore_labels,
         n_tokens=settings.n_tokens, subset_tokens=settings.subset_tokens, seed=settings.data_seed,
-        pool=max(1 << 20, 4 * settings.batch_size),
+        pool=max(1 << 20, 4 * settings.batch),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Settings of a training run, shared by all members of its bank; what differs between members is `saev.nn.Member`."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from saev.settings import bounded, check
@@ -42,7 +43,8 @@ class TrainSettings(StreamSettings):
 
     # tokens to train on, over as many epochs as that takes; None: one epoch
     n_tokens: int | None = bounded(100_000_000, at_least=1)
-    warmup: int = bounded(1000, at_least=0)  # learning-rate warm-up, steps
+    batch_size: int | None = bounded(None, at_least=1)  # tokens, over all processes; None: `batch`
+    warmup: float = bounded(0.05, at_least=0, at_most=1)  # fraction of the run over which the learning rate rises
     decay: float = bounded(0.2, at_least=0, at_most=1)  # fraction of the run over which the learning rate falls to 0
     clip: float = bounded(1.0, above=0, hint="clip=1e9: no clipping")  # largest gradient norm of a member
     products: Literal["auto", "measured", "sparse", "dense"] = "auto"  # how products of sparse codes are computed
@@ -53,6 +55,17 @@ class TrainSettings(StreamSettings):
     probe: ProbeSample = dataclasses.field(default_factory=ProbeSample)
     report: bool = True  # write report.html
     keep_checkpoint: bool = False  # of the finished run, which can then be resumed with more tokens
+
+    @property
+    def batch(self) -> int:
+        """batch_size, or for None about a thousand steps of 256 to 16384 tokens (docs/log/2026-11-27-defaults.md).
+
+        >>> [TrainSettings(n_tokens=n).batch for n in (50_000, 1_000_000, 10_000_000, 100_000_000)]
+        [256, 1024, 8192, 16384]
+        """
+        if self.batch_size is not None:
+            return self.batch_size
+        return max(256, min(16384, 1 << round(math.log2((self.n_tokens or 4_000_000) / 1000))))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def fit(dataset, *watching, steps=12, ckpt_path=None, dead_tokens=100):
     auxk = AuxK(dead_tokens=dead_tokens)
     specs = [Member(a, n, Plain(), auxk, 1e-2, d_sae=48) for n, a in zip(NAMES, (ReLU(1e-2), TopK(2)), strict=True)]
     trainer, module, data = build(
-        dataset, specs, steps, watching, 64, optimiser=torch.optim.Adam, warmup=1, usual=False, val_check_interval=6,
+        dataset, specs, steps, watching, 64, optimiser=torch.optim.Adam, warmup=0, usual=False, val_check_interval=6,
         log_every_n_steps=2,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True if ckpt_path else None)

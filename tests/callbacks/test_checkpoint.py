@@ -102,7 +102,7 @@ def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
         Member(ReLU(1e-2), "relu", Plain(), auxk, 1e-2, d_sae=32),
     ]
     bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
-    module = BankModule(bank, functools.partial(torch.optim.Adam, fused=True), warmup=5)
+    module = BankModule(bank, functools.partial(torch.optim.Adam, fused=True), warmup=0.1)
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = Checkpoint(path, every_n_steps)
     trainer = L.Trainer(

@@ -44,7 +44,7 @@ def fit(dataset, probe, steps=6, **settings):
     sample = normaliser(data.sample(300))
     activations = {"relu": ReLU(1e-2), "topk": TopK(3)}
     specs = [Member(a, name, Plain(), AuxK(dead_tokens=100), 1e-2, d_sae=20) for name, a in activations.items()]
-    module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=1)
+    module = BankModule(SAEBank([spec.build(normaliser, sample) for spec in specs]), torch.optim.Adam, warmup=0)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=steps, max_epochs=-1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=3,

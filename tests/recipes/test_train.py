@@ -10,7 +10,7 @@ from conftest import TINY
 import saev
 from saev.training.settings import TrainSettings
 
-SETTINGS = TrainSettings(batch_size=64, warmup=1, log_every=1, val_every=1, report=False)
+SETTINGS = TrainSettings(batch_size=64, warmup=0, log_every=1, val_every=1, report=False)
 BANK = 'variants=[["sae=batchtopk","k=4"],["sae=relu","sparsity=1e-2"]]'
 
 
@@ -75,7 +75,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy(arguments, message, tiny, 
 def test_a_recording_without_a_grid_gives_a_report_without_heat_maps(tmp_path):
     acts = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
     recording = saev.store_activations(acts, tmp_path / "recording", layer=8)
-    settings = TrainSettings(batch_size=64, warmup=1, log_every=2, val_every=2)
+    settings = TrainSettings(batch_size=64, warmup=0, log_every=2, val_every=2)
     bank = saev.train(recording, 8, members()[:1], n_tokens=640, settings=settings, directory=tmp_path / "run")
     assert "report" in bank.files and bank.files["report"].stat().st_size > 10_000
     assert saev.evaluate(bank.dictionaries, recording).results["nmse"].is_finite().all()

@@ -19,7 +19,7 @@ from saev.shards import ActivationStore
 
 SWEEP = (
     "train.py", "-m", "experiment=none", "sae=topk", "trainer=cpu", "logger=none", "d_sae=64", "batch_size=64",
-    "n_tokens=12800", "warmup=1", "val_every=100", "log_every=20", "dead_tokens=640", "report=false",
+    "n_tokens=12800", "warmup=0", "val_every=100", "log_every=20", "dead_tokens=640", "report=false",
     "hydra.sweeper.check=false",
 )  # fmt: skip
 SLOW = ("callbacks.checkpoint.every_n_steps=1",)  # 200 steps, of which any may be the last one saved

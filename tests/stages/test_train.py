@@ -41,7 +41,7 @@ def test_a_run_leaves_what_a_researcher_needs(undisturbed):
     for name in table["member"]:
         assert name in printed
         config = saev.read_config(run / "saes" / name)
-        assert config["provenance"]["layer"] == 1 and config["hyperparameters"]["lr"] == 3e-4
+        assert config["provenance"]["layer"] == 1 and config["hyperparameters"]["lr"] == 3e-3
         assert json.loads((run / "saes" / name / "metrics.json").read_text()) == config["metrics"]
         assert list((run / "tensorboard" / name).glob("events.*"))
     assert str(run / "report.html") in printed and "NMSE" in printed

@@ -39,7 +39,16 @@ def specs():
 
 
 def build(
-    dataset, members, steps=30, callbacks=(), batch_size=50, parts=None, optimiser=None, warmup=5, usual=True, **trainer
+    dataset,
+    members,
+    steps=30,
+    callbacks=(),
+    batch_size=50,
+    parts=None,
+    optimiser=None,
+    warmup=0.1,
+    usual=True,
+    **trainer,
 ):
     """(trainer, module, datamodule) of a run on layer 1, with the `usual` callbacks and these; `trainer`: its other settings."""
     data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_fraction=0.2, depth=2, parts=parts)
