@@ -21,7 +21,7 @@ class Column:
         """The row's number as text; a dash where it is missing or not finite."""
         if not finite(row, self.key):
             return MISSING
-        target = f" (target {row['l0_target']:g})" if self.key == "l0" and missed_target(row) else ""
+        target = f" ({row['l0_target']:g})" if self.key == "l0" and missed_target(row) else ""
         return self.write(row[self.key]) + target
 
 
@@ -55,7 +55,7 @@ whole, three = "{:,.0f}".format, "{:.3f}".format  # counts; numbers between -1 a
 COLUMNS = (  # of a run's results
     Column("nmse", "NMSE", digits, "reconstruction error on held-out tokens: squared error over the squared distance from their mean. "
            "0 is perfect, 1 is no better than always answering the mean."),
-    Column("l0", "L0", digits, "active latents per held-out token, on average. Fewer are easier to read."),
+    Column("l0", "L0", digits, "active latents per held-out token, on average (in brackets: a target missed by more than 10 %)."),
     Column("dead", "dead (%)", percent, "latents that fire on none of the held-out tokens."),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on over a tenth of held-out tokens: too common to mean one thing."),
     Column("coherence", "coherence", three, "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice."),

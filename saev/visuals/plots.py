@@ -1,6 +1,7 @@
 """The report's figures: the frontier of sparsity and fidelity, training curves, firing frequencies."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ LABELLED = 12  # points; with more, only the ends of each series are labelled
 NAMED = 8  # curves; with more, the legend names series
 LONGEST = 24  # characters of a setting in a legend; a longer one keeps its end
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
+PLACES = (((6, 5), "left"), ((6, -12), "left"), ((-6, 5), "right"), ((-6, -12), "right"))  # of labels beside each other
 HALO = [withStroke(linewidth=2.5, foreground="white")]  # labels stay legible on lines
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (9, 3)))
 # SAEs that differ in one of these, in architecture, objective or decoder are on different lines
@@ -31,6 +33,11 @@ def series_of(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -
     """
     keys = [key for key in dict.fromkeys([*LINE, *settings]) if key not in ("k", "sparsity", "l0_target", "seed")]
     differ = [key for key in keys if len({str(row[key]) for row in rows if row.get(key) is not None}) > 1]
+    groups = len({_series(row, differ) for row in rows})
+    for key in reversed(differ):  # a setting that differs only together with others is not named
+        fewer = [other for other in differ if other != key]
+        if len({_series(row, fewer) for row in rows}) == groups:
+            differ = fewer
     return [_series(row, differ) for row in rows]
 
 
@@ -79,8 +86,10 @@ def frontier(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) ->
         axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=6, zorder=4, label=label)
         for row in members if len(points) <= LABELLED else (*members[:1], *members[1:][-1:]):
             if not _has_label(name, row, labelled):
-                style = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
-                axes.annotate(asked(row), (row["l0"], row["nmse"]), **style)
+                n_beside = sum(_near(row, other, 0.1) for _, other in labelled)
+                (x, y), side = PLACES[n_beside % len(PLACES)]
+                style = {"xytext": (x, y), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
+                axes.annotate(asked(row), (row["l0"], row["nmse"]), ha=side, **style)
                 labelled.append((name, row))
     axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
     axes.set_ylim(0, max(row["nmse"] for _, row in points) * 1.15 or 1)
@@ -97,11 +106,11 @@ def _drawable(row: Mapping[str, Any]) -> bool:
 
 def _has_label(name: str, row: Mapping[str, Any], labelled: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
     """Whether a labelled point beside this one has the same label: a seed of the same setting, or a line that overlaps."""
-    return any(
-        asked(other) == asked(row)
-        and all(math.isclose(row[key], other[key], rel_tol=0.1 if of == name else 0.02) for key in ("l0", "nmse"))
-        for of, other in labelled
-    )
+    return any(asked(other) == asked(row) and _near(row, other, 0.1 if of == name else 0.02) for of, other in labelled)
+
+
+def _near(row: Mapping[str, Any], other: Mapping[str, Any], tolerance: float) -> bool:
+    return all(math.isclose(row[key], other[key], rel_tol=tolerance) for key in ("l0", "nmse"))
 
 
 def _columns(names: Sequence[str]) -> int:
@@ -114,7 +123,7 @@ def _height(names: Sequence[str]) -> float:
 
 
 def _legend(figure: Figure, names: Sequence[str]) -> None:
-    figure.legend(loc="outside lower center", ncols=_columns(names), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=_columns(names), fontsize=9, frameon=False)
 
 
 def curve(
@@ -171,7 +180,7 @@ def frequencies(
     axes.set(xlabel="fires on this fraction of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
     axes.set_ylim(0, top or None)
     axes.grid(False, axis="x")
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title("\n".join(textwrap.wrap(title, 38)), fontsize=10, loc="left")
     return figure
 
 

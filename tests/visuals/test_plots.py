@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from saev.visuals.columns import COLUMNS, mark, remarks
 from saev.visuals.plots import asked, curve, frequencies, frontier, series_of
@@ -56,6 +57,8 @@ def test_a_line_joins_saes_that_differ_in_sparsity_alone():
     ]  # fmt: skip
     same = [{**ROWS[3], "k": k, "seed": k, "nmse": 1 / k, "l0": float(k)} for k in (8, 16, 32)]
     assert len(set(series_of(same))) == 1
+    both = [{**row, "lr": 1 / row["k"], "d_sae": row["k"]} for row in same]  # one of two settings names the line
+    assert series_of(both) == ["batchtopk, d_sae=8", "batchtopk, d_sae=16", "batchtopk, d_sae=32"]
     assert len(set(series_of(same, ["batch_size"]))) == 1
     assert len(set(series_of([{**row, "batch_size": row["k"]} for row in same], ["batch_size"]))) == 3
 
@@ -65,6 +68,18 @@ def test_the_line_goes_through_the_mean_of_seeds():
     (line, points) = frontier(rows).axes[0].lines
     np.testing.assert_allclose(line.get_xdata(), [9, 17])
     assert len(points.get_xdata()) == 4
+
+
+def test_labels_beside_each_other_do_not_overlap():
+    rows = [{**ROWS[3], "k": k, "l0": 16.0 + k / 100, "nmse": 0.35, "seed": k} for k in (16, 17, 18, 19)]
+    figure = frontier([*rows, {**ROWS[3], "k": 64, "l0": 64.0, "nmse": 0.2}])
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes(figure.axes[0].texts, figure), 2))
+
+
+def test_a_long_title_is_not_cut():
+    figure = frequencies(np.array([0.0, 0.5]), 1000, "sae=batchtopk,k=16,init=archetypal,decoder=archetypal")
+    (box,) = boxes([text for text in figure.findobj(Text) if "archetypal" in text.get_text()], figure)
+    assert box.x1 <= figure.bbox.width
 
 
 def test_colours_do_not_clash():
@@ -95,7 +110,7 @@ def test_the_names_of_axes_are_not_cut(n):
 
 def test_what_went_wrong_is_said():
     target = next(column for column in COLUMNS if column.key == "l0")
-    assert target.text(ROWS[0]) == "45.0 (target 32)" and target.text(ROWS[1]) == "44.0"
+    assert target.text(ROWS[0]) == "45.0 (32)" and target.text(ROWS[1]) == "44.0"
     assert [mark(row) for row in ({"nmse": 1.2}, {"nmse": 0.9}, {"nmse": float("nan"), "failed": True})] == [
         "NMSE above 1", "", "diverged",
     ]  # fmt: skip
