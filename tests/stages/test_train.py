@@ -63,7 +63,17 @@ def test_the_report_shows_the_images_given_beside_a_dataset(cli, tiny, tmp_path)
     for path in saev.ActivationStore(tiny).examples["path"]:
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), "red").save(tmp_path / "photos" / path, "png")
-    call = ("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "report=true", "images=folder")
+    call = (
+        "train",
+        "experiment=none",
+        f"dataset={tiny}",
+        "layer=1",
+        *TINY,
+        "sae=topk",
+        "k=2",
+        "report=true",
+        "images=folder",
+    )
     done = cli(*call, f"images.root={tmp_path / 'photos'}", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.text
     page = (tmp_path / "run" / "report.html").read_text()
