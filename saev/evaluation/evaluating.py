@@ -24,7 +24,7 @@ from saev.metrics.stability import stability
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
 from saev.shards.selected_tokens import Selection
-from saev.visuals.plots import frontier
+from saev.visuals.frontier import frontier
 from saev.visuals.style import save
 from saev.vits.source import VitSource
 

@@ -16,7 +16,7 @@ from saev.runs import planning
 from saev.runs.ledger import RESULTS, JobState, Sweep, job_states
 from saev.runs.slurm import QueueUnavailable
 from saev.runs.tables import write_table
-from saev.visuals.plots import frontier
+from saev.visuals.frontier import frontier
 from saev.visuals.style import save
 from saev.visuals.tables import evaluation_table, results_table
 

@@ -39,6 +39,14 @@ def digits(value: float, n: int = 3) -> str:
     return f"{value:,.{max(after, 0)}f}"
 
 
+def thousands(value: float) -> str:
+    """1500000 -> 1.5M, 2000 -> 2k, 0.05 -> 0.05."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}" if value >= 1e-4 else digits(value, 1)
+
+
 def percent(fraction: float) -> str:
     """A fraction in percent, one decimal; what would round to 0.0 is shown as `<0.1`.
 

@@ -7,9 +7,8 @@ import numpy as np
 
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
-from saev.visuals.columns import digits, whole
+from saev.visuals.columns import digits, thousands, whole
 from saev.visuals.pictures import Album, heat, png
-from saev.visuals.plots import thousands
 from saev.visuals.settings import Choice
 from saev.visuals.top_images import NONE, Survey, grid, heatmaps
 

@@ -24,6 +24,7 @@ from saev.shards import ActivationStore
 from saev.visuals import plots
 from saev.visuals.choose import choose_latents
 from saev.visuals.columns import COLUMNS, failed, finite, mark, whole
+from saev.visuals.frontier import frontier, series_of
 from saev.visuals.gallery import gallery, spread, why_none
 from saev.visuals.history import Curves, read_history
 from saev.visuals.pictures import Album, Images
@@ -98,7 +99,7 @@ def write_report(
     probed = read_history(history, ["probe_map"], "val") if history else {}
     columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
     series = {name: name for name in (*curves, *surveys)}
-    series |= dict(zip((str(row["member"]) for row in rows), plots.series_of(rows), strict=True))
+    series |= dict(zip((str(row["member"]) for row in rows), series_of(rows), strict=True))
     page = _environment().get_template(TEMPLATE).render(
         title=title,
         facts=facts(store, layer, tokens, rows, date),
@@ -106,7 +107,7 @@ def write_report(
         rows=[{"name": str(row["member"]), "failed": failed(row), "mark": mark(row),
                "cells": [column.text(row) for column in columns]} for row in rows],
         held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
-        frontier=picture(plots.frontier(rows)),
+        frontier=picture(frontier(rows)),
         omitted=[str(row["member"]) for row in rows if not finite(row, "nmse")],
         curves=[uri for figure in training_curves(curves, probed, series) if (uri := picture(figure))],
         histograms=histograms(surveys, series),

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from saev.files import replacing
+from saev.visuals.columns import thousands
 
 # Okabe & Ito (2008) without yellow, which is too pale on white
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
@@ -70,3 +73,27 @@ def shade(colour: str, level: int) -> str:
     amount = (0.0, 0.5, 0.75 if white else 0.45)[level]
     r, g, b = ((1 - amount) * channel + amount * white for channel in to_rgb(colour))
     return to_hex((r, g, b))
+
+
+def columns_of(names: Sequence[str]) -> int:
+    """Columns of a legend of these names."""
+    return 1 if max(map(len, names)) > 18 else 2
+
+
+def height_for(names: Sequence[str]) -> float:
+    """Inches of a figure with these names in its legend, so that the axes keep their height."""
+    return 3.1 + 0.2 * math.ceil(len(names) / columns_of(names))
+
+
+def add_legend(figure: Figure, names: Sequence[str]) -> None:
+    """Draw the legend below the axes; the figure has the height `height_for(names)`."""
+    figure.legend(loc="outside lower center", ncols=columns_of(names), fontsize=9, frameon=False)
+
+
+def readable_log(axis: Any) -> None:
+    """Plain numbers on a log axis; also at 2 and 5 where the axis spans little."""
+    low, high = axis.get_view_interval()
+    short = math.log10(high / low) < 1.3 if low > 0 else False
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: thousands(value)))
+    axis.set_minor_formatter(NullFormatter())

@@ -8,7 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from saev.visuals.columns import COLUMNS, mark, remarks
-from saev.visuals.plots import asked, curve, frequencies, frontier, series_of
+from saev.visuals.frontier import asked, frontier, series_of
+from saev.visuals.plots import curve, frequencies
 from saev.visuals.style import colours
 
 
