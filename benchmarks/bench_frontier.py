@@ -52,23 +52,24 @@ def train(names: Sequence[str], wanted: Sequence[float], shared: Sequence[str], 
 
 
 def pca(shared: Sequence[str], ranks: Sequence[float]) -> list[dict[str, Any]]:
-    """Held-out NMSE of PCA, fitted to the bank's training tokens, with as many components as latents are active."""
+    """Held-out NMSE of PCA, fitted to the bank's training tokens, with as many coefficients per token as latents are active."""
     cfg = zoo.configuration(shared)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     data = instantiate(cfg.datamodule, _partial_=True)(recording=recording)
     data.prepare_data()
     data.setup("fit")
     x = np.concatenate([batch["acts"].numpy().copy() for batch in data.val_dataloader()]).astype(np.float64)
-    model = PCA(max(round(rank) for rank in ranks)).fit(data.sample(100_000).numpy().astype(np.float64))
+    model = PCA().fit(data.sample(100_000).numpy().astype(np.float64))
     return [
         {"architecture": "PCA", "l0": float(rank), "nmse": nmse(x, rebuilt(model, x, round(rank)))} for rank in ranks
     ]
 
 
-def rebuilt(model: PCA, x: Float[np.ndarray, "n d"], rank: int) -> Float[np.ndarray, "n d"]:
-    """x in the first `rank` components."""
-    first = model.components_[:rank]
-    return (x - model.mean_) @ first.T @ first + model.mean_
+def rebuilt(model: PCA, x: Float[np.ndarray, "n d"], k: int) -> Float[np.ndarray, "n d"]:
+    """x from the k largest coefficients of each token, which err less than the first k."""
+    codes = model.transform(x)
+    codes[np.abs(codes) < np.partition(np.abs(codes), -k, axis=1)[:, -k, None]] = 0
+    return model.inverse_transform(codes)
 
 
 def nmse(x: Float[np.ndarray, "n d"], x_hat: Float[np.ndarray, "n d"]) -> float:
