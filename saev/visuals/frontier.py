@@ -59,7 +59,9 @@ def asked(row: Mapping[str, Any]) -> str:
 def frontier(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> Figure | None:
     """NMSE against L0 (log axis), a point per SAE and a line per series (`series_of`); None without a finite point."""
     series = series_of(rows, settings)
-    points = [(name, row) for name, row in zip(series, rows, strict=True) if _drawable(row)]
+    points = [
+        (name, row) for name, row in zip(series, rows, strict=True) if finite(row, "nmse") and (row.get("l0") or 0) > 0
+    ]
     if not points:
         return None
     names = sorted({name for name, _ in points})
@@ -92,10 +94,6 @@ def frontier(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) ->
     readable_log(axes.xaxis)
     add_legend(figure, names)
     return figure
-
-
-def _drawable(row: Mapping[str, Any]) -> bool:
-    return finite(row, "nmse") and finite(row, "l0") and row["l0"] > 0
 
 
 def _has_label(name: str, row: Mapping[str, Any], labelled: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:

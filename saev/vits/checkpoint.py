@@ -82,18 +82,13 @@ def fit(model: nn.Module, state: dict[str, Tensor], what: str) -> None:
     except (RuntimeError, KeyError, AssertionError) as error:  # other shapes, or names unknown to the mapping
         raise ValueError(f"{what} does not fit this vit.arch: {' '.join(str(error).split()[:40])}") from error
     missing = [key for key in missing if not key.endswith("num_batches_tracked")]  # used only in training
-    of_blocks = [key for key in unused if key.startswith(block_prefixes(model))]
+    stages = [info["module"].split(".")[0] + "." for info in getattr(model, "feature_info", [])]
+    of_blocks = [key for key in unused if key.startswith(("blocks.", *stages))]  # unused ones show another model's file
     if missing or of_blocks:
         raise ValueError(
             f"{what} does not fit this vit.arch: {len(missing)} weights missing ({', '.join(missing[:3])}), "
             f"{len(of_blocks)} weights of blocks unused ({', '.join(of_blocks[:3])}); give the file's vit.arch."
         )
-
-
-def block_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """Prefixes of the parameters in a model's blocks or stages; an unused one shows that the file is another model's."""
-    stages = [info["module"].split(".")[0] + "." for info in getattr(model, "feature_info", [])]
-    return ("blocks.", *stages)
 
 
 def has_query_or_value(bias: Float[Tensor, "three_d"]) -> bool:

@@ -50,8 +50,10 @@ def of_stages(model: Any, arch: str, image_size: tuple[int, int]) -> FeatureMaps
         raise ValueError(
             f"vit.img_size={image_size}: {arch} cannot take it ({error}); use vit.img_size=null."
         ) from error
-    strides = [info["reduction"] for info in stages]
-    shapes = tuple(stage_shape(value, image_size, s, len(maps)) for value, s in zip(maps, strides, strict=True))
+    shapes = tuple(
+        VitShape(value.shape[1], len(maps), 0, 0, (value.shape[2], value.shape[3]), image_size, info["reduction"])
+        for value, info in zip(maps, stages, strict=True)
+    )
     return FeatureMaps(arch, replace(shapes[-1], stages=shapes), model)
 
 
@@ -60,9 +62,3 @@ def stage_maps(model: Any, images: Tensor, layers: Sequence[int]) -> list[Tensor
     return model.forward_intermediates(
         images, indices=list(layers), norm=False, stop_early=True, output_fmt="NCHW", intermediates_only=True
     )
-
-
-def stage_shape(value: Tensor, image_size: tuple[int, int], stride: int, depth: int) -> VitShape:
-    """The shape of a backbone whose tokens are the cells of this map, with `stride` pixels between cells."""
-    _, width, h, w = value.shape
-    return VitShape(width, depth, 0, 0, (h, w), image_size, stride)
