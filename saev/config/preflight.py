@@ -22,7 +22,7 @@ def member_sizes(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
         return fit_job.member_sizes(fit_job.prepare(cfg, here))
     job = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
-    batch = cfg.batch_size // (1 if by_members else n_processes(cfg.trainer))
+    batch = job.settings.batch // (1 if by_members else n_processes(cfg.trainer))
     d_model = job.facts.d_model
     widths = [member.width(d_model) for member in job.members]
     return [

@@ -47,10 +47,9 @@ def prepare(cfg: DictConfig, here: bool = True) -> TrainJob:
     `here`: the job runs on this machine, so its devices are checked.
     """
     settings = build(TrainSettings, cfg)
-    cfg.batch_size = settings.batch
     check_trainer(cfg.trainer, here)
     members = plan_members(cfg)
-    check_division(cfg, len(members))
+    check_division(cfg, settings.batch, len(members))
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     facts = data_facts(cfg.dataset, recording, cfg.layer, settings)
     check_members(members, facts, settings, cfg.datamodule.val_fraction)
@@ -80,7 +79,7 @@ def check_trainer(trainer: DictConfig, here: bool = True) -> None:
         raise ValueError(f"trainer.devices={trainer.devices}: several processes need trainer=ddp.")
 
 
-def check_division(cfg: DictConfig, n_members: int) -> None:
+def check_division(cfg: DictConfig, batch: int, n_members: int) -> None:
     """ValueError where neither the batch nor the members can be divided among the processes."""
     processes = n_processes(cfg.trainer)
     if processes == 1 and cfg.datamodule.parts is None:
@@ -89,7 +88,7 @@ def check_division(cfg: DictConfig, n_members: int) -> None:
     from saev.training.bank.ddp import check_members
 
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"
-    parts_of(cfg.datamodule.parts, 1 if by_members else processes, cfg.batch_size)
+    parts_of(cfg.datamodule.parts, 1 if by_members else processes, batch)
     if by_members:
         check_members(processes, n_members)
 

@@ -44,7 +44,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
         if n_processes(cfg.trainer) > 1:
             relaunchable(directory)
-        data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording)
+        data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording, batch_size=job.settings.batch)
         bank = train(
             data, cfg.layer, job.members, settings=job.settings, directory=directory, configuration=configuration,
             resume=cfg.ckpt_path, images=report_images(cfg, overrides), lightning=lightning_parts(cfg, directory),
@@ -60,5 +60,8 @@ def report_images(cfg: DictConfig, overrides: Sequence[str]) -> Any:
     if cfg.dataset is None or not any(key_of(o) == "images" for o in overrides):
         return None
     images = instantiate(cfg.images)
-    images.check()
+    try:
+        images.check()
+    except ValueError as error:
+        log.warning("report.html will show no photos: %s", error)
     return images

@@ -20,7 +20,7 @@ def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_
     assert (run / "results.parquet").stat().st_mtime_ns == written
 
     other = cli(*command, "lr=0.5")
-    assert other.code == 1 and "lr: 0.0003 there, 0.5 here" in other.err and f"ckpt_path={run}" in other.err
+    assert other.code == 1 and "lr: None there, 0.5 here" in other.err and f"ckpt_path={run}" in other.err
 
     (run / "results.parquet").unlink()
     resumed = cli(*command)
