@@ -161,10 +161,10 @@ def warn_unused(cfg: DictConfig, overrides: Sequence[str], job: TrainJob) -> Non
     n_tokens = job.settings.n_tokens
     if n_tokens is None:
         return
-    if (steps := n_tokens // job.settings.batch_size) < FEW_STEPS:
+    if (steps := n_tokens // job.settings.batch) < FEW_STEPS:
         log.warning(
             "n_tokens=%d makes %d steps of batch_size=%d, too few to train: set batch_size=%d, or n_tokens=%d",
-            n_tokens, max(1, steps), job.settings.batch_size, max(1, n_tokens // FEW_STEPS), FEW_STEPS * job.settings.batch_size,
+            n_tokens, max(1, steps), job.settings.batch, max(1, n_tokens // FEW_STEPS), FEW_STEPS * job.settings.batch,
         )  # fmt: skip
     if late := [m.name for m in job.members if m.auxk.coefficient and m.auxk.window(n_tokens) >= n_tokens]:
         log.warning(
