@@ -58,8 +58,11 @@ def fit_linear(
 ) -> list[dict[str, Any]]:
     """A row per probe of the grid: its settings, its epochs and its numbers on the validation images.
 
-    Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed; ce and loss (nats per token; loss is weighted by class,
-    and decides when probes stop and which is `chosen` per input), accuracy and miou of single tokens, ap (per class, None
+    A fifth of the training images is left out of the fits: the loss on it ends epochs and chooses the probe of each input, so that
+    nothing is chosen by the images that are reported.
+
+    Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed, `chosen`, selection_loss (of the best epoch, on the images
+    left out); ce and loss (nats per token; loss is weighted by class), accuracy and miou of single tokens, ap (per class, None
     without a positive) and map, their mean; for chosen probes of patch labels also `map_numbers`.
 
     Resumes an interrupted call with the same arguments; the rows of a finished one are read. SystemExit(128 + signal) when a
@@ -76,25 +79,36 @@ def fit_linear(
     quieten_lightning()
     directory = Path(directory)
     train, validation = store if isinstance(store, tuple) else (store, None)
+    batches = {"tokens": tokens, "seed": settings.seed, "pool": max(1 << 20, 4 * (settings.batch_size or 0))}
     data = LabelledDataModule(
         train, layer, settings.batch_size or 1, validation=validation, images=images, labels=labels,
-        ignore_labels=ignore_labels, tokens=tokens, seed=settings.seed,
-        pool=max(1 << 20, 4 * (settings.batch_size or 0)),
+        ignore_labels=ignore_labels, **batches,
     )  # fmt: skip
     data.setup()
-    if settings.batch_size is None:
-        data.batch_size = min(BATCH_SIZE, max(1, data.class_counts()[0] // 8))
+    assert data.labels is not None
     if data.classes is None and labels is not None and isinstance(labels[0], TokenLabels):
         data.classes = labels[0].classes
+    of_train = data.labels[0], data.labels[0]
+    fitting = LabelledDataModule(
+        train,
+        layer,
+        settings.batch_size or 1,
+        images=selection_split(data.train_examples, settings.seed),
+        labels=of_train,
+        **batches,
+    )
+    fitting.setup()
+    if settings.batch_size is None:
+        fitting.batch_size = data.batch_size = min(BATCH_SIZE, max(1, fitting.class_counts()[0] // 8))
     identity = identity_of(settings, data, members)
     if (done := finished(directory, identity)) is not None:
         log.info("finished already: %s", directory)
         return done
-    module, normaliser = build(settings, data, members)
+    module, normaliser = build(settings, fitting, members)
     trainer = build_trainer(settings, module, directory)
     try:
         saved = directory / CHECKPOINT if (directory / CHECKPOINT).is_file() else None
-        trainer.fit(module, data, ckpt_path=saved, weights_only=True if saved else None)
+        trainer.fit(module, fitting, ckpt_path=saved, weights_only=True if saved else None)
         checkpoint = next(c for c in trainer.callbacks if isinstance(c, Checkpoint))  # type: ignore[attr-defined]
         if checkpoint.received:
             raise SystemExit(128 + checkpoint.received)
@@ -108,6 +122,17 @@ def fit_linear(
         return rows
     finally:
         leave_processes(trainer)
+
+
+def selection_split(train: Int64[np.ndarray, " images"], seed: int) -> Images:
+    """(images to fit, a fifth of the images to choose by). ValueError for a single image."""
+    if len(train) < 2:
+        raise ValueError(
+            "linear probes need at least 2 labelled training images: one is fitted, the other chooses the epoch."
+        )
+    order = np.random.default_rng(seed).permutation(train)
+    n = max(1, len(train) // 5)
+    return np.sort(order[n:]), np.sort(order[:n])
 
 
 def build(
@@ -147,6 +172,8 @@ def collect(
 ) -> list[dict[str, Any]]:
     """The rows, with maps of the chosen probes."""
     rows: list[dict[str, Any]] = [{**row, "weights": settings.weights, "chosen": False} for row in module.rows]
+    for row, probe in zip(rows, module.probes, strict=True):
+        row["selection_loss"] = float(probe.best_loss)  # type: ignore[arg-type]
     for i in module.chosen().values():
         rows[i] |= {"chosen": True}
         if data.classes is not None and data.tokens == "patches":

@@ -47,7 +47,9 @@ def test_there_is_a_row_for_each_probe_and_one_is_chosen_for_each_input(rows):
     ]
     for name in ("raw", "codes"):
         own = [row for row in found if row["input"] == name]
-        assert [row["chosen"] for row in own] == [row["loss"] == min(r["loss"] for r in own) for row in own]
+        assert [row["chosen"] for row in own] == [
+            row["selection_loss"] == min(r["selection_loss"] for r in own) for row in own
+        ]
     assert all(len(row["ap"]) == 3 and row["epochs"] <= 4 and not row["failed"] for row in found)
     assert json.loads((directory / "linear.json").read_text())["rows"] == found
 
@@ -128,3 +130,13 @@ def test_wrong_settings_are_named(store, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             fit(store, tmp_path / "wrong", **own)
+
+
+def test_nothing_is_chosen_by_the_images_that_are_reported(store, tmp_path, rows):
+    settings = LinearProbeSettings(**OWN)
+    others = fit_linear(settings, store, 1, (IMAGES[0], np.arange(3, 6)), {"codes": dictionary()}, tmp_path / "others")
+    for one, other in zip(rows[0], others, strict=True):
+        same = ("input", "lr", "epochs", "best_epoch", "chosen", "selection_loss")
+        assert {key: one[key] for key in same} == {key: other[key] for key in same} and one["ce"] != other["ce"]
+    fitted, left_out = linear_probe.selection_split(IMAGES[0], 0)
+    assert len(left_out) == 6 and {*fitted, *left_out} == {*IMAGES[0]} and not {*fitted} & {*left_out}
