@@ -142,11 +142,13 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
         assert self.store is not None, "setup() comes first"
+        settings: dict[str, Any] = {
+            key: getattr(self, key) for key in ("stripe", "ignore_labels", "reader", "readers", "retry_s")
+        }
+        settings |= {"store": self.store, "allocate": pinned if self._on_gpu else pageable} | kwargs
         return TokenStream(
-            self.store, self.layer, batch_size, examples, self.tokens, self.seed, stripe=self.stripe,
-            ignore_labels=self.ignore_labels, reader=self.reader, readers=self.readers, retry_s=self.retry_s,  # type: ignore[arg-type]
-            allocate=pinned if self._on_gpu else pageable, **kwargs,
-        )  # fmt: skip
+            layer=self.layer, batch_size=batch_size, examples=examples, tokens=self.tokens, seed=self.seed, **settings
+        )
 
     def sample(self, n_tokens: int) -> Float[Tensor, "n d_model"]:
         """At least `n_tokens` shuffled training tokens, or all if there are fewer; the same on every rank."""

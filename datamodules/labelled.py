@@ -12,10 +12,8 @@ import torch
 from jaxtyping import Int64
 
 from datamodules.activations import ActivationDataModule
-from datamodules.transfer import pinned
 from saev.probing.labels import Classes, Labels, TokenLabels, check_same_names, classes_of
 from saev.shards import ActivationStore, TokenStream
-from saev.shards.buffers import pageable
 from saev.shards.manifest import VOID
 from saev.shards.selection import select
 from saev.shards.split import held_out_split
@@ -118,12 +116,8 @@ class LabelledDataModule(ActivationDataModule):
         held_out = examples is self.val_examples
         labels = self.labels[held_out]
         validated = (VOID, *labels.ignore) if isinstance(labels, TokenLabels) else ()  # other classes are negatives
-        return TokenStream(
-            self.val_store if held_out else self.store, self.layer, batch_size, examples, self.tokens, self.seed,
-            stripe=self.stripe, ignore_labels=validated if held_out else labels.ignored,
-            reader=self.reader, readers=self.readers, retry_s=self.retry_s,  # type: ignore[arg-type]
-            allocate=pinned if self._on_gpu else pageable, **kwargs,
-        )  # fmt: skip
+        store, ignored = (self.val_store, validated) if held_out else (self.store, labels.ignored)
+        return super()._stream(examples, batch_size, store=store, ignore_labels=ignored, **kwargs)
 
     def train_dataloader(self) -> "LabelledBatches":  # type: ignore[override]
         """Shuffled batches from the first unconsumed one on, without end."""
