@@ -69,7 +69,7 @@ def frequencies(
     axes.set(xlabel="fires on this fraction of tokens", ylabel="latents (%)", xlim=(edges[0] - 1.3, 0.1))
     axes.set_ylim(0, top or None)
     axes.grid(False, axis="x")
-    axes.set_title("\n".join(textwrap.wrap(title, 38)), fontsize=10, loc="left")
+    axes.set_title("\n".join(textwrap.wrap(title.replace(",", ", "), 38)), fontsize=10, loc="left")
     return figure
 
 
