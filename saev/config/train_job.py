@@ -166,6 +166,12 @@ def warn_unused(cfg: DictConfig, overrides: Sequence[str], job: TrainJob) -> Non
             "n_tokens=%d makes %d steps of batch_size=%d, too few to train: set batch_size=%d, or n_tokens=%d",
             n_tokens, max(1, steps), job.settings.batch, max(1, n_tokens // FEW_STEPS), FEW_STEPS * job.settings.batch,
         )  # fmt: skip
+    if job.settings.warmup >= max(1, steps):
+        log.warning(
+            "warmup=%g steps, the run has %d: the learning rate never arrives; set warmup=0.05",
+            job.settings.warmup,
+            steps,
+        )
     if late := [m.name for m in job.members if m.auxk.coefficient and m.auxk.window(n_tokens) >= n_tokens]:
         log.warning(
             "dead_tokens is not below n_tokens=%d: no latent of %s will count as dead or be revived; set dead_tokens=%d, or "

@@ -44,7 +44,9 @@ class TrainSettings(StreamSettings):
     # tokens to train on, over as many epochs as that takes; None: one epoch
     n_tokens: int | None = bounded(100_000_000, at_least=1)
     batch_size: int | None = bounded(None, at_least=1)  # tokens, over all processes; None: `batch`
-    warmup: float = bounded(0.05, at_least=0, at_most=1)  # fraction of the run over which the learning rate rises
+    warmup: float = bounded(
+        0.05, at_least=0
+    )  # fraction of the run over which the learning rate rises; from 1 on: steps
     decay: float = bounded(0.2, at_least=0, at_most=1)  # fraction of the run over which the learning rate falls to 0
     clip: float = bounded(1.0, above=0, hint="clip=1e9: no clipping")  # largest gradient norm of a member
     products: Literal["auto", "measured", "sparse", "dense"] = "auto"  # how products of sparse codes are computed

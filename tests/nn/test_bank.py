@@ -193,5 +193,6 @@ def test_schedules():
     assert factors[0] == pytest.approx(0.1) and factors[9:81] == [1.0] * 72
     assert factors[90] == pytest.approx(0.5) and factors[100] == 0
     assert factors[:10] == sorted(factors[:10])
+    assert factors == [learning_rate_factor(s, 100, 0.1, 0.2) for s in range(101)]  # a fraction, or a number of steps
     assert learning_rate_factor(0, 10, 0, 0.0) == 1
     assert [sparsity_factor(s, 100, 0.0) for s in (0, 50)] == [1, 1]

@@ -88,8 +88,11 @@ def test_outputs_are_one_folder(cli, value):
 
 
 def test_settings_without_effect_are_said(cli, tiny):
-    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000")
+    shown = cli(
+        "train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000", "warmup=9"
+    )
     assert shown.code == 0, shown.text
+    assert "warmup=9 steps, the run has 2: the learning rate never arrives; set warmup=0.05" in shown.text
     assert "vit=micro: no effect beside dataset=" in shown.text and "dead_tokens is not below n_tokens" in shown.text
     assert (
         "n_tokens=128 makes 2 steps of batch_size=64, too few to train: set batch_size=1, or n_tokens=6400"

@@ -40,7 +40,7 @@ class BankModule(L.LightningModule):
     Args:
         bank: the members.
         optimiser: makes the optimiser from parameter groups, e.g. a partial of torch.optim.Adam.
-        warmup: fraction of the run, at its start, over which the learning rate rises.
+        warmup: fraction of the run (from 1 on: steps) over which the learning rate rises.
         decay: fraction of the run, at its end, over which the learning rate falls to 0.
         clip: largest gradient norm of one member.
         products: how maps around sparse codes are computed: `sparse`, `dense`, the faster of them here (`measured`, and what
