@@ -71,7 +71,7 @@ COLUMNS = (  # of a run's results
 )  # fmt: skip
 EVALUATION = (  # of `saev evaluate`
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
-    Column("l0", "L0", digits, "active latents per token"),
+    Column("l0", "L0", digits, "active latents per token (in brackets: a target missed by more than 10 %)"),
     Column("dead", "dead (%)", percent, "latents that fire on none of these tokens"),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "coherence", three, "largest |cosine| of two atoms"),
