@@ -25,7 +25,7 @@ from saev.shards.manifest import FILE
 Recording = ActivationStore | str | os.PathLike
 Probed = str | os.PathLike | SavedDictionary | CodeStore
 ALL_PAIRS = (  # settings that the statistics of all pairs depend on
-    "tokens", "labels", "compat", "latent_topk", "mantissa_bits", "budget_gib", "nulls", "seed", "batch_size", "val_fraction",
+    "tokens", "labels", "compat", "latent_topk", "mantissa_bits", "budget_gib", "nulls", "seed", "batch_size", "val_fraction", "group",
 )  # fmt: skip
 
 

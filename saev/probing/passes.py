@@ -172,7 +172,7 @@ def second_pass(
         return {}, {}
     stats = {(split.name, *key): new_stats(len(chosen)) for split in splits for key, chosen in columns.items()}
     val = splits[-1]
-    firing = {key: FiringTokens(len(val.images)) for key in columns}
+    firing = {key: FiringTokens(int(val.cluster.max()) + 1) for key in columns}
     for split, _, batch, _ in batches(splits, sources, "The best latents", {}):
         for variant in split.variants:
             labels, counted, image = split.token_info(variant, batch.example, batch.token)
@@ -182,7 +182,10 @@ def second_pass(
                 selected = columns[variant, name].select(codes)
                 stats[split.name, variant, name].update(selected, labels, counted)
                 if split is val:
-                    firing[variant, name].update(selected, labels, image, counted)
+                    cluster = torch.from_numpy(val.cluster)[
+                        image.clamp(min=0)
+                    ]  # tokens of other images are not counted
+                    firing[variant, name].update(selected, labels, cluster, counted)
     for tokens in firing.values():
         tokens.finish()
     return stats, firing

@@ -170,14 +170,14 @@ def evaluate_best(
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries)."""
     (train, val), n_classes = data.splits, len(data.names)
-    n_images = len(val.images)
+    n_clusters = int(val.cluster.max()) + 1  # images, or groups of images
 
     def new_stats(n_columns: int) -> LatentLabelStats:
         return LatentLabelStats(n_columns, n_classes, EXACT, settings.budget_gib).to(device)
 
     columns = {key: one.columns for key, one in best.items()}
     exact, firing = second_pass(data.splits, sources, columns, new_stats)
-    drawn = draws(n_images, settings.bootstrap, settings.seed) if settings.bootstrap else None
+    drawn = draws(n_clusters, settings.bootstrap, settings.seed) if settings.bootstrap else None
     tallies = {variant: (train.tally(variant), val.tally(variant)) for variant in train.variants}
     counts = data.counts()
     classes, results = [], []
@@ -189,7 +189,7 @@ def evaluate_best(
             metrics = ClassMetrics(*(values.cpu() for values in evaluated))
         by_class, total = [{} for _ in data.names], {}
         if drawn is not None:
-            tokens = firing.get((variant, name), FiringTokens(n_images))
+            tokens = firing.get((variant, name), FiringTokens(n_clusters))
             by_class, total = intervals(metrics, of_class.cpu().numpy(), tokens, drawn, settings.weights)
         key = {"member": name, "labels": variant}
         rows = class_rows(data, one.columns, metrics, tallies[variant], one.top, by_class)

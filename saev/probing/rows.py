@@ -78,7 +78,7 @@ def count_statuses(fit: LogisticFit) -> str:
 
 
 TAUS = (0.3, 0.5, 0.7)
-MIN_IMAGES = 5  # validation images with the class, for an interval
+MIN_IMAGES = 5  # validation images (or groups of images) with the class, for an interval
 
 
 def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, float]:

@@ -44,6 +44,8 @@ class ProbeSettings:
     tokens: Literal["patches", "cls", "special", "all"] = "patches"  # special: cls and registers
     val_fraction: float = bounded(0.3, above=0, below=1)  # of the images, held out unless `validation` is given
 
+    group: str | None = None  # column of examples.parquet: images of one group (a video, a specimen) are on one side
+
     labels: str = "patches"  # patches | a column of examples.parquet | the path of a csv or tsv table
     classes: tuple[int | str, ...] | None = (
         None  # names, or ids of patch labels; None: those that occur in training images

@@ -33,7 +33,7 @@ from saev.probing.settings import ProbeSettings
 from saev.settings import shown
 from saev.shards import ActivationStore
 from saev.shards.selection import Spans, positions, select
-from saev.shards.split import split_images
+from saev.shards.split import split_groups, split_images
 
 log = logging.getLogger(__name__)
 TRUE = "true"  # the variant of the labels that is no null
@@ -58,9 +58,8 @@ class Split:
     images: Int64[np.ndarray, " images"]
     tokens: str
     variants: Mapping[str, Labels]
-    left_out: Mapping[str, int] = dataclasses.field(
-        default_factory=dict
-    )  # images and tokens that are not judged, by reason
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)  # images and tokens not judged, by reason
+    group: str | None = None  # column of examples.parquet whose values are resampled instead of images
 
     @cached_property
     def number(self) -> Int64[np.ndarray, " n_examples"]:
@@ -68,6 +67,14 @@ class Split:
         number = np.full(self.store.manifest.n_examples, -1)
         number[self.images] = np.arange(len(self.images))
         return number
+
+    @cached_property
+    def cluster(self) -> Int64[np.ndarray, " images"]:
+        """For each image of the split the number of its group; without groups, of the image."""
+        if self.group is None:
+            return np.arange(len(self.images))
+        groups = np.array(column_of(self.store, self.group))[self.images]
+        return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
     def token_info(
         self, variant: str, example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]
@@ -133,7 +140,8 @@ class LabelledData:
 class PermutedLabels:
     """Each image of a split has the labels of another image, position by position.
 
-    Classes keep their frequency and their spatial extent, and are independent of the image. A token beyond the other image's
+    Classes keep their frequency, their spatial extent and their positions (a latent that responds to a position can score above
+    chance), and are independent of the image. A token beyond the other image's
     tokens has the label at its position modulo their number; positions count from `start`, the first of the probed tokens.
     ValueError for a single image, which would keep its own labels.
     """
@@ -186,16 +194,30 @@ def labelled_data(
         )
     stored, layer = store.tokens_per_image(layer), store.resolve_layer(layer)
     if other is store:
-        train, val = split_images(stored, settings.val_fraction)
+        if settings.group is None:
+            train, val = split_images(stored, settings.val_fraction)
+        else:
+            train, val = split_groups(stored, settings.val_fraction, column_of(store, settings.group))
         train = np.sort(train)
     else:
         train, val = np.flatnonzero(stored), np.flatnonzero(other.tokens_per_image(layer))
+        if settings.group is not None:
+            column_of(other, settings.group)  # ValueError where it has no groups
     labels, ids, names = labels_of(settings, (store, other), layer, train)
     splits = [
         labelled_split(name, recording, layer, images, settings, true)
         for name, recording, images, true in zip(("train", "val"), (store, other), (train, val), labels, strict=True)
     ]
     return LabelledData((splits[0], splits[1]), ids, names)
+
+
+def column_of(store: ActivationStore, group: str) -> list[str]:
+    """The group of each image of the recording; an image without one is a group of its own."""
+    if group not in store.examples.columns:
+        raise ValueError(f"group={group}: {store.name} has no such column{closest(group, columns_of(store))}.")
+    return [
+        f"image {i}" if value in (None, "") else f"={value}" for i, value in enumerate(store.examples[group].to_list())
+    ]
 
 
 def labelled_split(
@@ -224,7 +246,7 @@ def labelled_split(
         variants["permuted"] = PermutedLabels(labels, labelled, stored, settings.seed, part[0])
     left_out = {"n_images_unlabelled": len(images) - len(labelled)}
     left_out |= {f"n_tokens_{reason}": n for reason, n in labels.left_out(select(stored, images, part)).items()}
-    split = Split(name, store, layer, labelled, settings.tokens, variants, left_out)
+    split = Split(name, store, layer, labelled, settings.tokens, variants, left_out, settings.group)
     reasons = ", ".join(f"{n} {key[2:].replace('_', ' ')}" for key, n in left_out.items() if n)
     log.info("%s: %d images of %s%s", name, len(labelled), store.name, f"; left out: {reasons}" if reasons else "")
     return split

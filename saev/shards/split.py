@@ -1,6 +1,7 @@
 """The split into training and held-out images: by image, so that no image is on both sides."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
@@ -41,6 +42,27 @@ def split_images(
         counts = (tokens if selected is None else selected)[val]
         val = val[: max(1, int(np.searchsorted(np.cumsum(counts), most_tokens, "right")))]
     return order[n_val:], np.sort(val)
+
+
+def split_groups(
+    tokens: Int64[np.ndarray, " n_examples"], fraction: float, group: Sequence[Any]
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
+    """As `split_images`, with all images of a group (`group[i]` of image i) on one side: whole groups in random order are held out
+    until `fraction` of the images are. ValueError for a single group.
+
+    >>> train, val = split_groups(np.array([4, 4, 0, 4, 4]), 0.5, ["a", "a", "a", "b", "b"])
+    >>> sorted([train.tolist(), val.tolist()])
+    [[0, 1], [3, 4]]
+    """
+    readable = np.flatnonzero(tokens)
+    number = np.unique([str(group[i]) for i in readable.tolist()], return_inverse=True)[1]
+    sizes = np.bincount(number)
+    if len(sizes) < 2:
+        raise ValueError("all images are of one group: there is none to hold out.")
+    order = np.random.default_rng(0).permutation(len(sizes))
+    n = int(np.searchsorted(np.cumsum(sizes[order]), fraction * len(readable))) + 1
+    held_out = np.isin(number, order[: min(n, len(sizes) - 1)])
+    return readable[~held_out], readable[held_out]
 
 
 def held_out_split(

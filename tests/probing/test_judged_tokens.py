@@ -10,6 +10,7 @@ from training.probes import D_MODEL, N_IMAGES, SIDE, image
 from saev.baselines.kmeans import KMeansDictionary
 from saev.nn import Normaliser
 from saev.probing import ProbeSettings, probe
+from saev.probing.splits import labelled_data
 from saev.shards import ActivationStore, RecordingWriter
 from saev.shards.split import split_images
 
@@ -42,6 +43,7 @@ def store(tmp_path_factory) -> ActivationStore:
                     "grid_h": SIDE,
                     "grid_w": SIDE,
                     "sex": "fm"[example % 2],
+                    "video": f"v{example // 4}",
                 }
                 shard.add(example, {1: acts}, row, labels, np.ones(len(labels), np.float16))
     writer.finish()
@@ -142,3 +144,19 @@ def test_a_table_that_misses_most_images_is_refused_and_its_matches_are_counted(
     (row,) = result.results.to_dicts()
     assert row["n_images_train"] + row["n_images_val"] == 30
     assert row["n_images_unlabelled_train"] + row["n_images_unlabelled_val"] == 10
+
+
+def test_images_of_a_group_are_on_one_side_and_intervals_resample_groups(means, store):
+    data = labelled_data(store, ProbeSettings(**{**vars(SETTINGS), "group": "video"}), 1)
+    train, val = ({*(split.images // 4).tolist()} for split in data.splits)
+    assert not train & val and len(train | val) == 10 and 12 <= len(data.splits[1].images) <= 15
+    assert (data.splits[1].cluster == np.unique(data.splits[1].images // 4, return_inverse=True)[1]).all()
+    rows = classes(means, store, group="video").to_dicts()
+    assert all(
+        row["ap"] is not None and row["ap_low"] is None for row in rows if row["class"] != "moon"
+    )  # 3 or 4 groups are too few
+    halves = classes(means, store, group="video", val_fraction=0.7).to_dicts()
+    plain = classes(means, store, val_fraction=0.7).to_dicts()
+    assert halves[0]["n_images_val"] >= 28 and halves[0]["ap_low"] is not None and plain[0]["ap_low"] is not None
+    with pytest.raises(ValueError, match="group=vidio: data has no such column; did you mean video"):
+        classes(means, store, group="vidio")

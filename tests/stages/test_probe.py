@@ -77,7 +77,7 @@ def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
         f"out={tmp_path / 'codes'}", "device=cpu",
     )  # fmt: skip
     assert shown.code == 0, shown.text
-    stored = [line for line in shown.out.splitlines() if Path(line).is_dir()]
+    stored = [line.split()[-1] for line in shown.out.splitlines() if line.strip() and Path(line.split()[-1]).is_dir()]
     shown = cli("probe", *stored, f"dataset={place / 'data'}", "nulls=[]", *FAST)
     assert shown.code == 0, shown.text
     path = next(line.split(None, 1)[1] for line in shown.out.splitlines() if line.startswith("classes:"))
@@ -279,7 +279,8 @@ def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_p
     shown = cli("encode", str(place / "saes" / "nearest"), f"dataset={place / 'data'}", "layer=1", "latent_topk=all",
                 f"out={tmp_path / 'codes'}", "device=cpu")  # fmt: skip
     assert shown.code == 0, shown.text
-    stored = next(line for line in shown.out.splitlines() if Path(line).is_dir())
+    paths = [line.split()[-1] for line in shown.out.splitlines() if line.strip()]
+    stored = next(path for path in paths if Path(path).is_dir())
     for own, message in (
         ("latent_topk=2", "was encoded before: leave latent_topk out"),
         ("validation=/elsewhere", "has codes of one recording: leave validation out"),
