@@ -1,5 +1,6 @@
 """Reading a recording: its tables, and any image's activations in place."""
 
+import logging
 import os
 from collections.abc import Collection
 from functools import cached_property, reduce
@@ -23,6 +24,9 @@ from saev.shards.writer import EXAMPLES
 if TYPE_CHECKING:
     import polars as pl
 
+log = logging.getLogger(__name__)
+
+COPYING_S = 3600  # a copy that does not keep times may take so long
 ROLES = {
     "patches": ("patches",),
     "cls": ("cls",),
@@ -168,7 +172,7 @@ class ActivationStore:
         return table
 
     def shard_paths(self, layer: int) -> list[Path]:
-        """The tar files of a layer in order; ValueError where one is missing or has the wrong size."""
+        """The tar files of a layer in order; ValueError where one is missing or has the wrong size, a warning where it is later."""
         self.check_layer(layer)
         if layer in self._paths:
             return self._paths[layer]
@@ -185,6 +189,12 @@ class ActivationStore:
                 state = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
                 raise ValueError(f"{path} {state}: restore it or record the dataset again.")
             paths.append(path)
+        finished = (self.root / MANIFEST).stat().st_mtime  # written last
+        if later := [path for path in paths if path.stat().st_mtime > finished + COPYING_S]:
+            log.warning(
+                "%s was written after the recording was finished: if it was not copied, it has changed; to compare all files: "
+                "saev doctor %s", later[0], self.root,
+            )  # fmt: skip
         self._paths[layer] = paths
         return paths
 

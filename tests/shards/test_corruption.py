@@ -1,6 +1,7 @@
 """What is damaged is found by the reader or by the doctor, with the file's name and a remedy; it is never read as if whole."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -129,6 +130,17 @@ def test_a_shard_of_other_images_is_not_indexed_anew(data):
             (data / f"layer-01/{old}.{ending}.x").rename(data / f"layer-01/{new}.{ending}")
     with pytest.raises(ValueError, match=r"000000\.tar holds other images than were recorded: restore it or record"):
         read_all(data)
+
+
+def test_a_shard_written_after_the_recording_is_warned_of(data, caplog):
+    read_all(data)
+    assert not caplog.text
+    path = data / "layer-01" / "000001.tar"
+    os.utime(path, (path.stat().st_mtime + 4000,) * 2)
+    read_all(data)
+    assert (
+        f"{path} was written after the recording was finished" in caplog.text and f"saev doctor {data}" in caplog.text
+    )
 
 
 def test_labels_of_a_wrong_length(data):
