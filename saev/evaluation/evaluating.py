@@ -84,7 +84,7 @@ def evaluate(
         )
         together = {name: members[name] for name in group}
         measured = measure(
-            together, selection, settings.batch_size, device, settings.correlation_latents, progress=progress
+            together, selection, settings.batch_size, device, settings.correlation_latents, progress, settings.bootstrap
         )
         spliced = splicing.splice(together, sites, selection, backbone) if splicing and backbone else {}
         for name in group:

@@ -12,6 +12,7 @@ from saev.dictionary import Dictionary
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.functional import coherence, mean_atom_norm
 from saev.metrics.histograms import ValueHistogram, frequency_histogram
+from saev.metrics.resampling import ratio_interval
 from saev.metrics.stateful import ValidationMetrics, vectors
 from saev.progress import bar
 from saev.shards.selected_tokens import Selection
@@ -25,10 +26,12 @@ def measure(
     device: str = "cpu",
     correlation_latents: int = 8192,
     progress: bool = False,
+    bootstrap: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Per dictionary, its numbers over the selected tokens: `ValidationMetrics`, `correlation` (mean absolute, of codes;
     left out with correlation_latents=0), `coherence`, `mean_max_cosine`, `mean_atom_norm`, and as lists of counts
-    `frequency_histogram` and `value_histogram`.
+    `frequency_histogram` and `value_histogram`. With `bootstrap` resamples of the images, 95 % intervals of nmse and l0 (None for
+    fewer than 5 images).
 
     Memory: a batch of activations, one dictionary's codes of it, and 8 correlation_latents^2 bytes per dictionary.
     """
@@ -40,19 +43,29 @@ def measure(
         CodeCorrelation(d.n_latents, correlation_latents).to(device) for d in dictionaries if correlation_latents
     ]
     values = [ValueHistogram().to(device) for _ in dictionaries]
+    # per image: tokens, squared distance from the mean; for each dictionary squared error and active latents
+    images = torch.zeros(
+        2 + 2 * len(dictionaries), selection.store.manifest.n_examples, dtype=torch.float64, device=device
+    )
 
-    def outputs(x: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def outputs(x: torch.Tensor, image: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for i, dictionary in enumerate(dictionaries):
             codes = dictionary.encode(x)
+            x_hat = dictionary.decode(codes)
+            images[2 + 2 * i].index_add_(0, image, (x.double() - x_hat.double()).square().sum(1))
+            images[3 + 2 * i].index_add_(0, image, (codes != 0).sum(1).double())
             values[i].update(codes)
             if correlations:
                 correlations[i].update(codes)
-            yield codes, dictionary.decode(codes)
+            yield codes, x_hat
 
     with bar("Evaluating", stream.n_batches, visible=progress) as advance:
         for batch in stream.batches(0, stream.n_batches):
             x = torch.from_numpy(batch["acts"]).to(device).float()
-            metrics.update(x, outputs(x))
+            image = torch.from_numpy(batch["example"]).to(device).long()
+            images[0].index_add_(0, image, torch.ones(len(x), dtype=torch.float64, device=device))
+            images[1].index_add_(0, image, (x.double() - shift.to(device).double()).square().sum(1))
+            metrics.update(x, outputs(x, image))
             advance(1)
     rows = {}
     for i, (name, numbers) in enumerate(zip(members, metrics.compute(), strict=True)):
@@ -68,4 +81,11 @@ def measure(
             "frequency_histogram": frequency_histogram(firings, numbers["n_tokens"]).tolist(),
             "value_histogram": values[i].compute().tolist(),
         }
+        if bootstrap:
+            tokens, variation, error, active = images[[0, 1, 2 + 2 * i, 3 + 2 * i]][:, images[0] > 0].cpu().numpy()
+            for key, sums, over in (("nmse", error, variation), ("l0", active, tokens)):
+                ends = ratio_interval(sums, over, rows[name][key], bootstrap)
+                rows[name] |= {
+                    f"{key}_{end}": None if value != value else value for end, value in ends._asdict().items()
+                }
     return rows

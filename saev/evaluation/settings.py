@@ -15,6 +15,7 @@ class EvaluateSettings:
         examples: images that training held out, or all.
         batch_size: tokens.
         correlation_latents: at most so many latents' correlations, 8 bytes for each pair; 0: none.
+        bootstrap: resamples of the images, for 95 % intervals of nmse and l0; 0: none.
         stability: also compare all pairs of dictionaries, atom by atom.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.
         splice_images: of the evaluated images, drawn at random; None: all.
@@ -27,6 +28,7 @@ class EvaluateSettings:
     examples: Examples = "held_out"
     batch_size: int = bounded(4096, at_least=1)
     correlation_latents: int = bounded(8192, at_least=0, hint="0 leaves the correlation out")
+    bootstrap: int = bounded(1000, at_least=0, hint="0 leaves the intervals out")
     stability: bool = False
     device: str = "auto"
     splice_images: int | None = bounded(200, at_least=1)

@@ -13,6 +13,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from saev.metrics.ranking import precision_sums
+from saev.metrics.resampling import Interval as Interval
+from saev.metrics.resampling import draws as draws
+from saev.metrics.resampling import interval as interval
 from saev.ops.sparse import SparseCodes
 from saev.probing.counts.entries import Labels, labelled_tokens
 from saev.probing.counts.table import MANTISSA, ordered
@@ -29,19 +32,6 @@ class ColumnCodes(NamedTuple):
     image: Int64[np.ndarray, " firing"]
     tokens: Int64[np.ndarray, " images"]  # all tokens
     positives: Int64[np.ndarray, " images"]  # those of the class
-
-
-class Interval(NamedTuple):
-    """Percentiles of the resamples."""
-
-    low: float
-    high: float
-
-
-def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]:
-    """How often each resample has each image."""
-    rng = np.random.default_rng(seed)
-    return np.ascontiguousarray(rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=n).T)
 
 
 def average_precisions(codes: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float64[np.ndarray, " n"]:
@@ -110,18 +100,6 @@ def entropies(codes: ColumnCodes, drawn: Int64[np.ndarray, "images n"]) -> Float
     prevalence = torch.from_numpy(positives / np.maximum(tokens, 1))
     entropy = -(torch.xlogy(prevalence, prevalence) + torch.special.xlog1py(1 - prevalence, -prevalence))
     return entropy.numpy() * tokens
-
-
-def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 0.95) -> Interval:
-    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where present is none.
-
-    Resamples have fewer different images, which are easier to rank: the shift removes the bias of their mean.
-    """
-    values = values[np.isfinite(values)]
-    if len(values) == 0 or not np.isfinite(estimate):
-        return Interval(float("nan"), float("nan"))
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (estimate - values.mean())
-    return Interval(float(low), float(high))
 
 
 class FiringTokens:

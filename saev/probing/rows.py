@@ -12,6 +12,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from saev.files import replacing
+from saev.metrics.resampling import MIN_IMAGES
 from saev.probing.bootstrap import FiringTokens, average_precisions, cross_entropies, interval
 from saev.probing.class_metrics import ClassMetrics
 from saev.probing.counts.table import Columns, LabelTable
@@ -78,7 +79,6 @@ def count_statuses(fit: LogisticFit) -> str:
 
 
 TAUS = (0.3, 0.5, 0.7)
-MIN_IMAGES = 5  # validation images (or groups of images) with the class, for an interval
 
 
 def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, float]:

@@ -42,6 +42,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         (directory / CHECKPOINT).unlink(missing_ok=True)
     rows = tables["results"].to_dicts()
     terminal().print(probe_table(rows))
-    terminal().print(classes_table(tables["classes"].to_dicts()))
+    if tables["classes"]["ap"].count():
+        terminal().print(classes_table(tables["classes"].to_dicts()))
     print_files({name: directory / f"{name}.parquet" for name in tables})
     return rows

@@ -119,6 +119,24 @@ def test_splicing_takes_dictionaries_in_memory(tmp_path):
 # --- what is accepted
 
 
+def test_intervals_are_those_of_resampling_the_images(tiny, pair):
+    settings = EvaluateSettings(device="cpu", examples="all", bootstrap=40, correlation_latents=0)
+    row = evaluate({"a": pair["a"]}, tiny, settings, layer=1).results.row(0, named=True)
+    store = ActivationStore(tiny)
+    acts = [torch.from_numpy(store.read(1, e, "patches").astype(np.float32)) for e in range(40)]
+    codes = [pair["a"].encode(x) for x in acts]
+    mean = torch.from_numpy(store.moments(1, "patches").mean.copy())
+    nmse, l0 = [], []
+    for times in np.random.default_rng(0).multinomial(40, np.full(40, 1 / 40), size=40):
+        drawn = np.repeat(np.arange(40), times)
+        error = sum((acts[e].double() - pair["a"].decode(codes[e]).double()).square().sum() for e in drawn)
+        nmse.append(float(error / sum((acts[e].double() - mean).square().sum() for e in drawn)))
+        l0.append(np.mean([float((codes[e] != 0).double().sum(1).mean()) for e in drawn]))
+    for key, values in (("nmse", nmse), ("l0", l0)):
+        low, high = np.quantile(values, [0.025, 0.975]) + row[key] - np.mean(values)
+        assert row[f"{key}_low"] == pytest.approx(low, rel=1e-5) and row[f"{key}_high"] == pytest.approx(high, rel=1e-5)
+
+
 def test_paths_and_saved_dictionaries_are_accepted_alone_and_in_lists(run):
     both = find_dictionaries(run)
     assert [one.name for one in both] == ["a", "b"]
