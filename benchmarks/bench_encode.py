@@ -99,7 +99,7 @@ class Encoding:
     def encode(self) -> None:
         self.runs += 1
         manifest = CodesManifest.of(identity_of(self.saved), self.sae.n_latents, self.selection, EncodeSettings())
-        writer = CodeWriter(self.scratch / f"codes-{self.runs}", manifest, self.selection.spans, self.selection.rows)
+        writer = CodeWriter(self.scratch / f"codes-{self.runs}", manifest, self.selection)
         encode_shards({"it": self.sae}, {"it": writer}, self.selection, batch_size=BATCH)
         assert writer.finish()
 

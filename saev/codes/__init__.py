@@ -8,8 +8,9 @@ __getattr__, __dir__, __all__ = lazy.attach(
         "encoding": ["encode", "encode_part"],
         "manifest": ["CodesManifest"],
         "pairs": ["sparse_codes"],
+        "rows": ["CodeRows"],
         "settings": ["EncodeSettings"],
-        "store": ["CodeRows", "CodeStore"],
+        "store": ["CodeStore"],
         "writer": ["CodeWriter"],
     },
 )

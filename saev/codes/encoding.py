@@ -7,7 +7,7 @@ dictionaries ──select_tokens──▶ one pass per recording and layer: batc
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def encode_part(
         with ExitStack() as locked:
             for directory in sorted(distinct):  # in one order, so that two commands never block each other
                 locked.enter_context(part_of(out / LOCKS, directory.name, *part))
-            names = {name for directory, name in distinct.items() if is_pending(directory)}
+            names = {name for directory, name in distinct.items() if is_pending(directory, settings.views)}
             pending = [saved[name] for name in group if name in names]
             if pending:
                 encode_pass(pending, manifests, selections[group[0]], settings, part, device, out, progress)
@@ -164,7 +164,7 @@ def encode_pass(
         for name, fraction in active.items():
             refuse_dense(name, fraction)
     check_disk(out, {name: manifests[name] for name in members}, active, selection, part)
-    writers = {name: CodeWriter(out, manifests[name], selection.spans, selection.rows) for name in members}
+    writers = {name: CodeWriter(out, manifests[name], selection, settings.views) for name in members}
     shards = set().union(*(writer.pending(*part) for writer in writers.values()))
     total = int(selection.rows[sorted(shards)].sum())
     if total:
@@ -205,6 +205,13 @@ def check_disk(
         )
 
 
-def is_pending(directory: Path) -> bool:
-    """Whether there are no complete codes yet."""
-    return not (directory / FILE).is_file() or not CodesManifest.load(directory).complete
+def is_pending(directory: Path, views: Collection[str]) -> bool:
+    """Whether there are no complete codes yet; ValueError for complete ones without all of `views`."""
+    if not (directory / FILE).is_file() or not (manifest := CodesManifest.load(directory)).complete:
+        return True
+    if missing := [view for view in views if view not in manifest.views]:
+        raise ValueError(
+            f"{directory} was encoded with views={list(manifest.views)}, without {', '.join(missing)}: delete it, or encode into "
+            "another folder, out=/a/folder."
+        )
+    return False

@@ -21,7 +21,7 @@ from saev.saved import SavedDictionary
 from saev.shards.manifest import FILE
 from saev.shards.selected_tokens import Selection
 
-SCHEMA = 1
+SCHEMA = 2
 KIND = "codes"
 SPANS, LATENTS = "spans.npy", "latents.parquet"
 ARRAYS = ("indptr", "indices", "values")
@@ -40,10 +40,12 @@ class CodesManifest:
     latent_topk: int | str | None
     dtype: str
     n_latents: int
+    first_patch: int | None = None  # among an image's stored tokens; None: no patches
     n_tokens: int = 0  # rows
     nnz: int = 0
     shards: tuple[dict[str, Any], ...] = ()  # {tokens, nnz, sha256: {indptr, indices, values}}
     files: dict[str, str] = dataclasses.field(default_factory=dict)  # sha256 of the tables beside the shards
+    views: tuple[str, ...] = ()  # of token, latent, image: what the directory holds
     complete: bool = False
     kind: str = KIND
     schema: int = SCHEMA
@@ -64,6 +66,7 @@ class CodesManifest:
             latent_topk=settings.latent_topk,
             dtype=settings.dtype,
             n_latents=n_latents,
+            first_patch=store.role_slice("patches")[0] if store.manifest.roles.get("patches") else None,
             n_tokens=selection.spans.n_tokens,
         )
 
@@ -85,7 +88,8 @@ class CodesManifest:
                 )
             for name in fields["files"]:
                 plain_name(name, str(path))
-            fields["ignore_labels"], fields["shards"] = tuple(fields["ignore_labels"]), tuple(fields["shards"])
+            for name in ("ignore_labels", "shards", "views"):
+                fields[name] = tuple(fields[name])
             return cls(**fields)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
@@ -112,11 +116,6 @@ class CodesManifest:
         """<dataset>-<dictionary>-<hash8>, the directory's name."""
         words = re.sub(r"[^\w.=-]+", "_", f"{self.dataset['name']}-{Path(self.dictionary['path']).name}")
         return f"{words}-{fingerprint(self.identity)[:8]}"
-
-
-def array_path(root: Path, shard: int, array: str) -> Path:
-    """The file of one of a shard's ARRAYS."""
-    return root / f"{shard:06d}.{array}.npy"
 
 
 def identify(one: SavedDictionary) -> dict[str, str]:

@@ -1,18 +1,19 @@
-"""Reading codes: any rows of a directory of CSR shards, memory-mapped."""
+"""Reading codes: any rows, a latent's tokens, images pooled, a latent's map on an image; memory-mapped."""
 
 import os
 from bisect import bisect_left, bisect_right
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int32, Int64, Shaped
+from jaxtyping import Float, Int64, Shaped
 
-from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, array_path
+from saev.codes import by_image, by_latent
+from saev.codes.arrays import array_path
+from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest
+from saev.codes.rows import CodeRows, joined
 from saev.files import read_parquet, sha256
-from saev.ops.sparse import SparseCodes
 from saev.shards.merging import sidecar_path
 from saev.shards.selection import Spans, positions
 from saev.shards.verify import differing
@@ -22,36 +23,6 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 REMEDY = "restore it, or delete the directory and encode again"
-
-
-class CodeRows(NamedTuple):
-    """Rows in CSR: row r has `latents[offsets[r]:offsets[r + 1]]`, ascending, with those `values`.
-
-    Within a shard, latents and values are read-only views of the files.
-    """
-
-    offsets: Int64[np.ndarray, " rows_and_1"]
-    latents: Int32[np.ndarray, " nnz"]
-    values: Shaped[np.ndarray, " nnz"]
-    n_latents: int
-
-    def scipy(self) -> "csr_matrix":
-        """float32 [rows, n_latents]."""
-        from scipy.sparse import csr_matrix
-
-        shape = len(self.offsets) - 1, self.n_latents
-        return csr_matrix((self.values.astype(np.float32), self.latents, self.offsets), shape=shape)
-
-    def torch(self) -> SparseCodes:
-        """float32 values in the library's own CSR: `.dense(n_latents)`, or decoded by `saev.ops.sparse.decode_sparse`."""
-        values = self.values.astype(np.float32)
-        return SparseCodes(*(torch.from_numpy(a) for a in (self.offsets, self.latents.astype(np.int64), values)))
-
-    def dense(self) -> Float[np.ndarray, "rows n_latents"]:
-        """float32 [rows, n_latents], with zeros."""
-        out = np.zeros((len(self.offsets) - 1, self.n_latents), np.float32)
-        out[np.repeat(np.arange(len(out)), np.diff(self.offsets)), self.latents] = self.values
-        return out
 
 
 class CodeStore:
@@ -71,6 +42,7 @@ class CodeStore:
         # int64 throughout: a directory, or a single shard, may hold more than 2^31 codes
         self._first_row = np.cumsum([0, *(entry["tokens"] for entry in self.manifest.shards)], dtype=np.int64)
         self._mapped: dict[tuple[int, str], np.ndarray] = {}
+        self._views: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return int(self._first_row[-1])
@@ -87,6 +59,7 @@ class CodeStore:
 
     def rows(self, start: int = 0, stop: int | None = None) -> CodeRows:
         """Rows start to stop (excluded; None: to the end). ValueError beyond the rows there are."""
+        self._check_view("token")
         stop = self._stop(start, stop)
         first = self._first_row.tolist()
         low, high = bisect_right(first, start) - 1, bisect_left(first, stop)
@@ -167,17 +140,81 @@ class CodeStore:
             raise ValueError(f"{self.root}: {fault}; {REMEDY}.")
         return self.root / name
 
+    def latent(self, latent: int) -> tuple[Int64[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """(rows, ascending; codes, float32) of the tokens on which a latent fires.
+
+        ValueError for a latent that there is not, and for codes without the view by latent.
+        """
+        if not 0 <= latent < self.n_latents:
+            raise ValueError(f"latent {latent} does not exist: {self.root} has latents 0 to {self.n_latents - 1}.")
+        start, stop = self.view(by_latent.OFFSETS, "latent")[latent : latent + 2]
+        rows, values = (self.view(name, "latent")[start:stop] for name in (by_latent.ROWS, by_latent.VALUES))
+        return rows.astype(np.int64), values.astype(np.float32)
+
+    def pooled(self, kind: str = "max") -> "csr_matrix":
+        """Codes pooled over the tokens of each image, [images, n_latents]; row i is that of `images[i]`. Memory-mapped.
+
+        Args:
+            kind: max, mean, top3 (mean of the three largest) or active (the number of tokens on which it fires).
+
+        Latents that fire on no token of an image are left out (0).
+        """
+        from scipy.sparse import csr_matrix
+
+        if kind not in by_image.POOLS:
+            raise ValueError(f"pooled({kind!r}): choose {', '.join(by_image.POOLS)}.")
+        names = (f"image_{kind}.npy", by_image.LATENTS, by_image.OFFSETS)
+        arrays = tuple(self.view(name, "image") for name in names)
+        return csr_matrix(arrays, shape=(len(arrays[2]) - 1, self.n_latents), copy=False)
+
+    @cached_property
+    def images(self) -> "pl.DataFrame":
+        """images.parquet: the recording's row of each encoded image, its number there (`example`), and its rows here."""
+        self._check_view("image")
+        return read_parquet(self._checked(by_image.IMAGES))
+
+    def image(self, example: int) -> CodeRows:
+        """The codes of one image's tokens."""
+        return self.rows(*self.rows_of(example))
+
+    def map(self, latent: int, example: int) -> Float[np.ndarray, "grid_h grid_w"]:
+        """One latent's codes on the patches of one image, NaN where a patch was not encoded.
+
+        ValueError where the image has no grid of patches.
+        """
+        import polars as pl
+
+        row = self.images.row(by_predicate=pl.col("example") == example, named=True)
+        if not row.get("grid_h") or self.manifest.first_patch is None:
+            raise ValueError(f"image {example} of {self.root} has no grid of patches: there is no map.")
+        codes = np.full(row["grid_h"] * row["grid_w"], np.nan, np.float32)
+        start, stop = self.rows_of(example)
+        patch = self.tokens(start, stop)[1] - self.manifest.first_patch
+        inside = (patch >= 0) & (patch < len(codes))
+        codes[patch[inside]] = 0
+        rows, values = self.latent(latent)
+        low, high = np.searchsorted(rows, [start, stop])
+        fires, values = rows[low:high] - start, values[low:high]
+        codes[patch[fires][inside[fires]]] = values[inside[fires]]
+        return codes.reshape(row["grid_h"], row["grid_w"])
+
+    def view(self, name: str, view: str) -> Shaped[np.ndarray, " n"]:
+        """An array of a view, memory-mapped; ValueError where the codes are without that view, or it is damaged."""
+        self._check_view(view)
+        if name not in self._views:
+            try:
+                self._views[name] = np.load(self.root / name, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError, EOFError) as error:
+                raise ValueError(f"{self.root / name} is missing or damaged ({error}): {REMEDY}.") from error
+        return self._views[name]
+
+    def _check_view(self, view: str) -> None:
+        if view not in self.manifest.views:
+            raise ValueError(f"{self.root} was encoded without views=[{view}]: encode again with it.")
+
     def verify(self) -> list[str]:
         """Read every file and compare sha256; a line for each fault."""
         recorded = dict(self.manifest.files)
-        for shard, entry in enumerate(self.manifest.shards):
+        for shard, entry in enumerate(self.manifest.shards if "token" in self.manifest.views else ()):
             recorded |= {array_path(Path(), shard, name).name: entry["sha256"][name] for name in ARRAYS}
         return differing(self.root, recorded)
-
-
-def joined(pieces: list[CodeRows], n_latents: int, dtype: str) -> CodeRows:
-    """Rows of several shards concatenated, copied."""
-    counts = [np.zeros(1, np.int64), *(np.diff(piece.offsets) for piece in pieces)]
-    latents = [np.empty(0, np.int32), *(piece.latents for piece in pieces)]
-    values = [np.empty(0, dtype), *(piece.values for piece in pieces)]
-    return CodeRows(np.cumsum(np.concatenate(counts)), np.concatenate(latents), np.concatenate(values), n_latents)

@@ -3,67 +3,37 @@
 shard i = the selected tokens of shard i of the activations
 000000.{indptr,indices,values}.npy.part -> fsync -> 000000.{indptr,indices,values}.npy
 shard-000000.safetensors: its latents' statistics; shard-000000.json written last: this shard is encoded
-finish(): the statistics of all shards -> latents.parquet, spans.npy, manifest.json with complete = true
+finish(): the statistics of all shards -> latents.parquet, spans.npy; the views by latent and by image; manifest.json with
+complete = true
 """
 
 import dataclasses
+import itertools
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64, Shaped
+from jaxtyping import Int
 from torch import Tensor
 
+from saev.codes.arrays import GrowingArray, array_path
+from saev.codes.by_image import write_by_image
+from saev.codes.by_latent import write_by_latent
 from saev.codes.latents import LatentStatistics
-from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, array_path
+from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest
 from saev.codes.pairs import narrowed
+from saev.codes.settings import VIEWS
 from saev.files import replacing, sha256, write_atomically
 from saev.ops.sparse import SparseCodes
 from saev.shards.layer_shard import all_finite
 from saev.shards.manifest import FILE
 from saev.shards.merging import MERGED, complete, sidecar_path
-from saev.shards.selection import Spans
-from saev.shards.tar import npy, npy_header
-
-
-class GrowingArray:
-    """A one-dimensional .npy file whose length is known at its end; under a temporary name until `commit`."""
-
-    def __init__(self, path: Path, dtype: str):
-        self.path, self.dtype, self.n = path, np.dtype(dtype), 0
-        self.temporary = path.with_name(f"{path.name}.part")
-        self.file = open(self.temporary, "wb")  # noqa: SIM115 closed by commit and discard
-        self.file.write(npy_header((0,), self.dtype.name))
-
-    def append(self, values: Shaped[np.ndarray, " n"]) -> None:
-        """Write values at the end."""
-        assert values.dtype == self.dtype
-        self.file.write(np.ascontiguousarray(values).data)
-        self.n += len(values)
-
-    def commit(self) -> str:
-        """Complete the header and rename the file to its final name; its sha256."""
-        header = npy_header((self.n,), self.dtype.name)
-        assert len(header) == len(npy_header((0,), self.dtype.name)), "NumPy pads headers for any length"
-        self.file.seek(0)
-        self.file.write(header)
-        self.file.flush()
-        os.fsync(self.file.fileno())
-        self.file.close()
-        digest = sha256(self.temporary)
-        self.temporary.replace(self.path)
-        return digest
-
-    def discard(self) -> None:
-        """Delete the file."""
-        self.file.close()
-        self.temporary.unlink(missing_ok=True)
-        self.path.unlink(missing_ok=True)
+from saev.shards.selected_tokens import Selection
+from saev.shards.tar import npy
 
 
 class ShardWriter:
@@ -124,11 +94,13 @@ class CodeWriter:
 
     Args:
         manifest: of the codes still to be computed; it names the directory.
-        spans, rows: the selected tokens, and their number in each shard of the activations.
+        selection: the tokens.
+        views: what `finish` leaves: token (the shards), latent, image.
     """
 
-    def __init__(self, parent: Path, manifest: CodesManifest, spans: Spans, rows: Int64[np.ndarray, " shards"]):
-        self.root, self.manifest, self.spans, self.rows = parent / manifest.name, manifest, spans, rows
+    def __init__(self, parent: Path, manifest: CodesManifest, selection: Selection, views: Collection[str] = VIEWS):
+        self.root, self.manifest, self.selection, self.views = parent / manifest.name, manifest, selection, views
+        self.rows = selection.rows
         self._floor: np.ndarray | None = None  # see TopExamples
         self.root.mkdir(parents=True, exist_ok=True)
         if not (self.root / FILE).is_file():
@@ -181,6 +153,9 @@ class CodeWriter:
             if not (self.root / MERGED).is_file():
                 self._merge()
             complete(self.root)
+            if "token" not in self.views:
+                for shard, name in itertools.product(range(len(self.rows)), ARRAYS):
+                    array_path(self.root, shard, name).unlink(missing_ok=True)
         except FileNotFoundError:  # another part has merged and removed the shards' files meanwhile
             if not self.complete:
                 raise
@@ -194,12 +169,19 @@ class CodeWriter:
             statistics.merge(LatentStatistics.load(statistics_path(self.root, i)))
         with replacing(self.root / LATENTS) as file:
             statistics.table(self.manifest.n_tokens).write_parquet(file)
-        write_atomically(self.root / SPANS, npy(np.stack(self.spans, axis=1)))
+        write_atomically(self.root / SPANS, npy(np.stack(self.selection.spans, axis=1)))
+        files = {name: sha256(self.root / name) for name in (LATENTS, SPANS)}
+        n_latents = self.manifest.n_latents
+        if "latent" in self.views:
+            files |= write_by_latent(self.root, n_latents, self.rows.tolist(), self.manifest.dtype)
+        if "image" in self.views:
+            files |= write_by_image(self.root, self.selection, n_latents)
         dataclasses.replace(
             self.manifest,
             nnz=sum(entry["nnz"] for entry in entries),
             shards=tuple(entries),
-            files={name: sha256(self.root / name) for name in (LATENTS, SPANS)},
+            files=files,
+            views=tuple(view for view in VIEWS if view in self.views),
             complete=True,
         ).save(self.root, MERGED)
 

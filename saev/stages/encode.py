@@ -8,7 +8,8 @@ from saev.codes.encoding import encode_part
 from saev.codes.settings import EncodeSettings
 from saev.config.build import build
 from saev.locks import parse_part
-from saev.runs.tables import print_files
+from saev.progress import print_line, terminal
+from saev.runs.tables import relative
 
 
 def run(cfg: DictConfig) -> list[Path]:
@@ -17,7 +18,6 @@ def run(cfg: DictConfig) -> list[Path]:
         list(cfg.dictionaries), cfg.dataset, build(EncodeSettings, cfg), parse_part(str(cfg.part), "part"),
         layer=cfg.layer, out=cfg.out, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    print_files(
-        {directory.name: directory for directory in directories}, "saev probe <these codes> dataset=<recording>"
-    )
+    for directory in directories:
+        print_line(terminal(), str(relative(directory)))
     return directories

@@ -32,7 +32,7 @@ def writer(out: Path, chosen: Selection, dictionary, layout=None, saved: Path | 
     manifest = CodesManifest.of(
         identity_of(path), dictionary.n_latents, chosen, layout or EncodeSettings(dtype="float32")
     )
-    return CodeWriter(out, manifest, chosen.spans, chosen.rows)
+    return CodeWriter(out, manifest, chosen)
 
 
 def encoded(out: Path, chosen: Selection, dictionary, layout=None, **settings) -> CodeStore:

@@ -13,8 +13,8 @@ from codes.dictionaries import sae
 from codes.test_encoding import dense, encoded, selection
 
 from saev.codes import CodesManifest, CodeStore
+from saev.codes.arrays import array_path
 from saev.codes.latents import LatentStatistics
-from saev.codes.manifest import array_path
 from saev.codes.writer import ShardWriter
 from saev.ops.sparse import SparseCodes
 from saev.shards.tar import npy_header
@@ -177,7 +177,7 @@ def test_an_unfinished_directory_is_refused(copy):
 
 def test_a_newer_schema_is_refused(copy):
     dataclasses.replace(CodesManifest.load(copy), schema=9).save(copy)
-    with pytest.raises(ValueError, match="has schema 9, this version reads 1"):
+    with pytest.raises(ValueError, match="has schema 9, this version reads 2"):
         CodeStore(copy)
 
 
