@@ -80,13 +80,22 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
             self.reader = reader_for(store)
         self.layer = store.resolve_layer(self.layer)
         self.store = store
-        by_shard = self.reader == "streamed"
         self.train_examples, self.val_examples = held_out_split(
-            store, self.layer, self.tokens, self.ignore_labels, self.val_fraction, self.val_tokens, by_shard
+            store, self.layer, self.tokens, self.ignore_labels, **self.held_out()
         )
         self.n_steps()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
             log.warning("subset_tokens=%d exceeds the available tokens: all are used", self.subset_tokens)
+
+    def held_out(self) -> dict[str, Any]:
+        """The settings of the split, as `held_out_split` takes them."""
+        by_shard = self.reader == "streamed"
+        return {
+            "fraction": self.val_fraction,
+            "most_tokens": self.val_tokens,
+            "by_shard": by_shard,
+            "group": self.group,
+        }
 
     @property
     def division(self) -> tuple[int, int]:
@@ -207,7 +216,18 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         assert self.store is not None
-        keys = ("layer", "tokens", "subset_tokens", "reader", "batch_size", "val_fraction", "seed", "pool", "stripe")
+        keys = (
+            "layer",
+            "tokens",
+            "subset_tokens",
+            "reader",
+            "batch_size",
+            "val_fraction",
+            "group",
+            "seed",
+            "pool",
+            "stripe",
+        )
         return {
             "dataset": self.store.manifest.fingerprint,
             "ignore_labels": list(self.ignore_labels),

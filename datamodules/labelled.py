@@ -94,8 +94,7 @@ class LabelledDataModule(ActivationDataModule):
         if self.val_store is not store:
             return (np.flatnonzero(store.tokens_per_image(self.layer)),
                     np.flatnonzero(self.val_store.tokens_per_image(self.layer)))  # fmt: skip
-        by_shard = self.reader == "streamed"
-        return held_out_split(store, self.layer, self.tokens, (), self.val_fraction, self.val_tokens, by_shard)
+        return held_out_split(store, self.layer, self.tokens, (), **self.held_out())
 
     @property
     def n_classes(self) -> int:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 Recording = ActivationStore | str | os.PathLike
 RESULTS = "results.parquet"  # the mark of a finished run (saev.runs)
 # Of runs whose config.json does not say what was held out: the defaults of conf/datamodule.
-HELD_OUT = {"fraction": 0.1, "tokens": 500_000, "by_shard": False}
+HELD_OUT = {"fraction": 0.1, "most_tokens": 500_000, "by_shard": False, "group": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +225,7 @@ def select_tokens(
     if "held_out" not in one.provenance:
         log.warning("%s does not say which images were held out: taking those of the default settings", one.name)
     split = one.provenance.get("held_out") or HELD_OUT
-    fraction, most_tokens, by_shard = (split[key] for key in ("fraction", "tokens", "by_shard"))
-    images = held_out_split(store, layer, trained_on, ignore_labels, fraction, most_tokens, by_shard)[1]
+    images = held_out_split(store, layer, trained_on, ignore_labels, **split)[1]
     return Selection(store, layer, images, tokens, ignore_labels)
 
 

@@ -33,7 +33,7 @@ from saev.probing.settings import ProbeSettings
 from saev.settings import shown
 from saev.shards import ActivationStore
 from saev.shards.selection import Spans, positions, select
-from saev.shards.split import split_groups, split_images
+from saev.shards.split import column_of, split_groups, split_images
 
 log = logging.getLogger(__name__)
 TRUE = "true"  # the variant of the labels that is no null
@@ -209,15 +209,6 @@ def labelled_data(
         for name, recording, images, true in zip(("train", "val"), (store, other), (train, val), labels, strict=True)
     ]
     return LabelledData((splits[0], splits[1]), ids, names)
-
-
-def column_of(store: ActivationStore, group: str) -> list[str]:
-    """The group of each image of the recording; an image without one is a group of its own."""
-    if group not in store.examples.columns:
-        raise ValueError(f"group={group}: {store.name} has no such column{closest(group, columns_of(store))}.")
-    return [
-        f"image {i}" if value in (None, "") else f"={value}" for i, value in enumerate(store.examples[group].to_list())
-    ]
 
 
 def labelled_split(

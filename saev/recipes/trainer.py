@@ -95,7 +95,7 @@ def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
         "token_roles": data.tokens,
         "ignore_labels": list(data.ignore_labels),
         # from these evaluation computes which images were held out
-        "held_out": {"fraction": data.val_fraction, "tokens": data.val_tokens, "by_shard": data.reader == "streamed"},
+        "held_out": data.held_out(),
         "normalise": normalise,
         "git_commit": git_commit(),
     }

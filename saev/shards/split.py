@@ -1,11 +1,13 @@
 """The split into training and held-out images: by image, so that no image is on both sides."""
 
+import difflib
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from saev.settings import listed
 from saev.shards.reader import ActivationStore
 from saev.shards.selection import per_image, select
 
@@ -37,11 +39,16 @@ def split_images(
     else:
         rank = rng.permutation(shard.max() + 1)
         order = readable[np.argsort(rank[shard[readable]], kind="stable")]
-    val = order[:n_val]
+    return order[n_val:], first_images(order[:n_val], tokens if selected is None else selected, most_tokens)
+
+
+def first_images(
+    images: Int64[np.ndarray, " images"], tokens: Int64[np.ndarray, " n_examples"], most_tokens: int | None
+) -> Int64[np.ndarray, " first"]:
+    """The first images that have at most so many tokens in all (at least one image; None: all), in ascending order."""
     if most_tokens is not None:
-        counts = (tokens if selected is None else selected)[val]
-        val = val[: max(1, int(np.searchsorted(np.cumsum(counts), most_tokens, "right")))]
-    return order[n_val:], np.sort(val)
+        images = images[: max(1, int(np.searchsorted(np.cumsum(tokens[images]), most_tokens, "right")))]
+    return np.sort(images)
 
 
 def split_groups(
@@ -65,6 +72,17 @@ def split_groups(
     return readable[~held_out], readable[held_out]
 
 
+def column_of(store: ActivationStore, group: str, key: str = "group") -> list[str]:
+    """The group of each image of the recording, from a column of examples.parquet; an image without one is a group of its own."""
+    if group not in (columns := store.examples.columns):
+        close = difflib.get_close_matches(group, columns, 3, 0.5)
+        hint = f"did you mean {listed(close)}?" if close else f"choose among {', '.join(columns)}."
+        raise ValueError(f"{key}={group}: {store.name} has no such column; {hint}")
+    return [
+        f"image {i}" if value in (None, "") else f"={value}" for i, value in enumerate(store.examples[group].to_list())
+    ]
+
+
 def held_out_split(
     store: ActivationStore,
     layer: int,
@@ -73,12 +91,20 @@ def held_out_split(
     fraction: float,
     most_tokens: int | None,
     by_shard: bool,
+    group: str | None = None,
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
-    """`split_images` of a recording as training with these settings splits it; ValueError naming the recording."""
+    """`split_images` of a recording as training with these settings splits it, or with `group` (a column of examples.parquet)
+    `split_groups`, whatever `by_shard` is; training images in random order. ValueError naming the recording."""
     stored, part = store.tokens_per_image(layer), store.role_slice(tokens)
     spans = select(stored, np.arange(len(stored)), part, store.labels_for(ignore_labels), ignore_labels)
-    shard = store.shard_of(layer) if by_shard else None
+    shard, selected = store.shard_of(layer) if by_shard else None, per_image(spans, len(stored))
     try:
-        return split_images(stored, fraction, most_tokens, shard, per_image(spans, len(stored)))
+        if group is None:
+            return split_images(stored, fraction, most_tokens, shard, selected)
+        train, val = map(
+            np.random.default_rng(0).permutation,
+            split_groups(stored, fraction, column_of(store, group, "datamodule.group")),
+        )
+        return train, first_images(val, selected, most_tokens)
     except ValueError as error:
         raise ValueError(f"dataset={store.location.root}: {error}") from error

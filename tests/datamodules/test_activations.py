@@ -1,10 +1,15 @@
 """The datamodule: splits by image, tells what is wrong, and stands on what the recording says."""
 
+import polars as pl
 import pytest
 import torch
 from recordings import record
 
 from datamodules import ActivationDataModule
+from saev.checkpoint import save_dictionary
+from saev.nn import SparseAutoencoder, TopK
+from saev.recipes.trainer import provenance
+from saev.saved import find_dictionaries, select_tokens
 from saev.shards import ActivationStore
 
 
@@ -32,6 +37,24 @@ def test_held_out_tokens_come_once_and_whole_images(dataset):
     batches = list(data.val_dataloader())
     assert sum(len(b["acts"]) for b in batches) == 4 * 16
     assert {int(e) for b in batches for e in b["example"]} == set(data.val_examples.tolist())
+
+
+@pytest.mark.parametrize("reader", ["mapped", "streamed"])
+def test_images_of_a_group_are_all_in_training_or_all_held_out(tmp_path, reader):
+    root = record(tmp_path / "data", skipped=(5,))
+    table = pl.read_parquet(root / "examples.parquet")
+    table.with_columns(video=pl.Series([f"v{i % 8}" for i in range(40)])).write_parquet(root / "examples.parquet")
+    data = make(root, val_fraction=0.3, val_tokens=130, group="video", reader=reader)
+    train, val = ({i % 8 for i in images.tolist()} for images in (data.train_examples, data.val_examples))
+    assert not train & val and len(val) <= 3 and len(data.train_examples) in (24, 25) and len(data.val_examples) == 8
+    assert data.train_examples.tolist() != sorted(data.train_examples), "subset_tokens takes random images"
+    save_dictionary(SparseAutoencoder(16, 32, TopK(4)), tmp_path / "sae", provenance=provenance(data, "none"))
+    (sae,) = find_dictionaries(tmp_path / "sae")
+    assert select_tokens(sae, root).images.tolist() == data.val_examples.tolist()
+    with pytest.raises(ValueError, match=r"had group=video, this run has group=None"):
+        make(root, val_fraction=0.3, val_tokens=130, reader=reader).load_state_dict(data.state_dict())
+    with pytest.raises(ValueError, match=r"datamodule\.group=vidoe: data has no such column; did you mean video"):
+        make(root, group="vidoe")
 
 
 def test_training_batches_leave_held_out_images_alone(dataset):

@@ -39,7 +39,7 @@ def pair() -> dict:
 @pytest.fixture
 def run(tmp_path, tiny, pair):
     """The pair as a run on layer 1 of the tiny recording, which says what it held out."""
-    split = {"fraction": 0.3, "tokens": 500_000, "by_shard": False}
+    split = {"fraction": 0.3, "most_tokens": 500_000, "by_shard": False, "group": None}
     about = {"dataset": str(tiny), "layer": 1, "token_roles": "patches", "held_out": split}
     for name, sae in pair.items():
         save_dictionary(sae, tmp_path / "run" / "saes" / name, hyperparameters={"k": 4}, provenance=about)
