@@ -87,15 +87,15 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
             log.warning("subset_tokens=%d exceeds the available tokens: all are used", self.subset_tokens)
 
+    def where(self) -> dict[str, Any]:
+        """The columns of results tables that say on what was trained."""
+        assert self.store is not None, "setup() comes first"
+        return {"dataset": self.store.name, "layer": self.layer, "tokens": self.tokens}
+
     def held_out(self) -> dict[str, Any]:
         """The settings of the split, as `held_out_split` takes them."""
-        by_shard = self.reader == "streamed"
-        return {
-            "fraction": self.val_fraction,
-            "most_tokens": self.val_tokens,
-            "by_shard": by_shard,
-            "group": self.group,
-        }
+        return {"fraction": self.val_fraction, "most_tokens": self.val_tokens, "by_shard": self.reader == "streamed",
+                "group": self.group}  # fmt: skip
 
     @property
     def division(self) -> tuple[int, int]:
@@ -216,18 +216,8 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         assert self.store is not None
-        keys = (
-            "layer",
-            "tokens",
-            "subset_tokens",
-            "reader",
-            "batch_size",
-            "val_fraction",
-            "group",
-            "seed",
-            "pool",
-            "stripe",
-        )
+        keys = ("layer", "tokens", "subset_tokens", "reader", "batch_size", "val_fraction", "group", "seed", "pool",
+                "stripe")  # fmt: skip
         return {
             "dataset": self.store.manifest.fingerprint,
             "ignore_labels": list(self.ignore_labels),

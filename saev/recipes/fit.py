@@ -132,13 +132,7 @@ def run(
             provenance=trained_on,
             metrics=scalars,
         )
-        row = {
-            "member": name,
-            **hyperparameters[name],
-            "d_sae": dictionary.n_latents,
-            "layer": data.layer,
-            **metrics[name],
-        }
+        row = {"member": name, **hyperparameters[name], "d_sae": dictionary.n_latents, **data.where(), **metrics[name]}
         rows.append({**row, "train_tokens": n_tokens, "failed": False})
     write_table(directory, "results", rows)
     return FittedBaselines(directory, pl.DataFrame(rows, infer_schema_length=None), dictionaries)

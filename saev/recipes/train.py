@@ -219,7 +219,7 @@ def collect(members: Sequence[Member], module: BankModule, data: ActivationDataM
         settings = {**member.row(), "d_sae": trained.sae.n_latents, "dead_tokens": trained.dead_tokens}
         # not measured, e.g. dead_train in a run shorter than dead_tokens: null rather than NaN
         known = {key: value if trained.stopped or math.isfinite(value) else None for key, value in metrics.items()}
-        row = {"member": trained.name, **settings, "layer": data.layer, **known}
+        row = {"member": trained.name, **settings, **data.where(), **known}
         for remark in remarks(row) if module.global_rank == 0 else ():
             log.warning("%s: %s", trained.name, remark)
         rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": trained.stopped})

@@ -22,6 +22,7 @@ def test_baselines_are_fitted_saved_and_measured(tiny, tmp_path):
     fitted = fit(saev.ActivationStore(tiny), -1, baselines, settings=SETTINGS, directory=tmp_path / "run")
     assert fitted.results["member"].to_list() == ["kmeans", "pca,k=1", "pca,k=4"] == list(fitted.dictionaries)
     assert fitted.results.equals(pl.read_parquet(tmp_path / "run" / "results.parquet"))
+    assert fitted.results.select("dataset", "layer", "tokens").row(0) == ("tiny", 2, "patches")
     x = torch.randn(9, 16)
     for name, dictionary in fitted.dictionaries.items():
         assert torch.equal(saev.load(tmp_path / "run" / "saes" / name).encode(x), dictionary.encode(x))

@@ -42,7 +42,7 @@ def test_the_default_directory_is_a_new_run_below_outputs(tiny, tmp_path, monkey
     runs = [saev.train(store, -1, members()[:1], n_tokens=128, settings=SETTINGS) for _ in range(2)]
     assert len({run.directory for run in runs}) == 2
     assert all(run.directory.parents[2] == tmp_path / "outputs" for run in runs)
-    assert runs[0].results["layer"].to_list() == [2]
+    assert runs[0].results.select("dataset", "layer", "tokens").row(0) == ("tiny", 2, "patches")
 
 
 def test_the_same_call_in_the_same_directory_continues_and_another_one_is_refused(tiny, tmp_path):
