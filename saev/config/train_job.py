@@ -49,10 +49,12 @@ def prepare(cfg: DictConfig, here: bool = True) -> TrainJob:
     settings = build(TrainSettings, cfg)
     check_trainer(cfg.trainer, here)
     members = plan_members(cfg)
-    check_division(cfg, settings.batch, len(members))
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     facts = data_facts(cfg.dataset, recording, cfg.layer, settings)
-    check_members(members, facts, settings, cfg.datamodule.val_fraction)
+    available = training_tokens(facts, settings, cfg.datamodule.val_fraction)
+    settings = settings.sized(available)
+    check_division(cfg, settings.batch, len(members))
+    check_members(members, facts, settings, available)
     check_probe(cfg, recording, facts, settings)
     return TrainJob(settings, members, recording, facts)
 
@@ -110,18 +112,23 @@ def data_facts(dataset: str | None, recording: Any, layer: int, settings: Stream
     return facts
 
 
-def check_members(members: Sequence[Member], facts: DataFacts, settings: TrainSettings, val_fraction: float) -> None:
-    """ValueError where a member does not fit the activations, or these do not fill a batch."""
-    per_image = sum(facts.roles.get(role, 0) for role in ROLES[settings.tokens])
-    known = min(facts.roles.values()) > 0  # else images differ in their number of tokens
-    n_tokens = facts.n_images * per_image * (1 - val_fraction) if known else math.inf
+def training_tokens(facts: DataFacts, settings: StreamSettings, val_fraction: float) -> float:
+    """The tokens of the images that are not held out; inf where images differ in their number of tokens."""
+    if min(facts.roles.values()) <= 0:
+        return math.inf
+    return facts.n_images * sum(facts.roles.get(role, 0) for role in ROLES[settings.tokens]) * (1 - val_fraction)
+
+
+def check_members(members: Sequence[Member], facts: DataFacts, settings: TrainSettings, n_tokens: float) -> None:
+    """ValueError where a member does not fit the activations, or their `n_tokens` training tokens do not fill a batch."""
     for member in members:
         try:
             member.width(facts.d_model)
             member.check_tokens(facts.d_model, min(n_tokens, settings.subset_tokens or math.inf))
         except ValueError as error:
             raise ValueError(f"{member.name}: {error}") from error
-    if known and settings.batch > facts.n_images * per_image:
+    per_image = sum(facts.roles.get(role, 0) for role in ROLES[settings.tokens])
+    if n_tokens < math.inf and settings.batch > facts.n_images * per_image:
         raise ValueError(
             f"batch_size={settings.batch} is larger than the {facts.n_images * per_image} tokens of {facts.n_images} "
             "images: lower batch_size or take more images."

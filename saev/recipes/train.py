@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import polars as pl
 import torch
 import yaml
@@ -72,7 +73,7 @@ def train(
         recording: a recording or its directory; or a datamodule, which then determines tokens, batches and held-out images.
         layer: block index; negative ones count from the last recorded block.
         members: the settings of each SAE.
-        n_tokens: tokens to train on, over as many epochs as that takes; None: `settings.n_tokens`.
+        n_tokens: tokens to train on, over as many epochs as that takes; None: `settings.n_tokens`, whose None is 100 M or 10 epochs.
         settings: what all members share.
         directory: where the run is written; None: a new directory below outputs/train.
         configuration: what config.yaml holds, and is compared when the directory is used again; None: these arguments.
@@ -95,7 +96,12 @@ def train(
                 raise ValueError(
                     f"{key}={value}: the datamodule has {key}={getattr(recording, key)}; pass the same value, or a recording."
                 )
-    data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
+    if isinstance(recording, ActivationDataModule):
+        data = recording
+    else:
+        store = recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
+        settings = settings.sized(available_tokens(store, layer, settings.tokens))
+        data = stream(store, layer, settings)
     answer_slurm()
     quieten_lightning()
     torch.set_float32_matmul_precision(settings.matmul_precision)
@@ -130,9 +136,15 @@ def arguments(recording: Any, layer: int, members: Sequence[Member], settings: T
     }
 
 
-def stream(recording: ActivationStore | str | Path, layer: int, settings: TrainSettings) -> ActivationDataModule:
+def available_tokens(store: ActivationStore, layer: int, tokens: str) -> float:
+    """About how many tokens of these roles are not held out, with the datamodule's default val_fraction."""
+    start, stop = store.role_slice(tokens)
+    counts = store.tokens_per_image(store.resolve_layer(layer))
+    return 0.9 * float((np.minimum(counts, counts if stop < 0 else stop) - start).clip(0).sum())
+
+
+def stream(store: ActivationStore, layer: int, settings: TrainSettings) -> ActivationDataModule:
     """The training and held-out batches of a recording."""
-    store = recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
     return ActivationDataModule(
         store.location.root, layer, settings.batch, tokens=settings.tokens, ignore_labels=settings.ignore_labels,
         n_tokens=settings.n_tokens, subset_tokens=settings.subset_tokens, seed=settings.data_seed,

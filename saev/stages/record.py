@@ -5,7 +5,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from saev.runs.tables import print_files, relative
+from saev.progress import print_line, terminal
+from saev.runs.tables import relative
 
 
 def run(cfg: DictConfig) -> Path:
@@ -14,5 +15,6 @@ def run(cfg: DictConfig) -> Path:
     directory = recording.run()
     if credit := recording.images.credits():
         print(credit)
-    print_files({"recording": directory}, f"saev train dataset={relative(directory)} layer={recording.plan.layers[-1]}")
+    print_line(terminal(), f"next: saev train dataset={relative(directory)} layer={recording.plan.layers[-1]}")
+    print_line(terminal(), str(relative(directory)))  # last, for scripts
     return directory

@@ -44,7 +44,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
         if n_processes(cfg.trainer) > 1:
             relaunchable(directory)
-        data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording, batch_size=job.settings.batch)
+        sizes = {"n_tokens": job.settings.n_tokens, "batch_size": job.settings.batch}
+        data = instantiate(cfg.datamodule, _partial_=True)(recording=job.recording, **sizes)
         bank = train(
             data, cfg.layer, job.members, settings=job.settings, directory=directory, configuration=configuration,
             resume=cfg.ckpt_path, images=report_images(cfg, overrides), lightning=lightning_parts(cfg, directory),

@@ -10,6 +10,9 @@ Tokens = Literal["patches", "cls", "special", "all"]
 Normalise = Literal["none", "scalar", "standardise"]
 
 
+MOST_TOKENS, MOST_EPOCHS = 100_000_000, 10  # of a run whose n_tokens is not given
+
+
 @dataclasses.dataclass(frozen=True)
 class StreamSettings:
     """Which tokens a run reads, and in which form."""
@@ -41,8 +44,8 @@ class ProbeSample:
 class TrainSettings(StreamSettings):
     """The stream, the optimisation and the logging of a bank."""
 
-    # tokens to train on, over as many epochs as that takes; None: one epoch
-    n_tokens: int | None = bounded(100_000_000, at_least=1)
+    # tokens to train on, over as many epochs as that takes; None: 100 M, but at most 10 epochs (`sized`)
+    n_tokens: int | None = bounded(None, at_least=1)
     batch_size: int | None = bounded(None, at_least=1)  # tokens, over all processes; None: `batch`
     warmup: float = bounded(
         0.05, at_least=0
@@ -57,6 +60,16 @@ class TrainSettings(StreamSettings):
     probe: ProbeSample = dataclasses.field(default_factory=ProbeSample)
     report: bool = True  # write report.html
     keep_checkpoint: bool = False  # of the finished run, which can then be resumed with more tokens
+
+    def sized(self, available: float) -> "TrainSettings":
+        """These settings with n_tokens as a number, for a recording of `available` training tokens (inf: not known).
+
+        >>> [TrainSettings().sized(n).n_tokens for n in (300_000, 10**8)], TrainSettings(n_tokens=7).sized(10).n_tokens
+        ([3000000, 100000000], 7)
+        """
+        available = min(available, self.subset_tokens or available)
+        chosen = int(min(MOST_TOKENS, max(1, MOST_EPOCHS * available)))
+        return self if self.n_tokens is not None else dataclasses.replace(self, n_tokens=chosen)
 
     @property
     def batch(self) -> int:

@@ -112,3 +112,10 @@ def test_what_cannot_be_divided_is_found_before_recording(overrides, message, cl
     shown = cli("train", *(o for o in RECORDED if o != "trainer=cpu"), photos, *ddp, *overrides)
     assert shown.code == 1 and message in shown.text, shown.text
     assert not list((tmp_path / "outputs").rglob("manifest.json"))
+
+
+def test_a_run_without_n_tokens_takes_ten_epochs_of_little_data(cli, tiny, tmp_path):
+    """Guards against 100 M tokens, thousands of epochs, of a few photos: 36 images of 16 patches, ten times."""
+    short = [item for item in TINY if not item.startswith("n_tokens")]
+    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *short, "val_every=100", "sae=topk", "k=4")
+    assert shown.code == 0 and "for 90 steps of 64 tokens: 10.00 epochs of 576 tokens from 36 images" in shown.text
