@@ -21,7 +21,6 @@ from saev.probing.image_tables import columns_of, labels_from_column, labels_fro
 from saev.probing.labels import (
     Classes,
     Labels,
-    LabelValues,
     TokenLabels,
     check_same_names,
     classes_of,
@@ -29,6 +28,7 @@ from saev.probing.labels import (
     ids_of,
     names_of,
 )
+from saev.probing.permuted import PermutedLabels
 from saev.probing.settings import ProbeSettings
 from saev.settings import shown
 from saev.shards import ActivationStore
@@ -135,47 +135,6 @@ class LabelledData:
             numbers = {"n_images": tally.n_images, "n_tokens": tally.n_tokens, **split.left_out}
             counts |= {f"{key}_{split.name}": n for key, n in numbers.items()}
         return counts
-
-
-class PermutedLabels:
-    """Each image of a split has the labels of another image, position by position.
-
-    Classes keep their frequency, their spatial extent and their positions (a latent that responds to a position can score above
-    chance), and are independent of the image. A token beyond the other image's
-    tokens has the label at its position modulo their number; positions count from `start`, the first of the probed tokens.
-    ValueError for a single image, which would keep its own labels.
-    """
-
-    def __init__(
-        self,
-        labels: Labels,
-        images: Int64[np.ndarray, " images"],
-        tokens: Int64[np.ndarray, " n"],
-        seed: int,
-        start: int = 0,
-    ):
-        if len(images) < 2:
-            raise ValueError("nulls=[permuted] exchanges the labels of images, and there is only one: give nulls=[].")
-        self.labels, self.exclusive, self.n_classes = labels, labels.exclusive, labels.n_classes
-        self.ignored, self.labelled, self.tokens, self.start = labels.ignored, labels.labelled, tokens, start
-        self.other = np.arange(len(tokens))
-        order = np.random.default_rng(seed).permutation(images)
-        self.other[order] = np.roll(order, 1)  # a single cycle: no image keeps its labels
-
-    def of(self, example: Int[np.ndarray, " batch"], token: Int[np.ndarray, " batch"]) -> LabelValues:
-        other = self.other[example]
-        n_tokens = np.maximum(self.tokens[other] - self.start, 1)
-        return self.labels.of(other, self.start + (token - self.start) % n_tokens)
-
-    def counts(self, spans: Spans) -> Int64[np.ndarray, " classes"]:
-        span, token = positions(spans)
-        values = self.of(spans.example[span], token)
-        if values.ndim == 2:
-            return values.sum(0)
-        return np.bincount(values[values >= 0], minlength=self.n_classes + 1)[: self.n_classes]
-
-    def left_out(self, spans: Spans) -> dict[str, int]:
-        return self.labels.left_out(spans)
 
 
 def labelled_data(

@@ -19,7 +19,8 @@ from saev.config.build import build
 from saev.nn import Normaliser
 from saev.probing import ProbeSettings, SparseSettings, passes, pipeline, probe
 from saev.probing.inputs import check_codes, stamps
-from saev.probing.splits import PermutedLabels, labels_of
+from saev.probing.permuted import PermutedLabels
+from saev.probing.splits import labels_of
 from saev.saved import find_dictionaries
 from saev.shards.split import split_images
 from saev.training.linear.settings import LinearProbeSettings
