@@ -136,7 +136,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         key = (id(examples), shuffle, rank, parts, self._on_gpu)
         if key not in self.streams:
             try:
-                self.streams[key] = self._stream(
+                self.streams[key] = self.token_stream(
                     examples, batch_size, window=window, limit=limit, shuffle=shuffle, rank=rank, world=parts
                 )
             except ValueError as error:
@@ -149,7 +149,8 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         values = {key: getattr(self, key) for key in ("tokens", "ignore_labels", "val_fraction", *more)}
         return f" ({', '.join(f'{key}={value}' for key, value in values.items() if value)})"
 
-    def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
+    def token_stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
+        """The stream over these images in the form that the options ask for; `kwargs` are further arguments of TokenStream."""
         assert self.store is not None, "setup() comes first"
         settings: dict[str, Any] = {
             key: getattr(self, key) for key in ("stripe", "ignore_labels", "reader", "readers", "retry_s")
@@ -163,7 +164,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         """At least `n_tokens` shuffled training tokens, or all if there are fewer; the same on every rank."""
         total = self.stream(self.train_examples, world=1).n_tokens
         n_tokens = math.ceil(total / max(1, total // n_tokens))  # an epoch has batches of one size: round up
-        stream = self._stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
+        stream = self.token_stream(self.train_examples, n_tokens, window=n_tokens, limit=self.subset_tokens)
         return torch.from_numpy(next(stream.batches(0, 1))["acts"]).float()
 
     def train_dataloader(self) -> Batches:

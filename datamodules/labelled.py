@@ -110,13 +110,14 @@ class LabelledDataModule(ActivationDataModule):
         spans = select(stored, self.train_examples, part, labels, self.ignore_labels, self.subset_tokens)
         return spans.n_tokens, self.labels[0].counts(spans)
 
-    def _stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
+    def token_stream(self, examples: Int64[np.ndarray, " images"], batch_size: int, **kwargs: Any) -> TokenStream:
+        """The stream of one split, without the tokens that its labels leave out."""
         assert self.store is not None and self.labels is not None, "setup() comes first"
         held_out = examples is self.val_examples
         labels = self.labels[held_out]
         validated = (VOID, *labels.ignore) if isinstance(labels, TokenLabels) else ()  # other classes are negatives
         store, ignored = (self.val_store, validated) if held_out else (self.store, labels.ignored)
-        return super()._stream(examples, batch_size, store=store, ignore_labels=ignored, **kwargs)
+        return super().token_stream(examples, batch_size, store=store, ignore_labels=ignored, **kwargs)
 
     def train_dataloader(self) -> "LabelledBatches":  # type: ignore[override]
         """Shuffled batches from the first unconsumed one on, without end."""

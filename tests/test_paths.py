@@ -17,7 +17,7 @@ SOURCES = [p for top in ("saev", "callbacks", "datamodules", "hydra_plugins") fo
     ("call", "home"),
     [
         (r"\bpl\.(read|scan)_\w+\(", "saev/files.py"),  # use saev.files.read_parquet
-        (r"\bglob\.i?glob\(", ""),  # use saev.files.matching or Path.glob
+        (r"\bglob\.i?glob\(", "saev/files.py"),  # use saev.files.matching or Path.glob
         (r"(?<!\w)Console\(", "saev/progress.py"),  # use saev.progress.terminal
         (r'TextColumn\("[^"]*description[^"]*"\)', ""),  # needs markup=False
     ],

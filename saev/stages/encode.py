@@ -18,6 +18,6 @@ def run(cfg: DictConfig) -> list[Path]:
         list(cfg.dictionaries), cfg.dataset, build(EncodeSettings, cfg), parse_part(str(cfg.part), "part"),
         layer=cfg.layer, out=cfg.out, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    for directory in directories:
+    for directory in dict.fromkeys(directories):  # copies of a dictionary share their codes
         print_line(terminal(), str(relative(directory)))
     return directories

@@ -95,7 +95,7 @@ def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_p
 def test_a_job_that_dies_is_reported_and_the_others_finish(tiny, tmp_path):
     sweep = tmp_path / "sweep"
     # more than the job can do between TERM and KILL
-    members = ("layer=1,2", "k=4", "n_tokens=25600", f"dataset={tiny}")
+    members = ("layer=1,2", "k=4", "n_tokens=64000", f"dataset={tiny}")
     process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (dying, job), (other, _) = slurm_jobs(sweep, 2, process).items()
     in_training(sweep, dying, process)
