@@ -7,10 +7,11 @@ import dataclasses
 import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import torch
 
@@ -24,7 +25,8 @@ from saev.metrics.stability import stability
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
 from saev.shards.selected_tokens import Selection
-from saev.visuals.frontier import frontier
+from saev.visuals.columns import failed, finite
+from saev.visuals.frontier import frontier, series_of
 from saev.visuals.style import save
 from saev.vits.source import VitSource
 
@@ -90,6 +92,10 @@ def evaluate(
         for name in group:
             rows[name] |= measured[name] | spliced.get(name, {})
     table = [rows[one.name] for one in saved]
+    if settings.at_l0 is not None:
+        keys = sorted({"train_dataset"}.union(*(one.config.get("hyperparameters", {}) for one in saved)))
+        for row, nmse in zip(table, nmse_at(table, settings.at_l0, keys), strict=True):
+            row["nmse_at_l0"] = nmse
     results = pl.DataFrame(table, infer_schema_length=None)
     compared = pl.DataFrame(compare(saved, members)) if settings.stability else None
     if directory is None:
@@ -111,6 +117,7 @@ def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:
         "member": one.name,
         "dictionary": str(one.path or one.name),
         **{key: value for key, value in hyperparameters.items() if not isinstance(value, dict | list)},
+        "l0_target": hyperparameters.get("l0_target"),
         "d_sae": one.config["n_latents"],
         "failed": bool(one.provenance.get("failed")),
         "train_dataset": one.provenance.get("dataset"),
@@ -119,6 +126,30 @@ def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:
         "tokens": selection.tokens,
         "n_images": len(selection.images),
     }
+
+
+def nmse_at(rows: Sequence[Mapping[str, Any]], l0: float, settings: Sequence[str]) -> list[float | None]:
+    """The NMSE of each row's series at an L0, interpolated in log L0; None where the series has no L0 below or above it.
+
+    A series has equal `settings` but for k, sparsity and l0_target; diverged dictionaries are in none.
+
+    >>> rows = [{"k": k, "l0": k, "nmse": nmse} for k, nmse in ((8, 0.4), (32, 0.2))]
+    >>> nmse_at(rows, 16, []), nmse_at(rows, 64, [])
+    ([0.30000000000000004, 0.30000000000000004], [None, None])
+    """
+    curves: dict[Any, list[tuple[float, float]]] = {}
+    series = list(zip(series_of(rows, settings), (row.get("seed") for row in rows), strict=True))
+    for name, row in zip(series, rows, strict=True):
+        if not failed(row) and finite(row, "nmse") and row["l0"] > 0:
+            curves.setdefault(name, []).append((np.log(row["l0"]), row["nmse"]))
+    at = {
+        name: float(np.interp(np.log(l0), *zip(*sorted(curve), strict=True), left=np.nan, right=np.nan))
+        for name, curve in curves.items()
+    }
+    return [
+        None if failed(row) or np.isnan(at.get(name, np.nan)) else at[name]
+        for name, row in zip(series, rows, strict=True)
+    ]
 
 
 def pairs(saved: list[SavedDictionary]) -> list[tuple[str, str]]:

@@ -72,6 +72,9 @@ COLUMNS = (  # of a run's results
 EVALUATION = (  # of `saev evaluate`
     Column("nmse", "NMSE", digits, "squared error over the squared distance from the mean of the same tokens"),
     Column("l0", "L0", digits, "active latents per token (in brackets: a target missed by more than 10 %)"),
+    Column(
+        "nmse_at_l0", "at L0", digits, "NMSE at L0 = at_l0, between dictionaries equal but for k, sparsity or l0_target"
+    ),
     Column("dead", "dead (%)", percent, "latents that fire on none of these tokens"),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "coherence", three, "largest |cosine| of two atoms"),

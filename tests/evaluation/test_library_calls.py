@@ -1,6 +1,8 @@
 """saev's evaluate, encode and show from Python: the numbers of the commands, for dictionaries on disk and in memory."""
 
 import dataclasses
+import itertools
+import math
 
 import numpy as np
 import polars as pl
@@ -135,6 +137,27 @@ def test_intervals_are_those_of_resampling_the_images(tiny, pair):
     for key, values in (("nmse", nmse), ("l0", l0)):
         low, high = np.quantile(values, [0.025, 0.975]) + row[key] - np.mean(values)
         assert row[f"{key}_low"] == pytest.approx(low, rel=1e-5) and row[f"{key}_high"] == pytest.approx(high, rel=1e-5)
+
+
+def test_nmse_at_an_l0_is_interpolated_within_a_series(tiny, tmp_path):
+    about = {"dataset": str(tiny), "layer": 1, "token_roles": "patches"}
+    for seed, k in itertools.product((0, 1), (2, 8)):
+        sae = SparseAutoencoder(16, 32, TopK(k))
+        initialise(sae, torch.randn(256, 16, generator=torch.Generator().manual_seed(seed)), "random", seed)
+        hyperparameters = {"sae": "topk", "k": k, "seed": seed, "bandwidth": 1.0, "l0_target": None}
+        save_dictionary(sae, tmp_path / f"{seed},{k}", hyperparameters=hyperparameters, provenance=about)
+    hyperparameters |= {"bandwidth": 2.0}
+    save_dictionary(sae, tmp_path / "other", hyperparameters=hyperparameters, provenance=about)
+    paths = [tmp_path / name for name in ("0,2", "0,8", "1,2", "1,8", "other")]
+    settings = EvaluateSettings(device="cpu", correlation_latents=0, bootstrap=0, at_l0=4)
+    results = evaluate(paths, tiny, settings).results
+    nmse, l0 = results["nmse"].to_list(), results["l0"].to_list()
+    fractions = [math.log(4 / l0[i]) / math.log(l0[i + 1] / l0[i]) for i in (0, 2)]
+    expected = [nmse[i] + part * (nmse[i + 1] - nmse[i]) for i, part in zip((0, 2), fractions, strict=True)]
+    assert results["nmse_at_l0"].to_list() == pytest.approx([expected[0]] * 2 + [expected[1]] * 2 + [None])
+    assert "l0_target" in results.columns
+    high = evaluate(paths, tiny, dataclasses.replace(settings, at_l0=64)).results
+    assert high["nmse_at_l0"].null_count() == 5, "no extrapolation"
 
 
 def test_paths_and_saved_dictionaries_are_accepted_alone_and_in_lists(run):
