@@ -22,6 +22,7 @@ from saev.files import plain_name
 from saev.settings import Examples
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
+from saev.shards.selection import select
 from saev.shards.split import held_out_split
 from saev.vits.activation_site import differences
 
@@ -227,6 +228,23 @@ def select_tokens(
     split = one.provenance.get("held_out") or HELD_OUT
     images = held_out_split(store, layer, trained_on, ignore_labels, **split)[1]
     return Selection(store, layer, images, tokens, ignore_labels)
+
+
+def training_tokens(one: SavedDictionary, held_out: Selection) -> Selection | None:
+    """The tokens of as many training images as `held_out` has, evenly spaced; None where training's split is not known."""
+    store, split = held_out.store, one.provenance.get("held_out")
+    if split is None or has_other_images(one, store):
+        return None
+    trained_on, ignore_labels = (
+        one.provenance.get("token_roles") or "patches",
+        tuple(one.provenance.get("ignore_labels") or ()),
+    )
+    train = held_out_split(store, held_out.layer, trained_on, ignore_labels, **split)[0]
+    stored, part = store.tokens_per_image(held_out.layer), store.role_slice(trained_on)
+    labels, most_tokens = store.labels_for(ignore_labels), one.provenance.get("subset_tokens")
+    train = np.unique(select(stored, train, part, labels, ignore_labels, most_tokens).example)
+    n = min(len(held_out.images), len(train))
+    return dataclasses.replace(held_out, images=train[np.arange(n) * len(train) // n])
 
 
 def has_other_images(one: SavedDictionary, store: ActivationStore) -> bool:

@@ -23,7 +23,15 @@ from saev.evaluation.splicing import Splicing
 from saev.images.source import ImageSource
 from saev.metrics.stability import stability
 from saev.runs.tables import write_table
-from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+from saev.saved import (
+    Dictionaries,
+    Recording,
+    SavedDictionary,
+    find_dictionaries,
+    select_tokens,
+    shared_passes,
+    training_tokens,
+)
 from saev.shards.selected_tokens import Selection
 from saev.visuals.columns import failed, finite
 from saev.visuals.frontier import frontier, series_of
@@ -91,6 +99,14 @@ def evaluate(
         spliced = splicing.splice(together, sites, selection, backbone) if splicing and backbone else {}
         for name in group:
             rows[name] |= measured[name] | spliced.get(name, {})
+    if settings.gap and settings.examples == "held_out":
+        training = {one.name: tokens for one in saved if (tokens := training_tokens(one, selections[one.name]))}
+        for group in shared_passes(training):
+            together = {name: members[name] for name in group}
+            measured = measure(together, training[group[0]], settings.batch_size, device, 0, progress)
+            for name in group:
+                nmse = measured[name]["nmse"]
+                rows[name] |= {"nmse_train": nmse, "gap": rows[name]["nmse"] - nmse}
     table = [rows[one.name] for one in saved]
     if settings.at_l0 is not None:
         keys = sorted({"train_dataset"}.union(*(one.config.get("hyperparameters", {}) for one in saved)))

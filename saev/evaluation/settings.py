@@ -17,6 +17,7 @@ class EvaluateSettings:
         correlation_latents: at most so many latents' correlations, 8 bytes for each pair; 0: none.
         bootstrap: resamples of the images, for 95 % intervals of nmse and l0; 0: none.
         at_l0: interpolate the NMSE of each series of dictionaries, equal but for k, sparsity or l0_target, at this L0; None: not.
+        gap: also the NMSE on as many training images, where the split of a dictionary's training is known.
         stability: also compare all pairs of dictionaries, atom by atom.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.
         splice_images: of the evaluated images, drawn at random; None: all.
@@ -31,6 +32,7 @@ class EvaluateSettings:
     correlation_latents: int = bounded(8192, at_least=0, hint="0 leaves the correlation out")
     bootstrap: int = bounded(1000, at_least=0, hint="0 leaves the intervals out")
     at_l0: float | None = bounded(None, above=0)
+    gap: bool = True
     stability: bool = False
     device: str = "auto"
     splice_images: int | None = bounded(200, at_least=1)

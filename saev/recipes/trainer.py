@@ -96,6 +96,7 @@ def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
         "ignore_labels": list(data.ignore_labels),
         # from these evaluation computes which images were held out
         "held_out": data.held_out(),
+        "subset_tokens": data.subset_tokens,
         "normalise": normalise,
         "git_commit": git_commit(),
     }

@@ -75,6 +75,7 @@ EVALUATION = (  # of `saev evaluate`
     Column(
         "nmse_at_l0", "at L0", digits, "NMSE at L0 = at_l0, between dictionaries equal but for k, sparsity or l0_target"
     ),
+    Column("gap", "gap", three, "NMSE minus that on as many training images"),
     Column("dead", "dead (%)", percent, "latents that fire on none of these tokens"),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on more than a tenth of them"),
     Column("coherence", "coherence", three, "largest |cosine| of two atoms"),

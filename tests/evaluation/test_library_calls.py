@@ -12,6 +12,7 @@ from codes.dictionaries import Signed
 from PIL import Image
 from vits.micro_recordings import recording as micro
 
+from datamodules import ActivationDataModule
 from saev.checkpoint import save_dictionary
 from saev.codes.encoding import encode
 from saev.codes.settings import EncodeSettings
@@ -20,6 +21,7 @@ from saev.evaluation.settings import EvaluateSettings
 from saev.images.folder import FolderImages
 from saev.nn import SparseAutoencoder, TopK
 from saev.nn.initialise import initialise
+from saev.recipes.trainer import provenance
 from saev.saved import find_dictionaries, select_tokens, shared_passes
 from saev.shards import ActivationStore
 from saev.visuals.settings import ShowSettings
@@ -158,6 +160,30 @@ def test_nmse_at_an_l0_is_interpolated_within_a_series(tiny, tmp_path):
     assert "l0_target" in results.columns
     high = evaluate(paths, tiny, dataclasses.replace(settings, at_l0=64)).results
     assert high["nmse_at_l0"].null_count() == 5, "no extrapolation"
+
+
+@pytest.mark.parametrize("subset_tokens", [None, 160])
+def test_the_gap_is_that_to_as_many_training_images(tiny, tmp_path, pair, subset_tokens):
+    data = ActivationDataModule(str(tiny), 1, 32, val_fraction=0.3, subset_tokens=subset_tokens)
+    data.setup("fit")
+    save_dictionary(pair["a"], tmp_path / "a", provenance=provenance(data, "none"))
+    settings = EvaluateSettings(device="cpu", correlation_latents=0, bootstrap=0)
+    row = evaluate(tmp_path / "a", tiny, settings).results.row(0, named=True)
+    seen = sorted({int(e) for batch in iterated(data) for e in batch["example"]})
+    assert len(seen) == (28 if subset_tokens is None else 10)
+    images = [seen[i * len(seen) // min(12, len(seen))] for i in range(min(12, len(seen)))]
+    store = ActivationStore(tiny)
+    x = torch.from_numpy(np.concatenate([store.read(1, e, "patches") for e in images]).astype(np.float32))
+    error = (x - pair["a"].decode(pair["a"].encode(x))).square().sum() / (x - x.mean(0)).square().sum()
+    assert row["nmse_train"] == pytest.approx(float(error), rel=1e-5)
+    assert row["gap"] == pytest.approx(row["nmse"] - row["nmse_train"])
+    everything = evaluate(tmp_path / "a", tiny, dataclasses.replace(settings, examples="all")).results
+    assert "gap" not in everything.columns, "training images are among them"
+
+
+def iterated(data):
+    stream = data.stream(data.train_examples)
+    return stream.batches(0, stream.n_batches)
 
 
 def test_paths_and_saved_dictionaries_are_accepted_alone_and_in_lists(run):
