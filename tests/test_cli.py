@@ -221,8 +221,9 @@ def test_a_full_disk_is_named_with_what_to_do(tmp_path):
     assert message(RuntimeError("a bug"), [], tmp_path) is None
 
 
-def test_a_mistyped_directory_with_an_equals_sign_is_not_there(cli):
-    shown = cli("evaluate", "saes/k=8")
+@pytest.mark.parametrize("verb", ["encode", "evaluate", "probe", "show"])
+def test_a_mistyped_directory_with_an_equals_sign_is_not_there(cli, verb):
+    shown = cli(verb, "saes/k=8")
     assert shown.code == 1 and "saes/k=8 is not there" in shown.err
 
 

@@ -21,6 +21,9 @@ from saev.visuals.tables import classes_table, probe_table
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Probe the named dictionaries; a row per dictionary and null. The rows of classes are in classes.parquet."""
     settings, directory = build(ProbeSettings, cfg), Path(cfg.paths.run_dir)
+    for named in cfg.dictionaries:
+        if not Path(named).is_dir():
+            raise ValueError(f"{named} is not there: give finished runs, dictionaries or codes.")
     if not cfg.dataset:
         raise ValueError("dataset is not given: name activations whose tokens have labels, dataset=/path/to/recording.")
     check_device(str(cfg.device))
