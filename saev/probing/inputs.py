@@ -18,7 +18,8 @@ from saev.dictionary import Dictionary
 from saev.probing.passes import CodesOnDisk, Encoder, Source
 from saev.probing.settings import ProbeSettings
 from saev.probing.splits import LabelledData, labelled_data
-from saev.saved import SavedDictionary, find_dictionaries, layer_of, names, open_recording
+from saev.saved import SavedDictionary, find_dictionaries, layer_of, open_recording
+from saev.saved_folders import names
 from saev.shards import ActivationStore
 from saev.shards.manifest import FILE
 
