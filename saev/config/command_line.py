@@ -90,7 +90,7 @@ def directories_as_key(key: str, arguments: Sequence[str]) -> list[str]:
 
 
 def is_path(argument: str) -> bool:
-    """Whether an argument with `=` in it is a path: what stands before the `=` has a `/` and is neither Hydra's nor a group.
+    """Whether an argument that contains `=` is a path: the part before `=` contains `/`, and names no group of the configuration.
 
     >>> is_path("saes/k=8"), is_path("hydra/launcher=basic"), is_path("k=8"), is_path("+logger/x=y")
     (True, False, False, False)

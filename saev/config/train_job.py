@@ -48,6 +48,9 @@ def prepare(cfg: DictConfig, here: bool = True) -> TrainJob:
     """
     settings = build(TrainSettings, cfg)
     check_trainer(cfg.trainer, here)
+    for key in ("batch_size", "n_tokens"):
+        if cfg.datamodule[key] != cfg[key]:
+            raise ValueError(f"datamodule.{key}={cfg.datamodule[key]} has no effect: set {key}={cfg.datamodule[key]}.")
     members = plan_members(cfg)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
     facts = data_facts(cfg.dataset, recording, cfg.layer, settings)

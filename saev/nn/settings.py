@@ -35,7 +35,7 @@ class AuxK:
         check(self, "auxk.")
 
     def window(self, n_tokens: int | None = None) -> int:
-        """`dead_tokens`, or what stands for None in a run of `n_tokens` training tokens (None: a long run)."""
+        """`dead_tokens`; if that is None, a tenth of the run's `n_tokens`, at most 10 M (`n_tokens` None: 10 M)."""
         if self.dead_tokens is not None:
             return self.dead_tokens
         return 10_000_000 if n_tokens is None else min(10_000_000, max(1, n_tokens // 10))

@@ -119,3 +119,9 @@ def test_a_run_without_n_tokens_takes_ten_epochs_of_little_data(cli, tiny, tmp_p
     short = [item for item in TINY if not item.startswith("n_tokens")]
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *short, "val_every=100", "sae=topk", "k=4")
     assert shown.code == 0 and "for 90 steps of 64 tokens: 10.00 epochs of 576 tokens from 36 images" in shown.text
+
+
+@pytest.mark.parametrize("key", ["batch_size", "n_tokens"])
+def test_a_size_that_the_datamodule_alone_is_given_is_refused(cli, tiny, key):
+    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, f"datamodule.{key}=32")
+    assert shown.code == 1 and f"datamodule.{key}=32 has no effect: set {key}=32" in shown.err
