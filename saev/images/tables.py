@@ -14,7 +14,7 @@ Row = Mapping[str, str | int]
 def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, dict[str, str]]:
     """The rows of a table by their key, as text.
 
-    .csv and .tsv have a header; `key` names the key column (default: the first). Other files have a line `key value`
+    .csv (, or ;) and .tsv have a header; `key` names the key column (default: the first). Other files have a line `key value`
     per image, whose value goes into `column`. ValueError naming file and line where a table is malformed.
     """
     if file.suffix.lower() in (".csv", ".tsv"):
@@ -45,7 +45,11 @@ def _records(file: Path, delimiter: str, key: str) -> Iterable[tuple[int, str, d
 
 def _split(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """(its last line, fields) of each record that is not empty; ValueError naming the line of a quote that is not closed."""
-    reader, start = csv.reader(StringIO(read_text(file), newline=""), delimiter=delimiter, strict=True), 1
+    text = read_text(file)
+    header = text.partition("\n")[0]
+    if delimiter == "," and header.count(";") > header.count(","):  # spreadsheets write it where the comma is decimal
+        delimiter = ";"
+    reader, start = csv.reader(StringIO(text, newline=""), delimiter=delimiter, strict=True), 1
     try:
         for values in reader:
             if values:

@@ -5,13 +5,19 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Int8
 
 from saev.images.tables import RESERVED, match, read_table, shortened
 from saev.probing.labels import ImageLabels, closest
 from saev.shards import ActivationStore
 
 log = logging.getLogger(__name__)
-YES, NO, UNKNOWN = ("1", "true", "yes"), ("0", "false", "no"), ("", "na", "nan", "?")
+# Fields of a table, in lower case: 1 yes, 0 no, -1 not known. Spreadsheets and pandas write 1.0 in columns with empty fields.
+BINARY = {
+    **dict.fromkeys(("1", "1.0", "true", "yes"), 1),
+    **dict.fromkeys(("0", "0.0", "false", "no"), 0),
+    **dict.fromkeys(("", "na", "nan", "?"), -1),
+}
 
 
 def columns_of(store: ActivationStore) -> list[str]:
@@ -65,18 +71,37 @@ def labels_from_table(
     table, known = np.zeros((len(paths), len(columns)), bool), np.zeros(len(paths), bool)
     rows_of_images = match(rows, paths, file)
     report_matches(file, store, rows, rows_of_images, min_labelled)
-    for key, path in rows_of_images.items():
-        fields = [rows[key].get(name, "").lower() for name in columns]
-        for name, field in zip(columns, fields, strict=True):
-            if field not in (*YES, *NO, *UNKNOWN):
-                raise ValueError(f"labels={file}: {key!r} has {name}={field!r}; give 1 or 0 (empty: unknown).")
-        table[index[path]] = [field in YES for field in fields]
-        known[index[path]] = not any(field in UNKNOWN for field in fields)
+    values = binary_values({key: rows[key] for key in rows_of_images}, columns, f"labels={file}")
+    images = [index[path] for path in rows_of_images.values()]
+    table[images], known[images] = values == 1, (values >= 0).all(1)
     return ImageLabels(table, counted=known), columns
 
 
+def binary_values(
+    rows: Mapping[str, Mapping[str, str]], columns: Sequence[str], where: str, or_else: str = ""
+) -> Int8[np.ndarray, "rows columns"]:
+    """1, 0 or -1 (not known) for the fields of some columns; ValueError naming row and column of any other field.
+
+    `where` begins the message; `or_else` ends its remedy, with {} for the column's name.
+    """
+    values = np.empty((len(rows), len(columns)), np.int8)
+    for i, (key, row) in enumerate(rows.items()):
+        for j, name in enumerate(columns):
+            if (value := BINARY.get(row[name].lower())) is None:
+                remedy = f"give 1 or 0 (empty: unknown){or_else.format(name)}"
+                raise ValueError(f"{where}: {key!r} has {name}={row[name]!r}; {remedy}.")
+            values[i, j] = value
+    return values
+
+
 def report_matches(
-    file: Path, store: ActivationStore, rows: Collection[str], matched: Mapping[str, str], min_labelled: float
+    file: Path,
+    store: ActivationStore,
+    rows: Collection[str],
+    matched: Mapping[str, str],
+    min_labelled: float,
+    key: str = "labels",
+    option: str = "min_labelled",
 ) -> None:
     """Log how many images have a row and how many rows no image. ValueError where too few images have one."""
     paths = store.examples["path"].to_list()
@@ -85,6 +110,6 @@ def report_matches(
     counts += f" (not {shortened(without)})" if without else ""
     counts += f"; {len(other)} of {len(rows)} rows are no image of it ({shortened(other)})" if other else ""
     if not matched or len(matched) < min_labelled * len(paths):
-        remedy = f"; min_labelled={len(matched) / len(paths):.2g} probes on these alone" if matched else ""
-        raise ValueError(f"labels={file}: {counts}: give paths or file names of the images{remedy}.")
-    log.info("labels=%s: %s", file, counts)
+        remedy = f"; {option}={len(matched) / len(paths):.2g} takes these alone" if matched else ""
+        raise ValueError(f"{key}={file}: {counts}: give paths or file names of the images{remedy}.")
+    log.info("%s=%s: %s", key, file, counts)

@@ -16,6 +16,9 @@ def test_csv_and_tsv_with_what_spreadsheets_do(tmp_path):
     text = '\ufeffstem, species ,note\na,"H. erato, hybrid",x\n\nb,H. sara,\n'
     expected = {"a": {"species": "H. erato, hybrid", "note": "x"}, "b": {"species": "H. sara", "note": ""}}
     assert read_table(write(tmp_path / "t.csv", text)) == expected
+    assert read_table(write(tmp_path / "s.csv", "stem;species\na;H. erato, hybrid\n")) == {
+        "a": {"species": "H. erato, hybrid"}
+    }
     tabs = "note\tstem\nx\ta\n"
     assert read_table(write(tmp_path / "t.tsv", tabs), key="stem") == {"a": {"note": "x"}}
 
