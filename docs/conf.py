@@ -14,8 +14,8 @@ from sphinx.highlighting import lexers
 
 API = (
     "saev", "saev.nn", "saev.images", "saev.vits", "saev.baselines", "saev.evaluation", "saev.codes", "saev.probing",
-    "saev.visuals", "saev.interop", "saev.shards", "saev.metrics.functional", "saev.metrics.segmentation", "saev.ops",
-    "callbacks", "datamodules",
+    "saev.traits.sources", "saev.visuals", "saev.interop", "saev.shards", "saev.metrics.functional",
+    "saev.metrics.segmentation", "saev.ops", "callbacks", "datamodules",
 )  # fmt: skip
 
 project = html_title = "saev-lightning"
