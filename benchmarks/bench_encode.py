@@ -8,6 +8,7 @@ and repeats, `--check` exits with 1 where a goal is missed.
 """
 
 import argparse
+import dataclasses
 import statistics
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from rich.table import Table
 from scipy.sparse import csr_matrix
 
 from saev.checkpoint import save_dictionary
-from saev.codes import CodesManifest, CodeStore, CodeWriter, EncodeSettings
+from saev.codes import CodesManifest, CodeStore, CodeWriter, EncodeSettings, by_latent
 from saev.codes.encoding import encode_shards
 from saev.codes.manifest import ARRAYS, identity_of
 from saev.codes.pairs import from_pairs, narrowed
@@ -120,6 +121,22 @@ def latents_of(codes: CodeStore) -> tuple[Callable, Callable]:
     return by_token, lambda: [codes.latent(latent) for latent in chosen]
 
 
+def latents_of_1e5_pairs(root: Path, n_latents: int = 40, n_tokens: int = 1_000_000) -> CodeStore:
+    """Codes by latent alone: every latent fires on a tenth of the tokens, chosen at random."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.integers(0, n_tokens, (n_latents, n_tokens // 10)), axis=1)
+    np.save(root / by_latent.OFFSETS, np.arange(n_latents + 1) * (n_tokens // 10))
+    np.save(root / by_latent.ROWS, rows.astype(np.uint32).ravel())
+    np.save(root / by_latent.VALUES, rng.random(rows.size).astype(np.float16))
+    shards = ({"tokens": n_tokens, "nnz": rows.size},)
+    manifest = CodesManifest(
+        {"path": "", "sha256": ""}, {"name": "", "fingerprint": ""}, 0, "all", (), {}, None, "float16", n_latents
+    )
+    dataclasses.replace(manifest, shards=shards, nnz=rows.size, views=("latent",), complete=True).save(root)
+    return CodeStore(root)
+
+
 def csr_rows(d_sae: int) -> tuple[Callable, Callable]:
     """(SciPy's CSR of a dense batch, ours of its pairs as they are written), from the same top-k selection."""
     h = torch.randn(BATCH, d_sae, generator=torch.Generator().manual_seed(0))
@@ -132,6 +149,13 @@ def csr_rows(d_sae: int) -> tuple[Callable, Callable]:
         narrowed(codes.values, torch.float16)
 
     return partial(csr_matrix, dense), ours
+
+
+def clock(call: Callable) -> float:
+    """Seconds of a call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
 
 
 def measure(reference: Callable, ours: Callable, repeats: int) -> tuple[float, float, float]:
@@ -181,6 +205,10 @@ def main() -> int:
         rows.append((f"{kind}: by token / by token, latent and image", *measure(token, everything, repeats), 1 / 1.5))
         read, view, ratio = measure(*latents_of(everything()), 3 * repeats)
         rows.append(("200 latents: from the codes by token / by latent", 10 * read, view, 10 * ratio, 50.0))
+        large = latents_of_1e5_pairs(Path(scratch) / "large")
+        times = [clock(partial(large.latent, latent)) for _ in range(2) for latent in range(large.n_latents)]
+        warm = statistics.median(times[large.n_latents :])  # in the second round
+        rows.append(("latent(j), 1e5 pairs, warm: 10 ms / ours", 1e-2, warm, 1e-2 / warm, 1.0))
         csr = measure(*csr_rows(d_sae), 3 * repeats)
         rows.append((f"CSR of {BATCH} tokens: of the dense array / of the pairs", *csr, 20.0))
         for what, a, b, ratio, goal in rows:

@@ -202,8 +202,8 @@ class CodeStore:
         """An array of a view, memory-mapped; ValueError where the codes are without that view, or it is damaged."""
         self._check_view(view)
         if name not in self._views:
-            try:
-                self._views[name] = np.load(self.root / name, mmap_mode="r", allow_pickle=False)
+            try:  # a plain array over the mapped file: slices of np.memmap cost several times as much
+                self._views[name] = np.asarray(np.load(self.root / name, mmap_mode="r", allow_pickle=False))
             except (OSError, ValueError, EOFError) as error:
                 raise ValueError(f"{self.root / name} is missing or damaged ({error}): {REMEDY}.") from error
         return self._views[name]
