@@ -118,6 +118,12 @@ class CodesManifest:
         return f"{words}-{fingerprint(self.identity)[:8]}"
 
 
+def holds_codes(path: str | os.PathLike) -> bool:
+    """Whether it is a directory of codes, complete or not."""
+    manifest = Path(path) / FILE
+    return manifest.is_file() and json.loads(manifest.read_text()).get("kind") == KIND
+
+
 def identify(one: SavedDictionary) -> dict[str, str]:
     """`identity_of` a saved dictionary; of one in memory, with its name in place of the path."""
     if one.path is not None:

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from saev.checkpoint import WEIGHTS
-from saev.codes.manifest import KIND
+from saev.codes.manifest import holds_codes
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.probing.passes import CodesOnDisk, Encoder, Source
@@ -116,8 +116,7 @@ def is_codes(probed: Probed) -> bool:
     """Whether it is a CodeStore, or the directory of one."""
     if isinstance(probed, SavedDictionary | CodeStore):
         return isinstance(probed, CodeStore)
-    manifest = Path(probed) / FILE
-    return manifest.is_file() and json.loads(manifest.read_text()).get("kind") == KIND
+    return holds_codes(probed)
 
 
 def check_codes(

@@ -31,7 +31,7 @@ def run(cfg: DictConfig) -> list[Path]:
     images = instantiate(cfg.images) if cfg.get("images") is not None else None
     pages = show(
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, probe=cfg.probe, images=images,
-        directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
+        directory=cfg.paths.run_dir, activations=cfg.paths.activations, codes=cfg.codes, progress=True,
     )  # fmt: skip
     print_files({"page" if len(pages) == 1 else page.stem: page for page in pages}, "open it in a browser")
     return pages

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
 from saev.visuals.columns import digits, thousands, whole
@@ -38,7 +39,7 @@ class Latent:
 
 
 def gallery(
-    dictionary: Dictionary,
+    dictionary: Dictionary | CodeStore,
     survey: Survey,
     store: ActivationStore,
     layer: int,
@@ -46,7 +47,7 @@ def gallery(
     latents: Mapping[int, str],
     patches: bool,
 ) -> list[Latent]:
-    """These latents (number -> caption) of a dictionary; heat maps only where it reads patch tokens."""
+    """These latents (number -> caption) of a dictionary, or of its codes; heat maps only where it reads patch tokens."""
     upper = {latent: float(survey.value[latent, 0]) for latent in latents}
     shown_by: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all of them
     for latent in latents:

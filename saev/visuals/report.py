@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.shards import ActivationStore
@@ -42,7 +43,7 @@ MOST_IMAGES = 4096  # where `examples` is None: a minute on two cores at ViT-S a
 def write_report(
     path: str | Path,
     rows: Sequence[Mapping[str, Any]],
-    members: Mapping[str, Dictionary],
+    members: Mapping[str, Dictionary | CodeStore],
     *,
     store: ActivationStore,
     layer: int,
@@ -67,7 +68,8 @@ def write_report(
     Args:
         rows: a row per SAE as in results.parquet; any number may be NaN, None or missing. Without rows the page shows
             latents only.
-        members: dictionaries by `row["member"]`, in eval mode; those of failed SAEs are not read and may be missing.
+        members: dictionaries by `row["member"]`, in eval mode, or their codes of `examples`, which are read instead of the
+            activations; those of failed SAEs are not read and may be missing.
         store, layer, tokens: the activations they were trained on.
         examples: images of the store for frequencies and top images; None: up to 4096, evenly spaced.
         examples_are: what these are, for the captions ("held-out", "all", "training").
@@ -185,9 +187,11 @@ def picture(figure: Any) -> str | None:
     return None if figure is None else data_uri(figure)
 
 
-def is_sound(dictionary: Dictionary | None) -> bool:
-    """Whether the dictionary exists and its atoms are finite."""
-    return dictionary is not None and bool(torch.isfinite(dictionary.atoms).all())
+def is_sound(dictionary: Dictionary | CodeStore | None) -> bool:
+    """Whether the dictionary exists and its atoms are finite; codes are, always."""
+    return isinstance(dictionary, CodeStore) or (
+        dictionary is not None and bool(torch.isfinite(dictionary.atoms).all())
+    )
 
 
 def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> Int[np.ndarray, " kept"]:

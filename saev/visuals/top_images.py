@@ -2,6 +2,7 @@
 
 store.read ──batches of whole images──▶ encode, per dictionary ──max over each image's tokens──▶ running top n
                                                             └──▶ firings, sums of codes
+Codes on disk give the same without a pass: their view by image is pooled already.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import torch
 from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor, nn
 
+from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.progress import bar
 from saev.shards import ActivationStore
@@ -84,7 +86,7 @@ def image_max(codes: Float[Tensor, "tokens n_latents"], lengths: list[int]) -> F
 
 @torch.inference_mode()
 def survey(
-    members: Mapping[str, Dictionary],
+    members: Mapping[str, Dictionary | CodeStore],
     store: ActivationStore,
     layer: int,
     examples: Sequence[int] | Int[np.ndarray, " images"],
@@ -95,22 +97,51 @@ def survey(
 ) -> dict[str, Survey]:
     """Per dictionary, the `n` best images of each latent and its firings over the given images, read once for all.
 
-    Memory: one batch of activations, one batch of codes, and per dictionary `n_latents * (n + images per batch)` values.
+    Codes given instead of their dictionary are read from disk, without activations. Memory: one batch of activations, one batch of
+    codes, and per dictionary `n_latents * (n + images per batch)` values.
     """
     assert not any(isinstance(d, nn.Module) and d.training for d in members.values()), "dictionaries in eval mode"
-    surveys = {name: Survey.empty(d.n_latents, n) for name, d in members.items()}
-    if not surveys:
-        return {}
+    surveys = {
+        name: survey_of_codes(d, examples, n) if isinstance(d, CodeStore) else Survey.empty(d.n_latents, n)
+        for name, d in members.items()
+    }
+    encoded = {name: d for name, d in members.items() if not isinstance(d, CodeStore)}
+    if not encoded:
+        return surveys
     lengths = token_counts(store, layer, examples, tokens)
     batches = whole_images(np.asarray(examples, np.int64), lengths, batch_tokens)
     with bar("Top images", len(batches), visible=progress) as advance:
         for batch, sizes in batches:
             acts = torch.from_numpy(np.concatenate([store.read(layer, int(e), tokens) for e in batch]))
-            for name, dictionary in members.items():
+            for name, dictionary in encoded.items():
                 codes = dictionary.encode(acts.to(dictionary.atoms.device).float())
                 surveys[name].update(codes, torch.from_numpy(batch), sizes)
             advance(1)
     return surveys
+
+
+def survey_of_codes(codes: CodeStore, examples: Sequence[int] | Int[np.ndarray, " images"], n: int) -> Survey:
+    """The survey of the given images from codes that have them, by image; images without tokens are left out."""
+    table = codes.images
+    example = table["example"].to_numpy()
+    rows = np.flatnonzero(np.isin(example, examples))
+    n_tokens = (table["rows"].struct.field("stop") - table["rows"].struct.field("start")).to_numpy()[rows]
+    peak, active, mean = (codes.pooled(kind)[rows] for kind in ("max", "active", "mean"))
+    latent, image = peak.indices, np.repeat(np.arange(len(rows)), np.diff(peak.indptr))
+    n_latents = codes.n_latents
+    found = Survey.empty(n_latents, n)
+    found.firings = torch.from_numpy(np.bincount(latent, active.data, n_latents).astype(np.int64))
+    found.value_sum = torch.from_numpy(np.bincount(latent, mean.data.astype(np.float64) * n_tokens[image], n_latents))
+    positive = peak.data > 0
+    latent, image, value = latent[positive], image[positive], peak.data[positive]
+    images = np.bincount(latent, minlength=n_latents)
+    found.images, found.n_tokens, found.n_images = torch.from_numpy(images), int(n_tokens.sum()), len(rows)
+    order = np.lexsort((-value, latent))  # stable: equal values keep the order of the images
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(images) - images, images)
+    best, rank = order[rank < n], rank[rank < n]
+    found.value.numpy()[latent[best], rank] = value[best]
+    found.example.numpy()[latent[best], rank] = example[rows][image[best]]
+    return found
 
 
 def token_counts(
@@ -134,12 +165,14 @@ def whole_images(
 
 @torch.inference_mode()
 def heatmaps(
-    dictionary: Dictionary, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
+    dictionary: Dictionary | CodeStore, store: ActivationStore, layer: int, example: int, latents: Sequence[int]
 ) -> Float32[np.ndarray, "latents grid_h grid_w"]:
     """Codes of the patch tokens of one image, in the layout of the patches (row 0 is the top of the picture), for several latents.
 
-    The image must have a grid.
+    The image must have a grid. Patches that codes on disk leave out are 0.
     """
+    if isinstance(dictionary, CodeStore):
+        return np.stack([np.nan_to_num(dictionary.map(latent, example), nan=0.0) for latent in latents])
     acts = torch.from_numpy(store.read(layer, example, "patches").copy())
     codes = dictionary.encode(acts.to(dictionary.atoms.device).float())[:, list(latents)]
     size = grid(store, example)

@@ -59,6 +59,16 @@ def test_the_latents_that_are_asked_for_are_shown_in_that_order(cli, tiny, tmp_p
     assert "no photos are shown: give the images that were recorded" in result.text
 
 
+def test_codes_are_read_where_they_are(cli, tiny, tmp_path, dictionary):
+    assert cli("encode", str(dictionary), f"dataset={tiny}", "device=cpu", "latent_topk=all").code == 0
+    (codes,) = (tmp_path / "outputs" / "codes").glob("tiny-*")
+    page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=[7,20]")
+    assert f"from its codes in {codes}" in result.text
+    of_codes, _ = shown(cli, tmp_path, codes, f"dataset={tiny}", "latents=[7,20]")
+    assert headings(page) == headings(of_codes) == ["Latent 7", "Latent 20"]
+    assert re.findall("data:image/png[^)]*", page) == re.findall("data:image/png[^)]*", of_codes)
+
+
 def test_photos_of_another_folder_are_refused(cli, tiny, tmp_path, dictionary):
     """Guards against exit code 0 and a page that says below each latent that its photo is missing."""
     Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
