@@ -81,9 +81,9 @@ def missing_message(
     by_plain = {plain(name): name for name in classes}
     near = {name: difflib.get_close_matches(plain(name), by_plain, 2, 0.5) for name in missing}
     named = [f"{n!r}" + (f" (like {' or '.join(by_plain[m] for m in near[n])})" if near[n] else "") for n in missing]
-    remedy = "rename them" + (
-        "" if len(missing) == n_classes else ", or leave their traits unknown: traits.missing=unknown"
-    )
+    remedy = "rename them, or leave their traits unknown: traits.missing=unknown"
+    if len(missing) == n_classes:
+        remedy = "rename them, or join by other columns (traits.column, and traits.key of a csv)"
     return (
         f"traits.path={settings.path}: {len(missing)} of the {n_classes} values of column {settings.column!r} of {store.name} are "
         f"none of its {len(classes)} classes: {shortened(named, 6)}: {remedy}."

@@ -41,7 +41,9 @@ def token_table(
     span, token = positions(spans)
     number = labels.of(example := spans.example[span], token)
     kept = number >= 0
-    values = (number[kept, None] == np.arange(labels.n_classes)).astype(np.int8)
+    values = np.zeros((int(kept.sum()), labels.n_classes), np.int8)
+    unit = np.flatnonzero(number[kept] < labels.n_classes)
+    values[unit, number[kept][unit]] = 1
     return TokenTraits(example[kept], token[kept], TraitTable(trait_names(labels.classes), values))
 
 

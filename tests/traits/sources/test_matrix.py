@@ -49,7 +49,7 @@ def test_a_class_without_a_row_is_named_with_those_like_it(store, tmp_path):
     [
         (CSV + "Wolf,1,0,1,0\n", r"'wolf' and 'Wolf' are one class"),
         (CSV.replace("1,0,1,0", "1,0,x,0"), r"'wolf' has barks='x'"),
-        ("class,furry\na,1\nb,0\n", r"3 of the 3 values .*: rename them\.$"),
+        ("class,furry\na,1\nb,0\n", r"3 of the 3 values .*: rename them, or join by other columns \(traits\.column"),
         ("class,alive\n" + "".join(f"{name},1\n" for name in CLASSES[:3]), "every trait is the same in all classes"),
     ],
 )
