@@ -7,7 +7,7 @@ and scores a class without any token 0 instead of leaving it out.
 """
 
 import torch
-from jaxtyping import Bool, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 
@@ -29,6 +29,24 @@ def overlap_of_sets(
 ) -> Int64[Tensor, "3 classes"]:
     """The overlap where a token may have any number of classes."""
     return torch.stack([(true & predicted).sum(0), true.sum(0), predicted.sum(0)])
+
+
+def overlap_by_image(
+    logits: Float[Tensor, "rows classes"],
+    labels: Int64[Tensor, " rows"] | Bool[Tensor, "rows classes"],
+    image: Int64[Tensor, " rows"],
+    n_images: int,
+) -> Int64[Tensor, "3 images classes"]:
+    """The overlap of each image. Predicted is the class of the largest logit (labels outside 0 to C - 1 are left out), or for sets
+    of classes each with a logit above 0."""
+    n = logits.shape[1]
+    if labels.ndim == 1:
+        true = torch.where((labels >= 0) & (labels < n), image * n + labels, -1)
+        return overlap(true, image * n + logits.argmax(1), n_images * n).view(3, n_images, n)
+    predicted, counts = logits > 0, labels.new_zeros(3, n_images, n, dtype=torch.int64)
+    for count, sets in zip(counts, (labels & predicted, labels, predicted), strict=True):
+        count.index_add_(0, image, sets.long())
+    return counts
 
 
 def iou(counts: Int64[Tensor, "3 classes"]) -> Float64[Tensor, " classes"]:

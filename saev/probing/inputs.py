@@ -17,6 +17,7 @@ from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.probing.passes import CodesOnDisk, Encoder, Source
 from saev.probing.settings import ProbeSettings
+from saev.probing.sparse.references import RAW, UNTRAINED
 from saev.probing.splits import LabelledData, labelled_data
 from saev.saved import SavedDictionary, find_dictionaries, layer_of, open_recording
 from saev.saved_folders import names
@@ -45,11 +46,15 @@ class ProbeInputs:
         return sizes | {name: codes.n_latents for name, codes in self.codes.items()}
 
     def origins(self) -> pl.DataFrame:
-        """Per dictionary the recordings that it was trained on and probed on, and the layer and the tokens of these."""
+        """Per dictionary, and reference of the image level, the recordings that it was trained on and probed on, and the layer and
+        the tokens of these."""
         train, val = self.data.splits
         trained_on = {one.name: one.provenance.get("dataset") for one in self.dictionaries}
         here = {"dataset": train.store.name, "validation": val.store.name, "layer": train.layer, "tokens": train.tokens}
-        rows = [{"member": name, "train_dataset": trained_on.get(name), **here} for name in self.n_latents]
+        rows = [
+            {"member": name, "train_dataset": trained_on.get(name), **here}
+            for name in (*self.n_latents, RAW, UNTRAINED)
+        ]
         return pl.DataFrame(rows, schema_overrides={"train_dataset": pl.String})
 
     def load(self, device: str) -> dict[str, Dictionary]:

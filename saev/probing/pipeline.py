@@ -17,7 +17,7 @@ from torch import Tensor
 from saev.codes.store import CodeStore
 from saev.device import resolve_device
 from saev.dictionary import Dictionary
-from saev.probing.bootstrap import FiringTokens, draws
+from saev.probing.bootstrap import FiringTokens
 from saev.probing.class_metrics import ClassMetrics, best_columns, evaluate
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import Columns
@@ -27,6 +27,7 @@ from saev.probing.passes import EXACT, Source, first_pass, l0_of_first_batch, se
 from saev.probing.rows import class_rows, count_statuses, intervals, none_if_nan, summarise, top_latents, write_pairs
 from saev.probing.settings import ProbeSettings
 from saev.probing.sparse.probing import sparse_probing
+from saev.probing.sparse.references import references
 from saev.probing.splits import TRUE, LabelledData
 from saev.progress import bar
 from saev.runs.tables import write_table
@@ -113,7 +114,12 @@ def probe(
     }
     _write(path, tables)  # before probes that may fail
     if settings.sparse.levels:
-        sparse_classes, sparse = sparse_probing(settings.sparse, inputs.data, sources)
+        train, val = inputs.data.splits
+        drawn = val.draws(settings.bootstrap, settings.seed)
+        compared = None
+        if "image" in settings.sparse.levels:
+            compared = references(sources, inputs.n_latents, train, settings.batch_size, settings.seed, device)
+        sparse_classes, sparse = sparse_probing(settings.sparse, inputs.data, sources, compared, drawn)
         added = {"sparse_classes": _frame(sparse_classes), "sparse": _frame(sparse)}
         tables |= (
             added := {name: table.join(origins, "member", maintain_order="left") for name, table in added.items()}
@@ -177,7 +183,7 @@ def evaluate_best(
 
     columns = {key: one.columns for key, one in best.items()}
     exact, firing = second_pass(data.splits, sources, columns, new_stats)
-    drawn = draws(n_clusters, settings.bootstrap, settings.seed) if settings.bootstrap else None
+    drawn = val.draws(settings.bootstrap, settings.seed)
     tallies = {variant: (train.tally(variant), val.tally(variant)) for variant in train.variants}
     counts = data.counts()
     classes, results = [], []

@@ -124,7 +124,7 @@ def intervals(
     ap, r = judged.ap.numpy(), judged.r.numpy()
     known = [np.isfinite(ap[c]) and np.count_nonzero(firing.positives(c)) >= MIN_IMAGES for c in range(n_classes)]
     ap, r = np.where(known, ap, np.nan), np.where(known, r, np.nan)
-    rows = [{**_ends("ap", aps[c], ap[c]), **_ends("r", rs[c], r[c])} for c in range(n_classes)]
+    rows = [{**ends("ap", aps[c], ap[c]), **ends("r", rs[c], r[c])} for c in range(n_classes)]
     estimate = summarise(judged)
     if not estimate["n_classes"]:
         return rows, {}
@@ -132,18 +132,18 @@ def intervals(
     total = 1 - np.nansum(losses, 0) / np.where(prior > 0, prior, np.nan)
     if len(drawn) < MIN_IMAGES:
         estimate = dict.fromkeys(estimate, math.nan)
-    return rows, {**_ends("map", _mean(aps), estimate["map"]), **_ends("r", total, estimate["r"])}
+    return rows, {**ends("map", mean_of_classes(aps), estimate["map"]), **ends("r", total, estimate["r"])}
 
 
-def _mean(values: Float64[np.ndarray, "classes n"]) -> Float64[np.ndarray, " n"]:
+def mean_of_classes(values: Float64[np.ndarray, "classes n"]) -> Float64[np.ndarray, " n"]:
     """Mean over the classes that a resample has."""
     finite = np.isfinite(values)
     return np.where(finite, values, 0).sum(0) / np.maximum(finite.sum(0), 1)
 
 
-def _ends(name: str, values: Float64[np.ndarray, " n"], estimate: float) -> dict[str, float]:
-    """The ends of the interval; those of an AP are clipped to [0, 1]."""
-    low, high = interval(values, float(estimate))
+def ends(name: str, values: Float64[np.ndarray, " n"], estimate: float | None) -> dict[str, float]:
+    """`<name>_low` and `<name>_high`, NaN without an estimate; clipped to [0, 1] but for `r`."""
+    low, high = interval(values, math.nan if estimate is None else float(estimate))
     if name != "r":
         low, high = float(np.maximum(low, 0)), float(np.minimum(high, 1))
     return {f"{name}_low": low, f"{name}_high": high}

@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
+from saev.metrics.resampling import draws
 from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
 from saev.probing.labels import (
     Classes,
@@ -33,7 +34,7 @@ from saev.probing.settings import ProbeSettings
 from saev.settings import shown
 from saev.shards import ActivationStore
 from saev.shards.selection import Spans, positions, select
-from saev.shards.split import column_of, split_groups, split_images
+from saev.shards.split import column_of, groups_of, split_groups, split_images
 
 log = logging.getLogger(__name__)
 TRUE = "true"  # the variant of the labels that is no null
@@ -71,10 +72,11 @@ class Split:
     @cached_property
     def cluster(self) -> Int64[np.ndarray, " images"]:
         """For each image of the split the number of its group; without groups, of the image."""
-        if self.group is None:
-            return np.arange(len(self.images))
-        groups = np.array(column_of(self.store, self.group))[self.images]
-        return np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        return groups_of(self.store, self.images, self.group)
+
+    def draws(self, n: int, seed: int) -> Int64[np.ndarray, "clusters n"] | None:
+        """`n` resamples of the split's images, or of its groups of images; None for n = 0."""
+        return draws(int(self.cluster.max()) + 1, n, seed) if n else None
 
     def token_info(
         self, variant: str, example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]

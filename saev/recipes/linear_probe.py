@@ -9,7 +9,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,11 @@ from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.nn.normalise import Normaliser
 from saev.probing.labels import Labels, TokenLabels
+from saev.recipes.linear_intervals import image_intervals
 from saev.recipes.linear_maps import map_numbers
 from saev.runs.signals import answer_slurm
 from saev.shards import ActivationStore
+from saev.shards.split import groups_of
 from saev.training.lightning import leave_processes, quieten_lightning
 from saev.training.linear.inputs import Input, inputs_of
 from saev.training.linear.loss import class_weights, prior_logits
@@ -55,6 +57,9 @@ def fit_linear(
     ignore_labels: tuple[int, ...] = (),
     masks: Masks | None = None,
     tokens: str = "patches",
+    classes: Sequence[int] | None = None,
+    group: str | None = None,
+    bootstrap: int = 0,
 ) -> list[dict[str, Any]]:
     """A row per probe of the grid: its settings, its epochs and its numbers on the validation images.
 
@@ -63,7 +68,8 @@ def fit_linear(
 
     Columns: input, lr, weight_decay, weights, epochs, best_epoch, failed, `chosen`, selection_loss (of the best epoch, on the images
     left out); ce and loss (nats per token; loss is weighted by class), accuracy and miou of single tokens, ap (per class, None
-    without a positive) and map, their mean; for chosen probes of patch labels also `map_numbers`.
+    without a positive) and map, their mean over `classes`; for chosen probes also the intervals of `image_intervals`, and of patch
+    labels `map_numbers`.
 
     Resumes an interrupted call with the same arguments; the rows of a finished one are read. SystemExit(128 + signal) when a
     signal stopped the fit.
@@ -74,6 +80,9 @@ def fit_linear(
         members: dictionaries by name, for `settings.inputs`.
         labels: of the recordings; None: their patch labels, without `ignore_labels`.
         masks: returns the label ids of a validation image's pixels, cropped as for the backbone; None without a mask.
+        classes: numbers of the classes that `map` is the mean of; None: all.
+        group: column of examples.parquet: images of one group are on one side of the inner split, and are resampled together.
+        bootstrap: resamples of the validation images, for 95 % intervals; 0: none.
     """
     answer_slurm()
     quieten_lightning()
@@ -93,14 +102,15 @@ def fit_linear(
         train,
         layer,
         settings.batch_size or 1,
-        images=selection_split(data.train_examples, settings.seed),
+        images=selection_split(train, data.train_examples, settings.seed, group),
         labels=of_train,
         **batches,
     )
     fitting.setup()
     if settings.batch_size is None:
         fitting.batch_size = data.batch_size = min(BATCH_SIZE, max(1, fitting.class_counts()[0] // 8))
-    identity = identity_of(settings, data, members)
+    extra = {"classes": None if classes is None else list(classes), "group": group, "bootstrap": bootstrap}
+    identity = identity_of(settings, data, members) | extra
     if (done := finished(directory, identity)) is not None:
         log.info("finished already: %s", directory)
         return done
@@ -114,7 +124,10 @@ def fit_linear(
             raise SystemExit(128 + checkpoint.received)
         module.restore_best()
         trainer.validate(module, data, verbose=False)
-        rows = collect(settings, data, module, masks)
+        rows = collect(settings, data, module, masks, classes)
+        if bootstrap:
+            for i in module.chosen().values():
+                rows[i] |= image_intervals(data, module, i, rows[i], classes, group, bootstrap, settings.seed)
         if trainer.is_global_zero:
             for name, i in module.chosen().items():
                 save_probe(directory / "linear" / name, module, i, data, normaliser)
@@ -124,15 +137,20 @@ def fit_linear(
         leave_processes(trainer)
 
 
-def selection_split(train: Int64[np.ndarray, " images"], seed: int) -> Images:
-    """(images to fit, a fifth of the images to choose by). ValueError for a single image."""
-    if len(train) < 2:
+def selection_split(
+    store: ActivationStore, train: Int64[np.ndarray, " images"], seed: int, group: str | None = None
+) -> Images:
+    """(images to fit, a fifth of the images, or of their groups, to choose by). ValueError for a single one."""
+    train = np.sort(train)
+    number = groups_of(store, train, group)
+    order = np.random.default_rng(seed).permutation(number.max(initial=0) + 1)
+    if len(order) < 2:
         raise ValueError(
-            "linear probes need at least 2 labelled training images: one is fitted, the other chooses the epoch."
+            f"linear probes need at least 2 labelled training {'images' if group is None else f'groups (group={group})'}: one is "
+            "fitted, the other chooses the epoch."
         )
-    order = np.random.default_rng(seed).permutation(train)
-    n = max(1, len(train) // 5)
-    return np.sort(order[n:]), np.sort(order[:n])
+    chooses = np.isin(number, order[: max(1, len(order) // 5)])
+    return train[~chooses], train[chooses]
 
 
 def build(
@@ -168,12 +186,19 @@ def build_trainer(settings: LinearProbeSettings, module: ProbeModule, directory:
 
 
 def collect(
-    settings: LinearProbeSettings, data: LabelledDataModule, module: ProbeModule, masks: Masks | None
+    settings: LinearProbeSettings,
+    data: LabelledDataModule,
+    module: ProbeModule,
+    masks: Masks | None,
+    classes: Sequence[int] | None,
 ) -> list[dict[str, Any]]:
     """The rows, with maps of the chosen probes."""
     rows: list[dict[str, Any]] = [{**row, "weights": settings.weights, "chosen": False} for row in module.rows]
     for row, probe in zip(rows, module.probes, strict=True):
         row["selection_loss"] = float(probe.best_loss)  # type: ignore[arg-type]
+        if classes is not None:
+            aps = [row["ap"][c] for c in classes if not math.isnan(row["ap"][c])]
+            row["map"] = sum(aps) / len(aps) if aps else math.nan
     for i in module.chosen().values():
         rows[i] |= {"chosen": True}
         if data.classes is not None and data.tokens == "patches":

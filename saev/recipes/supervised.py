@@ -14,9 +14,11 @@ from saev.probing.inputs import ProbeInputs
 from saev.probing.rows import TAUS
 from saev.probing.settings import ProbeSettings
 from saev.probing.splits import TRUE, labels_of
-from saev.recipes.linear_probe import fit_linear
+from saev.recipes.linear_probe import fit_linear, selection_split
 from saev.training.linear.inputs import names_of
 from saev.training.linear.settings import LinearProbeSettings
+
+NUMBERS = [f"{name}{end}" for name in ("map", "accuracy", "miou") for end in ("", "_low", "_high")]
 
 
 def linear_bound(
@@ -34,22 +36,26 @@ def linear_bound(
     stores = train.store if train.store is val.store else (train.store, val.store)
     every = dataclasses.replace(probing, classes=None)
     labels, ids, names = labels_of(every, (train.store, val.store), train.layer, train.images)
-    rows = fit_linear(
-        settings, stores, train.layer, (train.images, val.images), inputs.load(resolve_device(device)),
-        Path(directory) / "linear", labels=(labels[0], labels[1]), tokens=train.tokens,
-    )  # fmt: skip
     number = {key: c for c, key in enumerate(zip(ids, names, strict=True) if probing.labels == "patches" else names)}
     keys = zip(inputs.data.ids, inputs.data.names, strict=True) if probing.labels == "patches" else inputs.data.names
     chosen = [number[key] for key in keys if key in number]
+    rows = fit_linear(
+        settings, stores, train.layer, (train.images, val.images), inputs.load(resolve_device(device)),
+        Path(directory) / "linear", labels=(labels[0], labels[1]), tokens=train.tokens, classes=chosen,
+        group=probing.group, bootstrap=probing.bootstrap,
+    )  # fmt: skip
     here = {"dataset": train.store.name, "validation": val.store.name, "layer": train.layer, "tokens": train.tokens}
     here |= inputs.data.counts()
     return pl.DataFrame([summary(row, chosen) | here for row in rows if row["chosen"]])
 
 
 def check_linear(inputs: ProbeInputs, settings: LinearProbeSettings) -> None:
-    """ValueError for unknown inputs, and for a batch that exceeds the labelled training tokens, before anything is read."""
+    """ValueError for unknown inputs, a single training image or group, and a batch that exceeds the training tokens, before anything
+    is read."""
     names_of(settings.inputs, [one.name for one in inputs.dictionaries])
-    n_tokens = inputs.data.splits[0].tally().n_tokens
+    train = inputs.data.splits[0]
+    selection_split(train.store, train.images, settings.seed, train.group)
+    n_tokens = train.tally().n_tokens
     if (settings.batch_size or 0) > n_tokens:
         raise ValueError(
             f"linear_probe.batch_size={settings.batch_size} is more than the {n_tokens} training tokens with a label: lower it."
@@ -63,8 +69,6 @@ def summary(row: Mapping[str, Any], classes: list[int]) -> dict[str, Any]:
         "member": f"linear probe on {row['input']}",
         "labels": TRUE,
         "n_classes": len(aps),
-        "map": float(aps.mean()) if len(aps) else None,
-        "accuracy": row["accuracy"],
-        "miou": row["miou"],
+        **{key: row[key] for key in NUMBERS if key in row},
         **{f"coverage_{tau}": float((aps >= tau).mean()) if len(aps) else None for tau in TAUS},
     }

@@ -83,6 +83,15 @@ def column_of(store: ActivationStore, group: str, key: str = "group") -> list[st
     ]
 
 
+def groups_of(
+    store: ActivationStore, images: Int64[np.ndarray, " images"], group: str | None
+) -> Int64[np.ndarray, " images"]:
+    """A number for each of these images, from 0 on: that of its group, of the image itself without `group`."""
+    if group is None:
+        return np.arange(len(images))
+    return np.unique(np.array(column_of(store, group))[images], return_inverse=True)[1].astype(np.int64)
+
+
 def held_out_split(
     store: ActivationStore,
     layer: int,

@@ -15,7 +15,7 @@ from saev.progress import terminal
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
-from saev.visuals.tables import classes_table, probe_table
+from saev.visuals.tables import classes_table, images_table, probe_table
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -47,5 +47,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     terminal().print(probe_table(rows))
     if tables["classes"]["ap"].count():
         terminal().print(classes_table(tables["classes"].to_dicts()))
+    if result.sparse is not None and "image" in settings.sparse.levels and settings.sparse.ridges:
+        terminal().print(images_table(result.sparse.to_dicts()))
     print_files({name: directory / f"{name}.parquet" for name in tables})
     return rows

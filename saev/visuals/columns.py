@@ -92,6 +92,16 @@ PROBE = (  # of `saev probe`
     Column("precision16", "P@16", three, "of the 16 tokens with the largest codes, those of the class"),
     Column("coverage_0.3", "covered (%)", percent, "classes with an average precision of at least 0.3"),
 )
+IMAGES = (  # of probes on the codes of whole images
+    Column("map", "mAP", three, "mean over classes of the average precision of images; 95 % interval over images"),
+    Column("map_permuted", "permuted", three, "the same with the labels of images permuted: the chance level"),
+    Column(
+        "accuracy",
+        "accuracy",
+        three,
+        "images with the most likely class right (of several classes an image: pairs of them)",
+    ),
+)
 CLASSES = (  # of the classes of `saev probe`
     Column("latent", "latent", whole, "the latent that best predicts the class in training"),
     Column("ap", "AP", three, "average precision on validation tokens; 95 % interval over images"),

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from saev.visuals.columns import CLASSES, COLUMNS, EVALUATION, MISSING, PROBE, Column, failed, mark
+from saev.visuals.columns import CLASSES, COLUMNS, EVALUATION, IMAGES, MISSING, PROBE, Column, failed, mark
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -40,11 +40,17 @@ def evaluation_table(rows: Rows) -> Table:
     return table
 
 
-def probe_table(rows: Rows) -> Table:
+def images_table(rows: Rows) -> Table:
+    """The probes of `saev probe` on all latents of whole images: a row per dictionary and pooling."""
+    whole = [row for row in rows if row["level"] == "image" and row["k"] is None]
+    return probe_table([{**row, "member": f"{row['member']}, {row['pooling']} of an image"} for row in whole], IMAGES)
+
+
+def probe_table(rows: Rows, columns: Sequence[Column] = PROBE) -> Table:
     """The results of `saev probe`: a row per dictionary, in the given order; its mAP with permuted labels is a column."""
     permuted = {row["member"]: row["map"] for row in rows if row["labels"] != "true"}
     rows = [{**row, "map_permuted": permuted.get(row["member"])} for row in rows if row["labels"] == "true"]
-    columns = [column for column in PROBE if any(row.get(column.key) is not None for row in rows)]
+    columns = [column for column in columns if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
     for row in rows:
         table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns))
@@ -71,8 +77,8 @@ def classes_table(rows: Rows, most: int = 12) -> Table:
 
 
 def ends(row: Mapping[str, Any], key: str) -> str:
-    """The interval of an AP, " [low, high]"; " [–]" where the row has none, "" for other columns."""
-    if key not in ("ap", "map") or f"{key}_low" not in row:
+    """The interval of an AP or accuracy, " [low, high]"; " [–]" where the row has none, "" for other columns."""
+    if key not in ("ap", "map", "accuracy") or f"{key}_low" not in row:
         return ""
     low, high = row[f"{key}_low"], row[f"{key}_high"]
     return f" [{MISSING}]" if low is None else f" [{low:.3f}, {high:.3f}]"

@@ -75,11 +75,11 @@ def test_the_fit_on_all_latents_is_scikit_learns_with_the_ridge_that_held_out_ro
     x, y = world()
     (train, _) = standardised(csr_array(x), csr_array(x))
     dense, ridges = train.toarray(), [1e-4, 0.03, 3.0]
-    held, loss = held_out(y, 0), []
+    held, loss = held_out(y, 0, np.arange(N)), []
     for ridge in ridges:
         model = LogisticRegression(C=1 / (ridge * (~held).sum()), tol=1e-8, max_iter=1000).fit(dense[~held], y[~held])
         loss.append(log_loss(y[held], model.predict_proba(dense[held])))
-    fit, ridge = ridge_fit(train, y, ridges, seed=0)
+    fit, ridge = ridge_fit(train, y, ridges, 0, np.arange(N))
     assert ridge == ridges[int(np.argmin(loss))] and fit.converged
     model = LogisticRegression(C=1 / (ridge * N), tol=1e-8, max_iter=1000).fit(dense, y)
     np.testing.assert_allclose(fit.weights, model.coef_[0], atol=1e-4)
@@ -88,15 +88,23 @@ def test_the_fit_on_all_latents_is_scikit_learns_with_the_ridge_that_held_out_ro
 
 def test_every_fifth_of_both_labels_is_held_out():
     y = np.arange(103) < 12
-    held = held_out(y, 3)
+    held = held_out(y, 3, np.arange(103))
     assert (held & y).sum() == 2 and (held & ~y).sum() == 18
-    assert (held_out(y, 4) != held).any()
+    assert (held_out(y, 4, np.arange(103)) != held).any()
+
+
+def test_groups_are_held_out_whole():
+    group = np.arange(103) // 4
+    held = held_out(np.arange(103) < 42, 3, group)
+    assert (
+        {*group[held]}.isdisjoint(group[~held]) and len({*group[held & (group < 11)]}) == 2 and len({*group[held]}) == 5
+    )
 
 
 def test_a_class_too_rare_to_choose_by_takes_the_largest_ridge():
     x, _ = world()
     (train, _) = standardised(csr_array(x), csr_array(x))
-    assert ridge_fit(train, np.arange(N) < 4, [0.01, 1.0, 0.1], seed=0)[1] == 1.0
+    assert ridge_fit(train, np.arange(N) < 4, [0.01, 1.0, 0.1], 0, np.arange(N))[1] == 1.0
 
 
 def test_a_fit_that_ends_early_says_so():

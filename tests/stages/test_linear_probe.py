@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sklearn.metrics import jaccard_score
+from sklearn.metrics import average_precision_score, jaccard_score
 from training.probes import N_IMAGES, dictionary, image, record_classes
 
+from saev.metrics.resampling import draws
 from saev.recipes import linear_probe
 from saev.recipes.linear_probe import fit_linear
 from saev.shards import ActivationStore
@@ -138,5 +139,51 @@ def test_nothing_is_chosen_by_the_images_that_are_reported(store, tmp_path, rows
     for one, other in zip(rows[0], others, strict=True):
         same = ("input", "lr", "epochs", "best_epoch", "chosen", "selection_loss")
         assert {key: one[key] for key in same} == {key: other[key] for key in same} and one["ce"] != other["ce"]
-    fitted, left_out = linear_probe.selection_split(IMAGES[0], 0)
+    fitted, left_out = linear_probe.selection_split(store, IMAGES[0], 0)
     assert len(left_out) == 6 and {*fitted, *left_out} == {*IMAGES[0]} and not {*fitted} & {*left_out}
+
+
+def test_images_of_a_group_are_on_one_side_of_the_inner_split(store, tmp_path, monkeypatch):
+    seen = []
+    make = linear_probe.build
+
+    def spy(settings, data, members):
+        seen.append((data.train_examples, data.val_examples))
+        return make(settings, data, members)
+
+    monkeypatch.setattr(linear_probe, "build", spy)
+    settings = LinearProbeSettings(**OWN | {"inputs": ("raw",), "lrs": (1e-2,), "max_epochs": 1})
+    fit_linear(settings, store, 1, IMAGES, {}, tmp_path / "fit", group="video")
+    fitted, chooses = seen[0]
+    assert {*fitted, *chooses} == {*IMAGES[0]} and not {*fitted // 4} & {*chooses // 4} and len({*chooses // 4}) == 1
+    with pytest.raises(ValueError, match=r"at least 2 labelled training groups \(group=video\)"):
+        linear_probe.selection_split(store, np.arange(12, 16), 0, "video")
+
+
+def test_intervals_are_those_of_resampled_images(store, tmp_path):
+    """From the saved probe: the numbers of tokens put together anew, image by image, or video by video."""
+    settings = LinearProbeSettings(**OWN | {"inputs": ("raw",), "lrs": (1e-2,)})
+    images = np.arange(20, N_IMAGES), np.arange(20)
+    for group, clusters in ((None, images[1]), ("video", images[1] // 4)):
+        folder = tmp_path / str(group)
+        (row,) = fit_linear(settings, store, 1, images, {}, folder, group=group, bootstrap=300, classes=[0, 2])
+        tensors = load_file(folder / "linear" / "raw" / "probe.safetensors")
+        acts, labels = zip(*(image(e) for e in images[1]), strict=True)
+        logits = (torch.from_numpy(np.stack(acts)) - tensors["mean"]) / tensors["scale"] @ tensors["weight"] + tensors[
+            "bias"
+        ]
+        p, labels, numbers = logits.softmax(2).numpy(), np.stack(labels), np.unique(clusters)
+        found = []
+        for drawn in draws(len(numbers), 300, settings.seed).T:
+            e = np.concatenate(
+                [np.flatnonzero(clusters == n) for n, t in zip(numbers, drawn, strict=True) for _ in range(t)]
+            )
+            kept = labels[e] < 65535
+            true, probability = labels[e][kept], p[e][kept]
+            aps = [average_precision_score(true == c, probability[:, c]) for c in (0, 2)]
+            hits = probability.argmax(1)
+            found.append([np.mean(aps), (hits == true).mean(), jaccard_score(true, hits, average="macro")])
+        for name, values in zip(("map", "accuracy", "miou"), np.array(found).T, strict=True):
+            low, high = np.quantile(values, [0.025, 0.975]) + row[name] - values.mean()
+            assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((low, high), abs=3e-3)
+        assert row["map"] == pytest.approx(np.mean([row["ap"][c] for c in (0, 2)]))

@@ -1,5 +1,7 @@
 """k-sparse and image-level probes as the stage makes them: rows against fits by hand, reasons for what cannot be fitted."""
 
+from itertools import product
+
 import numpy as np
 import polars as pl
 import pytest
@@ -10,12 +12,15 @@ from sklearn.metrics import log_loss
 from tables import expected_precision
 
 from saev.codes.pairs import from_dense
+from saev.metrics.resampling import draws
 from saev.probing.labels import Classes, ImageLabels, TokenLabels
 from saev.probing.passes import CodeBatch, Encoder
+from saev.probing.permuted import PermutedLabels
 from saev.probing.settings import SparseSettings
 from saev.probing.sparse.codes import TokenSample
 from saev.probing.sparse.linear_fits import ridge_fit, standardised
 from saev.probing.sparse.probing import sparse_probing
+from saev.probing.sparse.references import RAW, UNTRAINED, references
 from saev.probing.splits import TRUE, LabelledData, Split
 from saev.shards import ActivationStore, RecordingWriter
 
@@ -159,7 +164,7 @@ def test_image_rows_are_fits_to_codes_pooled_by_hand(found, pooling, by):
     assert one["ce"] == pytest.approx(log_loss(truth[:, c], p), rel=1e-4)
     every = row_of(found[0], member="plain", level="image", pooling=pooling, k=None, class_id=2)
     train, other = standardised(csr_array(x), csr_array(val))
-    fit, ridge = ridge_fit(train, y[:, c], SETTINGS["ridges"], SETTINGS["seed"])
+    fit, ridge = ridge_fit(train, y[:, c], SETTINGS["ridges"], SETTINGS["seed"], np.arange(len(x)))
     assert every["ridge"] == ridge and every["latents"] is None
     assert every["ap"] == pytest.approx(expected_precision(truth[:, c], fit.logits(other)))
     assert every["ce"] == pytest.approx(log_loss(truth[:, c], 1 / (1 + np.exp(-fit.logits(other)))), rel=1e-4)
@@ -223,6 +228,47 @@ def test_labels_of_images_are_taken_as_they_are(store):
         assert row["latents"] == [latent] and row["n_rows_train"] == table[TRAIN, id].sum()
         assert ap[better] == pytest.approx(1) and min(ap.values()) < 0.999
     assert {row["k"] for row in rows} == {1}
+
+
+def test_raw_activations_untrained_directions_and_permuted_labels_have_rows_of_images(store):
+    """Each image has one class, that of its strongest of three latents; a linear probe on pooled activations sees it."""
+    table = np.array([image(e)[0].mean(0)[[1, 4, 7]].argmax() for e in range(N)])
+    labels, classes = ImageLabels(table, 3), Classes((0, 1, 2), ("one", "four", "seven"))
+    stored, drawn = store.tokens_per_image(1), draws(len(VAL), 200, 0)
+    splits = (
+        Split(name, store, 1, i, "patches", {TRUE: labels, "permuted": PermutedLabels(labels, i, stored, 0)})
+        for name, i in (("train", TRAIN), ("val", VAL))
+    )
+    data, sources = LabelledData(tuple(splits), classes.ids, classes.names), [Encoder(MEMBERS, 100, None)]
+    compared = references(sources, {"plain": LATENTS, "turned": LATENTS}, data.splits[0], 100, 0, "cpu")
+    settings = SparseSettings(**SETTINGS | {"k": (1,), "pooling": ("mean",), "tokens": 200})
+    rows, totals = sparse_probing(settings, data, sources, compared, drawn)
+    members = ["plain", "turned", RAW, UNTRAINED]
+    assert {(t["member"], t["labels"]) for t in totals if t["level"] == "image"} == {
+        *product(members, (TRUE, "permuted"))
+    }
+    assert {(t["member"], t["labels"]) for t in totals if t["level"] == "token"} == {("plain", TRUE), ("turned", TRUE)}
+    raw = row_of(totals, member=RAW, labels=TRUE, level="image", k=None)
+    (x, _), (val, _) = pooled(TRAIN, np.mean), pooled(VAL, np.mean)
+    moments = store.moments(1)
+    (x, val), truth = standardised(*(csr_array((a - moments.mean) / moments.scale) for a in (x, val))), table[VAL]
+    every = np.arange(len(TRAIN))
+    logits = np.stack(
+        [ridge_fit(x, table[TRAIN] == c, SETTINGS["ridges"], 0, every)[0].logits(val) for c in range(3)], 1
+    )
+    assert raw["accuracy"] == pytest.approx((logits.argmax(1) == truth).mean()) and raw["accuracy"] > 0.6
+    accuracies = np.array([(logits.argmax(1) == truth)[np.repeat(np.arange(len(VAL)), one)].mean() for one in drawn.T])
+    low, high = np.quantile(accuracies, [0.025, 0.975]) + raw["accuracy"] - accuracies.mean()
+    assert (raw["accuracy_low"], raw["accuracy_high"]) == pytest.approx((max(low, 0), min(high, 1)), abs=1e-6)
+    row = row_of(rows, member=RAW, labels=TRUE, level="image", k=None, class_id=1)
+    assert row["ap"] == pytest.approx(expected_precision(truth == 1, logits[:, 1]), rel=1e-3)
+    drawn_images = [np.repeat(np.arange(len(VAL)), one) for one in drawn.T]
+    own = [expected_precision((truth == 1)[i], logits[i, 1]) for i in drawn_images if (truth[i] == 1).any()]
+    low, high = np.quantile(own, [0.025, 0.975]) + row["ap"] - np.mean(own)
+    assert (row["ap_low"], row["ap_high"]) == pytest.approx((max(low, 0), min(high, 1)), abs=0.02)
+    null = row_of(totals, member=RAW, labels="permuted", level="image", k=None)
+    assert null["map"] < raw["map_low"] < raw["map"] < raw["map_high"] and null["accuracy"] < raw["accuracy"] - 0.2
+    assert row_of(totals, member=UNTRAINED, labels=TRUE, level="image", k=None)["map"] > null["map"]
 
 
 def test_images_without_a_labelled_token_are_left_out(store):

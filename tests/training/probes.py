@@ -35,7 +35,13 @@ def record_classes(root: Path) -> Path:
         with writer.shard(i) as shard:
             for example in writer.examples_of(i):
                 acts, labels = image(example)
-                row = {"key": f"{example}", "path": f"{example}.jpg", "grid_h": SIDE, "grid_w": SIDE}
+                row = {
+                    "key": f"{example}",
+                    "path": f"{example}.jpg",
+                    "grid_h": SIDE,
+                    "grid_w": SIDE,
+                    "video": f"{example // 4}",
+                }
                 shard.add(example, {1: acts}, row, labels, np.ones(len(labels), np.float16))
     writer.finish()
     return root

@@ -4,7 +4,7 @@ An image's code is the maximum or the mean of each latent over all tokens of the
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float32, Int, Int64
 from scipy.sparse import csr_array
 
 from saev.ops.sparse import SparseCodes
+from saev.probing.labels import ImageLabels
 from saev.probing.passes import CodeBatch, Source, batches
 from saev.probing.settings import SparseSettings
 from saev.probing.splits import TRUE, LabelledData, Split, TokenInfo
@@ -100,6 +101,7 @@ class Rows:
 
     codes: csr_array
     labels: Int64[np.ndarray, " rows"] | Bool[np.ndarray, "rows classes"]
+    cluster: Int64[np.ndarray, " rows"]  # numbers of images, or of groups of images (Split.cluster)
 
     def of_class(self, number: int) -> Bool[np.ndarray, " rows"]:
         """Which rows are of a class."""
@@ -108,9 +110,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class View:
-    """The data of one dictionary at one level; `pooling` is None for tokens."""
+    """The data of one dictionary at one level, with one variant of the labels; `pooling` is None for tokens."""
 
     member: str
+    labels: str
     level: str
     pooling: str | None
     train: Rows
@@ -136,14 +139,15 @@ class TokenSample:
         example, token = example[kept], token[kept]
         drawn = sample_evenly(example, most, seed)
         self.key = self._key(example[drawn], token[drawn])
-        self.labels = split.token_info(TRUE, example[drawn], token[drawn]).labels.numpy()
+        info = split.token_info(TRUE, example[drawn], token[drawn])
+        self.labels, self.cluster = info.labels.numpy(), split.cluster[info.image]
         self.parts: dict[str, list[tuple[np.ndarray, ...]]] = defaultdict(list)
 
     @staticmethod
     def _key(example: Int[np.ndarray, " tokens"], token: Int[np.ndarray, " tokens"]) -> Int64[np.ndarray, " tokens"]:
         return (example.astype(np.int64) << 32) | token
 
-    def update(self, batch: CodeBatch, _: TokenInfo) -> None:
+    def update(self, batch: CodeBatch, _: Mapping[str, TokenInfo]) -> None:
         """Keep the codes of the batch's tokens that are in the sample."""
         key = self._key(batch.example, batch.token)
         row = np.searchsorted(self.key, key).clip(max=len(self.key) - 1)
@@ -156,43 +160,54 @@ class TokenSample:
         """Memory of the codes."""
         return sum(array.nbytes for parts in self.parts.values() for part in parts for array in part)
 
-    def rows(self, name: str) -> dict[str | None, Rows]:
-        """The sample's codes of a dictionary; they are released."""
+    def rows(self, name: str) -> dict[tuple[str | None, str], Rows]:
+        """The sample's codes of a dictionary by pooling and labels; they are released."""
         parts = self.parts.pop(name)
         row, latent, value = (np.concatenate(column) for column in zip(*parts, strict=True))
-        return {None: Rows(codes_matrix(row, latent, value, len(self.key)), self.labels)}
+        return {(None, TRUE): Rows(codes_matrix(row, latent, value, len(self.key)), self.labels, self.cluster)}
 
 
 class ImageSample:
-    """A split's images: pooled codes by dictionary, and the classes of their tokens."""
+    """A split's images: pooled codes by dictionary, and the classes of their tokens by variant of the labels."""
 
     def __init__(self, split: Split, n_classes: int, poolings: Sequence[str]):
-        self.poolings, n = poolings, len(split.images)
-        self.classes, self.labelled = np.zeros((n, n_classes), bool), np.zeros(n, bool)
+        self.poolings, self.cluster, n = poolings, split.cluster, len(split.images)
+        self.one_class = split.variants[TRUE].exclusive and isinstance(split.variants[TRUE], ImageLabels)
+        self.classes = {variant: np.zeros((n, n_classes), bool) for variant in split.variants}
+        self.labelled = {variant: np.zeros(n, bool) for variant in split.variants}
         self.pooled: dict[str, PooledCodes] = defaultdict(lambda: PooledCodes(n))
 
-    def update(self, batch: CodeBatch, info: TokenInfo) -> None:
+    def update(self, batch: CodeBatch, infos: Mapping[str, TokenInfo]) -> None:
         """Add a batch."""
-        labels, counted, image = (column.numpy() for column in info)
         for name, codes in batch.codes.items():
-            self.pooled[name].update(codes, image)
-        labels, image = labels[counted], image[counted]
-        self.labelled[image] = True
-        if labels.ndim == 1:
-            of_class = labels < self.classes.shape[1]
-            self.classes[image[of_class], labels[of_class]] = True
-        else:
-            np.logical_or.at(self.classes, image, labels)
+            self.pooled[name].update(codes, infos[TRUE].image.numpy())
+        for variant, info in infos.items():
+            labels, counted, image = (column.numpy() for column in info)
+            labels, image, classes = labels[counted], image[counted], self.classes[variant]
+            self.labelled[variant][image] = True
+            if labels.ndim == 1:
+                of_class = labels < classes.shape[1]
+                classes[image[of_class], labels[of_class]] = True
+            else:
+                np.logical_or.at(classes, image, labels)
 
     @property
     def nbytes(self) -> int:
         """Memory of the codes."""
         return sum(pooled.nbytes for pooled in self.pooled.values())
 
-    def rows(self, name: str) -> dict[str | None, Rows]:
-        """Labelled images, by pooling; their codes are released."""
-        pooled, labelled = self.pooled.pop(name), np.flatnonzero(self.labelled)
-        return {pooling: Rows(pooled.codes(pooling)[labelled], self.classes[labelled]) for pooling in self.poolings}
+    def rows(self, name: str) -> dict[tuple[str | None, str], Rows]:
+        """Labelled images, by pooling and labels: class numbers where an image has one class; their codes are released."""
+        pooled, rows = self.pooled.pop(name), {}
+        for pooling in self.poolings:
+            codes = pooled.codes(pooling)
+            for variant, classes in self.classes.items():
+                i = np.flatnonzero(self.labelled[variant])
+                labels = classes[i]
+                if self.one_class:
+                    labels = np.where(labels.any(1), labels.argmax(1), labels.shape[1])
+                rows[pooling, variant] = Rows(codes[i], labels, self.cluster[i])
+        return rows
 
 
 def entries(codes: SparseCodes, row: Int[np.ndarray, " tokens"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -203,9 +218,15 @@ def entries(codes: SparseCodes, row: Int[np.ndarray, " tokens"]) -> tuple[np.nda
     return rows[kept], latents[kept].astype(np.int32), values[kept].astype(np.float32)
 
 
-def read_views(settings: SparseSettings, data: LabelledData, sources: Sequence[Source]) -> Iterator[View]:
-    """Every dictionary at every level, after one read. ValueError where codes exceed `budget_gib`."""
+def read_views(
+    settings: SparseSettings, data: LabelledData, sources: Sequence[Source], references: Source | None = None
+) -> Iterator[View]:
+    """Every dictionary at every level, those of `references` of images alone, after one read. ValueError where codes exceed
+    `budget_gib`."""
     levels = [level for level in ("token", "image") if level in settings.levels]
+    sources = [*sources, *([references] if references else [])]
+    levels_of = {name: levels for source in sources for name in source.names}
+    levels_of |= {name: ["image"] for name in (references.names if references else ())}
     samples: dict[tuple[str, str], TokenSample | ImageSample] = {}
     for split in data.splits:
         if "token" in levels:
@@ -213,16 +234,16 @@ def read_views(settings: SparseSettings, data: LabelledData, sources: Sequence[S
         if "image" in levels:
             samples["image", split.name] = ImageSample(split, len(data.names), settings.pooling)
     for split, _, batch, _ in batches(data.splits, sources, "Codes for sparse probes", {}):
-        info = split.token_info(TRUE, batch.example, batch.token)
-        for level in levels:
-            samples[level, split.name].update(batch, info)
+        infos = {variant: split.token_info(variant, batch.example, batch.token) for variant in split.variants}
+        for level in levels_of[next(iter(batch.codes))]:
+            samples[level, split.name].update(batch, infos)
         if sum(sample.nbytes for sample in samples.values()) > settings.budget_gib * 2**30:
             raise ValueError(
                 f"sparse.budget_gib={settings.budget_gib}: the codes take more; raise it, probe fewer dictionaries at a "
                 "time, lower sparse.tokens, or keep the largest codes alone (latent_topk)."
             )
-    for name in [name for source in sources for name in source.names]:
+    for name, levels in levels_of.items():
         for level in levels:
             train, val = (samples[level, split.name].rows(name) for split in data.splits)
-            for pooling in train:
-                yield View(name, level, pooling, train[pooling], val[pooling])
+            for pooling, variant in train:
+                yield View(name, variant, level, pooling, train[pooling, variant], val[pooling, variant])

@@ -87,15 +87,19 @@ def merge_silent_rows(
 
 
 def ridge_fit(
-    x: csc_array, y: Bool[np.ndarray, " rows"], ridges: Sequence[float], seed: int
+    x: csc_array,
+    y: Bool[np.ndarray, " rows"],
+    ridges: Sequence[float],
+    seed: int,
+    cluster: Int64[np.ndarray, " rows"],
 ) -> tuple[LinearFit, float]:
     """(fit on all latents that minimises mean loss + ridge / 2 * sum of squared weights, ridge).
 
-    Of several ridges, the one with the lowest loss on every fifth positive and negative row, drawn by `seed`, after a fit to the
-    others; the final fit is to all rows. With fewer than five positives or negatives, the largest ridge.
+    Of several ridges, the one with the lowest loss on the rows of `held_out` after a fit to the others; the final fit is to all rows.
+    With fewer than five clusters with positives, or without, the largest ridge.
     """
     best = max(ridges)
-    held = held_out(y, seed)
+    held = held_out(y, seed, cluster)
     if len(ridges) > 1 and min(np.bincount(y[held], minlength=2)) > 0:
         by_row = x.tocsr()
         rest, validation = by_row[np.flatnonzero(~held)].tocsc(), by_row[np.flatnonzero(held)].tocsc()
@@ -104,12 +108,14 @@ def ridge_fit(
     return _ridge(x, y, best), float(best)
 
 
-def held_out(y: Bool[np.ndarray, " rows"], seed: int) -> Bool[np.ndarray, " rows"]:
-    """Every fifth of the positives and of the negatives, in random order."""
-    out, rng = np.zeros(len(y), bool), np.random.default_rng(seed)
+def held_out(y: Bool[np.ndarray, " rows"], seed: int, cluster: Int64[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """The rows of every fifth cluster (image or group) with a positive row and of every fifth one without, in random order."""
+    number = np.unique(cluster, return_inverse=True)[1]
+    positive, rng = np.bincount(number, y) > 0, np.random.default_rng(seed)
+    out = np.zeros(len(positive), bool)
     for label in (False, True):
-        out[rng.permutation(np.flatnonzero(y == label))[4::5]] = True
-    return out
+        out[rng.permutation(np.flatnonzero(positive == label))[4::5]] = True
+    return out[number]
 
 
 def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> LinearFit:

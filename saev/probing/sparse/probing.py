@@ -4,7 +4,8 @@ one read of all codes ──▶ a sample of tokens, and images' pooled codes ─
 
 Image level: an image's labels are those of its table; with patch labels it has every class that one of its tokens has, and
 images without a labelled token are left out. All of its tokens are pooled, labelled or not. Beside the k-sparse probes there
-is one on all latents (k is None), with an L2 penalty chosen on held-out training images.
+is one on all latents (k is None), with an L2 penalty chosen on held-out training images. Raw activations, untrained directions
+and permuted labels have rows too: pooled over an image, many directions of any kind tell classes apart.
 """
 
 from collections import defaultdict
@@ -12,33 +13,69 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int64
 from scipy.sparse import csc_array
 
+from saev.metrics.resampling import MIN_IMAGES
 from saev.probing.passes import Source
+from saev.probing.rows import ends, none_if_nan
+from saev.probing.scores import resampled
 from saev.probing.settings import SparseSettings
-from saev.probing.sparse.codes import View, pad_columns, read_views
+from saev.probing.sparse.codes import Rows, View, pad_columns, read_views
 from saev.probing.sparse.linear_fits import LinearFit, evaluate_logits, ridge_fit, standardised
 from saev.probing.sparse.sparse_probes import sparse_probes
 from saev.probing.splits import LabelledData
 from saev.progress import bar
 
-KEYS = ("member", "level", "pooling", "k", "selection")
+KEYS = ("member", "labels", "level", "pooling", "k", "selection")
 NUMBERS = ("latents", "ridge", "converged", "train_ce", "ap", "ce", "ce_prevalence", "prevalence")
 
 Fits = dict[int | None, tuple[LinearFit, float | None]]  # by k, None for all latents, whose ridge comes second
 
 
 def sparse_probing(
-    settings: SparseSettings, data: LabelledData, sources: Sequence[Source]
+    settings: SparseSettings,
+    data: LabelledData,
+    sources: Sequence[Source],
+    references: Source | None = None,
+    drawn: Int64[np.ndarray, "images n"] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(a row per dictionary, level, pooling, k and class; one per dictionary, level, pooling and k).
+    """(a row per dictionary, labels, level, pooling, k and class; one per dictionary, labels, level, pooling and k).
+
+    `references` are further dictionaries, probed at the image level; `drawn` are resamples of the validation images, for intervals
+    at the image level.
 
     Codes are read once, for all dictionaries. Memory: 12 bytes per code of the sampled tokens and 24 per (image, latent) that
     fires, of all dictionaries (ValueError above `budget_gib`); then some 50 per code of the dictionary that is being probed.
     """
-    rows = [row for view in read_views(settings, data, sources) for row in class_rows(settings, data, view)]
-    return rows, summaries(rows)
+    rows, totals = [], []
+    for view in read_views(settings, data, sources, references):
+        of_view = [*class_rows(settings, data, view)]
+        summed = summaries(of_view)
+        if view.level == "image":
+            for i, total in enumerate(summed):
+                total |= over_images(view.val, of_view[i :: len(summed)], total["map"], drawn)
+        rows, totals = rows + of_view, totals + summed
+    return rows, totals
+
+
+def over_images(
+    val: Rows, rows: list[dict[str, Any]], map: float | None, drawn: Int64[np.ndarray, "images n"] | None
+) -> dict[str, float | None]:
+    """`accuracy` of the probes of all classes together, its interval and that of `map`. The rows of the classes lose `scores` and get
+    `ap_low` and `ap_high`, None for a class in fewer than MIN_IMAGES images (or groups of images)."""
+    unscored = np.full(len(val.labels), np.nan)
+    scores = np.stack([row.pop("scores", unscored) for row in rows], 1).astype(np.float32)
+    once = np.ones((int(val.cluster.max()) + 1 if drawn is None else len(drawn), 1), np.int64)
+    numbers: dict[str, float | None] = {"accuracy": float(resampled(scores, val.labels, val.cluster, once).accuracy[0])}
+    if drawn is None:
+        return numbers
+    sample = resampled(scores, val.labels, val.cluster, drawn)
+    for c, row in enumerate(rows):
+        few = len(np.unique(val.cluster[val.of_class(c)])) < MIN_IMAGES
+        bounds = ends("ap", sample.ap[c], None if few else row["ap"])
+        row |= {key: none_if_nan(value) for key, value in bounds.items()}
+    return numbers | sample.intervals({"map": map, **numbers}, len(drawn))
 
 
 def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iterator[dict[str, Any]]:
@@ -50,15 +87,18 @@ def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iter
         for c, (id, name) in enumerate(zip(data.ids, data.names, strict=True)):
             y, truth = view.train.of_class(c), view.val.of_class(c)
             reason = reason_not_to_fit(y, truth)
-            fits: Fits = {} if reason else fit_class(settings, train, y, ks)
+            fits: Fits = {} if reason else fit_class(settings, train, y, ks, view.train.cluster)
             for k in ks:
                 numbers: dict[str, Any] = dict.fromkeys(NUMBERS)
                 if k in fits:
                     fit, ridge = fits[k]
                     training = (None if k is None else fit.latents.tolist(), ridge, fit.converged, fit.loss)
                     numbers |= dict(zip(NUMBERS[:4], training, strict=True)) | evaluate_logits(fit.logits(val), truth)
+                    if view.level == "image":
+                        numbers["scores"] = fit.logits(val)
                 yield {
                     "member": view.member,
+                    "labels": view.labels,
                     "level": view.level,
                     "pooling": view.pooling,
                     "k": k,
@@ -74,7 +114,11 @@ def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iter
 
 
 def fit_class(
-    settings: SparseSettings, train: csc_array, y: Bool[np.ndarray, " rows"], ks: Sequence[int | None]
+    settings: SparseSettings,
+    train: csc_array,
+    y: Bool[np.ndarray, " rows"],
+    ks: Sequence[int | None],
+    cluster: Int64[np.ndarray, " rows"],
 ) -> Fits:
     """The probes of one class."""
     fits: Fits = {}
@@ -82,7 +126,7 @@ def fit_class(
         probes = sparse_probes(train, y, sizes, settings.selection, settings.candidates)
         fits |= {k: (probe, None) for k, probe in probes.items()}
     if None in ks:
-        fits[None] = ridge_fit(train, y, settings.ridges, settings.seed)
+        fits[None] = ridge_fit(train, y, settings.ridges, settings.seed, cluster)
     return fits
 
 
@@ -96,7 +140,7 @@ def reason_not_to_fit(y: Bool[np.ndarray, " train"], truth: Bool[np.ndarray, " v
 
 
 def summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per dictionary, level, pooling and k, over the classes with a probe: their number, `map`, `r` = 1 - sum of CE / sum of
+    """Per dictionary, labels, level, pooling and k, over the classes with a probe: their number, `map`, `r` = 1 - sum of CE / sum of
     prevalence entropies, and the number of fits that did not converge."""
     means, groups = [], defaultdict(list)
     for row in rows:
