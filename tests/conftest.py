@@ -76,6 +76,16 @@ def interruptible() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cheap_compositions() -> Iterator[None]:
+    """Commands inside this process compose the same groups of the configuration once."""
+    from compositions import keep_compositions
+
+    with pytest.MonkeyPatch.context() as patch:
+        keep_compositions(patch)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete recording to read from: 40 images of a cls and 16 patch tokens, layers 1 and 2, d_model 16."""
