@@ -36,8 +36,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def mostly_slow(values: Iterable[Any], n: int = 1) -> list[Any]:
-    """Parameters of a test: all but the first `n` are marked slow."""
-    return [value if i < n else pytest.param(value, marks=pytest.mark.slow) for i, value in enumerate(values)]
+    """Parameters of a test, tuples where it has several: all but the first `n` are marked slow."""
+    rows = [value if isinstance(value, tuple) else (value,) for value in values]
+    return [pytest.param(*row, marks=[pytest.mark.slow] if i >= n else []) for i, row in enumerate(rows)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -106,6 +106,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(typed, unbuffered):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
 def test_a_named_launcher_launches_a_single_run_too(cli, tiny, tmp_path):
     """Guards against `hydra/launcher=slurm` that trains on the login node because -m was not typed."""
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "hydra/launcher=basic")

@@ -145,6 +145,7 @@ def test_an_experiment_fixes_what_a_study_needs(experiment):
         assert instantiate(cfg[key]) is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", ["vit", "images"])
 def test_names_of_backbones_and_image_sets_can_be_directories(group):
     for option in options(group):
@@ -185,6 +186,7 @@ def test_every_architecture_with_every_objective_takes_two_steps(cli, tiny, tmp_
     assert torch.isfinite(torch.tensor(table["nmse"].to_list())).all()
 
 
+@pytest.mark.slow
 def test_every_start_with_every_decoder_takes_two_steps(cli, tiny, tmp_path):
     """As far as they go together: archetypal atoms start from centroids."""
     starts = [("free", init) for init in choices(Init)] + [("archetypal", init) for init in CLUSTERED]

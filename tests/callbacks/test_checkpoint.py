@@ -10,6 +10,7 @@ import time
 import lightning as L
 import pytest
 import torch
+from conftest import mostly_slow
 from recordings import record
 
 from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
@@ -171,16 +172,19 @@ def test_what_follows_a_signal_depends_on_who_started_the_run(environment, expec
 
 @pytest.mark.parametrize(
     ("hook", "step", "batch", "saved"),
-    [
-        ("on_train_start", 0, 0, None),
-        ("on_train_batch_start", 7, 0, 8),
-        ("on_train_batch_start", 9, 0, 10),  # a validation follows
-        ("on_validation_batch_start", 10, 1, 10),
-        ("on_validation_end", 10, 0, 11),
-        ("on_train_batch_start", STEPS - 1, 0, STEPS),
-        ("on_validation_batch_end", STEPS, 2, STEPS),
-        ("on_train_end", STEPS, 0, STEPS),
-    ],
+    mostly_slow(
+        [
+            ("on_train_batch_start", 7, 0, 8),
+            ("on_train_start", 0, 0, None),
+            ("on_train_batch_start", 9, 0, 10),  # a validation follows
+            ("on_validation_batch_start", 10, 1, 10),
+            ("on_validation_end", 10, 0, 11),
+            ("on_train_batch_start", STEPS - 1, 0, STEPS),
+            ("on_validation_batch_end", STEPS, 2, STEPS),
+            ("on_train_end", STEPS, 0, STEPS),
+        ],
+        2,
+    ),
 )
 def test_a_preempted_job_saves_requeues_and_goes_on_exactly(
     hook, step, batch, saved, submitit, dataset, tmp_path, undisturbed
@@ -202,8 +206,9 @@ def test_before_lightning_starts_submitits_own_handler_answers(submitit, dataset
 
 
 @pytest.mark.parametrize(
-    ("hook", "step", "saved"), [("on_train_batch_start", 7, 8), ("on_validation_batch_start", 10, 10), ("on_train_start", 0, 1)]
-)  # fmt: skip
+    ("hook", "step", "saved"),
+    mostly_slow([("on_train_batch_start", 7, 8), ("on_validation_batch_start", 10, 10), ("on_train_start", 0, 1)]),
+)
 def test_at_slurms_warning_a_job_saves_and_goes_on(hook, step, saved, submitit, dataset, tmp_path, undisturbed):
     """Guards against a job that ends by itself and is not requeued; and against Lightning, which would end it so."""
     before = handlers()
@@ -226,7 +231,7 @@ def test_a_long_validation_is_left_by_several_processes_where_its_step_is_saved(
     assert submitit == ["requeued"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", mostly_slow([signal.SIGTERM, signal.SIGINT]))
 def test_outside_slurm_the_run_is_saved_and_stopped(number, dataset, tmp_path):
     before = handlers()
     trainer, _, checkpoint = fit(dataset, tmp_path, Send(number, "on_train_batch_start", 7))
@@ -236,12 +241,14 @@ def test_outside_slurm_the_run_is_saved_and_stopped(number, dataset, tmp_path):
 
 @pytest.mark.parametrize(
     ("hook", "step", "batch", "saved", "batches"),
-    [
-        ("on_train_batch_start", 7, 0, 8, 0),
-        ("on_train_batch_start", 9, 0, 10, 0),  # a validation would follow
-        ("on_validation_batch_start", 10, 1, 10, 2),  # of four batches
-        ("on_validation_end", 10, 0, 11, 4),
-    ],
+    mostly_slow(
+        [
+            ("on_validation_batch_start", 10, 1, 10, 2),  # of four batches
+            ("on_train_batch_start", 7, 0, 8, 0),
+            ("on_train_batch_start", 9, 0, 10, 0),  # a validation would follow
+            ("on_validation_end", 10, 0, 11, 4),
+        ]
+    ),
 )
 def test_a_run_that_is_stopped_does_not_validate(hook, step, batch, saved, batches, dataset, tmp_path, undisturbed):
     """Guards against a validation between Ctrl-C and the prompt, or Slurm's KILL; resumed, none is missing or there twice."""
@@ -255,7 +262,8 @@ def test_a_run_that_is_stopped_does_not_validate(hook, step, batch, saved, batch
 
 
 @pytest.mark.parametrize(
-    ("hook", "step", "batch"), [("on_train_batch_start", STEPS - 1, 0), ("on_validation_batch_end", STEPS, 2)]
+    ("hook", "step", "batch"),
+    mostly_slow([("on_validation_batch_end", STEPS, 2), ("on_train_batch_start", STEPS - 1, 0)]),
 )
 def test_a_signal_at_the_last_step_leaves_the_run_whole(hook, step, batch, dataset, tmp_path, undisturbed):
     trainer, _, checkpoint = fit(dataset, tmp_path, Send(signal.SIGINT, hook, step, batch))
@@ -270,7 +278,7 @@ def test_a_second_ctrl_c_stops_at_once(dataset, tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("array", [False, True])
+@pytest.mark.parametrize("array", mostly_slow([True, False]))
 def test_a_plain_batch_job_requeues_itself(array, scontrol, dataset, tmp_path, undisturbed, monkeypatch):
     if array:  # of whose first task SLURM_JOB_ID names the whole array
         monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")

@@ -149,6 +149,7 @@ def test_labels_that_are_not_there_are_missed_before_training(tiny):
 # --- as a user types it
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_numbers_of_every_member(labelled, cli, tmp_path):
     run = (
         "train", "experiment=none", f"dataset={labelled}", "layer=1", BANK, *TINY, "datamodule.val_fraction=0.5",

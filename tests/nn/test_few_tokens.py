@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import mostly_slow
 
 from saev.nn import BatchTopK, Gated, JumpReLU, Member, Normaliser, ReLU, TopK
 from saev.nn.sparsifiers.base import firing_threshold
@@ -16,7 +17,7 @@ def copies(n_distinct, n=2048, d_model=24):
     return z + 1e-7 * torch.randn(z.shape, generator=g)
 
 
-@pytest.mark.parametrize("n_distinct", [2, 4, 8, 32])
+@pytest.mark.parametrize("n_distinct", mostly_slow([2, 4, 8, 32], 2))
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.name)
 def test_the_start_does_not_depend_on_rounding(settings, n_distinct):
     z = copies(n_distinct)
@@ -27,7 +28,7 @@ def test_the_start_does_not_depend_on_rounding(settings, n_distinct):
     assert 0.01 < scale < 10
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: s.name)
+@pytest.mark.parametrize("settings", mostly_slow(SETTINGS), ids=lambda s: s.name)
 def test_few_distinct_tokens_are_learned(settings):
     z = copies(8)
     member = Member(settings, d_sae=96, lr=1e-3).build(Normaliser(torch.zeros(24), torch.ones(())), z)

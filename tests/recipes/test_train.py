@@ -22,6 +22,7 @@ def members():
     ]
 
 
+@pytest.mark.slow
 def test_a_call_gives_the_dictionaries_of_the_command(tiny, tmp_path, cli):
     bank = saev.train(tiny, 1, members(), n_tokens=640, settings=SETTINGS, directory=tmp_path / "called")
     shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", BANK, *TINY, "n_tokens=640")

@@ -114,6 +114,7 @@ def test_what_cannot_be_divided_is_found_before_recording(overrides, message, cl
     assert not list((tmp_path / "outputs").rglob("manifest.json"))
 
 
+@pytest.mark.slow
 def test_a_run_without_n_tokens_takes_ten_epochs_of_little_data(cli, tiny, tmp_path):
     """Guards against 100 M tokens, thousands of epochs, of a few photos: 36 images of 16 patches, ten times."""
     short = [item for item in TINY if not item.startswith("n_tokens")]

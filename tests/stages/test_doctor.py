@@ -161,6 +161,7 @@ def test_a_damaged_checkpoint(tmp_path, damage):
         checkpoint_of(tmp_path / "run", {})
 
 
+@pytest.mark.slow
 def test_every_kind_of_directory_that_a_command_leaves(cli, labelled, tmp_path):
     """Guards against sound results that are called faults, with the advice to delete them, and against tracebacks."""
     where, outputs = (f"dataset={labelled}", "layer=1"), tmp_path / "outputs"

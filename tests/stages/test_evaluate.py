@@ -135,6 +135,7 @@ def photos(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_splice_puts_them_back_into_the_backbone(cli, tmp_path, photos, spliceable):
     torch.manual_seed(0)
     save_file({"weight": torch.randn(5, 32), "bias": torch.zeros(5)}, tmp_path / "head.safetensors")

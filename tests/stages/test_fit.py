@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -92,11 +93,25 @@ def interrupted(cli, command, tmp_path, monkeypatch):
     return interrupt
 
 
+@pytest.fixture(scope="module")
+def finished() -> list[Path]:
+    """The undisturbed run, which the first test that needs it makes."""
+    return []
+
+
+@pytest.fixture
+def reference(finished, cli, command, tmp_path):
+    """The directory of an undisturbed run."""
+    if not finished:
+        done = cli(*command)
+        assert done.code == 0, done.text
+        finished.extend(runs(tmp_path))
+    return finished[0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_gone_on_with_is_undisturbed(cli, command, tmp_path, interrupted, number):
-    undisturbed = cli(*command)
-    assert undisturbed.code == 0, undisturbed.text
-    (reference,) = runs(tmp_path)
+def test_interrupted_and_gone_on_with_is_undisturbed(cli, reference, interrupted, number):
     run = interrupted(number)
     with open(run / "metrics.jsonl", "a") as file:  # as a process that was killed before it saved would leave it
         file.write(json.dumps({"step": 1000, "pass": 2, "member": "semi_nmf"}) + "\n{")
@@ -121,6 +136,7 @@ def test_the_same_command_goes_on_and_another_is_refused(cli, command, interrupt
     assert done.code == 0 and "resuming from" in done.text, done.text
 
 
+@pytest.mark.slow
 def test_a_sweep_shares_the_passes(cli, tiny, tmp_path):
     shown = cli("fit", f"dataset={tiny}", "batch_size=50", "passes=1", "layer=1", "-m", "n_latents=4,8", "seed=0,1")
     assert shown.code == 0 and "4 SAEs in 1 job" in shown.text, shown.text

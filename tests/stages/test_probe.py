@@ -176,6 +176,7 @@ def test_unlabelled_tokens_count_as_class_0_as_saev_has_it(cli, place):
     assert "ap_low" not in strict.columns
 
 
+@pytest.mark.slow
 def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
     file = tmp_path / "traits.csv"
     file.write_text("image,even,late\n" + "".join(f"{e}.jpg,{1 - e % 2},{int(e > 20)}\n" for e in range(N_IMAGES)))
@@ -331,6 +332,7 @@ def test_a_recording_without_labels_is_refused(cli, place, tiny):
         labels_of(ProbeSettings(), (store, store), 1, np.arange(3))
 
 
+@pytest.mark.slow
 def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_path):
     own = [
         "linear_probe.max_epochs=2",

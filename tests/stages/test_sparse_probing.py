@@ -196,6 +196,7 @@ def test_summaries_are_over_the_classes_with_a_probe(found):
     assert total["unconverged"] == 0
 
 
+@pytest.mark.slow
 def test_neither_batches_nor_other_images_tokens_change_a_row(store, found):
     class Everything:
         """Batches of all images, as codes on disk come."""

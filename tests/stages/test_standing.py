@@ -29,6 +29,7 @@ def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_
     assert pl.read_parquet(run / "results.parquet").select(same).equals(first.select(same))
 
 
+@pytest.mark.slow
 def test_a_refused_setting_is_not_asked_for_again(cli, tiny, tmp_path):
     """Guards against a run, or its results, that one mistyped resume spoils for good."""
     run = tmp_path / "run"

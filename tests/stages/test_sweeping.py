@@ -52,6 +52,7 @@ def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path
     assert other.code == 1 and "it holds a sweep over other configurations" in other.err
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path):
     """Guards against a sweep that ends silently with code 0, and against one failure that hides the rest."""
     failing = (

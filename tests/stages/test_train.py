@@ -59,6 +59,7 @@ def test_a_dataset_far_away_is_trained_on_to_the_end(cli, tiny, tmp_path):
     assert "shows no images" in done.text and (run / "report.html").is_file() and url in done.text
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_images_given_beside_a_dataset(cli, tiny, tmp_path):
     for path in saev.ActivationStore(tiny).examples["path"]:
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ def test_a_bank_of_n_is_n_single_runs(dataset):
         assert_equal(state(alone.bank.members[0]), state(together.bank.members[i]))
 
 
+@pytest.mark.slow
 def test_resumed_is_uninterrupted(dataset, tmp_path):
     """Guards against a theta that is lost and an optimiser whose step count is stuck or starts anew (known faults of peers)."""
     trainer, through, data = build(dataset, specs())
@@ -66,6 +67,7 @@ def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
     assert saved["global_step"] == 13 and saved["ActivationDataModule"]["consumed"] == 13
 
 
+@pytest.mark.slow
 def test_there_is_one_checkpoint_and_it_is_the_newest(dataset, tmp_path):
     """Guards against versions beside `last.ckpt`, of which a resumed run would take the oldest."""
     path = tmp_path / "checkpoints" / "last.ckpt"

@@ -4,6 +4,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from conftest import mostly_slow
 from scipy.special import log_softmax, logsumexp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, jaccard_score
@@ -72,7 +73,9 @@ class SaveAfterValidation(L.Callback):
 
 
 @pytest.mark.parametrize(
-    ("save", "epochs"), [(SaveAt, 1.5), (SaveAt, 2), (SaveAfterValidation, 2)], ids=["within", "before", "after"]
+    ("save", "epochs"),
+    mostly_slow([(SaveAt, 1.5), (SaveAt, 2), (SaveAfterValidation, 2)]),
+    ids=["within", "before", "after"],
 )
 def test_resumed_is_uninterrupted(dataset, through, tmp_path, save, epochs):
     """Guards against an epoch that is judged twice, or not at all, where it ends with the checkpoint."""
@@ -139,7 +142,7 @@ def test_validation_numbers_are_those_of_scikit_learn(through):
         assert row["ap"] == pytest.approx(precision, abs=0.01) and row["map"] == pytest.approx(np.mean(row["ap"]))
 
 
-@pytest.mark.parametrize("weights", ["none", "balanced"])
+@pytest.mark.parametrize("weights", mostly_slow(["balanced", "none"]))
 def test_a_probe_finds_the_optimum_of_logistic_regression(dataset, weights):
     trainer, module, data = build(
         dataset, inputs=["raw"], lrs=[0.03], decays=[0.0], epochs=50, patience=50, weights=weights
