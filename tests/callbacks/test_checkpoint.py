@@ -1,6 +1,5 @@
 """Signals to a training run: what is saved, what follows, and that nothing is lost whenever they come."""
 
-import functools
 import json
 import os
 import signal
@@ -12,16 +11,19 @@ import pytest
 import torch
 from conftest import mostly_slow
 from recordings import record
+from training.banks import build
 
-from callbacks import Checkpoint, DeadUnits, MetricsWriter, SparsityWarmup
-from datamodules import ActivationDataModule
-from saev.nn import AuxK, BatchTopK, Member, Normaliser, Plain, ReLU, SAEBank
+from callbacks import Checkpoint, MetricsWriter
+from saev.nn import AuxK, BatchTopK, Member, Plain, ReLU
 from saev.runs import signals
 from saev.runs.signals import After
 from saev.shards import TokenStream
-from saev.training.bank.module import BankModule
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+MEMBERS = [
+    Member(sparsifier, sparsifier.name, Plain(), AuxK(dead_tokens=300), 1e-2, d_sae=32)
+    for sparsifier in (BatchTopK(4), ReLU(1e-2))
+]
 STEPS = 20  # with a validation of four batches after every tenth
 
 
@@ -94,24 +96,12 @@ class Send(L.Callback):
 
 def fit(dataset, folder, *before, every_n_steps=1000, resume=False):
     """A run in `folder` with the callbacks `before` ahead of Checkpoint: (trainer, module, checkpoint)."""
-    data = ActivationDataModule(str(dataset), 1, 50, n_tokens=None, val_fraction=0.3, depth=2)
-    data.setup("fit")
-    normaliser = Normaliser.fit(data.store.moments(1))
-    sample, auxk = normaliser(data.sample(200)), AuxK(dead_tokens=300)
-    specs = [
-        Member(BatchTopK(4), "batchtopk", Plain(), auxk, 1e-2, d_sae=32),
-        Member(ReLU(1e-2), "relu", Plain(), auxk, 1e-2, d_sae=32),
-    ]
-    bank = SAEBank([spec.build(normaliser, sample) for spec in specs])
-    module = BankModule(bank, functools.partial(torch.optim.Adam, fused=True), warmup=0.1)
     path = folder / "checkpoints" / "last.ckpt"
     checkpoint = Checkpoint(path, every_n_steps)
-    trainer = L.Trainer(
-        accelerator="cpu", max_steps=STEPS, max_epochs=-1, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, val_check_interval=10,
-        check_val_every_n_epoch=None, log_every_n_steps=1,
-        callbacks=[*before, SparsityWarmup(0.2), DeadUnits(), checkpoint, MetricsWriter(folder / "metrics.jsonl", {})],
-    )  # fmt: skip
+    callbacks = [*before, checkpoint, MetricsWriter(folder / "metrics.jsonl", {})]
+    trainer, module, data = build(
+        dataset, MEMBERS, STEPS, callbacks, of_data={"val_fraction": 0.3}, log_every_n_steps=1
+    )
     trainer.fit(module, data, ckpt_path=path if resume else None, weights_only=True)
     return trainer, module, checkpoint
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import mostly_slow
+from nn.small_bank import train
 
 from saev.nn import BatchTopK, Gated, JumpReLU, Member, Normaliser, ReLU, TopK
 from saev.nn.sparsifiers.base import firing_threshold
@@ -31,15 +32,8 @@ def test_the_start_does_not_depend_on_rounding(settings, n_distinct):
 @pytest.mark.parametrize("settings", mostly_slow(SETTINGS), ids=lambda s: s.name)
 def test_few_distinct_tokens_are_learned(settings):
     z = copies(8)
-    member = Member(settings, d_sae=96, lr=1e-3).build(Normaliser(torch.zeros(24), torch.ones(())), z)
-    optimiser = torch.optim.Adam(member.sae.parameters(), lr=3e-3)
-    for _ in range(150):
-        losses = member(z[:256])
-        losses.loss.backward()
-        member.condition_gradients(1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        member.finish_step(losses.l0)
+    member = Member(settings, d_sae=96, lr=3e-3).build(Normaliser(torch.zeros(24), torch.ones(())), z)
+    train(member, 150, z[:256])
     error = (z - member.sae(z)).square().sum() / (z - z.mean(0)).square().sum()
     assert float(error.detach()) < 0.5
 

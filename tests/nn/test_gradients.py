@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from nn.small_bank import OBJECTIVES
 from torch import nn
 
 from saev.nn import (
@@ -9,17 +10,13 @@ from saev.nn import (
     BatchTopK,
     Gated,
     JumpReLU,
-    Matryoshka,
     Member,
     Normaliser,
-    Plain,
-    RandomMatryoshka,
     ReLU,
     TopK,
 )  # fmt: skip
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
-OBJECTIVES = {"plain": Plain(), "matryoshka": Matryoshka(), "random": RandomMatryoshka(n_prefixes=4)}
 D_MODEL, D_SAE, BATCH = 11, 53, 37  # nothing divides anything
 
 
@@ -94,7 +91,7 @@ def world(name, objective, dtype, dead_tokens=10**9):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(BATCH, D_MODEL, generator=g, dtype=dtype)
     spec = Member(
-        ARCHITECTURES[name][0](), "a", OBJECTIVES[objective], AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
+        ARCHITECTURES[name][0](), "a", OBJECTIVES[objective](), AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE
     )
     member = spec.build(Normaliser(torch.zeros(D_MODEL), torch.ones(())), z.float()).to(dtype)
     if "theta" in dict(member.sae.sparsifier.named_buffers()):
@@ -113,7 +110,7 @@ def expected_loss(member, z, name, objective):
     p = {n: v.detach().clone().requires_grad_() for n, v in member.sae.state_dict().items() if v.is_floating_point()}
     h = (z - p["b_dec"]) @ p["w_enc"] + p["b_enc"]
     f, more = gated(h, p, z) if name == "gated" else ARCHITECTURES[name][1](h, p)
-    goal = OBJECTIVES[objective]
+    goal = OBJECTIVES[objective]()
     ends = {"plain": lambda: [D_SAE], "matryoshka": lambda: goal.ends(D_SAE), "random": lambda: goal.ends(D_SAE, 0)}
     errors = [
         (z - f[:, :end] @ p["w_dec"][:end] - p["b_dec"]).square().sum(1).mean() / D_MODEL for end in ends[objective]()

@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from nn.small_bank import SPARSIFIERS, train
 
-from saev.nn import AuxK, BatchTopK, Gated, JumpReLU, Member, Normaliser, Plain, ReLU, TopK
+from saev.nn import AuxK, Member, Normaliser, Plain
 from saev.nn.normalise import MODES
 from saev.nn.settings import Archetypal, Free
 from saev.shards import Moments
@@ -14,15 +15,6 @@ from saev.shards import Moments
 ROWS = np.random.default_rng(0).normal(3, 2, size=(800, 12)) * np.linspace(0.1, 4, 12) + np.linspace(-5, 5, 12)
 X = torch.from_numpy(ROWS).float()
 MOMENTS = Moments.of(ROWS)
-SPARSIFIERS = {
-    "relu": lambda: ReLU(1e-3),
-    "relu, atoms' norm": lambda: ReLU(1e-3, atom_norm=True),
-    "topk": lambda: TopK(4),
-    "topk, threshold": lambda: TopK(4, threshold=True),
-    "batchtopk": lambda: BatchTopK(4),
-    "jumprelu": lambda: JumpReLU(l0_target=4),
-    "gated": lambda: Gated(1e-3),
-}
 DECODERS = {"free": Free(), "archetypal": Archetypal(16, 0.3)}
 
 
@@ -33,14 +25,7 @@ def trained(mode, sparsifier, decoder):
         SPARSIFIERS[sparsifier](), "a", Plain(), AuxK(), 1e-2, d_sae=48, init="archetypal", decoder=DECODERS[decoder]
     )
     member = spec.build(normaliser, normaliser(X))
-    optimiser = torch.optim.Adam(member.sae.parameters(), lr=1e-2)
-    for _ in range(10):
-        losses = member(normaliser(X))
-        losses.loss.backward()
-        member.condition_gradients(1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        member.finish_step(losses.l0)
+    train(member, 10, normaliser(X))
     return member.sae.eval().double()
 
 

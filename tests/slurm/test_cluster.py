@@ -1,6 +1,5 @@
 """Sweeps on a real one-node Slurm: preempted and requeued, killed, left alone, recorded in parts."""
 
-import os
 import re
 import shutil
 import subprocess
@@ -11,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import ROOT
+from conftest import ROOT, environment
+from nursery import Child
 from PIL import Image
 
 from saev.runs import slurm
@@ -30,31 +30,28 @@ SLURM = tuple(
 )
 
 
-def start(outputs: Path, *arguments: str) -> subprocess.Popen:
-    """The command as a user types it, its output in one piece."""
-    own = {"SAEV_OUTPUTS": str(outputs), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, env=os.environ | own, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+@pytest.fixture
+def start(nursery, tmp_path, slurm_cluster):
+    """`start("train.py", ...)` runs the script in a process that need not import the libraries; its jobs have to."""
+    return lambda *script: nursery.start(*script, env=environment(tmp_path))
 
 
-def until(what, process: subprocess.Popen | None = None, seconds: float = 300):
+def until(what, process: Child | None = None, seconds: float = 300):
     """What `what` returns, once that is something; fails with the command's output where it ends before."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         ended = process is not None and process.poll() is not None
-        assert not ended and time.monotonic() < deadline, process and ended and process.stdout.read()
+        assert not ended and time.monotonic() < deadline, process and ended and process.communicate()
         time.sleep(0.05)
     return found
 
 
-def slurm_jobs(sweep: Path, n: int, process: subprocess.Popen | None = None) -> dict[str, str]:
+def slurm_jobs(sweep: Path, n: int, process: Child | None = None) -> dict[str, str]:
     """Folder -> Slurm job id of the sweep's `n` jobs, once they are submitted."""
     return until(lambda: len(found := slurm.submitted(sweep)) == n and found, process)
 
 
-def in_training(sweep: Path, folder: str, process: subprocess.Popen) -> None:
+def in_training(sweep: Path, folder: str, process: Child) -> None:
     """Wait until the job has taken a step."""
     until((sweep / folder / "checkpoints" / "last.ckpt").is_file, process)
 
@@ -63,12 +60,11 @@ def command(*arguments: str) -> str:
     return subprocess.run(arguments, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.usefixtures("slurm_cluster")
-def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_path, cli):
+def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(start, tiny, tmp_path, cli):
     # more than a job can do between TERM and KILL
     members = ("layer=1,2", "k=2,4,8", "n_tokens=19200", f"dataset={tiny}")
     sweep, undisturbed = tmp_path / "preempted", tmp_path / "undisturbed"
-    process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
+    process = start(*SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (first, one), (second, other) = slurm_jobs(sweep, 2, process).items()
     in_training(sweep, first, process)
     command("scontrol", "requeue", one)  # TERM, and KILL after KillWait
@@ -76,7 +72,7 @@ def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_p
     command("scancel", "--signal=USR2", other)  # as before a time limit
     reference = cli("train", *SWEEP[1:], *members, f"hydra.sweep.dir={undisturbed}", "hydra/launcher=basic")
     assert reference.code == 0, reference.text
-    said, _ = process.communicate(timeout=300)
+    said = "".join(process.communicate())
     assert process.returncode == 0 and "2 done" in said, said
     for folder, job, sent in ((first, one, "SIGTERM"), (second, other, "SIGUSR2")):
         log = (sweep / folder / "train.log").read_text()
@@ -91,27 +87,25 @@ def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(tiny, tmp_p
             assert mine.read_bytes() == its.read_bytes()
 
 
-@pytest.mark.usefixtures("slurm_cluster")
-def test_a_job_that_dies_is_reported_and_the_others_finish(tiny, tmp_path):
+def test_a_job_that_dies_is_reported_and_the_others_finish(start, tiny, tmp_path):
     sweep = tmp_path / "sweep"
     # more than the job can do between TERM and KILL
     members = ("layer=1,2", "k=4", "n_tokens=64000", f"dataset={tiny}")
-    process = start(tmp_path, *SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
+    process = start(*SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (dying, job), (other, _) = slurm_jobs(sweep, 2, process).items()
     in_training(sweep, dying, process)
     command("scancel", job)
-    said, _ = process.communicate(timeout=300)
+    said = "".join(process.communicate())
     assert process.returncode == 1
     assert f"{dying}: Slurm job {job}: ended without a result (state CANCELLED in Slurm)" in said, said
     assert str(sweep / ".submitit" / job / f"{job}_0_log.err") in said
     assert not (sweep / dying / "results.parquet").exists() and (sweep / other / "results.parquet").is_file()
 
 
-@pytest.mark.usefixtures("slurm_cluster")
-def test_a_detached_job_is_submitted_and_left_alone(tiny, tmp_path):
+def test_a_detached_job_is_submitted_and_left_alone(start, tiny, tmp_path):
     sweep, one = tmp_path / "sweep", ("layer=1", "k=4", f"dataset={tiny}")
-    process = start(tmp_path, *SWEEP, *one, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm_detached", *SLURM)
-    said, _ = process.communicate(timeout=300)
+    process = start(*SWEEP, *one, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm_detached", *SLURM)
+    said = "".join(process.communicate())
     ((folder, job),) = slurm.submitted(sweep).items()
     assert process.returncode == 0 and slurm.states([job])[job] in ("PENDING", "CONFIGURING", "RUNNING"), said
     assert f"saev status {sweep}" in said and f"scancel {job}" in said
@@ -120,14 +114,11 @@ def test_a_detached_job_is_submitted_and_left_alone(tiny, tmp_path):
     until(lambda: slurm.states([job]) == {job: "COMPLETED"})
 
 
-@pytest.mark.usefixtures("slurm_cluster")
-def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_go_on(tiny, tmp_path):
+def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_go_on(start, tiny, tmp_path):
     sweep, plain, script = tmp_path / "sweep", tmp_path / "plain", tmp_path / "job.sh"
     settings = [*SWEEP[2:-1], *SLOW, "layer=1", "k=4", f"dataset={tiny}"]
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", *SLURM)
-    process = start(
-        tmp_path, "train.py", "-m", *(s for s in settings if s != "trainer=cpu"), *ddp, f"hydra.sweep.dir={sweep}"
-    )
+    process = start("train.py", "-m", *(s for s in settings if s != "trainer=cpu"), *ddp, f"hydra.sweep.dir={sweep}")
     script.write_text(
         f"""#!/bin/bash
 #SBATCH --requeue --open-mode=append --output={tmp_path}/log --signal=USR1@120
@@ -141,7 +132,7 @@ OMP_NUM_THREADS=1 srun {sys.executable} train.py {" ".join(settings)} hydra.run.
     ((folder, job),) = slurm_jobs(sweep, 1, process).items()
     in_training(sweep, folder, process)
     command("scancel", "--signal=USR2", job)
-    said, _ = process.communicate(timeout=300)
+    said = "".join(process.communicate())
     assert process.returncode == 0, said
     until((plain / "results.parquet").is_file)
     for run, number in ((sweep / folder, job), (plain, batch)):
@@ -150,18 +141,17 @@ OMP_NUM_THREADS=1 srun {sys.executable} train.py {" ".join(settings)} hydra.run.
         assert pl.read_parquet(run / "results.parquet")["train_tokens"].item() == pytest.approx(12800, rel=0.01)
 
 
-@pytest.mark.usefixtures("slurm_cluster")
-def test_a_recording_is_made_in_parts(tmp_path):
+def test_a_recording_is_made_in_parts(start, tmp_path):
     photos, rng = tmp_path / "photos", np.random.default_rng(0)
     photos.mkdir()
     for i in range(24):
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(photos / f"{i}.png")
     process = start(
-        tmp_path, "-c", "from saev.cli import main; main()", "record", "-m", "record.part=0/2,1/2", "images=folder",
+        str(Path(sys.executable).with_name("saev")), "record", "-m", "record.part=0/2,1/2", "images=folder",
         f"images.root={photos}", "vit=micro", "layer=1", "record.shard_mb=0.01", "record.device=cpu",
         f"hydra.sweep.dir={tmp_path / 'sweep'}", "hydra/launcher=slurm", *SLURM,
     )  # fmt: skip
-    said, _ = process.communicate(timeout=300)
+    said = "".join(process.communicate())
     assert process.returncode == 0 and "2 done" in said, said
     (recorded,) = (path.parent for path in (tmp_path / "activations").glob("*/manifest.json"))
     store = ActivationStore(recorded)

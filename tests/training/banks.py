@@ -48,10 +48,12 @@ def build(
     optimiser=None,
     warmup=0.1,
     usual=True,
+    of_data=None,
     **trainer,
 ):
-    """(trainer, module, datamodule) of a run on layer 1, with the `usual` callbacks and these; `trainer`: its other settings."""
-    data = ActivationDataModule(str(dataset), 1, batch_size, n_tokens=None, val_fraction=0.2, depth=2, parts=parts)
+    """(trainer, module, datamodule) of a run on layer 1, with the `usual` callbacks and these; `of_data`, `trainer`: other settings."""
+    settings = {"n_tokens": None, "val_fraction": 0.2, "depth": 2, "parts": parts} | (of_data or {})
+    data = ActivationDataModule(str(dataset), 1, batch_size, **settings)
     data.setup("fit")
     normaliser = Normaliser.fit(data.store.moments(1))
     sample = normaliser(data.sample(400))
