@@ -85,7 +85,7 @@ def test_answers_that_need_no_tensors_do_not_wait_for_torch(case, run_python):
     assert run_python("-c", script, *QUICK[case]).out.splitlines()[-1] == "HEAVY []"
 
 
-SHOWN = (["--help"], *([verb, "--help"] for verb in (*STAGES, *TOOLS)))
+SHOWN = (["--help"], *([verb, "--help"] for verb in ("train", *TOOLS)))  # the other stages print as train does
 
 
 @pytest.mark.slow

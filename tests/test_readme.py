@@ -142,7 +142,7 @@ def test_a_python_block_runs(number, tiny_run, tiny, photos, tmp_path, monkeypat
         (r"saev\.vits\.TimmVit\([^)]*\)", "saev.vits.MicroVit(img_size=128, d_model=64)"),
         (r"layer=8", "layer=1"),
         (r"layers=\[8\]", "layers=[1]"),
-        (r"n_tokens=[\d_]+", "n_tokens=32768"),
+        (r"n_tokens=[\d_]+", "n_tokens=8192"),
         (r"randn\(100_000, 128\)", "randn(20_000, 16)"),
     ):
         code = re.sub(shown, small, code)

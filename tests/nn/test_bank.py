@@ -105,7 +105,7 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
 def test_the_wanted_number_of_active_latents_is_reached(sae):
     for target in (3.0, 6.0):
         member = build(Member(sae(target), "a", Plain(), AuxK(), 3e-3, d_sae=48))
-        history = train(member, 900)
+        history = train(member, 400)
         found = float(torch.stack([losses.l0 for losses in history[-50:]]).mean())
         assert found == pytest.approx(target, rel=0.15)
 

@@ -62,7 +62,7 @@ def command(*arguments: str) -> str:
 
 def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(start, tiny, tmp_path, cli):
     # more than a job can do between TERM and KILL
-    members = ("layer=1,2", "k=2,4,8", "n_tokens=19200", f"dataset={tiny}")
+    members = ("layer=1,2", "k=2,8", "n_tokens=19200", f"dataset={tiny}")
     sweep, undisturbed = tmp_path / "preempted", tmp_path / "undisturbed"
     process = start(*SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (first, one), (second, other) = slurm_jobs(sweep, 2, process).items()
@@ -81,7 +81,7 @@ def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(start, tiny
         ours, theirs = (
             pl.read_parquet(root / folder / "results.parquet").select(SAME) for root in (sweep, undisturbed)
         )
-        assert len(ours) == 3 and ours.equals(theirs)
+        assert len(ours) == 2 and ours.equals(theirs)
         for member in ours["member"]:
             mine, its = (root / folder / "saes" / member / "dictionary.safetensors" for root in (sweep, undisturbed))
             assert mine.read_bytes() == its.read_bytes()

@@ -97,7 +97,7 @@ def interrupted(cli, tiny, tmp_path, monkeypatch):
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(Checkpoint, "on_train_batch_start", press)
-    done = cli(*command(tiny, "n_tokens=1280", "val_every=5", UNCHECKED))
+    done = cli(*command(tiny, "n_tokens=640", "val_every=5", UNCHECKED))
     monkeypatch.undo()
     monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path / "outputs"))
     (sweep,) = sweeps(tmp_path)
@@ -110,7 +110,7 @@ def interrupted(cli, tiny, tmp_path, monkeypatch):
 def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
     same = way == "the same command"
     arguments = (
-        command(tiny, "n_tokens=1280", "val_every=5", UNCHECKED)
+        command(tiny, "n_tokens=640", "val_every=5", UNCHECKED)
         if same
         else ("train", way.replace("<directory>", str(interrupted)))
     )

@@ -17,11 +17,18 @@ def dataset(tmp_path_factory):
     return record(tmp_path_factory.mktemp("training") / "data")
 
 
+@pytest.fixture(scope="module")
+def through(dataset):
+    """(trainer, module) of an uninterrupted run."""
+    trainer, module, data = build(dataset, specs())
+    trainer.fit(module, data)
+    return trainer, module
+
+
 @pytest.mark.slow
-def test_a_bank_of_n_is_n_single_runs(dataset):
+def test_a_bank_of_n_is_n_single_runs(dataset, through):
     """Guards against members coupled by a global gradient norm or a shared random state."""
-    trainer, together, data = build(dataset, specs())
-    trainer.fit(together, data)
+    trainer, together = through
     assert trainer.global_step == 30  # and not 90: one optimiser, whatever the number of members
     for i, spec in enumerate(specs()):
         trainer, alone, data = build(dataset, [spec])
@@ -30,11 +37,9 @@ def test_a_bank_of_n_is_n_single_runs(dataset):
 
 
 @pytest.mark.slow
-def test_resumed_is_uninterrupted(dataset, tmp_path):
+def test_resumed_is_uninterrupted(dataset, through, tmp_path):
     """Guards against a theta that is lost and an optimiser whose step count is stuck or starts anew (known faults of peers)."""
-    trainer, through, data = build(dataset, specs())
-    trainer.fit(through, data)
-
+    _, uninterrupted = through
     trainer, first, data = build(dataset, specs(), callbacks=[StopAt(17)])
     trainer.fit(first, data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -43,10 +48,10 @@ def test_resumed_is_uninterrupted(dataset, tmp_path):
     trainer, again, data = build(dataset, specs())
     trainer.fit(again, data, ckpt_path=tmp_path / "last.ckpt")
     assert trainer.global_step == 30 and data.consumed == 30
-    assert_equal(state(again), state(through))
+    assert_equal(state(again), state(uninterrupted))
     steps = [int(s["step"]) for s in again.optimizers().optimizer.state.values()]
     assert set(steps) == {30} and len(steps) == len(list(again.bank.parameters())) - 1  # gated's b_enc is fixed
-    assert int(again.tokens_seen) == int(through.tokens_seen)
+    assert int(again.tokens_seen) == int(uninterrupted.tokens_seen)
 
 
 def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
