@@ -7,9 +7,10 @@ import pytest
 import torch
 
 import saev
+from saev.baselines.random_vectors import RandomVectorsDictionary
 from saev.checkpoint import save_dictionary
 from saev.codes import CodeStore, EncodeSettings
-from saev.nn import SparseAutoencoder, TopK
+from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.visuals.codes import codes_of
 from saev.visuals.settings import Choice, ShowSettings
 from saev.visuals.top_images import heatmaps, survey
@@ -20,14 +21,17 @@ SHOWN = ShowSettings(choice=Choice(n=4, commonest=0, images=1), n_images=3, devi
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, store):
-    """Two dictionaries of the recording's patches: of positive codes, and of codes of both signs."""
+    """Dictionaries of the recording's patches: of positive codes, and all projections, of both signs."""
     root = tmp_path_factory.mktemp("dictionaries")
-    signed = SparseAutoencoder(D_MODEL, 40, TopK(4))
+    atoms = torch.randn(40, D_MODEL, generator=torch.Generator().manual_seed(0))
+    topk = SparseAutoencoder(D_MODEL, 40, TopK(4))
     with torch.no_grad():
-        signed.w_enc.copy_(torch.randn(D_MODEL, 40, generator=torch.Generator().manual_seed(0)))
+        topk.w_enc.copy_(atoms.T)
+    signed = RandomVectorsDictionary(Normaliser(torch.full((D_MODEL,), 0.5), torch.tensor(2.0)), atoms)
     about = {"dataset": store.name, "layer": LAYER, "token_roles": "patches"}
     save_dictionary(identity_sae(), root / "saes" / "identity", provenance=about)
-    save_dictionary(signed, root / "saes" / "topk", provenance=about)
+    save_dictionary(topk, root / "saes" / "topk", provenance=about)
+    save_dictionary(signed, root / "saes" / "signed", provenance=about)
     return root
 
 
@@ -39,7 +43,7 @@ def encoded(folder, store, out, **settings) -> list[CodeStore]:
 @pytest.mark.parametrize("images", [range(N_IMAGES), [7, 2, 9]])
 def test_the_survey_and_heat_maps_are_those_of_encoding(folder, store, tmp_path, images):
     codes = encoded(folder, store, tmp_path, dtype="float32")
-    for name, one in zip(("identity", "topk"), codes, strict=True):
+    for name, one in zip(("identity", "signed", "topk"), codes, strict=True):
         dictionary = saev.load(folder / "saes" / name)
         images = sorted(images)
         from_acts = survey({name: dictionary}, store, LAYER, images, n=4)[name]
