@@ -3,12 +3,24 @@
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from saev.runs.signals import After, Signals, answer_slurm
+
+
+class DirectIO(TorchCheckpointIO):
+    """Writes the checkpoint where it is to be; Lightning's way holds two copies in memory and one in the temporary folder."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        with open(path, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave an empty file of that name
 
 
 class Checkpoint(L.Callback):
@@ -31,6 +43,7 @@ class Checkpoint(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         answer_slurm()
+        trainer.strategy.checkpoint_io = DirectIO()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()
@@ -107,7 +120,5 @@ class Checkpoint(L.Callback):
             temporary.unlink(missing_ok=True)
             raise
         if trainer.is_global_zero:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())  # else a power cut may leave an empty file of that name
             os.replace(temporary, self.path)
         self.saved = trainer.global_step

@@ -15,6 +15,7 @@ from saev.config.command_line import CONF
 from saev.runs.ledger import CHECKPOINT
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+STATISTICS = "statistics.pt"  # saev.probing.pipeline.CHECKPOINT, which imports torch
 
 
 def message(error: BaseException, overrides: Sequence[str], directory: Path | None = None) -> str | None:
@@ -52,9 +53,11 @@ def full_disk(error: BaseException, directory: Path | None) -> str | None:
         unwritten = "No space left on device" in str(one) or "PytorchStreamWriter failed" in str(one)
         folder = next((p for p in (directory, *directory.parents) if p.is_dir()), None) if directory else None
         if full or (unwritten and folder and shutil.disk_usage(folder).free < 100_000_000):
-            path = getattr(one, "filename", None) or folder or "the outputs"
-            saved = directory is not None and (directory / CHECKPOINT).is_file()
-            resume = f"resume with ckpt_path={directory}" if saved else "repeat the command"
+            path, resume = getattr(one, "filename", None) or folder or "the outputs", "repeat the command"
+            if directory is not None and (directory / CHECKPOINT).is_file():
+                resume = f"resume with ckpt_path={directory}"
+            elif directory is not None and (directory / STATISTICS).is_file():
+                resume = f"repeat the command with hydra.run.dir={directory}"
             return f"the disk of {path} is full. What was finished before is complete: make room, then {resume}."
     return None
 
