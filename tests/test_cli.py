@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -147,17 +148,35 @@ def test_the_shell_completes_verbs_groups_and_keys(line, completed, cli, monkeyp
     assert completed in cli("-sc", "query=bash").out.split()
 
 
-def test_completion_is_installed_by_a_script_that_bash_accepts(cli, tmp_path):
-    for shell in ("bash", "zsh"):
-        shown = cli("-sc", f"install={shell}")
-        assert shown.code == 0 and "complete -o default -F _saev_completion saev" in shown.out
+def test_completion_is_installed_by_a_script_that_bash_accepts(cli):
     script = "eval \"$1\"; COMP_LINE='saev eval' COMP_POINT=9; _saev_completion; echo ${COMPREPLY[@]}"
     done = subprocess.run(
-        ["bash", "-c", script, "-", cli("-sc", "install=bash").out], capture_output=True, text=True,
-        env=os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"},
-    )  # fmt: skip
+        ["bash", "-c", script, "-", cli("-sc", "install=bash").out], capture_output=True, text=True, env=with_saev()
+    )
     assert done.stdout.split() == ["evaluate"], done.stderr
-    assert cli("-sc", "install=fish").code == 1
+    assert cli("-sc", "uninstall=zsh").out == "compdef -d saev\n" and cli("-sc", "install=fish").code == 1
+
+
+def with_saev() -> dict[str, str]:
+    return os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_completes_what_is_typed():
+    """In an interactive zsh: a verb gets a space after it; a key ends in `=` without one, and nothing else is printed."""
+    script = """zmodload zsh/zpty; zpty z zsh -f -i
+        zpty -w z 'PS1=; eval "$(saev -sc install=zsh)"; echo REA""DY'; zpty -r z out '*READY*'
+        zpty -w -n z $'saev eval\\t'; zpty -r z out '*saev evaluate*'; print -r -- ${(V)out}; zpty -w -n z $'\\x15'
+        zpty -w -n z $'saev train k=4 n_tok\\t5'; zpty -r z out '*ens=*5*'; print -r -- ${(V)out}; zpty -d z"""
+    done = subprocess.run(
+        ["zsh", "-f", "-c", script],
+        capture_output=True,
+        text=True,
+        env=with_saev(),
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+    )
+    assert "ens=5" in done.stdout and "not found" not in done.stdout, done.stdout
 
 
 # --- unknown things

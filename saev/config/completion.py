@@ -17,10 +17,19 @@ _saev_completion() {
 }
 complete -o default -F _saev_completion saev
 """
-SCRIPTS = {
-    "bash": BASH,
-    "zsh": "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n" + BASH,
+ZSH = """\
+(( $+functions[compdef] )) || { autoload -U +X compinit && compinit; }
+_saev_completion() {
+    local line="${(j: :)words[1,CURRENT-1]} $PREFIX"
+    local -a found=(${=$(COMP_LINE=$line COMP_POINT=${#line} saev -sc query=bash 2>/dev/null)})
+    if (( ! $#found )); then compset -P '*='; _files; return; fi
+    compadd -S '' -- ${(M)found:#*[=/.]}
+    compadd -- ${found:#*[=/.]}
 }
+compdef _saev_completion saev
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH}
+REMOVE = {"bash": "complete -r saev", "zsh": "compdef -d saev"}
 
 
 def complete(action: str, verbs: Iterable[str], run_verb: Callable[[str], None]) -> None:
@@ -34,7 +43,7 @@ def complete(action: str, verbs: Iterable[str], run_verb: Callable[[str], None])
     if what == "install":
         print(SCRIPTS[shell], end="")
     elif what == "uninstall":
-        print("complete -r saev")
+        print(REMOVE[shell])
     else:
         line = os.environ.get("COMP_LINE", "")[: int(os.environ.get("COMP_POINT") or sys.maxsize)]
         _, _, typed = line.partition(" ")
