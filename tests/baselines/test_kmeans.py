@@ -141,7 +141,7 @@ def test_two_halves_merged_are_the_whole():
     torch.testing.assert_close(one.centroids, whole.centroids)
 
 
-def test_a_pass_interrupted_in_its_middle_goes_on(tmp_path):
+def test_a_pass_interrupted_in_its_middle_resumes(tmp_path):
     whole, first = fitter(passes=3), fitter(passes=3)
     feed(first)
     first.finish_pass()

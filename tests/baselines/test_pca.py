@@ -143,7 +143,7 @@ def test_neither_batches_nor_processes_change_the_moments():
     torch.testing.assert_close(a.moments.scatter, one.moments.scatter, rtol=1e-12, atol=1e-12 * N)
 
 
-def test_an_interrupted_fit_goes_on_bit_for_bit():
+def test_an_interrupted_fit_resumes_bit_for_bit():
     whole, z = fitter(k=[None])
     first, _ = fitter(k=[None])
     for fit in (whole, first):

@@ -142,7 +142,7 @@ def test_neither_batches_nor_processes_change_the_vectors_but_the_seed_does(vari
 
 
 @pytest.mark.parametrize("variant", ["tokens", "gaussian", "untrained"])
-def test_an_interrupted_fit_goes_on_bit_for_bit(variant):
+def test_an_interrupted_fit_resumes_bit_for_bit(variant):
     (whole, z), (first, _), (second, _) = (started(variant=variant) for _ in range(3))
     for fit in (whole, first):
         fit.update(z[:300], TOKENS[:300])

@@ -67,7 +67,7 @@ def test_every_token_is_as_likely_as_the_others():
     assert counts.sum() == 400 * 40 and chisquare(counts).pvalue > 1e-3
 
 
-def test_an_interrupted_stream_goes_on():
+def test_an_interrupted_stream_resumes():
     first, second = kept(order=torch.arange(200)), Reservoir(40, D, 0)
     second.load_state_dict(first.state_dict())
     second.add(ROWS[200:], TOKENS[200:])

@@ -56,7 +56,7 @@ def test_l1_codes_fulfil_the_conditions_of_optimality():
 
 
 @pytest.mark.slow
-def test_it_goes_the_way_of_the_full_batch_algorithm():
+def test_it_follows_the_full_batch_algorithm():
     """Exact NNLS for the codes, least squares for the atoms, from the same start."""
     fit, log = fitted(iterations=3000)  # two centroids of the start are nearly opposite: codes take long there
     a, z = started().atoms.double().numpy(), Z.double().numpy()
@@ -133,7 +133,7 @@ def test_neither_batches_nor_processes_change_a_pass():
     torch.testing.assert_close(a.state_dict(), whole.state_dict(), rtol=1e-12, atol=1e-12)
 
 
-def test_a_fit_interrupted_in_a_pass_goes_on_bit_for_bit():
+def test_a_fit_interrupted_in_a_pass_resumes_bit_for_bit():
     whole, first, second = started(), started(), started()
     for fit in (whole, first):
         fit.update(Z, TOKENS)

@@ -85,7 +85,7 @@ def test_a_callback_changes_nothing_but_what_it_is_for(name, dataset, tmp_path):
         assert_equal(plain.state_dict(), watched.state_dict())
 
 
-def test_dead_units_are_those_silent_for_the_window(dataset):
+def test_dead_units_are_those_that_did_not_fire_in_the_window(dataset):
     _, module, _ = fit(dataset, DeadUnits())
     for member, share in zip(module.bank, module.validated["dead_train"], strict=True):
         assert float(share) == pytest.approx(float((member.tokens_since_fired >= 100).double().mean()))
@@ -110,7 +110,7 @@ def test_coherence_is_the_largest_cosine(dataset):
         assert "mean_max_cosine" in module.validated
 
 
-def test_sparsity_rises_over_its_share_of_the_run(dataset):
+def test_sparsity_rises_over_its_fraction_of_the_run(dataset):
     seen = []
 
     class Look(L.Callback):
@@ -195,7 +195,7 @@ def test_a_stopped_member_has_no_cost(dataset):
     assert math.isnan(first) and second > 0
 
 
-def test_a_resumed_run_goes_on_counting_silence(dataset, tmp_path):
+def test_a_resumed_run_continues_tokens_since_fired(dataset, tmp_path):
     """Guards against counters that start anew: dead latents would be alive for a whole window after each restart."""
 
     class Save(L.Callback):

@@ -176,7 +176,7 @@ def test_what_follows_a_signal_depends_on_who_started_the_run(environment, expec
         2,
     ),
 )
-def test_a_preempted_job_saves_requeues_and_goes_on_exactly(
+def test_a_preempted_job_saves_requeues_and_resumes_exactly(
     hook, step, batch, saved, submitit, dataset, tmp_path, undisturbed
 ):
     with pytest.raises(SystemExit):
@@ -199,7 +199,7 @@ def test_before_lightning_starts_submitits_own_handler_answers(submitit, dataset
     ("hook", "step", "saved"),
     mostly_slow([("on_train_batch_start", 7, 8), ("on_validation_batch_start", 10, 10), ("on_train_start", 0, 1)]),
 )
-def test_at_slurms_warning_a_job_saves_and_goes_on(hook, step, saved, submitit, dataset, tmp_path, undisturbed):
+def test_at_slurms_warning_a_job_saves_and_continues(hook, step, saved, submitit, dataset, tmp_path, undisturbed):
     """Guards against a job that ends by itself and is not requeued; and against Lightning, which would end it so."""
     before = handlers()
     trainer, _, checkpoint = fit(dataset, tmp_path, Send(signal.SIGTERM, hook, step))

@@ -79,7 +79,9 @@ def directly(sae, sample):
         y, y_val = ((half.labels == c).numpy().astype(float) for half in (sample.train, sample.val))
         best = (math.inf, None, None)
         for latent in np.flatnonzero(train.any(0)):
-            model = LogisticRegression(C=1e8, tol=1e-8, max_iter=1000, solver="newton-cholesky").fit(train[:, [latent]], y)
+            model = LogisticRegression(C=1e8, tol=1e-8, max_iter=1000, solver="newton-cholesky").fit(
+                train[:, [latent]], y
+            )
             loss = cross_entropy(y, model.decision_function(train[:, [latent]]))
             best = min(best, (loss, latent, model), key=lambda item: item[0])
         x = val[:, [best[1]]]

@@ -64,7 +64,7 @@ def test_pieces_and_budgets_change_nothing(labelled, tmp_path, monkeypatch):
         assert [low for low, _ in spans[1:]] == [high for _, high in spans[:-1]] and spans[-1][1] == 4
 
 
-def test_only_the_views_asked_for_are_kept(labelled, tmp_path):
+def test_only_the_requested_views_are_kept(labelled, tmp_path):
     chosen = selection(labelled)
     target = writer(tmp_path, chosen, sae("relu"))
     target.views = ("image",)

@@ -219,7 +219,7 @@ def test_val_tokens_counts_the_tokens_that_are_looked_at(dataset):
     assert sum(len(b["acts"]) for b in data.val_dataloader()) == 8
 
 
-def test_a_subset_larger_than_the_data_is_said_to_be_all(dataset, caplog):
+def test_a_subset_larger_than_the_data_is_reported_to_be_all(dataset, caplog):
     data = make(dataset, subset_tokens=10**6)
     assert data.stream(data.train_examples).n_tokens == 560
     assert "subset_tokens=1000000 exceeds the available tokens: all are used" in caplog.text

@@ -106,7 +106,7 @@ def test_a_table_of_images_labels_all_their_tokens(dataset):
     assert n == 16 * len(data.train_examples) and counts.tolist() == (16 * table[data.train_examples].sum(0)).tolist()
 
 
-def test_the_stream_goes_on_where_it_was(dataset):
+def test_the_stream_resumes_where_it_was(dataset):
     data = make(dataset)
     data.consumed = 3
     fresh = make(dataset)

@@ -103,7 +103,7 @@ def test_parts_that_cannot_be_dealt_out_or_filled_are_refused(dataset):
         make(dataset, parts=0)
 
 
-def test_a_run_goes_on_with_its_number_of_parts(dataset):
+def test_a_run_resumes_with_its_number_of_parts(dataset):
     state = make(dataset, 0, 2).state_dict()
     make(dataset, parts=2).load_state_dict(state)
     make(dataset, 1, 2).load_state_dict(state)

@@ -13,7 +13,7 @@ def test_everything_in_order(depth):
     assert list(prefetch(range(50), depth)) == list(range(50))
 
 
-def test_exceptions_come_at_their_place():
+def test_exceptions_are_raised_in_order():
     def items():
         yield 1
         raise KeyError("broken")

@@ -76,7 +76,7 @@ def test_dictionaries_in_memory_are_measured_as_saved_ones(tiny, tmp_path, run, 
     assert all(sae.w_enc.requires_grad for sae in pair.values())
 
 
-def test_results_are_written_where_they_are_asked_for(tiny, tmp_path, run):
+def test_results_are_written_to_the_requested_folder(tiny, tmp_path, run):
     evaluation = evaluate(run, tiny, EvaluateSettings(device="cpu", correlation_latents=0), directory=tmp_path / "out")
     assert [path.name for path in evaluation.files] == ["results.parquet", "frontier.png"]
     assert pl.read_parquet(tmp_path / "out" / "results.parquet").equals(evaluation.results)

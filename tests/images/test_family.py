@@ -94,7 +94,7 @@ def test_masks_lie_on_their_images(case):
     assert "DemoBirds" not in str(case[0]) and len({mask.tobytes() for mask in masks}) == len(masks)
 
 
-def test_the_digest_tells_contents_and_not_places(case, tmp_path, monkeypatch):
+def test_the_digest_depends_on_contents_and_not_paths(case, tmp_path, monkeypatch):
     kind, arguments = case
     one = kind(**arguments).digest()
     assert one == kind(**arguments).digest() and len(one) == 64

@@ -113,7 +113,7 @@ def test_pattern_selects(tmp_path):
     assert FolderImages(root=str(tmp_path), pattern="val/*").paths() == ["val/b.png"]
 
 
-def test_digest_tells_contents_and_not_places(tmp_path):
+def test_the_digest_depends_on_contents_and_not_paths(tmp_path):
     for root in ["one", "two"]:
         picture(tmp_path / root / "owl" / "a.png")
     one, two = (FolderImages(root=str(tmp_path / root)).digest() for root in ["one", "two"])

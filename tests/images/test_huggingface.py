@@ -116,7 +116,7 @@ def test_broken_pictures_are_oserrors_with_their_key(tmp_path):
     assert images.open(2).size == (5, 4)
 
 
-def test_a_hub_that_does_not_answer_is_said_within_seconds(monkeypatch):
+def test_a_hub_that_does_not_answer_is_reported_within_seconds(monkeypatch):
     import huggingface_hub
 
     def refuse(self, path, timeout):
@@ -132,7 +132,7 @@ def test_a_hub_that_does_not_answer_is_said_within_seconds(monkeypatch):
     assert not datasets.config.HF_HUB_OFFLINE, "and is put back"
 
 
-def test_offline_asks_nobody(monkeypatch):
+def test_offline_sends_no_request(monkeypatch):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -141,7 +141,7 @@ def test_offline_asks_nobody(monkeypatch):
         HuggingFaceImages(path="owner/birds").check()
 
 
-def test_a_hub_that_knows_no_such_set_has_answered(monkeypatch):
+def test_a_hub_without_the_set_has_answered(monkeypatch):
     import huggingface_hub
 
     def unknown(self, path, timeout):

@@ -57,7 +57,7 @@ def test_options_of_another_library_are_refused(folders, tmp_path):
         opening.read("dictionary_learning", tmp_path / "dl" / "ae.pt", Options(scale="2"))
 
 
-def test_what_is_not_known_is_refused_with_what_is(tmp_path):
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="does not exist"):
         opening.identify(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"nothing that can be converted(.|\n)*ae.pt with config.json"):

@@ -99,7 +99,7 @@ def test_float16_halves_the_size_and_says_what_does_not_fit(tmp_path):
         saev_shards.convert(source, tmp_path / "again", dtype="float16")
 
 
-def test_a_stopped_conversion_goes_on_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
+def test_a_stopped_conversion_resumes_and_a_finished_one_is_left_alone(tmp_path, monkeypatch):
     source = write(tmp_path / "saev")
     original, opened = saev_shards.open_shard, []
 

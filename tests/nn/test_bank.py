@@ -49,7 +49,7 @@ def test_the_sparse_path_has_the_dense_gradients():
         torch.testing.assert_close(fast[name], p.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_silence_is_counted_in_tokens():
+def test_tokens_since_fired_counts_tokens():
     """Guards against dead latents counted in batches (a known fault of a peer)."""
     member = build(dead_tokens=1000)
     with torch.no_grad():
@@ -102,7 +102,7 @@ def test_the_sparsity_factor_scales_the_penalty_alone():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sae", [lambda t: JumpReLU(l0_target=t), lambda t: ReLU(1e-3, t), lambda t: Gated(1e-3, t)])
-def test_the_wanted_number_of_active_latents_is_reached(sae):
+def test_the_target_l0_is_reached(sae):
     for target in (3.0, 6.0):
         member = build(Member(sae(target), "a", Plain(), AuxK(), 3e-3, d_sae=48))
         history = train(member, 400)
@@ -120,7 +120,7 @@ def test_the_coefficient_waits_for_the_warm_up():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("sae", SPARSIFIERS)
-def test_a_member_goes_on_as_if_never_stopped(sae, objective):
+def test_a_resumed_member_trains_as_if_never_stopped(sae, objective):
     """Guards against a theta, coefficient, silence or step count that the checkpoint lacks (known faults of peers)."""
     one, other = (build(sae=sae, objective=objective, dead_tokens=900) for _ in range(2))
     train(one, 5)

@@ -98,7 +98,7 @@ def test_archetypal_atoms_are_near_the_hull_of_the_centroids():
     assert float(cosine.detach().max()) < 0.999  # none twice, although four share each centroid
 
 
-def test_how_many_tokens_are_wanted():
+def test_the_number_of_tokens():
     tokens = lambda init, d_sae, **more: Member(TopK(3), d_sae=d_sae, init=init, **more).sample_tokens(8)  # noqa: E731
     assert tokens("data", 100_000) == tokens("random", 8) == tokens("kmeans", 64) == 16384
     assert tokens("kmeans", 4096) >= 39 * 4096

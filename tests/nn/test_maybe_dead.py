@@ -33,7 +33,7 @@ def asked(monkeypatch):
 
 
 @pytest.mark.parametrize("sae", SPARSIFIERS)
-def test_losses_are_those_of_asking_every_step(monkeypatch, as_on_a_gpu, asked, sae):
+def test_losses_are_those_of_a_check_at_every_step(monkeypatch, as_on_a_gpu, asked, sae):
     """Members in training whose latents die and come back: losses by either way, and how often the device is asked."""
     here = build(sae=sae, dead_tokens=1200)
     there = copy.deepcopy(here)
@@ -134,7 +134,7 @@ def test_a_checkpoint_keeps_what_is_known(monkeypatch, as_on_a_gpu, asked):
     assert asked == ["?", "!"]
 
 
-def test_without_revival_nobody_is_asked(monkeypatch, as_on_a_gpu, asked):
+def test_without_auxk_the_device_is_not_read(monkeypatch, as_on_a_gpu, asked):
     as_on_a_gpu(monkeypatch)
     off = AuxK(coefficient=0.0, dead_tokens=3)
     member = build(Member(TopK(3), "a", Plain(), off, 1e-3, d_sae=48))

@@ -73,7 +73,7 @@ def test_gradients_by_finite_differences(objective):
 
 
 @pytest.mark.parametrize("groups", [[], [0.5, 0.6], [1.5, -0.5]])
-def test_groups_must_be_shares(groups):
+def test_groups_must_be_fractions(groups):
     with pytest.raises(ValueError, match=r"objective.groups=.*add up to 1"):
         Matryoshka(groups)
 

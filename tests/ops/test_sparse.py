@@ -142,7 +142,7 @@ def test_encoder_gradient_of_a_masked_selection_stays_among_the_unmasked():
     assert found[0][:, dead].any() and not found[0][:, ~dead].any()
 
 
-def test_only_the_gradients_asked_for_are_made():
+def test_only_the_required_gradients_are_computed():
     z, w = _inputs(20, 6, torch.float32).detach(), _weights(6, 30, torch.float32)
     w["b_dec"].requires_grad_(False)
     codes = topk_select((z - w["b_dec"]) @ w["w_enc"] + w["b_enc"], 2)

@@ -30,7 +30,7 @@ def line(step):
     return json.dumps({"step": step, "member": "a"}) + "\n"
 
 
-def test_a_job_stands_as_its_folder_says(tmp_path):
+def test_the_state_of_a_job_is_read_from_its_folder(tmp_path):
     assert job_state(tmp_path / "nothing") == JobState("not started")
     (tmp_path / "metrics.jsonl").write_text(line(5) + line(10) + '{"step": 1')  # the last line is being written
     assert job_state(tmp_path) == JobState("interrupted", 10)
@@ -47,7 +47,7 @@ def test_the_last_step_is_found_at_the_end_of_a_long_file(tmp_path):
     assert ledger.last_step(tmp_path) == 9_999
 
 
-def test_slurm_knows_more_than_the_folder(tmp_path, monkeypatch):
+def test_slurms_state_overrides_the_folders(tmp_path, monkeypatch):
     """Guards against a job that waits in the queue being launched a second time."""
     monkeypatch.setattr(ledger.slurm, "submitted", lambda directory: {"0_layer=1": "7_0", "1_layer=2": "7_1"})
     monkeypatch.setattr(ledger.slurm, "states", lambda ids: {"7_0": "PENDING", "7_1": "RUNNING"})

@@ -82,7 +82,7 @@ def test_names_are_what_differs():
         names([["k=1"], ["k=1"]])
 
 
-def test_parts_of_one_sae_are_told_apart_by_it():
+def test_parts_of_one_sae_are_named_after_it():
     (job,) = plan([(["sae=topk", f"k={k}"], config(k=k)) for k in (2, 4)])
     parts = job.parts([1, 1])
     assert folders(parts) == ["0_k=2", "1_k=4"] and describe(parts) == "2 SAEs in 2 jobs: k=2 x1, k=4 x1"

@@ -145,7 +145,7 @@ def test_a_transfer_that_breaks_is_continued(dataset, tmp_path, impatient, caplo
     assert f"000001.tar {said}" in caplog.text and "trying again in" in caplog.text
 
 
-def test_a_silent_source_is_given_up_after_the_limit(dataset, tmp_path, impatient):
+def test_an_unresponsive_source_is_given_up_after_the_limit(dataset, tmp_path, impatient):
     command = script(tmp_path, f"case $1 in *000001.tar) sleep 60;; esac; cat {dataset}/$1")
     with pytest.raises(
         ValueError, match=r"000001\.tar has sent nothing for 1 s; given up after \d s \(datamodule\.retry_s"
@@ -166,7 +166,7 @@ def test_a_server_that_dies_is_named(dataset):
 
 @needs_curl
 @pytest.mark.parametrize("slow", [{"stall": "000002.tar"}, {"trickle": "000002.tar"}], ids=["silent", "1 KB/s"])
-def test_a_wait_for_a_silent_or_slow_server_is_left_at_once(dataset, slow):
+def test_a_wait_for_an_unresponsive_server_is_left_at_once(dataset, slow):
     """A signal while a batch does not arrive: what is called while waiting may raise, and closing takes no time."""
     Handler.released.clear()
     calls = []

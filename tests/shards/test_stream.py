@@ -179,7 +179,7 @@ def test_subset_by_number_of_tokens(store, how):
     assert len(tokens) == len(set(tokens)) == 100
 
 
-def test_the_stream_goes_on_over_epochs_and_stops_when_closed(store, how):
+def test_the_stream_continues_over_epochs_and_stops_when_closed(store, how):
     stream = TokenStream(store, 1, 100, **how)
     batches = stream.batches()
     steps = [batch["step"] for batch in itertools.islice(batches, 3 * stream.n_batches)]

@@ -70,7 +70,7 @@ def test_labels_for_all_images_or_for_none(tmp_path):
 
 @pytest.mark.parametrize("change", [{"labels": LABELS}, {"dtype": "float32"}, {"roles": {"patches": 4}}, {"layers": [5]},
                                     {"n_examples": 5}, {"d_model": 9}, {"meaning": {}}])  # fmt: skip
-def test_another_recording_is_not_gone_on_with(tmp_path, change):
+def test_another_recording_is_not_resumed(tmp_path, change):
     writer(tmp_path / "data")
     writer(tmp_path / "data")
     with pytest.raises(ValueError, match="beginning of another recording"):

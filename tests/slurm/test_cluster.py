@@ -114,7 +114,7 @@ def test_a_detached_job_is_submitted_and_left_alone(start, tiny, tmp_path):
     until(lambda: slurm.states([job]) == {job: "COMPLETED"})
 
 
-def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_go_on(start, tiny, tmp_path):
+def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_resume(start, tiny, tmp_path):
     sweep, plain, script = tmp_path / "sweep", tmp_path / "plain", tmp_path / "job.sh"
     settings = [*SWEEP[2:-1], *SLOW, "layer=1", "k=4", f"dataset={tiny}"]
     ddp = ("trainer=ddp", "trainer.accelerator=cpu", "hydra/launcher=slurm", "hydra.launcher.tasks_per_node=2", *SLURM)

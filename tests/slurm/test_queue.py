@@ -44,7 +44,7 @@ def test_a_job_that_slurm_has_forgotten_has_no_state(squeue):
     assert slurm.states(["12"]) == {}
 
 
-def test_a_controller_that_does_not_answer_is_no_lost_job(squeue):
+def test_a_controller_that_does_not_answer_loses_no_job(squeue):
     squeue(err="slurm_load_jobs error: Unable to contact slurm controller\\n", code=1)
     with pytest.raises(slurm.QueueUnavailable, match=r"Unable to contact slurm controller\): try again later"):
         slurm.states(["12"])

@@ -27,7 +27,7 @@ def leave(job, what):
     job.result.write_bytes(pickle.dumps(what))
 
 
-def test_a_result_ends_a_job_and_the_others_go_on(jobs):
+def test_a_result_ends_a_job_and_the_others_continue(jobs):
     watch, states = Watch(jobs, 60), {"12_1": "RUNNING", "12_2": "PENDING"}
     watch.update(states, 0)
     assert watch.open() == jobs and watch.describe(states) == "1 running, 1 pending"
@@ -96,7 +96,7 @@ def test_half_a_result_is_none_yet(jobs):
     assert jobs[0].outcome() is None and jobs[1].outcome() is None
 
 
-def test_waiting_outlasts_a_silent_controller_and_ctrl_c_leaves_the_jobs(jobs, monkeypatch, caplog):
+def test_waiting_outlasts_an_unresponsive_controller_and_ctrl_c_leaves_the_jobs(jobs, monkeypatch, caplog):
     answers = [slurm.QueueUnavailable("squeue failed (busy): try again later."), {"12_1": "RUNNING", "12_2": "RUNNING"}]
 
     def states(ids):

@@ -87,7 +87,7 @@ def test_outputs_are_one_folder(cli, value):
     assert shown.code == 1 and "must be one folder" in shown.err
 
 
-def test_settings_without_effect_are_said(cli, tiny):
+def test_settings_without_effect_are_reported(cli, tiny):
     shown = cli(
         "train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "vit=micro", "dead_tokens=1000", "warmup=9"
     )

@@ -71,7 +71,7 @@ def test_lost_and_damaged_tables(data, file):
     assert damaged.remedy and lost.found == f"{file} is missing" and "record again" in lost.remedy
 
 
-def test_an_incomplete_recording_says_how_to_go_on(data):
+def test_an_incomplete_recording_says_how_to_resume(data):
     manifest = data / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
     (found,) = faults(data)
@@ -84,7 +84,7 @@ def test_a_manifest_that_is_none(data):
     assert "manifest.json" in found.found and found.remedy
 
 
-def test_unreadable_images_are_told_but_no_fault(tmp_path):
+def test_unreadable_images_are_reported_and_no_fault(tmp_path):
     found = check_path(record(tmp_path / "data", skipped=(7, 9)))
     assert not any(f.fault for f in found) and "2 images could not be read, the first: 7.jpg" in found[-1].found
 

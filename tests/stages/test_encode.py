@@ -117,7 +117,7 @@ def test_parts_divide_the_work(cli, tiny, run):
     np.testing.assert_array_equal(CodeStore(root).rows().dense(), rows)
 
 
-def test_an_encoding_that_was_interrupted_goes_on(cli, tiny, run):
+def test_an_interrupted_encoding_resumes(cli, tiny, run):
     (store,) = encoded(cli, member(run, "topk"), f"dataset={tiny}")
     rows, root = store.rows().dense(), store.root
     dataclasses.replace(store.manifest, complete=False, shards=(), files={}, nnz=0).save(root)

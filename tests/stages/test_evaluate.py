@@ -209,7 +209,7 @@ def test_wrong_input_is_a_message_with_the_remedy(case, cli, tiny, tmp_path, run
         assert text in shown.err, shown.err
 
 
-def test_what_belongs_to_splicing_is_said_to_be_idle_without_it(cli, tiny, run):
+def test_settings_of_splicing_are_reported_without_it(cli, tiny, run):
     shown = cli("evaluate", str(run), f"dataset={tiny}", "splice_images=3", "device=cpu")
     assert shown.code == 0 and "splice_images=3: no effect without splice=true" in shown.text
 

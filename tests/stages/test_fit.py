@@ -111,7 +111,7 @@ def reference(finished, cli, command, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_gone_on_with_is_undisturbed(cli, reference, interrupted, number):
+def test_interrupted_and_resumed_is_undisturbed(cli, reference, interrupted, number):
     run = interrupted(number)
     with open(run / "metrics.jsonl", "a") as file:  # as a process that was killed before it saved would leave it
         file.write(json.dumps({"step": 1000, "pass": 2, "member": "semi_nmf"}) + "\n{")
@@ -126,7 +126,7 @@ def test_interrupted_and_gone_on_with_is_undisturbed(cli, reference, interrupted
     assert [line["pass"] for line in lines if line["member"] == "semi_nmf"] == [1, 2, 3]
 
 
-def test_the_same_command_goes_on_and_another_is_refused(cli, command, interrupted):
+def test_the_same_command_resumes_and_another_is_refused(cli, command, interrupted):
     run = interrupted(signal.SIGINT)
     other = cli("fit", f"ckpt_path={run}", "seed=1")
     assert other.code == 1 and "resumes the baselines of that run, without seed=1" in other.err

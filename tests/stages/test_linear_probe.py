@@ -97,7 +97,7 @@ def test_what_has_finished_is_read_and_other_settings_are_refused(rows, store, m
     assert fit(store, directory) == found
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_rows(rows, store, tmp_path, monkeypatch):
+def test_an_interrupted_fit_resumes_to_the_same_rows(rows, store, tmp_path, monkeypatch):
     class Press(L.Callback):
         def on_train_batch_start(self, trainer, *_):
             if trainer.global_step == 14:

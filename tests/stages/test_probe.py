@@ -132,7 +132,7 @@ def test_weights_may_change_when_a_stopped_run_resumes(cli, place, tmp_path, mon
     assert pl.read_parquet(tmp_path / "run" / "classes.parquet").equals(whole)
 
 
-def test_all_pairs_are_written_when_asked_for(cli, place, tmp_path):
+def test_all_pairs_are_written_when_requested(cli, place, tmp_path):
     run = tmp_path / "run"
     classes, _, _ = probed(cli, place, "pairs=true", "nulls=[]", f"hydra.run.dir={run}")
     pairs = pl.read_parquet(run / "pairs" / "means.parquet")

@@ -81,7 +81,7 @@ def test_what_is_not_there_is_named(runs, tmp_path):
         with_run_dir("train", [f"ckpt_path={tmp_path / 'empty'}"])
 
 
-def test_baselines_are_gone_on_with_in_their_own_folder(runs, tmp_path):
+def test_baselines_are_resumed_in_their_own_folder(runs, tmp_path):
     """Guards against `saev fit ckpt_path=last`, which started anew."""
     with pytest.raises(ValueError, match=f"no interrupted run with a checkpoint under {tmp_path}/fit"):
         with_run_dir("fit", ["ckpt_path=last"])

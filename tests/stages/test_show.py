@@ -51,7 +51,7 @@ def headings(page):
     return re.findall(r"<b>(Latent .*?)</b>", page)
 
 
-def test_the_latents_that_are_asked_for_are_shown_in_that_order(cli, tiny, tmp_path, dictionary):
+def test_requested_latents_are_shown_in_that_order(cli, tiny, tmp_path, dictionary):
     page, result = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=[7,20,2]", "n_images=3")
     assert headings(page) == ["Latent 7", "Latent 20", "Latent 2"] and "The named latents" in page
     assert page.count('<figure class="shown">') == 6 and "It fires on none of these images" in page
@@ -137,7 +137,7 @@ def test_only_so_many_classes_without_being_asked(probed):
         (["images=folder", "images.root=/nope"], r"/nope"),
     ],
 )
-def test_what_cannot_be_shown_is_said_at_once(cli, tiny, dictionary, probed, arguments, said):
+def test_what_cannot_be_shown_is_reported_at_once(cli, tiny, dictionary, probed, arguments, said):
     result = cli(
         "show", str(dictionary), f"dataset={tiny}", "device=cpu", *(a.format(probed=probed) for a in arguments)
     )

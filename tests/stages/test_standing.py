@@ -8,7 +8,7 @@ RUN = ("train", "experiment=none", "layer=1", *TINY, "n_tokens=640", "val_every=
 
 
 @pytest.mark.slow
-def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_path):
+def test_a_directory_is_finished_or_resumable_or_another_runs(cli, tiny, tmp_path):
     run = tmp_path / "run"
     command = (*RUN, f"dataset={tiny}", f"hydra.run.dir={run}")
     assert cli(*command).code == 0
@@ -30,7 +30,7 @@ def test_a_directory_is_finished_or_gone_on_with_or_another_runs(cli, tiny, tmp_
 
 
 @pytest.mark.slow
-def test_a_refused_setting_is_not_asked_for_again(cli, tiny, tmp_path):
+def test_a_refused_setting_leaves_the_run_unchanged(cli, tiny, tmp_path):
     """Guards against a run, or its results, that one mistyped resume spoils for good."""
     run = tmp_path / "run"
     assert cli(*RUN, f"dataset={tiny}", f"hydra.run.dir={run}").code == 0
@@ -49,7 +49,7 @@ def test_a_refused_setting_is_not_asked_for_again(cli, tiny, tmp_path):
     assert "log_every=2" in (run / ".hydra" / "overrides.yaml").read_text()
 
 
-def test_a_finished_run_keeps_its_checkpoint_only_when_asked(cli, tiny, tmp_path):
+def test_a_finished_run_keeps_its_checkpoint_only_when_requested(cli, tiny, tmp_path):
     run = tmp_path / "run"
     assert cli(*RUN[:-1], f"dataset={tiny}", f"hydra.run.dir={run}").code == 0
     assert (run / "results.parquet").is_file() and not list(run.rglob("*.ckpt*"))

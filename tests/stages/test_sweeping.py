@@ -78,7 +78,7 @@ def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path)
     assert cli("status").out == shown.out  # the newest
 
 
-def test_a_sweep_of_baselines_is_gone_on_with_by_its_own_verb(cli, tiny, tmp_path):
+def test_a_sweep_of_baselines_is_resumed_by_its_own_verb(cli, tiny, tmp_path):
     few = (f"dataset={tiny}", "layer=1", "batch_size=50", "hydra.sweeper.check=false")
     done = cli("fit", *few, "-m", "n_latents=100000")
     (sweep,) = (path.parent for path in (tmp_path / "outputs" / "fit").glob("*/*/sweep.json"))
@@ -107,7 +107,7 @@ def interrupted(cli, tiny, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["resume_sweep=last", "resume_sweep=<directory>", "the same command"])
-def test_an_interrupted_sweep_goes_on(way, interrupted, cli, tiny, tmp_path):
+def test_an_interrupted_sweep_resumes(way, interrupted, cli, tiny, tmp_path):
     same = way == "the same command"
     arguments = (
         command(tiny, "n_tokens=640", "val_every=5", UNCHECKED)
@@ -145,7 +145,7 @@ def test_groups_are_split_by_number_and_by_memory(cli, tiny):
 
 
 @pytest.mark.slow
-def test_limits_count_when_a_sweep_is_gone_on_with(cli, tiny, tmp_path):
+def test_limits_apply_when_a_sweep_is_resumed(cli, tiny, tmp_path):
     """Guards against a group that was too large for memory and stays so however often the user asks for smaller ones."""
     fails = (
         "train",
@@ -200,7 +200,7 @@ def test_two_commands_do_not_launch_one_sweep_at_once(cli, tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_sweep_goes_on_elsewhere_and_with_another_launcher(interrupted, cli, tiny, tmp_path, monkeypatch):
+def test_a_sweep_resumes_elsewhere_and_with_another_launcher(interrupted, cli, tiny, tmp_path, monkeypatch):
     """Guards against a plan that holds in one working directory, or with the launcher's own keys, alone."""
     commands = OmegaConf.load(interrupted / "multirun.yaml")
     commands.hydra.overrides.hydra += ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]

@@ -90,7 +90,7 @@ def test_both_processes_know_all_results(run, two, in_parts, undivided):
             assert found == pytest.approx(expected, rel=CLOSE, nan_ok=True)
 
 
-def test_one_process_goes_on_with_a_run_of_two(two, dataset, in_parts, undivided):
+def test_one_process_resumes_a_run_of_two(two, dataset, in_parts, undivided):
     _, folder = two
     for name, parts, (_, through, _), within in (("batch", 2, in_parts, CLOSE), ("members", None, undivided, 0)):
         trainer, module, data = build(dataset, members(), parts=parts)
@@ -99,7 +99,7 @@ def test_one_process_goes_on_with_a_run_of_two(two, dataset, in_parts, undivided
         assert_equal(state(module), state(through), within=within)
 
 
-def test_two_processes_go_on_with_a_run_of_one(two, dataset, undivided):
+def test_two_processes_resume_a_run_of_one(two, dataset, undivided):
     left, _ = two
     assert_equal(left("members-on")["state"], state(undivided[1]))
     _, module, _ = alone(dataset, parts=4)

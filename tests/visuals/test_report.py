@@ -100,7 +100,7 @@ def test_photos_of_their_own_shape_keep_it(tmp_path, values, order, sae, photos,
     assert "at most 12 patches of 8 px, in each photo's own shape" in page.text
 
 
-def test_photos_that_are_gone_are_said_to_be(tmp_path, store, sae, gone):
+def test_missing_photos_are_reported(tmp_path, store, sae, gone):
     for source in (gone, None):
         page, text = write(tmp_path, store, {"one": sae}, [{**ROW, "member": "one"}], images=source)
         assert "data:image/jpeg" not in text and "0.346" in page.text and "Latent" in page.text

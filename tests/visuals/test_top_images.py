@@ -56,7 +56,7 @@ def test_equal_values_keep_the_order_of_the_store(store: ActivationStore):
         assert found.example.tolist() == [[0, 1, 2, 3]] * 2
 
 
-def test_more_images_asked_for_than_there_are(store: ActivationStore):
+def test_more_images_requested_than_there_are(store: ActivationStore):
     found = survey({"a": identity_sae()}, store, LAYER, [4, 1], n=8)["a"]
     assert found.example.shape == (D_MODEL, 8)
     assert (found.example[:, 2:] == NONE).all()

@@ -63,6 +63,6 @@ def test_a_hub_that_has_the_file_is_enough(empty_cache, monkeypatch):
         vit.check()
 
 
-def test_urls_are_asked_too():
+def test_urls_are_checked_too():
     with pytest.raises(ValueError, match=r"127\.0\.0\.1:9.*vit\.checkpoint"):
         hub.check_url("http://127.0.0.1:9/weights.pth", "old")

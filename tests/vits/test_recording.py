@@ -79,7 +79,7 @@ def test_a_gpu_that_is_not_there_is_named(photos, tmp_path):
         recording(photos, tmp_path, device="cuda").check()
 
 
-def test_missing_images_and_weights_are_told_at_once(tmp_path):
+def test_missing_images_and_weights_are_named_at_once(tmp_path):
     from saev.vits import TimmVit
 
     vit = TimmVit(name="dinov3", arch="vit_small_patch16_dinov3.lvd1689m", checkpoint="/nowhere.pth")

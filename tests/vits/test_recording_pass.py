@@ -71,7 +71,7 @@ def test_unreadable_images_are_skipped_and_listed(photos, tmp_path, capfd):
     assert all(store.read(1, i).shape == (16, 32) for i in good)
 
 
-def test_greys_of_other_types_and_images_of_one_colour_are_said_once(tmp_path, capfd):
+def test_greys_of_other_types_and_images_of_one_colour_are_reported_once(tmp_path, capfd):
     ramp = np.tile(np.linspace(0, 1, 40), (40, 1))
     values = {
         "a": (ramp * 4095).astype("u2"),

@@ -211,7 +211,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_a_dictionary_of_another_place_is_refused(case):
+def test_a_dictionary_that_does_not_fit_the_backbone_is_refused(case):
     more, vit, says = REFUSED[case]
     if says is None:  # cls alone makes up the special tokens here
         assert site_of("it", config(MicroVit(), **more), vit.identity(), vit.shape()).tokens == "special"
@@ -226,7 +226,7 @@ def test_tokens_that_the_backbone_lacks_are_refused():
         site_of("it", config(vit, token_roles="cls"), vit.identity(), vit.shape())
 
 
-def test_places_that_nothing_goes_on_from_are_refused():
+def test_hooks_and_references_that_cannot_be_spliced_are_refused():
     backbone = MicroVit().load()
     one = Spliced(Identity(32), ActivationSite(1, "norm", "patches"), torch.zeros(32))
     with pytest.raises(ValueError, match=r"hook=norm at layer=1.*block 3"):

@@ -14,7 +14,7 @@ def test_results_come_in_order_whatever_takes_longest():
     assert list(load_ahead(slow_first, range(20), n_workers=4, ahead=6)) == [i * i for i in range(20)]
 
 
-def test_no_more_than_asked_is_loaded_ahead():
+def test_no_more_than_the_depth_is_loaded_ahead():
     started = []
     stream = load_ahead(lambda i: started.append(i), range(100), n_workers=2, ahead=5)
     next(stream)
@@ -26,7 +26,7 @@ def test_no_more_than_asked_is_loaded_ahead():
     assert not [t for t in threading.enumerate() if t.name.startswith("load")]
 
 
-def test_an_error_of_one_item_is_raised_at_its_place():
+def test_an_error_of_one_item_is_raised_in_order():
     stream = load_ahead(lambda i: 1 / (i - 2), range(5), n_workers=2, ahead=4)
     assert [next(stream), next(stream)] == [-0.5, -1.0]
     with pytest.raises(ZeroDivisionError):

@@ -37,7 +37,7 @@ def test_a_local_file_gives_the_model_back(weights, name):
 
 
 @torch.no_grad()
-def test_position_grids_are_resampled_to_the_size_asked_for(weights):
+def test_position_grids_are_resampled_to_the_requested_size(weights):
     folder, model = weights
     source = TimmVit(name="tiny", arch=ARCH, checkpoint=str(folder / "a.safetensors"), img_size=(96, 160))
     backbone = source.load()
@@ -68,7 +68,7 @@ def test_original_dinov2_keys_are_mapped(tmp_path):
     assert torch.equal(backbone.trunk.reg_token, state["register_tokens"])
 
 
-def test_original_dinov3_biases_are_not_dropped_in_silence(tmp_path, capfd):
+def test_original_dinov3_biases_are_not_dropped_silently(tmp_path, capfd):
     """The authors' file has a joint bias whose key part is masked; timm's plain variant has none at all."""
     model = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
     state = {k.replace("reg_token", "storage_tokens"): v for k, v in model.state_dict().items()}
