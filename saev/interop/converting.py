@@ -16,14 +16,15 @@ from torch import Tensor
 from saev.checkpoint import load, read_config, save_dictionary
 from saev.interop import opening, saelens, saelens_export, saev_shards
 from saev.interop.foreign import Equations, Options
+from saev.interop.opening import Kind
 from saev.interop.proof import Proof, compare, random_inputs, recorded_inputs
 from saev.nn import SparseAutoencoder
 from saev.saved import Recording
 from saev.shards import ActivationStore
 
-OF_CHECK = ("layer", "tokens", "n_tokens")
-OF_DICTIONARIES = ("centred", "mean", "scale")
-OF_SHARDS = ("dtype", "depth", "grid")
+CHECK_OPTIONS = ("layer", "tokens", "n_tokens")
+DICTIONARY_OPTIONS = ("centred", "mean", "scale")
+SHARD_OPTIONS = ("dtype", "depth", "grid")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,25 +55,25 @@ def convert(
     kind, source = opening.identify(Path(path))
     out = Path(out)
     if kind == "saev shards":
-        options.refuse((*OF_CHECK, *OF_DICTIONARIES), f"{source} holds activations")
+        options.refuse((*CHECK_OPTIONS, *DICTIONARY_OPTIONS), f"{source} holds activations")
         if check is not None:
             raise ValueError(f"--check: {source} holds activations; leave it out.")
         store = saev_shards.convert(
             source, out, options.dtype or "float32", options.depth, options.grid, options.ignore_unknown, progress
         )
         return Conversion(out, "saev shards", recording=store)
-    options.refuse(OF_SHARDS, f"{source} holds a dictionary, the option is for saev's activation shards")
+    options.refuse(SHARD_OPTIONS, f"{source} holds a dictionary, the option is for saev's activation shards")
     if check is None:
-        options.refuse(OF_CHECK, "the option belongs to --check RECORDING")
+        options.refuse(CHECK_OPTIONS, "the option belongs to --check RECORDING")
     elif options.layer is None:
         raise ValueError("--check: give the layer of the activations, --layer N.")
     with staged(out) as folder:
-        write = export if kind == "ours" else imported
+        write = export_dictionary if kind == "ours" else import_dictionary
         conversion = write(kind, source, folder, options, check)
     return dataclasses.replace(conversion, directory=out)
 
 
-def imported(kind: opening.Kind, path: Path, folder: Path, options: Options, check: Recording | None) -> Conversion:
+def import_dictionary(kind: Kind, path: Path, folder: Path, options: Options, check: Recording | None) -> Conversion:
     """Read another library's dictionary, write ours, load it again and compare."""
     foreign = opening.read(kind, path, options)
     k = getattr(foreign.sae.sparsifier, "k", None)
@@ -88,9 +89,9 @@ def imported(kind: opening.Kind, path: Path, folder: Path, options: Options, che
     return Conversion(folder, f"{foreign.library} {foreign.architecture}, {sizes}", foreign.notes, tuple(proofs))
 
 
-def export(kind: opening.Kind, path: Path, folder: Path, options: Options, check: Recording | None) -> Conversion:
+def export_dictionary(kind: Kind, path: Path, folder: Path, options: Options, check: Recording | None) -> Conversion:
     """Write one of ours for SAELens, read the files by SAELens' equations and compare."""
-    options.refuse(OF_DICTIONARIES, f"{path} is one of ours")
+    options.refuse(DICTIONARY_OPTIONS, f"{path} is one of ours")
     sae = load(path)
     saelens_export.write(sae, read_config(path), folder)
     assert isinstance(sae, SparseAutoencoder)

@@ -25,7 +25,7 @@ from saev.interop.weights import checked, load_json, load_torch, positive, sha25
 LIBRARY = "dictionary_learning"
 LINEAR = {"encoder.weight": "d_sae d_model", "encoder.bias": "d_sae", "decoder.weight": "d_model d_sae"}
 PARAMETERS = {"W_enc": "d_model d_sae", "b_enc": "d_sae", "W_dec": "d_sae d_model", "b_dec": "d_model"}
-CHOSEN = {"k": "", "threshold": ""}
+TOPK_BUFFERS = {"k": "", "threshold": ""}
 SHAPES = {
     "AutoEncoder": {**LINEAR, "bias": "d_model"},
     "AutoEncoderNew": {**LINEAR, "decoder.bias": "d_model"},
@@ -33,9 +33,9 @@ SHAPES = {
         "encoder.weight": LINEAR["encoder.weight"], "decoder.weight": LINEAR["decoder.weight"],
         "decoder_bias": "d_model", "r_mag": "d_sae", "gate_bias": "d_sae", "mag_bias": "d_sae",
     },
-    "AutoEncoderTopK": {**LINEAR, "b_dec": "d_model", **CHOSEN},
-    "BatchTopKSAE": {**LINEAR, "b_dec": "d_model", **CHOSEN},
-    "MatryoshkaBatchTopKSAE": {**PARAMETERS, **CHOSEN, "group_sizes": "groups"},
+    "AutoEncoderTopK": {**LINEAR, "b_dec": "d_model", **TOPK_BUFFERS},
+    "BatchTopKSAE": {**LINEAR, "b_dec": "d_model", **TOPK_BUFFERS},
+    "MatryoshkaBatchTopKSAE": {**PARAMETERS, **TOPK_BUFFERS, "group_sizes": "groups"},
     "JumpReluAutoEncoder": {**PARAMETERS, "threshold": "d_sae"},
 }  # fmt: skip
 OPTIONAL = {"AutoEncoderTopK": ("k", "threshold")}  # buffers that its first versions did not have

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from saev.interop.foreign import Equations, ForeignSAE, Options
 from saev.interop.rebuilding import Above, Affine, Gate, Largest, Rebuilt, Rectified, Rule, rebuild
-from saev.interop.saelens_config import Meaning, meaning_of
-from saev.interop.weights import checked, load_json, number_of, others, sha256
+from saev.interop.saelens_config import FunctionSettings, function_settings
+from saev.interop.weights import checked, load_json, number_of, sha256, unread_files
 from saev.nn import Normaliser
 
 LIBRARY = "SAELens"
@@ -38,87 +38,87 @@ FACTORS = ("scaling_factor", "finetuning_scaling_factor")  # of codes, before de
 def read(folder: Path, options: Options) -> ForeignSAE:
     """The SAE saved in a folder; ValueError where it is damaged, needs an option, or cannot be expressed exactly."""
     config = load_json(folder / CONFIG)
-    meaning = meaning_of(config, str(folder / CONFIG), options.ignore_unknown)
+    settings = function_settings(config, str(folder / CONFIG), options.ignore_unknown)
     data = (folder / WEIGHTS).read_bytes()
     try:
         state = load(data)
     except SafetensorError as error:
         raise ValueError(f"{folder / WEIGHTS} cannot be read ({error}): restore it.") from error
-    if "log_threshold" in state and meaning.architecture == "jumprelu":  # training checkpoints before 6.44
+    if "log_threshold" in state and settings.architecture == "jumprelu":  # training checkpoints before 6.44
         state["threshold"] = state.pop("log_threshold").double().exp()
-    shapes = SHAPES[meaning.architecture] | dict.fromkeys(FACTORS, "d_sae")
-    sizes = {"d_model": meaning.d_in, "d_sae": meaning.d_sae}
+    shapes = SHAPES[settings.architecture] | dict.fromkeys(FACTORS, "d_sae")
+    sizes = {"d_model": settings.d_in, "d_sae": settings.d_sae}
     weights = checked(state, shapes, sizes, str(folder / WEIGHTS), optional=FACTORS)
-    factor = factor_of(weights, meaning, str(folder))
-    gain = gain_of(meaning, options, str(folder / CONFIG))
+    factor = factor_of(weights, settings, str(folder))
+    gain = gain_of(settings, options, str(folder / CONFIG))
     files = {WEIGHTS: sha256(data), CONFIG: sha256((folder / CONFIG).read_bytes())}
-    sae, scale, folded = rebuilt(weights, meaning, factor, gain)
+    sae, scale, folded = rebuilt(weights, settings, factor, gain)
     return ForeignSAE(
-        LIBRARY, meaning.architecture, equations(weights, meaning, factor, gain), sae, scale, config, files,
-        (*meaning.notes, *others(folder, files), *folded),
+        LIBRARY, settings.architecture, equations(weights, settings, factor, gain), sae, scale, config, files,
+        (*settings.notes, *unread_files(folder, files), *folded),
     )  # fmt: skip
 
 
-def equations(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, gain: float) -> Equations:
+def equations(weights: Mapping[str, Tensor], settings: FunctionSettings, factor: Tensor, gain: float) -> Equations:
     """SAELens' encode and decode on these weights; activations are multiplied by `gain` and divided again."""
     w, norm = weights, weights["W_dec"].norm(dim=-1)
 
     def evaluate(x: Tensor) -> tuple[Tensor, Tensor]:
-        x_in = x.double() * gain - w["b_dec"] * meaning.apply_b_dec_to_input
-        if meaning.architecture == "gated":
+        x_in = x.double() * gain - w["b_dec"] * settings.apply_b_dec_to_input
+        if settings.architecture == "gated":
             active = x_in @ w["W_enc"] + w["b_gate"] > 0
             f = active * (x_in @ (w["W_enc"] * w["r_mag"].exp()) + w["b_mag"]).relu()
             return f, ((f * factor) @ w["W_dec"] + w["b_dec"]) / gain
         h = x_in @ w["W_enc"] + w["b_enc"]
-        if meaning.rescale:
+        if settings.rescale:
             h = h * norm
-        if meaning.architecture == "topk":
-            values, indices = h.topk(int(meaning.k), dim=-1)
+        if settings.architecture == "topk":
+            values, indices = h.topk(int(settings.k), dim=-1)
             f = torch.zeros_like(h).scatter(-1, indices, values.relu())
-        elif meaning.architecture == "standard":
+        elif settings.architecture == "standard":
             f = h.relu()
         else:
             threshold = w["threshold"] if "threshold" in w else w["topk_threshold"]
             f = h.relu() * (h > threshold.relu())
-        decoded = f / norm if meaning.rescale else f
+        decoded = f / norm if settings.rescale else f
         return f, ((decoded * factor) @ w["W_dec"] + w["b_dec"]) / gain
 
     return evaluate
 
 
-def rebuilt(weights: Mapping[str, Tensor], meaning: Meaning, factor: Tensor, gain: float) -> Rebuilt:
+def rebuilt(weights: Mapping[str, Tensor], settings: FunctionSettings, factor: Tensor, gain: float) -> Rebuilt:
     """The same function as one of ours; with rescaling by the decoder's norms, these are folded into the encoder first."""
-    w, centred = weights, meaning.apply_b_dec_to_input
-    norm = w["W_dec"].norm(dim=-1) if meaning.rescale else torch.ones_like(factor)
+    w, centred = weights, settings.apply_b_dec_to_input
+    norm = w["W_dec"].norm(dim=-1) if settings.rescale else torch.ones_like(factor)
     b_enc = w["b_enc"] * norm if "b_enc" in w else torch.zeros_like(factor)
     w_dec = w["W_dec"] * (factor / norm)[:, None]
     affine = Affine(w["W_enc"] * norm, b_enc, w_dec, w["b_dec"], centred)
     normaliser = Normaliser(torch.zeros_like(w["b_dec"]), torch.tensor(1 / gain))
-    return rebuild(affine, rule_of(w, meaning), normaliser)
+    return rebuild(affine, rule_of(w, settings), normaliser)
 
 
-def rule_of(weights: Mapping[str, Tensor], meaning: Meaning) -> Rule:
+def rule_of(weights: Mapping[str, Tensor], settings: FunctionSettings) -> Rule:
     """The map from pre-activations to codes."""
-    match meaning.architecture:
+    match settings.architecture:
         case "standard":
             return Rectified()
         case "topk":
-            return Largest(int(meaning.k))
+            return Largest(int(settings.k))
         case "gated":
             return Gate(weights["r_mag"], weights["b_gate"], weights["b_mag"])
         case _:
-            k = int(meaning.k) if meaning.k and meaning.k == int(meaning.k) else None  # 12.5 on average: as jumprelu
+            k = int(settings.k) if settings.k and settings.k == int(settings.k) else None  # 12.5 on average: JumpReLU
             threshold = weights["threshold"] if "threshold" in weights else weights["topk_threshold"]
             return Above(threshold.expand(len(weights["b_enc"])), k)
 
 
-def factor_of(weights: Mapping[str, Tensor], meaning: Meaning, where: str) -> Tensor:
+def factor_of(weights: Mapping[str, Tensor], settings: FunctionSettings, where: str) -> Tensor:
     """The factor of codes before decoding; ValueError where the weights have one and the configuration says there is none."""
     factor = next((weights[name] for name in FACTORS if name in weights), None)
     one = torch.ones(weights["W_dec"].shape[0], dtype=torch.float64)
     if factor is None or torch.allclose(factor, one):
         return one
-    if not meaning.finetuned:
+    if not settings.finetuned:
         raise ValueError(
             f"{where}: the weights hold a scaling_factor, {CONFIG} says finetuning_scaling_factor=false: SAELens refuses it too; "
             "correct one of them."
@@ -126,9 +126,9 @@ def factor_of(weights: Mapping[str, Tensor], meaning: Meaning, where: str) -> Te
     return factor
 
 
-def gain_of(meaning: Meaning, options: Options, where: str) -> float:
+def gain_of(settings: FunctionSettings, options: Options, where: str) -> float:
     """The factor of activations before encoding; ValueError where it is needed and not given, or given and not needed."""
-    needed = meaning.normalize == "expected_average_only_in"
+    needed = settings.normalize == "expected_average_only_in"
     if needed and options.scale is None:
         raise ValueError(
             f"{where} has normalize_activations=expected_average_only_in, whose factor is not in the file: give --scale "

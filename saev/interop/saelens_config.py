@@ -9,12 +9,12 @@ from saev.interop.weights import positive, refuse_unknown
 ARCHITECTURES = ("standard", "topk", "jumprelu", "gated", "batchtopk", "matryoshka_batchtopk")
 RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "hook_point_layer": "hook_layer",
            "activation_fn_str": "activation_fn"}  # fmt: skip
-MEANING = (
+FUNCTION_KEYS = (
     "architecture", "d_in", "d_sae", "k", "activation_fn", "activation_fn_kwargs", "apply_b_dec_to_input",
     "normalize_activations", "reshape_activations", "finetuning_scaling_factor", "rescale_acts_by_decoder_norm",
 )  # fmt: skip
 # The backbone, the data and the training: they do not change what the saved SAE computes.
-ABOUT = (
+OTHER_KEYS = (
     "dtype", "device", "metadata", "model_name", "model_class_name", "model_from_pretrained_kwargs", "hook_name",
     "hook_layer", "hook_head_index", "hook_name_out", "hook_head_index_out", "prepend_bos", "exclude_special_tokens",
     "context_size", "seqpos_slice", "dataset_path", "dataset_trust_remote_code", "neuronpedia_id", "sae_lens_version",
@@ -29,7 +29,7 @@ ABOUT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Meaning:
+class FunctionSettings:
     """The settings that determine what an SAE computes."""
 
     architecture: str
@@ -43,10 +43,10 @@ class Meaning:
     notes: tuple[str, ...]
 
 
-def meaning_of(config: Mapping[str, Any], where: str, ignore_unknown: bool) -> Meaning:
+def function_settings(config: Mapping[str, Any], where: str, ignore_unknown: bool) -> FunctionSettings:
     """The settings in a cfg.json, old names and defaults included; ValueError for what cannot be expressed here."""
     cfg = {RENAMED.get(key, key): value for key, value in config.items()}
-    notes = refuse_unknown([*cfg], [*MEANING, *ABOUT], where, ignore_unknown)
+    notes = refuse_unknown([*cfg], [*FUNCTION_KEYS, *OTHER_KEYS], where, ignore_unknown)
     architecture, function = cfg.get("architecture", "standard"), cfg.get("activation_fn", "relu")
     kwargs = cfg.get("activation_fn_kwargs") or {}
     if architecture == "standard" and function == "topk":  # as versions before 6 wrote it
@@ -65,7 +65,7 @@ def meaning_of(config: Mapping[str, Any], where: str, ignore_unknown: bool) -> M
         notes.append(
             "reshape_activations=hook_z: give activations with the heads side by side, [batch, heads * d_head]"
         )
-    return Meaning(
+    return FunctionSettings(
         architecture,
         positive(cfg.get("d_in", 0), "d_in", where),
         positive(cfg.get("d_sae", 0), "d_sae", where),

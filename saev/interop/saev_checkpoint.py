@@ -56,7 +56,7 @@ def read(path: Path, options: Options) -> ForeignSAE:
     notes += refuse_unknown([*params], PARAMS, f"{path}: activation {kind}", options.ignore_unknown)
     rule = rule_of(kind, params, header.get("schema"), state, str(path))
     centred = is_centred(header.get("schema"), options.centred, str(path))
-    config, clamp = beside(path, options)
+    config, clamp = sidecar(path, options)
     mean, scale = scaling(options, state["b_dec"])
     affine = Affine(state["W_enc"], state["b_enc"], state["W_dec"], state["b_dec"], centred)
     if isinstance(rule, Largest):
@@ -109,7 +109,7 @@ def split(data: bytes, where: str) -> tuple[dict[str, Any], bytes]:
     return header, weights
 
 
-def beside(path: Path, options: Options) -> tuple[bytes | None, float]:
+def sidecar(path: Path, options: Options) -> tuple[bytes | None, float]:
     """(config.json of the run where there is one, its clamp); ValueError where it names a scaling whose option is missing."""
     file = path.with_name("config.json")
     if not file.is_file():

@@ -115,7 +115,7 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def others(folder: Path, read: Iterable[str]) -> list[str]:
+def unread_files(folder: Path, read: Iterable[str]) -> list[str]:
     """A note with the names of the files that were not read."""
     unread = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name not in {*read})
     return [f"files beside it that were not read: {', '.join(unread)}"] if unread else []

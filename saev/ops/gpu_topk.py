@@ -38,8 +38,8 @@ def topk(h: Float[Tensor, "batch d_sae"], k: int) -> tuple[Float[Tensor, " kept"
 
 def _parts(d_sae: int, k: int) -> int | None:
     """The number of equal parts of a row such that each, and the candidates of all, fit into registers; None: no such number."""
-    least = triton.cdiv(d_sae, WIDEST)
-    fits = (n for n in range(least, 4 * least) if d_sae % n == 0 and k <= d_sae // n and (n == 1 or n * k <= WIDEST))
+    n_min = triton.cdiv(d_sae, WIDEST)
+    fits = (n for n in range(n_min, 4 * n_min) if d_sae % n == 0 and k <= d_sae // n and (n == 1 or n * k <= WIDEST))
     return next(fits, None)
 
 

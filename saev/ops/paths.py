@@ -11,7 +11,7 @@ from saev.settings import listed
 
 Path = Literal["auto", "sparse", "dense"]
 CHOICES = ("auto", "measured", "sparse", "dense")  # of a run: measured becomes sparse or dense before its first step
-_asked: ContextVar[Path] = ContextVar("path", default="auto")
+_path: ContextVar[Path] = ContextVar("path", default="auto")
 
 
 def checked(products: str) -> str:
@@ -21,19 +21,19 @@ def checked(products: str) -> str:
     return products
 
 
-def asked() -> Path:
+def current_path() -> Path:
     """The path that path="auto" stands for in this context."""
-    return _asked.get()
+    return _path.get()
 
 
 @contextlib.contextmanager
 def using(path: Path) -> Iterator[None]:
     """Context in which path="auto" stands for `path`."""
-    token = _asked.set(path)
+    token = _path.set(path)
     try:
         yield
     finally:
-        _asked.reset(token)
+        _path.reset(token)
 
 
 def prefer_sparse(device: str, n_pairs: int, rows: int, d_sae: int) -> bool:
@@ -47,12 +47,12 @@ def prefer_sparse(device: str, n_pairs: int, rows: int, d_sae: int) -> bool:
 
 def takes_sparse(device: str, n_pairs: int, rows: int, d_sae: int, path: Path) -> bool:
     """Whether a map is computed from its n_pairs; logged once per path and device."""
-    path = _asked.get() if path == "auto" else path
+    path = _path.get() if path == "auto" else path
     sparse = path == "sparse" or (path == "auto" and prefer_sparse(device, n_pairs, rows, d_sae))
     _log_once(device, "sparse" if sparse else "dense", path)
     return sparse
 
 
 @functools.cache
-def _log_once(device: str, taken: str, asked: Path) -> None:
-    logging.getLogger(__name__).info("codes on %s: %s products (path=%s)", device, taken, asked)
+def _log_once(device: str, taken: str, requested: Path) -> None:
+    logging.getLogger(__name__).info("codes on %s: %s products (path=%s)", device, taken, requested)

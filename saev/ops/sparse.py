@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saev.ops import selection, sparse_gradients
-from saev.ops.paths import Path, asked, takes_sparse
+from saev.ops.paths import Path, current_path, takes_sparse
 from saev.ops.topk import batchtopk, by_numpy, topk
 
 
@@ -89,7 +89,7 @@ def select_beyond(h: Float[Tensor, "batch d_sae"], bound: float | Float[Tensor, 
     None where these are too many for pairs to be faster than a matrix, and on a GPU, where counting them would synchronise.
     """
     h = h.detach()
-    if asked() == "dense" or not by_numpy(h):
+    if current_path() == "dense" or not by_numpy(h):
         return None
     beyond = bound.detach().to(h).numpy() if isinstance(bound, Tensor) else bound
     if not selection.fraction_beyond(h.numpy(), beyond) < 1 / 8:
