@@ -4,6 +4,7 @@ The library is imported inside the fixtures: this file is read before pytest ins
 """
 
 import dataclasses
+import gc
 import logging
 import os
 import signal
@@ -33,6 +34,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """The collector need not walk over imported libraries and tests again and again: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """At its end the interpreter looks for what was not freed."""
+    gc.unfreeze()
 
 
 def mostly_slow(values: Iterable[Any], n: int = 1) -> list[Any]:

@@ -1,5 +1,7 @@
 """docs/architecture.md shows the source as it is."""
 
+import pytest
+
 from docs.architecture import BEGIN, END, PAGE, page, picture
 
 
@@ -8,6 +10,7 @@ def test_the_page_is_up_to_date():
     assert page(text) == text, "out of date: run `uv run python docs/architecture.py` and commit docs/architecture.md"
 
 
+@pytest.mark.slow
 def test_regenerating_keeps_the_text_and_replaces_the_picture():
     stale = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     fresh = page(stale)

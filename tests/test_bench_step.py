@@ -54,6 +54,7 @@ def test_the_dense_step_is_the_same_step(monkeypatch, name):
         assert ((mine - theirs).abs() < 1e-6).float().mean() > 0.99, parameter
 
 
+@pytest.mark.slow
 def test_all_contenders_step_and_are_timed():
     z = data(SIZE, OPTIONS.device)
     groups = contenders(SIZE, OPTIONS, peers=False)
@@ -65,6 +66,7 @@ def test_all_contenders_step_and_are_timed():
     assert len(parts) == 4 and all(spent > 0 for spent in parts.values())
 
 
+@pytest.mark.slow
 def test_a_profile_names_operations():
     step, z = stepped([ours(SIZE, TopK(K), OPTIONS)], OPTIONS), data(SIZE, OPTIONS.device)
     assert "aten::addmm" in profiled(step, z, rows=-1)  # among the most expensive it is only where nothing disturbs it

@@ -123,6 +123,7 @@ matrices = st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10**6)
 
 
 @given(matrices)
+@pytest.mark.slow
 def test_mcc_is_the_best_of_all_matchings(shape):
     n_atoms, n_features, seed = shape
     rng = np.random.default_rng(seed)
@@ -138,6 +139,7 @@ def test_mcc_is_the_best_of_all_matchings(shape):
 
 
 @given(matrices)
+@pytest.mark.slow
 def test_f1_is_scikit_learns(shape):
     d_sae, n_features, seed = shape
     rng = np.random.default_rng(seed)

@@ -200,6 +200,7 @@ def test_every_start_with_every_decoder_takes_two_steps(cli, tiny, tmp_path):
     assert list(zip(table["decoder"], table["init"], strict=True)) == starts and not table["failed"].any()
 
 
+@pytest.mark.slow
 def test_a_start_that_wants_more_tokens_than_there_are_is_refused_at_once(cli, tiny):
     shown = cli("train", f"dataset={tiny}", "layer=1", *TINY, "experiment=none", "init=kmeans", "d_sae=600")
     assert shown.code == 1 and "init=kmeans needs 600 centroids, there are 576 training tokens" in shown.text

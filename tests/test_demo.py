@@ -30,10 +30,10 @@ def cache(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_and_its_recording_is_used_again(cache, run_python, fork_python, tmp_path):
+def test_the_demo_runs_and_its_recording_is_used_again(cache, fork_python, tmp_path):
     quick = ("n_tokens=10240", "val_every=20", "warmup=0.25", "trainer=cpu")  # 20 steps of the four SAEs
     environment = {"OMP_NUM_THREADS": "2", "SAEV_CACHE": str(cache)}
-    first = run_python("train.py", *quick, timeout=600, **environment)
+    first = fork_python("train.py", *quick, timeout=600, **environment)
     assert first.code == 0, first.text
     assert "Recording 77 images" in first.text
     (run,) = (tmp_path / "outputs" / "train").glob("*/*")

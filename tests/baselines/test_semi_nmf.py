@@ -81,6 +81,7 @@ def ding(z, f, passes):
     return errors
 
 
+@pytest.mark.slow
 def test_it_ends_no_higher_than_the_multiplicative_algorithm():
     _, log = fitted(passes=40)
     z, a = Z.double().numpy(), started().atoms.double().numpy()

@@ -29,6 +29,7 @@ def composed(verb: str, *overrides: str) -> object:
     return OmegaConf.to_yaml(config), OmegaConf.is_struct(config), OmegaConf.is_readonly(config.hydra)
 
 
+@pytest.mark.slow
 def test_they_are_those_of_hydra(monkeypatch: pytest.MonkeyPatch):
     schema.register()
     wrong = [("train", "experiment=none", "kk=8"), ("train", "experiment=absent"), ("train", "~sae=relu")]

@@ -53,6 +53,7 @@ def test_a_wheel_of_ones_own_needs_no_index(index, monkeypatch):
     assert wheels.fetch(tiny(index)).parent == index
 
 
+@pytest.mark.slow
 def test_another_file_under_the_same_name_is_refused(index):
     with pytest.raises(ValueError, match=r"sha256 .* not 000.*delete it.*images=folder"):
         wheels.fetch(tiny(index, sha256="0" * 64))

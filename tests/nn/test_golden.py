@@ -44,7 +44,7 @@ def losses(name: str) -> list[float]:
     return [float(history[step].loss.detach()) for step in STEPS]
 
 
-@pytest.mark.parametrize("name", mostly_slow(MEMBERS, 5))
+@pytest.mark.parametrize("name", mostly_slow(MEMBERS, 3))
 def test_losses_are_the_recorded_ones(name):
     recorded = {
         row["member"]: [float(row[str(step)]) for step in STEPS]

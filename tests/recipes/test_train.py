@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_refused_with_the_remedy(arguments, message, tiny, 
         saev.train(tiny, **call)
 
 
+@pytest.mark.slow
 def test_a_recording_without_a_grid_gives_a_report_without_heat_maps(tmp_path):
     acts = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
     recording = saev.store_activations(acts, tmp_path / "recording", layer=8)

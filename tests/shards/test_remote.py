@@ -221,6 +221,7 @@ def test_a_table_whose_paths_lead_elsewhere_is_refused(dataset, tmp_path):
         _ = ActivationStore(copy).examples
 
 
+@pytest.mark.slow
 def test_temporary_folders_of_killed_programs_are_deleted(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     owner = Location("http://h/x")

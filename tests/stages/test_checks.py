@@ -66,6 +66,7 @@ def test_negative_layers_count_from_the_last_block(cli, photos, tmp_path):
     assert "layer 2, d_model 32" in shown.text
 
 
+@pytest.mark.slow
 def test_a_recording_with_more_layers_is_used(cli, photos, tmp_path):
     shown = cli("record", "vit=micro", "images=folder", photos, "layer=[1,2]", f"paths.outputs={tmp_path}/outputs")
     assert shown.code == 0, shown.text

@@ -165,6 +165,7 @@ def test_another_backbone_is_refused_and_other_images_are_missed(cli, tmp_path, 
     assert other.code == 1 and "give the image set that was recorded" in other.err
 
 
+@pytest.mark.slow
 def test_a_folder_is_every_finished_run_below_it(cli, tiny, tmp_path, run):
     """Guards against runs by date that are skipped silently, and against a stop at the first folder of a refused command."""
     root = tmp_path / "outputs" / "train"

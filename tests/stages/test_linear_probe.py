@@ -160,6 +160,7 @@ def test_images_of_a_group_are_on_one_side_of_the_inner_split(store, tmp_path, m
         linear_probe.selection_split(store, np.arange(12, 16), 0, "video")
 
 
+@pytest.mark.slow
 def test_intervals_are_those_of_resampled_images(store, tmp_path):
     """From the saved probe: the numbers of tokens put together anew, image by image, or video by video."""
     settings = LinearProbeSettings(**OWN | {"inputs": ("raw",), "lrs": (1e-2,)})

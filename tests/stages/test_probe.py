@@ -277,6 +277,7 @@ def test_a_checkpoint_is_of_these_weights_and_this_table(place, tmp_path):
     assert stamps(in_memory[0], [], "patches") != stamps(in_memory[1], [], "patches")
 
 
+@pytest.mark.slow
 def test_settings_that_codes_on_disk_cannot_follow_are_refused(cli, place, tmp_path):
     shown = cli("encode", str(place / "saes" / "nearest"), f"dataset={place / 'data'}", "layer=1", "latent_topk=all",
                 f"out={tmp_path / 'codes'}", "device=cpu")  # fmt: skip

@@ -49,6 +49,7 @@ def test_a_refused_setting_leaves_the_run_unchanged(cli, tiny, tmp_path):
     assert "log_every=2" in (run / ".hydra" / "overrides.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_finished_run_keeps_its_checkpoint_only_when_requested(cli, tiny, tmp_path):
     run = tmp_path / "run"
     assert cli(*RUN[:-1], f"dataset={tiny}", f"hydra.run.dir={run}").code == 0

@@ -54,6 +54,7 @@ def test_resumed_is_uninterrupted(dataset, through, tmp_path):
     assert int(again.tokens_seen) == int(uninterrupted.tokens_seen)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_stops_after_the_step(dataset, tmp_path):
     import signal
 

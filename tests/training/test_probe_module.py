@@ -142,7 +142,8 @@ def test_validation_numbers_are_those_of_scikit_learn(through):
         assert row["ap"] == pytest.approx(precision, abs=0.01) and row["map"] == pytest.approx(np.mean(row["ap"]))
 
 
-@pytest.mark.parametrize("weights", mostly_slow(["balanced", "none"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["none", "balanced"])
 def test_a_probe_finds_the_optimum_of_logistic_regression(dataset, weights):
     trainer, module, data = build(
         dataset, inputs=["raw"], lrs=[0.03], decays=[0.0], epochs=50, patience=50, weights=weights

@@ -51,6 +51,7 @@ def test_codes_of_unknown_number_are_left_to_the_rule(timings):
     assert member.products == "auto" and not timings
 
 
+@pytest.mark.slow
 def test_both_ways_give_the_same_training(tmp_path):
     dataset = record(tmp_path / "data")
     found = []

@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from rich.console import Console
@@ -100,6 +101,7 @@ def test_photos_of_their_own_shape_keep_it(tmp_path, values, order, sae, photos,
     assert "at most 12 patches of 8 px, in each photo's own shape" in page.text
 
 
+@pytest.mark.slow
 def test_missing_photos_are_reported(tmp_path, store, sae, gone):
     for source in (gone, None):
         page, text = write(tmp_path, store, {"one": sae}, [{**ROW, "member": "one"}], images=source)

@@ -47,6 +47,7 @@ def test_each_picture_keeps_its_own_grid_and_its_place(shapes, tmp_path, fit):
     assert store.manifest.n_tokens == table["n_tokens"].sum()
 
 
+@pytest.mark.slow
 def test_pictures_of_the_fixed_grid_are_recorded_as_fixed_ones(tmp_path):
     root, rng = tmp_path / "squares", np.random.default_rng(0)
     root.mkdir()
@@ -76,6 +77,7 @@ def test_pictures_of_one_grid_share_forward_passes(shapes, tmp_path, monkeypatch
     assert len(seen) < 16, "twenty pictures of seven shapes in a random order would take nearly twenty passes"
 
 
+@pytest.mark.slow
 def test_the_disk_estimate_is_an_upper_bound(shapes, tmp_path):
     for dtype, row_bytes in {"float16": 64, "float32": 128, "int8": 36}.items():
         plan = recording(shapes, tmp_path, vit=FLEX, dtype=dtype).plan
