@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from nursery import Nursery
 
 sys.dont_write_bytecode = False  # a third of the collection is compiling
 ROOT = Path(__file__).resolve().parent.parent
+settings.register_profile("any load", deadline=None)
+settings.load_profile("any load")
 # Two steps of everything.
 TINY = (
     "trainer=cpu", "batch_size=64", "n_tokens=128", "warmup=0", "log_every=1", "val_every=1", "dead_tokens=64",
