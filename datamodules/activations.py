@@ -95,7 +95,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
     def held_out(self) -> dict[str, Any]:
         """The settings of the split, as `held_out_split` takes them."""
         return {"fraction": self.val_fraction, "most_tokens": self.val_tokens, "by_shard": self.reader == "streamed",
-                "group": self.group}  # fmt: skip
+                "group": self.group, "split": self.split}  # fmt: skip
 
     @property
     def division(self) -> tuple[int, int]:
@@ -217,7 +217,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     def identity(self) -> dict[str, Any]:
         assert self.store is not None
-        keys = ("layer", "tokens", "subset_tokens", "reader", "batch_size", "val_fraction", "group", "seed", "pool",
+        keys = ("layer", "tokens", "subset_tokens", "reader", "batch_size", "val_fraction", "group", "split", "seed", "pool",
                 "stripe")  # fmt: skip
         return {
             "dataset": self.store.manifest.fingerprint,

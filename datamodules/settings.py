@@ -20,6 +20,7 @@ class StreamOptions:
         val_fraction: fraction of the images held out for validation, at least one image.
         val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
         group: a column of examples.parquet (video, specimen): all images with one value are in training or all held out.
+        split: a column of examples.parquet that says `train` of training images; all others are held out, whatever val_fraction is.
         reader: mapped (local files, read in place), streamed (shard after shard, from its beginning) or auto.
         readers: reading threads; they change the speed, not the order.
         pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
@@ -37,6 +38,7 @@ class StreamOptions:
     val_fraction: float = bounded(0.1, above=0, below=1)
     val_tokens: int | None = bounded(None, at_least=1)
     group: str | None = None
+    split: str | None = None
     seed: int = 0
     reader: Literal["auto", "mapped", "streamed"] = "auto"
     readers: int = bounded(2, at_least=1)

@@ -14,7 +14,7 @@ from sphinx.highlighting import lexers
 
 API = (
     "saev", "saev.nn", "saev.images", "saev.vits", "saev.baselines", "saev.evaluation", "saev.codes", "saev.probing",
-    "saev.traits.sources", "saev.visuals", "saev.interop", "saev.shards", "saev.metrics.functional",
+    "saev.trait_evaluation.sources", "saev.visuals", "saev.interop", "saev.shards", "saev.metrics.functional",
     "saev.metrics.segmentation", "saev.ops", "callbacks", "datamodules",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from .recipes.fit import FittedBaselines, fit
 from .codes.encoding import encode
 from .evaluation.evaluating import Evaluation, evaluate
 from .probing.pipeline import ProbeResult, probe
+from .recipes.traits import traits
 from .visuals.showing import show
 from .interop.converting import convert
 
@@ -16,6 +17,7 @@ from .interop.converting import convert
 from .codes.settings import EncodeSettings
 from .evaluation.settings import EvaluateSettings
 from .probing.settings import ProbeSettings, SparseSettings
+from .trait_evaluation.settings import TraitsSettings
 from .training.settings import FitSettings, ProbeSample, TrainSettings
 from .visuals.settings import Choice, ShowSettings
 
@@ -44,7 +46,7 @@ __all__ = [
     "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "JumpReLU",
     "LightningParts", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
     "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder",
-    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "baselines", "convert", "demo",
+    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "convert", "demo",
     "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "probe", "read_config", "record",
-    "save_dictionary", "show", "store_activations", "train", "vits",
+    "save_dictionary", "show", "store_activations", "train", "traits", "vits",
 ]

@@ -54,6 +54,13 @@ def fingerprint(meaning: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meaning, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def read_csv(path: str | os.PathLike, **options: Any) -> "pl.DataFrame":
+    """`polars.read_csv` of exactly this file: brackets and asterisks in its path are no pattern."""
+    import polars as pl
+
+    return pl.read_csv(Path(path), glob=False, **options)
+
+
 def read_parquet(path: str | os.PathLike) -> "pl.DataFrame":
     """The table in a file; polars itself takes brackets in a path for a pattern."""
     import polars as pl  # slow to import

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 Recording = ActivationStore | str | os.PathLike
 # Of runs whose config.json does not say what was held out: the defaults of conf/datamodule.
-HELD_OUT = {"fraction": 0.1, "most_tokens": 500_000, "by_shard": False, "group": None}
+HELD_OUT = {"fraction": 0.1, "most_tokens": 500_000, "by_shard": False, "group": None, "split": None}
 
 
 @dataclasses.dataclass(frozen=True)

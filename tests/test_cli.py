@@ -200,6 +200,8 @@ def test_an_unknown_key_is_one_line_with_the_close_one(cli, typed, tmp_path):
         (["n_tokens=-1"], "error: n_tokens=-1: must be at least 1.\n"),
         (["images.root=/a(b"], "error: images.root=/a(b: cannot be read as key=value; quote a value with special characters "
          "twice: 'images.root=\"/a(b\"'\n"),
+        (["variants=[[sae=topk,k=8]]"], "error: variants=[[sae=topk,k=8]]: cannot be read as key=value; quote a value with special "
+         "characters twice: 'variants=[[\"sae=topk\",\"k=8\"]]'\n"),
     ],
 )  # fmt: skip
 def test_a_user_error_is_one_line_and_leaves_no_folder(cli, typed, said, tmp_path):

@@ -137,11 +137,13 @@ def test_the_hydra_folder_is_used():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_fixes_what_a_study_needs(experiment):
-    cfg = composed("train", f"experiment={experiment}")
-    assert FILES[f"experiment/{experiment}.yaml"].read_text().startswith("# @package _global_\n")
+    text = FILES[f"experiment/{experiment}.yaml"].read_text()
+    of_traits = "override /traits:" in text
+    cfg = composed("traits" if of_traits else "train", f"experiment={experiment}")
+    assert text.startswith("# @package _global_\n")
     missing = OmegaConf.missing_keys(cfg)
     assert not missing, missing
-    for key in ("sae", "objective", "auxk", "vit", "images"):
+    for key in ("vit", "images", *(("traits",) if of_traits else ("sae", "objective", "auxk"))):
         assert instantiate(cfg[key]) is not None
 
 

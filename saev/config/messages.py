@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saev.config.command_line import CONF
 from saev.runs.ledger import CHECKPOINT
+from saev.runs.quoting import quote
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 STATISTICS = "statistics.pt"  # saev.probing.pipeline.CHECKPOINT, which imports torch
@@ -27,7 +28,8 @@ def message(error: BaseException, overrides: Sequence[str], directory: Path | No
         return where
     if isinstance(error, OverrideParseException):
         key, _, value = error.override.partition("=")
-        quoted = "'" + f'{key}="{value}"' + "'"
+        within = re.sub(r"[^][,]*=[^][,]*", lambda item: quote(item[0]), value)  # of lists, their items
+        quoted = f"'{key}={within if value.startswith('[') else quote(value)}'"
         return f"{error.override}: cannot be read as key=value; quote a value with special characters twice: {quoted}"
     if isinstance(error, MissingConfigException) and error.options:
         (group, _, name) = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")

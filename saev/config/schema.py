@@ -18,6 +18,7 @@ from saev.nn.sparsifiers.settings import SPARSIFIERS
 from saev.probing.settings import ProbeSettings
 from saev.runs.planning import GROUPS, PER_BASELINE, ROOT_SETTINGS, SCALARS
 from saev.training.settings import FitSettings, TrainSettings
+from saev.trait_evaluation.settings import TraitsSettings
 
 Types = Mapping[str, Any]  # key -> type
 SHARED = ("vit", "images", "record", "datamodule", "paths")  # groups of train and fit
@@ -79,3 +80,6 @@ def register() -> None:
     probe = {"dictionaries": list[str], "dataset": str | None, "validation": str | None, "layer": int | None}
     probe |= {**types_of(ProbeSettings), "linear": bool, "device": str}
     store(name="probe_schema", node=schema("Probe", probe, ("linear_probe", "paths")))
+    traits = {"dictionaries": list[str], "train": str | None, "test": str | None, "layer": Any, "codes": str | None}
+    traits |= {**types_of(TraitsSettings), "scorers": dict[str, Any], "device": str}
+    store(name="traits_schema", node=schema("Traits", traits, ("vit", "images", "record", "traits", "paths")))

@@ -92,6 +92,19 @@ def groups_of(
     return np.unique(np.array(column_of(store, group))[images], return_inverse=True)[1].astype(np.int64)
 
 
+def split_by_column(
+    store: ActivationStore, tokens: Int64[np.ndarray, " n_examples"], split: str
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
+    """The images whose value of a column is `train`, and the others, ascending; ValueError where a side has none."""
+    side = np.asarray(column_of(store, split, "datamodule.split"))
+    sides = [np.flatnonzero((tokens > 0) & mask) for mask in (side == "=train", side != "=train")]
+    if not (len(sides[0]) and len(sides[1])):
+        raise ValueError(
+            f"datamodule.split={split}: {len(sides[0])} of {np.count_nonzero(tokens)} images are `train`: both sides need some."
+        )
+    return sides[0], sides[1]
+
+
 def held_out_split(
     store: ActivationStore,
     layer: int,
@@ -101,13 +114,20 @@ def held_out_split(
     most_tokens: int | None,
     by_shard: bool,
     group: str | None = None,
+    split: str | None = None,
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
     """`split_images` of a recording as training with these settings splits it, or with `group` (a column of examples.parquet)
-    `split_groups`, whatever `by_shard` is; training images in random order. ValueError naming the recording."""
+    `split_groups`, or with `split` `split_by_column`, whatever `by_shard` is; training images in random order.
+
+    ValueError naming the recording.
+    """
     stored, part = store.tokens_per_image(layer), store.role_slice(tokens)
     spans = select(stored, np.arange(len(stored)), part, store.labels_for(ignore_labels), ignore_labels)
     shard, selected = store.shard_of(layer) if by_shard else None, per_image(spans, len(stored))
     try:
+        if split is not None:
+            train, val = map(np.random.default_rng(0).permutation, split_by_column(store, stored, split))
+            return train, first_images(val, selected, most_tokens)
         if group is None:
             return split_images(stored, fraction, most_tokens, shard, selected)
         train, val = map(

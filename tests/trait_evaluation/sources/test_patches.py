@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from traits.sources.recorded import recorded
+from trait_evaluation.sources.recorded import recorded
 
-from saev.traits.sources import Masks, Presence
+from saev.trait_evaluation.sources import Masks, Presence
 
 NAMES = {0: "ground", 1: "head", 2: "fin", 3: "tail"}
 VOID = 65535

@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from traits.sources.recorded import recorded
+from trait_evaluation.sources.recorded import recorded
 
-from saev.traits.sources import Matrix
+from saev.trait_evaluation.sources import Matrix
 
 ANNOTATIONS = ROOT.parent / "shared" / "data" / "annotations"
 CLASSES = ["001.Grizzly_Bear", "Polar bear", "black-footed albatross", "Polar bear", ""]

@@ -8,8 +8,8 @@ from saev.settings import shown
 from saev.shards import ActivationStore
 from saev.shards.manifest import VOID
 from saev.shards.selection import BLOCK, positions, select
-from saev.traits.sources.settings import Masks, Presence
-from saev.traits.table import TokenTraits, TraitTable
+from saev.trait_evaluation.sources.settings import Masks, Presence
+from saev.trait_evaluation.table import TokenTraits, TraitTable
 
 
 def table(settings: Presence, store: ActivationStore, examples: Int64[np.ndarray, " images"]) -> TraitTable:

@@ -5,10 +5,11 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from jaxtyping import Int8, Int64
 
+from saev.files import read_csv
 from saev.images.tables import read_table, shortened
 from saev.shards import ActivationStore
-from saev.traits.sources.settings import Cub200
-from saev.traits.table import TraitTable
+from saev.trait_evaluation.sources.settings import Cub200
+from saev.trait_evaluation.table import TraitTable
 
 FILES = IMAGES, ATTRIBUTES, LABELS = "images.txt", "attributes.txt", "image_attribute_labels.txt"
 FIELDS = ("image_id", "attribute_id", "is_present", "certainty_id")
@@ -91,9 +92,9 @@ def read_labels(file: Path, images: list[int], attributes: list[int]) -> tuple[L
     """
     import polars as pl
 
-    lines = pl.read_csv(
+    lines = read_csv(
         file, separator=" ", has_header=False, schema=dict.fromkeys(FIELDS, pl.Int32), truncate_ragged_lines=True,
-        quote_char=None, ignore_errors=True, glob=False,
+        quote_char=None, ignore_errors=True,
     ).with_row_index("line", 1)  # fmt: skip
     lines = lines.filter(~pl.all_horizontal(pl.col(FIELDS).is_null()))
     if (cut := lines.filter(pl.any_horizontal(pl.col(FIELDS).is_null()))).height:

@@ -11,8 +11,8 @@ from saev.probing.image_tables import binary_values, report_matches
 from saev.probing.labels import closest
 from saev.settings import shown
 from saev.shards import ActivationStore
-from saev.traits.sources.settings import Table
-from saev.traits.table import TraitTable
+from saev.trait_evaluation.sources.settings import Table
+from saev.trait_evaluation.table import TraitTable
 
 
 def table(settings: Table, store: ActivationStore, examples: Int64[np.ndarray, " images"]) -> TraitTable:

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
-from traits.sources.recorded import recorded
+from trait_evaluation.sources.recorded import recorded
 
-from saev.traits.sources import Cub200
-from saev.traits.sources.cub200 import read_labels
+from saev.trait_evaluation.sources import Cub200
+from saev.trait_evaluation.sources.cub200 import read_labels
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "annotations" / "cub_attributes.txt"
 COLOURS = ["blue", "brown", "grey", "buff"]

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from traits.sources.recorded import recorded
+from trait_evaluation.sources.recorded import recorded
 
-from saev.traits.sources import Columns
-from saev.traits.table import TraitTable, shared
+from saev.trait_evaluation.sources import Columns
+from saev.trait_evaluation.table import TraitTable, shared
 
 ROWS = [
     {"sex": "f", "wild": 1, "year": 1999, "adult": "TRUE", "seen": ""},

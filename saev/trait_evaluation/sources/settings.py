@@ -14,7 +14,7 @@ from saev.settings import bounded, check
 
 if TYPE_CHECKING:
     from saev.shards import ActivationStore
-    from saev.traits.table import TokenTraits, TraitTable
+    from saev.trait_evaluation.table import TokenTraits, TraitTable
 
 AWA2 = "predicate-matrix-binary.txt"
 MATRIX = f"a csv or tsv with a row per class, or AwA2's folder (with {AWA2}, classes.txt and predicates.txt)"
@@ -24,7 +24,7 @@ MATRIX = f"a csv or tsv with a row per class, or AwA2's folder (with {AWA2}, cla
 class TraitSource:
     """Settings of a source of traits; a subclass declares the fields, which are the keys traits.* of the command line."""
 
-    kind: ClassVar[str]  # saev.traits.sources.<kind> has its function `table`
+    kind: ClassVar[str]  # saev.trait_evaluation.sources.<kind> has its function `table`
     unit: ClassVar[Literal["image", "token"]]
 
     def __post_init__(self):
@@ -51,7 +51,7 @@ class ImageTraits(TraitSource):
         The traits do not depend on which images are given. ValueError where the source and the recording do not fit.
         """
         self.check()
-        return import_module(f"saev.traits.sources.{self.kind}").table(self, store, examples)
+        return import_module(f"saev.trait_evaluation.sources.{self.kind}").table(self, store, examples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Cub200(ImageTraits):
     labels: Literal["masked", "saev", "present", "class"] = "masked"
 
     def check(self) -> None:
-        from saev.traits.sources.cub200 import FILES, file_of
+        from saev.trait_evaluation.sources.cub200 import FILES, file_of
 
         for name in FILES:
             file_of(self.root, name)
@@ -167,6 +167,6 @@ class Masks(TraitSource):
 
     def table(self, store: "ActivationStore", examples: Int64[np.ndarray, " images"], layer: int) -> "TokenTraits":
         """The labelled patches of the given images by image and position, and the traits of each."""
-        from saev.traits.sources.patches import token_table
+        from saev.trait_evaluation.sources.patches import token_table
 
         return token_table(self, store, examples, layer)

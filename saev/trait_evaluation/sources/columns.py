@@ -8,8 +8,8 @@ from saev.probing.image_tables import BINARY, columns_of
 from saev.probing.labels import closest
 from saev.settings import shown
 from saev.shards import ActivationStore
-from saev.traits.sources.settings import Columns
-from saev.traits.table import TraitTable
+from saev.trait_evaluation.sources.settings import Columns
+from saev.trait_evaluation.table import TraitTable
 
 
 def table(settings: Columns, store: ActivationStore, examples: Int64[np.ndarray, " images"]) -> TraitTable:

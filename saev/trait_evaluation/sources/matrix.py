@@ -13,9 +13,9 @@ from saev.images.tables import read_table, shortened
 from saev.probing.image_tables import binary_values, columns_of
 from saev.probing.labels import closest
 from saev.shards import ActivationStore
-from saev.traits.sources.settings import AWA2, Matrix
-from saev.traits.sources.tables import trait_columns
-from saev.traits.table import TraitTable
+from saev.trait_evaluation.sources.settings import AWA2, Matrix
+from saev.trait_evaluation.sources.tables import trait_columns
+from saev.trait_evaluation.table import TraitTable
 
 log = logging.getLogger(__name__)
 

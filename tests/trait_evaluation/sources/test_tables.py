@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from traits.sources.recorded import recorded
+from trait_evaluation.sources.recorded import recorded
 
-from saev.traits.sources import Table
+from saev.trait_evaluation.sources import Table
 
 PATHS = ["train/a.jpg", "train/b.jpg", "val/c.jpg", "val/d.jpg"]
 ALL = np.arange(4)

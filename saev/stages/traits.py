@@ -1,0 +1,101 @@
+"""saev traits: dictionaries and the traits of images -> how well single latents stand for them, beside baselines."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from saev.checkpoint import load
+from saev.config.build import build, plain
+from saev.device import check_device, resolve_device
+from saev.dictionary import Dictionary
+from saev.progress import terminal
+from saev.runs.planning import key_of
+from saev.runs.signals import answer_slurm
+from saev.runs.tables import print_files
+from saev.shards import ActivationStore
+from saev.trait_evaluation.settings import TraitsSettings
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Evaluate the named dictionaries and the baselines; the rows of the summary."""
+    settings, directory = build(TraitsSettings, cfg), Path(cfg.paths.run_dir)
+    for named in cfg.dictionaries:
+        if not Path(named).is_dir():
+            raise ValueError(f"{named} is not there: give finished runs, sweeps or dictionaries.")
+    if cfg.traits is None:
+        raise ValueError(
+            "traits is not given: say where traits come from, traits=columns, table, matrix, cub200, presence or masks."
+        )
+    source, layers = instantiate(cfg.traits, _convert_="all"), layers_of(cfg.layer)
+    source.check()
+    check_device(str(cfg.device))
+    answer_slurm()
+    train = cfg.train
+    if train is None:
+        if not layers:
+            raise ValueError(
+                "layer is not given: say which blocks to record, layer=[8], or give a recording, train=DIRECTORY."
+            )
+        recording = instantiate(cfg.record)
+        recording.check()
+        train = recording.run()
+
+    from saev.recipes.traits import traits
+    from saev.visuals.traits import traits_table, write_traits_page
+
+    scorers = {str(name): instantiate(scorer) for name, scorer in cfg.scorers.items()}
+    result = traits(
+        list(cfg.dictionaries), train, source, settings, test=cfg.test, layers=layers, scorers=scorers,
+        directory=directory, codes=cfg.codes, device=cfg.device,
+    )  # fmt: skip
+    terminal().print(traits_table(result.summary))
+    files = {"summary": directory / "summary.csv", "traits": directory / "traits.parquet"}
+    images = shown_images(cfg, train is not cfg.train)
+    store = ActivationStore(cfg.test or train)
+    page = write_traits_page(
+        directory / "traits.html", result.traits, result.summary, result.images, store=store,
+        members=members_of(result.traits, str(cfg.device)) if images is not None else {}, images=images,
+        credits=[images.credits()] if images is not None else [], files=files,
+    )  # fmt: skip
+    print_files({"page": page, **files})
+    return result.summary.to_dicts()
+
+
+def shown_images(cfg: DictConfig, recorded: bool) -> Any:
+    """The image set of the page's photos: the one that was recorded, or that is named beside train=; None for neither."""
+    if not recorded and not any(key_of(str(o)) == "images" for o in HydraConfig.get().overrides.task):
+        log.warning(
+            "traits.html shows no photos: give the images that were recorded, e.g. images=folder images.root=/path"
+        )
+        return None
+    images = instantiate(cfg.images)
+    images.check()
+    return images
+
+
+def members_of(traits: pl.DataFrame, device: str) -> dict[tuple[str, int], Dictionary]:
+    """The dictionaries of a table of traits by method and layer."""
+    if "dictionary" not in traits.columns:
+        return {}
+    named = traits.filter(pl.col("dictionary").is_not_null()).unique(["method", "layer"])
+    rows = named.select("method", "layer", "dictionary").iter_rows()
+    return {(method, layer): load(path, resolve_device(device)) for method, layer, path in rows}
+
+
+def layers_of(layer: Any) -> Sequence[int]:
+    """The blocks that `layer` names: none, one or a list."""
+    value = plain(layer)
+    if value is None:
+        return ()
+    layers = value if isinstance(value, tuple) else (value,)
+    if not all(isinstance(one, int) for one in layers):
+        raise ValueError(f"layer={layer}: must be a block index or a list of them, e.g. layer=[8,11].")
+    return layers

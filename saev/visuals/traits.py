@@ -1,0 +1,278 @@
+"""Results of `saev traits`: the table in the terminal, and traits.html.
+
+One file without network; a small script sorts and searches the table of traits.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import polars as pl
+from rich.table import Table
+from rich.text import Text
+
+from saev.dictionary import Dictionary
+from saev.files import write_atomically
+from saev.shards import ActivationStore
+from saev.visuals.columns import MISSING, Column, digits, three, whole
+from saev.visuals.pictures import Album, Images, heat, png
+from saev.visuals.report import ENVIRONMENT, aspect
+from saev.visuals.style import add_legend, colours, data_uri, height_for, panel, readable_log
+from saev.visuals.tables import new_table
+from saev.visuals.top_images import grid, heatmaps
+
+TRAITS = (
+    Column("map", "mAP", three, "mean over traits of the test AP of each trait's best prototype; 95 % interval over test images"),
+    Column("diff", "− random", three, "that less the mAP of equally many random vectors, trait by trait; 95 % interval over test images"),
+    Column("better", "better", whole, "traits with a higher AP than by random vectors; the others are worse or equal"),
+    Column("constant_map", "constant", three, "the mAP of a score that is the same everywhere: about the mean prevalence"),
+    Column("null_map", "permuted", three, "the mAP with permuted labels: what choosing among so many prototypes gives by chance"),
+    Column("silent", "silent", whole, "(trait, seed) pairs whose prototype scores 0 on all test images"),
+    Column("unselected", "unselected", whole, "pairs without a prototype, as no training image has the trait"),
+    Column("n_prototypes", "prototypes", whole, "number of prototypes that the best is chosen from"),
+)  # fmt: skip
+MOST = 60  # traits with pictures
+
+
+def full(summary: pl.DataFrame) -> pl.DataFrame:
+    """The rows of all prototypes and all training units."""
+    largest = ["method", "layer", "n_latents"]
+    return summary.filter(
+        (pl.col("n_prototypes") == pl.col("n_prototypes").max().over(largest))
+        & (pl.col("n_train") == pl.col("n_train").max().over(largest))
+    )
+
+
+def title_of(row: Mapping[str, Any], several_layers: bool) -> str:
+    """The method's name, the number of prototypes in a logistic regression, and the layer where there are several.
+
+    >>> title_of({"method": "topk", "kind": "sae", "n_latents": 4, "layer": 8}, True)
+    'topk x4, layer 8'
+    """
+    together = f" x{row['n_latents']}" if row["n_latents"] > 1 and row["kind"] != "supervised" else ""
+    return f"{row['method']}{together}" + (f", layer {row['layer']}" if several_layers else "")
+
+
+def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """The columns that a row has a number in; of counts of exceptions, those that are not 0 everywhere."""
+    counts = ("silent", "unselected")
+    return [
+        c
+        for c in TRAITS
+        if any((row.get(c.key) or 0) > 0 if c.key in counts else row.get(c.key) is not None for row in rows)
+    ]
+
+
+def cell(column: Column, row: Mapping[str, Any]) -> str:
+    """The number with its interval, where the row has one."""
+    low, high = row.get(f"{column.key}_low"), row.get(f"{column.key}_high")
+    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    text = column.text(row) + ends
+    return text if column.key != "better" or row.get("better") is None else f"{text} of {row['n_traits']}"
+
+
+def traits_table(summary: pl.DataFrame) -> Table:
+    """A row per method with all of its prototypes and all training units, the best first."""
+    rows = full(summary).sort("map", descending=True, nulls_last=True).to_dicts()
+    columns = columns_of(rows)
+    table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
+    layers = summary["layer"].n_unique() > 1
+    for row in rows:
+        table.add_row(Text(title_of(row, layers)), *(cell(column, row) for column in columns))
+    return table
+
+
+class Picture(NamedTuple):
+    """One image of a trait's best latent."""
+
+    example: int
+    path: str
+    value: str
+    photo: bool
+    heat: str | None
+    has: bool
+
+
+def write_traits_page(
+    path: str | Path,
+    traits: pl.DataFrame,
+    summary: pl.DataFrame,
+    images_of_traits: pl.DataFrame,
+    *,
+    store: ActivationStore,
+    members: Mapping[tuple[str, int], Dictionary] | None = None,
+    images: Images | None = None,
+    credits: Sequence[str] = (),
+    files: Mapping[str, str | Path] | None = None,
+    title: str = "Traits",
+) -> Path:
+    """Write the page in one step and return its path.
+
+    Args:
+        traits, summary, images_of_traits: the tables of `saev.traits`.
+        store: the recording of the test images.
+        members: dictionaries by method and layer, for heat maps.
+        images: the source of the test images; None: a page without photos.
+    """
+    path, unit = Path(path), summary["unit"][0]
+    several_layers = summary["layer"].n_unique() > 1
+    rows = full(summary).sort("map", descending=True, nulls_last=True).to_dicts()
+    columns = columns_of(rows)
+    album = Album(images, store)
+    best = best_methods(traits)
+    galleries = galleries_of(best, images_of_traits, album, store, members or {}) if images is not None else []
+    headings, cells = trait_cells(traits, best, several_layers)
+    left_out = (
+        f"The {len(galleries)} traits with the highest lower end are shown." if len(best) > len(galleries) else ""
+    )
+    page = ENVIRONMENT.get_template("traits.html.j2").render(
+        title=title, facts=facts_of(traits, summary), unit=unit, columns=columns,
+        methods=[{"name": title_of(row, several_layers), "cells": [cell(column, row) for column in columns]} for row in rows],
+        curves=figures(summary, several_layers, unit), bands=summary["map_low"].count() > 0,
+        trait_headings=headings, trait_rows=cells, galleries=galleries, left_out=left_out, album=album, aspect=aspect(store),
+        n_images=8, credits=[text for text in credits if text],
+        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+    return path
+
+
+def facts_of(traits: pl.DataFrame, summary: pl.DataFrame) -> list[tuple[str, str]]:
+    """What was ranked, as (name, value) pairs."""
+    first = summary.row(0, named=True)
+    n_train = summary["n_train"].max()
+    protocol = (
+        "published (compat=saev)" if first["protocol"] == "saev" else "ties in expectation, unknown labels left out"
+    )
+    pairs = [
+        ("Training", f"{first['train']}, {whole(n_train)} {first['unit']}s"),
+        ("Test", f"{first['test']}, {whole(traits['n_test'].max())} {first['unit']}s"),
+        (
+            "Traits",
+            f"{whole(traits['trait'].n_unique())}" + (f", labels={first['label_mode']}" if first["label_mode"] else ""),
+        ),
+        ("Layers", ", ".join(map(str, sorted(summary["layer"].unique())))),
+        ("Score of an image", f"{first['pool']} over its tokens" if first["pool"] else ""),
+        ("Protocol", protocol),
+    ]
+    return [(name, value) for name, value in pairs if value]
+
+
+def figures(summary: pl.DataFrame, several_layers: bool, unit: str) -> list[tuple[str, str]]:
+    """(figure, alternative text) of mAP over training units, and over prototypes."""
+    rows = summary.filter((pl.col("n_latents") == 1) & pl.col("map").is_not_null())
+    out = []
+    for x, other, label in (
+        ("n_train", "n_prototypes", f"training {unit}s"),
+        ("n_prototypes", "n_train", "prototypes"),
+    ):
+        largest = rows.filter(pl.col(other) == pl.col(other).max().over("method", "layer"))
+        names = [title_of(row, several_layers) for row in largest.iter_rows(named=True)]
+        lines = largest.with_columns(pl.Series("line", names))
+        colour = colours(sorted(set(names)))
+        figure, axes = panel(5.4, height_for(sorted(set(names))))
+        for name in sorted(set(names)):
+            line = lines.filter(pl.col("line") == name).sort(x)
+            axes.plot(line[x], line["map"], marker="o", markersize=3.5, color=colour[name], label=name, linewidth=1.4)
+            if line["map_low"].null_count() == 0:
+                axes.fill_between(
+                    line[x], line["map_low"], line["map_high"], color=colour[name], alpha=0.12, linewidth=0
+                )
+        axes.axhline(float(rows["constant_map"].mean()), color="#666666", linestyle=":", linewidth=1)  # type: ignore[arg-type]
+        axes.set(xscale="log", xlabel=f"{label} (log scale)", ylabel="mAP over traits")
+        readable_log(axes.xaxis)
+        add_legend(figure, sorted(set(names)))
+        out.append(
+            (data_uri(figure), f"mAP over the number of {label}, a line per method; the numbers are in summary.csv")
+        )
+    return out
+
+
+def best_methods(traits: pl.DataFrame) -> pl.DataFrame:
+    """For each trait the dictionary with the highest mean AP over seeds, all prototypes and all training units.
+
+    First those whose lower end is furthest above the AP of a constant score.
+    """
+    rows = full(traits.filter((pl.col("labels") == "true") & (pl.col("n_latents") == 1)))
+    if "dictionary" in rows.columns:
+        rows = rows.filter(pl.col("dictionary").is_not_null())
+    means = rows.group_by("trait", "method", "layer", maintain_order=True).agg(
+        pl.col("test_ap", "ap_low", "prevalence", "constant_ap").mean(),
+        pl.col("n_pos_test", "n_test", "prototype").first(),
+    )
+    best = means.sort("test_ap", descending=True, nulls_last=True).unique("trait", keep="first", maintain_order=True)
+    above = pl.col("ap_low") - pl.col("constant_ap")
+    return best.sort(above, pl.col("test_ap") - pl.col("constant_ap"), descending=True, nulls_last=True)
+
+
+def trait_cells(
+    traits: pl.DataFrame, best: pl.DataFrame, several_layers: bool
+) -> tuple[list[str], list[list[tuple[str, Any]]]]:
+    """(headings, rows of (text, value to sort by)) of the table of traits."""
+    single = (pl.col("n_latents") == 1) | (pl.col("kind") == "supervised")
+    rows = full(traits.filter((pl.col("labels") == "true") & single))
+    rows = rows.with_columns(pl.Series("line", [title_of(row, several_layers) for row in rows.iter_rows(named=True)]))
+    lines = list(dict.fromkeys(rows["line"]))
+    means = rows.group_by("trait", "line").agg(pl.col("test_ap").mean())
+    by_trait = {(trait, line): ap for trait, line, ap in means.iter_rows()}
+    known = rows.unique("trait", maintain_order=True).select("trait", "n_pos_test", "prevalence")
+    order = [*best["trait"], *(trait for trait in known["trait"] if trait not in set(best["trait"]))]
+    counts = {trait: (n, prevalence) for trait, n, prevalence in known.iter_rows()}
+    table = []
+    for trait in order:
+        n, prevalence = counts[trait]
+        aps = [by_trait.get((trait, line)) for line in lines]
+        numbers = [(MISSING, "") if ap is None else (f"{ap:.3f}", ap) for ap in aps]
+        table.append([(trait, trait), (whole(n), n), (f"{prevalence:.3f}", prevalence), *numbers])
+    return ["trait", "positives", "prevalence", *lines], table
+
+
+def galleries_of(
+    best: pl.DataFrame,
+    images_of_traits: pl.DataFrame,
+    album: Album,
+    store: ActivationStore,
+    members: Mapping[tuple[str, int], Dictionary],
+) -> list[dict[str, Any]]:
+    """The pictures of the first traits."""
+    out = []
+    for row in best.head(MOST).iter_rows(named=True):
+        shown = images_of_traits.filter(
+            (pl.col("trait") == row["trait"]) & (pl.col("method") == row["method"]) & (pl.col("layer") == row["layer"])
+        )
+        if not len(shown):
+            continue
+        latent = int(shown["prototype"][0])
+        dictionary, upper = members.get((row["method"], row["layer"])), float(shown["score"].max() or 0)  # type: ignore[arg-type]
+        strips = []
+        for what, text in (("top", ""), ("missed", "have the trait, lowest scores:")):
+            pictures = [
+                picture(one, latent, upper, album, store, row["layer"], dictionary)
+                for one in shown.filter(pl.col("what") == what).sort("rank").iter_rows(named=True)
+            ]
+            strips.append((text, pictures))
+        low = MISSING if row["ap_low"] is None else f"{row['ap_low']:.3f}"
+        out.append(
+            {"trait": row["trait"], "method": row["method"], "latent": latent, "ap": f"{row['test_ap']:.3f} (95 %: from {low})",
+             "prevalence": f"{row['prevalence']:.3f}", "n_pos": whole(row["n_pos_test"]), "n_test": whole(row["n_test"]),
+             "strips": strips}
+        )  # fmt: skip
+    return out
+
+
+def picture(
+    row: Mapping[str, Any],
+    latent: int,
+    upper: float,
+    album: Album,
+    store: ActivationStore,
+    layer: int,
+    dictionary: Dictionary | None,
+) -> Picture:
+    """A photo with the heat map of a latent; without one where the image has no grid, or the dictionary fewer latents."""
+    example, overlay = row["example"], None
+    if dictionary is not None and latent < dictionary.n_latents and grid(store, example) is not None:
+        overlay = png(heat(heatmaps(dictionary, store, layer, example, [latent])[0], upper))
+    return Picture(example, album.path(example), digits(row["score"]), album.add(example), overlay, row["has"])

@@ -1,0 +1,140 @@
+"""saev traits: tables and a page from the command line; what is planted is found, and refusals."""
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from trait_evaluation.sources.recorded import recorded
+
+import saev
+from saev.baselines.kmeans import KMeansDictionary
+from saev.nn import Normaliser
+
+N = 60
+FAST = (
+    "bootstrap=50", "device=cpu", "batch_size=100", "n_train=[20]", "n_prototypes=[4]", "seeds=[0,1]", "several=[2]",
+    "ridges=[0.1]", "baseline_size=8",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """60 images of two traits: direction 0 is in images that are red, nothing is in those that are round; and a dictionary."""
+    root = tmp_path_factory.mktemp("traits")
+    rng = np.random.default_rng(0)
+    red, round_ = (rng.random(N) < 0.4).tolist(), (rng.random(N) < 0.3).tolist()
+    rows = [{"red": int(red[i]), "round": int(round_[i]), "split": "train" if i < 40 else "test"} for i in range(N)]
+    store = recorded(root / "data", rows)
+    planted = np.mean([store.read(4, i, "patches").mean(0) for i in range(N) if red[i]], 0)
+    means = torch.tensor(np.stack([planted, *rng.normal(size=(7, 8))]), dtype=torch.float32)
+    saev.save_dictionary(
+        KMeansDictionary(Normaliser(torch.zeros(8), torch.ones(())), means, "inverse"), root / "saes" / "means",
+        provenance={"layer": 4, "token_roles": "patches"},
+    )  # fmt: skip
+    return root
+
+
+def evaluated(cli, place, *arguments):
+    shown = cli("traits", str(place), f"train={place / 'data'}", *FAST, *arguments)
+    assert shown.code == 0, shown.text
+    files = dict(
+        line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("page:", "summary:", "traits:"))
+    )
+    return pl.read_parquet(files["traits:"]), pl.read_csv(files["summary:"]), Path(files["page:"]).read_text(), shown
+
+
+COLUMNS = ("traits=columns", "traits.columns=[red,round]")
+
+
+def test_tables_have_a_row_for_every_cell_and_key_and_the_page_every_trait(cli, place):
+    traits, summary, page, shown = evaluated(cli, place, *COLUMNS, "split=split")
+    assert traits["key"].n_unique() == len(traits)
+    single = traits.filter((pl.col("n_latents") == 1) & (pl.col("labels") == "true"))
+    assert {*single["method"]} == {"means", "random_vectors", "channels"}
+    means = single.filter(pl.col("method") == "means")
+    assert len(means) == 2 * 2 * 2 * 2  # seeds, n_train, n_prototypes, traits
+    assert {*means["n_train"]} == {20, 40} and {*means["n_prototypes"]} == {4, 8} and {*means["n_test"]} == {20}
+    assert means["d_sae"].unique().to_list() == [8] and means["dictionary"][0].endswith("means")
+    known = means.filter(pl.col("ap_low").is_not_null())
+    assert ((known["ap_low"] <= known["test_ap"]) & (known["test_ap"] <= known["ap_high"])).all()
+    full = summary.filter((pl.col("n_train") == 40) & (pl.col("n_latents") == 1))
+    compared = full.filter((pl.col("method") == "means") & (pl.col("n_prototypes") == 8))
+    assert compared["diff"][0] == pytest.approx(
+        compared["map"][0]
+        - full.filter((pl.col("method") == "random_vectors") & (pl.col("n_prototypes") == 8))["map"][0]
+    )
+    assert compared["diff_low"][0] < compared["diff"][0] < compared["diff_high"][0]
+    assert full["null_map"].count() == len(full) and summary["labels"].n_unique() == 1
+    assert "red" in page and "round" in page and "random_vectors" in shown.out and "supervised" in page
+    assert {"supervised", "means", "channels"} <= {*summary["method"]}
+
+
+def test_the_same_command_gives_the_same_rows(cli, place):
+    first, second = (
+        evaluated(cli, place, *COLUMNS, "channels=false", "supervised=false", "nulls=[]", "several=[]")[0]
+        for _ in range(2)
+    )
+    assert first.drop("dictionary").equals(second.drop("dictionary"))  # baselines are in the directory of each
+
+
+def test_compat_and_a_users_scorer(cli, place):
+    arguments = ("compat=saev", "baselines=[]", "channels=false", "supervised=false", "several=[]", "nulls=[]")
+    scorer = "+scorers.first={_target_: saev.trait_evaluation.scores.Activations, d_model: 8}"
+    traits, summary, _, _ = evaluated(cli, place, *COLUMNS, *arguments, scorer)
+    assert {*summary["method"]} == {"means", "first"} and traits["protocol"].unique().to_list() == ["saev"]
+    assert traits.filter(pl.col("method") == "first")["kind"].unique().to_list() == ["Activations"]
+
+
+def test_all_baselines_are_fitted_to_the_training_images(cli, place):
+    arguments = ("supervised=false", "several=[]", "nulls=[]", "bootstrap=0", "pool=top3", "split=split")
+    traits, summary, _, _ = evaluated(
+        cli, place, *COLUMNS, *arguments, "baselines=[random_vectors,kmeans,pca,semi_nmf,untrained]"
+    )
+    assert {*traits["kind"]} >= {"random_vectors", "kmeans", "pca", "semi_nmf", "untrained", "channels"}
+    sizes = dict(traits.group_by("kind").agg(pl.col("n_prototypes").max()).iter_rows())
+    assert sizes["pca"] == sizes["channels"] == 16 and sizes["kmeans"] == 8  # of 8 channels, both signs
+    assert "map_low" not in summary.columns or summary["map_low"].null_count() == len(summary)
+
+
+def test_tokens_are_units_with_masks(cli, tmp_path):
+    labels = [[1, 2, 2, 1] if i % 2 else [2, 2, 1, 2] for i in range(30)]
+    recorded(tmp_path / "masks", [{} for _ in labels], labels, {1: "head", 2: "fin"})
+    shown = cli(
+        "traits",
+        f"train={tmp_path / 'masks'}",
+        "layer=4",
+        "traits=masks",
+        *FAST,
+        "nulls=[]",
+        "several=[]",
+        "n_prototypes=[]",
+    )
+    assert shown.code == 0, shown.text
+    assert "random_vectors" in shown.out and "channels" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("layer=4",), "traits is not given"),
+        (("layer=4", "traits=columns", "traits.columns=[rde]"), "did you mean red"),
+        (("layer=4", *COLUMNS, "pool=most"), "pool=most: choose max, mean or top3"),
+        (("layer=4", *COLUMNS, "seeds=[]"), "seeds=[]"),
+        (("layer=9", *COLUMNS), "layer"),
+        (COLUMNS, "no layer is named"),
+        (("layer=4", *COLUMNS, "baselines=[]", "channels=false", "supervised=false"), "no method is named"),
+        (("layer=4", *COLUMNS, "split=spilt"), "did you mean split?"),
+        (("layer=4", *COLUMNS, "baseline_size=1000"), "baseline_size=1000: there are only 60 training tokens"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_one_line(cli, place, arguments, said):
+    shown = cli("traits", f"train={place / 'data'}", *arguments, "device=cpu")
+    last = shown.err.strip().splitlines()[-1]
+    assert shown.code == 1 and last.startswith("error: ") and said in last, shown.text
+
+
+def test_a_missing_directory_is_named(cli, place):
+    shown = cli("traits", str(place / "nothing"), f"train={place / 'data'}", *COLUMNS)
+    assert shown.code == 1 and "nothing" in shown.err and "is not there" in shown.err
