@@ -78,6 +78,21 @@ class Checkpoint(L.Callback):
         self._answer(trainer)
         self._leave()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Another process has answered the signal, and this one's collective lost it: it stops, too."""
+        if trainer.world_size > 1 and self.signals.pending == After.STOP:
+            self.received = self.signals.take()[0]
+
+    def remedy(self, trainer: L.Trainer, directory: Path) -> str:
+        """How a stopped fit resumes, after the words "stopped at step ...": what is saved, and the argument to type."""
+        resume = f"resume with: ckpt_path={directory}"
+        if self.saved == trainer.global_step:
+            return f"; {resume}"
+        why = " without saving, as a batch is missing and several processes save only together"
+        if not self.path.is_file():
+            return f"{why}; nothing is saved yet: repeat the command"
+        return f"{why}; {'the last checkpoint' if self.saved is None else f'step {self.saved}'} is saved; {resume}"
+
     def _answer(self, trainer: L.Trainer, save: bool = False) -> None:
         number, after = self.signals.take()
         if trainer.world_size > 1:  # all processes act on a signal to one, after the same step

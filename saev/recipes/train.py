@@ -158,25 +158,26 @@ def run(
     members: Sequence[Member],
     data: ActivationDataModule,
     directory: Path,
-    checkpoint: Path | None,
+    resumed: Path | None,
     page_config: str | None,
     images: ImageSource | None = None,
 ) -> TrainedBank:
     """Fit, validate on the held-out images and write the results; SystemExit where a signal ended the fit."""
     try:
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     except RuntimeError as error:  # of a collective that lost a process
-        if not (which := ended(started(trainer))):
-            raise
-        raise ValueError(
-            f"{which} of this run has ended; resume from the last checkpoint with ckpt_path={directory}, or repeat the command if "
-            "there is none yet."
-        ) from error
-    if received := interrupted_by(trainer):
-        log.warning(
-            "stopped at step %d of %d; resume with: ckpt_path=%s", trainer.global_step, trainer.max_steps, directory
-        )
-        raise SystemExit(128 + received)
+        if interrupted_by(trainer) is None:
+            if not (which := ended(started(trainer))):
+                raise
+            raise ValueError(
+                f"{which} of this run has ended; resume from the last checkpoint with ckpt_path={directory}, or repeat the command if "
+                "there is none yet."
+            ) from error
+    if (checkpoint := interrupted_by(trainer)) is not None:
+        if trainer.is_global_zero:
+            remedy = checkpoint.remedy(trainer, directory)
+            log.warning("stopped at step %d of %d%s", trainer.global_step, trainer.max_steps, remedy)
+        raise SystemExit(128 + (checkpoint.received or 0))
     trainer.validate(module, data, verbose=False)
     rows = collect(members, module, data)
     files = {

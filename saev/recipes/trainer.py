@@ -102,7 +102,7 @@ def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
     }
 
 
-def interrupted_by(trainer: L.Trainer) -> int | None:
-    """The signal that ended the fit before its last step; None without one."""
-    received = [c.received for c in trainer.callbacks if isinstance(c, Checkpoint) and c.received]  # type: ignore[attr-defined]
+def interrupted_by(trainer: L.Trainer) -> Checkpoint | None:
+    """The callback with the signal that ended the fit before its last step; None without one."""
+    received = [c for c in trainer.callbacks if isinstance(c, Checkpoint) and c.received]  # type: ignore[attr-defined]
     return received[0] if received and trainer.global_step < trainer.max_steps else None

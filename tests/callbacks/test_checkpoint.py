@@ -221,6 +221,29 @@ def test_a_long_validation_is_left_by_several_processes_where_its_step_is_saved(
     assert submitit == ["requeued"]
 
 
+def test_several_processes_without_a_batch_name_the_step_that_is_saved(dataset, tmp_path):
+    """One process waits for its batch, the other for that process: its collective breaks, and it stops by its own signal."""
+    _, module, checkpoint = fit(dataset, tmp_path, every_n_steps=8)
+    assert checkpoint.saved == 16
+    several = type("Trainer", (), {"world_size": 2, "global_step": 19})()
+    checkpoint.signals.received = {signal.SIGINT: After.STOP}
+    checkpoint.on_exception(several, module, RuntimeError("Connection closed by peer"))
+    assert checkpoint.received == signal.SIGINT
+    said = checkpoint.remedy(several, tmp_path)
+    assert (
+        "several processes save only together" in said
+        and f"step 16 is saved; resume with: ckpt_path={tmp_path}" in said
+    )
+    several.global_step = 16
+    assert checkpoint.remedy(several, tmp_path) == f"; resume with: ckpt_path={tmp_path}"
+    checkpoint.path.unlink()
+    several.global_step = 19
+    assert checkpoint.remedy(several, tmp_path).endswith("nothing is saved yet: repeat the command")
+    alone = Checkpoint(tmp_path / "last.ckpt", 5)
+    alone.on_exception(type("Trainer", (), {"world_size": 1})(), module, RuntimeError("a bug"))
+    assert alone.received is None
+
+
 @pytest.mark.parametrize("number", mostly_slow([signal.SIGTERM, signal.SIGINT]))
 def test_outside_slurm_the_run_is_saved_and_stopped(number, dataset, tmp_path):
     before = handlers()
