@@ -105,8 +105,10 @@ def test_a_root_composes_and_its_targets_are_there(root):
     check_targets(composed(root))
 
 
-def root_of(group: str) -> str:
-    """A root whose defaults have the group."""
+def root_of(group: str, option: str = "") -> str:
+    """A root whose defaults have the group; of an experiment, that of its verb."""
+    if group == "experiment" and "override /traits:" in FILES[f"experiment/{option}.yaml"].read_text():
+        return "traits"
     for root in ["train", *ROOTS]:
         entries = OmegaConf.load(FILES[f"{root}.yaml"]).get("defaults", [])
         if any(isinstance(entry, DictConfig) and group in {str(k).split("@")[0] for k in entry} for entry in entries):
@@ -119,7 +121,7 @@ def together() -> Iterator[tuple[str, tuple[str, ...]]]:
     groups: dict[str, dict[str, list[str]]] = {}
     for group, option in OPTIONS:
         if group != "hydra":
-            groups.setdefault(root_of(group), {}).setdefault(group, []).append(f"{group}={option}")
+            groups.setdefault(root_of(group, option), {}).setdefault(group, []).append(f"{group}={option}")
     for root, options_of in groups.items():
         for overrides in itertools.zip_longest(*options_of.values()):
             yield root, tuple(filter(None, overrides))
@@ -137,13 +139,12 @@ def test_the_hydra_folder_is_used():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_an_experiment_fixes_what_a_study_needs(experiment):
-    text = FILES[f"experiment/{experiment}.yaml"].read_text()
-    of_traits = "override /traits:" in text
-    cfg = composed("traits" if of_traits else "train", f"experiment={experiment}")
-    assert text.startswith("# @package _global_\n")
+    root = root_of("experiment", experiment)
+    cfg = composed(root, f"experiment={experiment}")
+    assert FILES[f"experiment/{experiment}.yaml"].read_text().startswith("# @package _global_\n")
     missing = OmegaConf.missing_keys(cfg)
     assert not missing, missing
-    for key in ("vit", "images", *(("traits",) if of_traits else ("sae", "objective", "auxk"))):
+    for key in ("vit", "images", *(("traits",) if root == "traits" else ("sae", "objective", "auxk"))):
         assert instantiate(cfg[key]) is not None
 
 
