@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Evaluate the named dictionaries and the baselines; the rows of the summary."""
+    """Evaluate the named dictionaries and the baselines; the rows of the results."""
     settings, directory = build(TraitsSettings, cfg), Path(cfg.paths.run_dir)
     for named in cfg.dictionaries:
         if not Path(named).is_dir():
@@ -56,17 +56,17 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         list(cfg.dictionaries), train, source, settings, test=cfg.test, layers=layers, scorers=scorers,
         directory=directory, codes=cfg.codes, device=cfg.device,
     )  # fmt: skip
-    terminal().print(traits_table(result.summary))
-    files = {"summary": directory / "summary.csv", "traits": directory / "traits.parquet"}
+    terminal().print(traits_table(result.results))
+    files = {"results": directory / "results.csv", "traits": directory / "traits.parquet"}
     images = shown_images(cfg, train is not cfg.train)
     store = ActivationStore(cfg.test or train)
     page = write_traits_page(
-        directory / "traits.html", result.traits, result.summary, result.images, store=store,
+        directory / "traits.html", result.traits, result.results, result.images, store=store,
         members=members_of(result.traits, str(cfg.device)) if images is not None else {}, images=images,
         credits=[images.credits()] if images is not None else [], files=files,
     )  # fmt: skip
     print_files({"page": page, **files})
-    return result.summary.to_dicts()
+    return result.results.to_dicts()
 
 
 def shown_images(cfg: DictConfig, recorded: bool) -> Any:

@@ -49,11 +49,11 @@ def tables_of_layer(
     methods: Sequence[Method],
     raw: tuple[Float32[np.ndarray, "train_units d_model"], Float32[np.ndarray, "test_units d_model"]],
 ) -> dict[str, pl.DataFrame]:
-    """The tables traits, summary and images of one layer's methods, and of logistic regressions on raw activations."""
+    """The tables traits, results and images of one layer's methods, and of logistic regressions on raw activations."""
     settings = compared.settings
     sizes = {*settings.n_prototypes, *(one.n_prototypes for one in methods)}  # all compare at equal numbers
     reference: Cells = {}
-    tables: Tables = {"traits": [], "summary": [], "images": [empty_images()]}
+    tables: Tables = {"traits": [], "results": [], "images": [empty_images()]}
     for method in sorted(methods, key=lambda one: one.kind != REFERENCE):  # the reference first
         cells = add_method(tables, compared, method, sizes, reference)
         if method.kind == REFERENCE and not reference:
@@ -98,7 +98,7 @@ def add_method(tables: Tables, compared: Comparison, method: Method, sizes: set[
         tables["traits"].append(null)
         at = null.group_by(CELL).agg(pl.col("test_ap").mean().alias("null_map"))
         means = means.join(at, CELL, "left", maintain_order="left")
-    tables["summary"].append(with_constants(means, constants))
+    tables["results"].append(with_constants(means, constants))
     for n in settings.several:
         aps = several(method.train, method.test, train.labels, test.labels, choices.all_train_aps, n)
         add_regression(tables, compared, aps, method.n_prototypes, n, constants, fraction_silent)
@@ -145,7 +145,7 @@ def add_regression(
     rows = rows.with_columns(n_latents=pl.lit(n_latents), prototype=pl.lit(None, pl.Int64))
     rows = with_constants(rows, constants)
     tables["traits"].append(rows)
-    tables["summary"].append(with_constants(mean_rows(rows, {}, fraction_silent), constants))
+    tables["results"].append(with_constants(mean_rows(rows, {}, fraction_silent), constants))
 
 
 def empty_images() -> pl.DataFrame:

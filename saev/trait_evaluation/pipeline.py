@@ -31,13 +31,13 @@ log = logging.getLogger(__name__)
 class TraitsResult:
     """Tables of `saev.traits`, which `directory` holds as parquet and csv.
 
-    `traits` has a row per method, seed, n_train, n_prototypes and trait; `summary` their means over seeds and traits; `images`
+    `traits` has a row per method, seed, n_train, n_prototypes and trait; `results` their means over seeds and traits; `images`
     the test images with the largest scores of each dictionary's best prototypes, and positives with the lowest (no rows where
     units are tokens).
     """
 
     traits: pl.DataFrame
-    summary: pl.DataFrame
+    results: pl.DataFrame
     images: pl.DataFrame
     directory: Path | None
 

@@ -35,10 +35,10 @@ TRAITS = (
 MOST = 60  # traits with pictures
 
 
-def full(summary: pl.DataFrame) -> pl.DataFrame:
+def full(results: pl.DataFrame) -> pl.DataFrame:
     """The rows of all prototypes and all training units."""
     largest = ["method", "layer", "n_latents"]
-    return summary.filter(
+    return results.filter(
         (pl.col("n_prototypes") == pl.col("n_prototypes").max().over(largest))
         & (pl.col("n_train") == pl.col("n_train").max().over(largest))
     )
@@ -72,12 +72,12 @@ def cell(column: Column, row: Mapping[str, Any]) -> str:
     return text if column.key != "better" or row.get("better") is None else f"{text} of {row['n_traits']}"
 
 
-def traits_table(summary: pl.DataFrame) -> Table:
+def traits_table(results: pl.DataFrame) -> Table:
     """A row per method with all of its prototypes and all training units, the best first."""
-    rows = full(summary).sort("map", descending=True, nulls_last=True).to_dicts()
+    rows = full(results).sort("map", descending=True, nulls_last=True).to_dicts()
     columns = columns_of(rows)
     table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    layers = summary["layer"].n_unique() > 1
+    layers = results["layer"].n_unique() > 1
     for row in rows:
         table.add_row(Text(title_of(row, layers)), *(cell(column, row) for column in columns))
     return table
@@ -97,7 +97,7 @@ class Picture(NamedTuple):
 def write_traits_page(
     path: str | Path,
     traits: pl.DataFrame,
-    summary: pl.DataFrame,
+    results: pl.DataFrame,
     images_of_traits: pl.DataFrame,
     *,
     store: ActivationStore,
@@ -110,14 +110,14 @@ def write_traits_page(
     """Write the page in one step and return its path.
 
     Args:
-        traits, summary, images_of_traits: the tables of `saev.traits`.
+        traits, results, images_of_traits: the tables of `saev.traits`.
         store: the recording of the test images.
         members: dictionaries by method and layer, for heat maps.
         images: the source of the test images; None: a page without photos.
     """
-    path, unit = Path(path), summary["unit"][0]
-    several_layers = summary["layer"].n_unique() > 1
-    rows = full(summary).sort("map", descending=True, nulls_last=True).to_dicts()
+    path, unit = Path(path), results["unit"][0]
+    several_layers = results["layer"].n_unique() > 1
+    rows = full(results).sort("map", descending=True, nulls_last=True).to_dicts()
     columns = columns_of(rows)
     album = Album(images, store)
     best = best_methods(traits)
@@ -127,9 +127,9 @@ def write_traits_page(
         f"The {len(galleries)} traits with the highest lower end are shown." if len(best) > len(galleries) else ""
     )
     page = ENVIRONMENT.get_template("traits.html.j2").render(
-        title=title, facts=facts_of(traits, summary), unit=unit, columns=columns,
+        title=title, facts=facts_of(traits, results), unit=unit, columns=columns,
         methods=[{"name": title_of(row, several_layers), "cells": [cell(column, row) for column in columns]} for row in rows],
-        curves=figures(summary, several_layers, unit), bands=summary["map_low"].count() > 0,
+        curves=figures(results, several_layers, unit), bands=results["map_low"].count() > 0,
         trait_headings=headings, trait_rows=cells, galleries=galleries, left_out=left_out, album=album, aspect=aspect(store),
         n_images=8, credits=[text for text in credits if text],
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
@@ -139,10 +139,10 @@ def write_traits_page(
     return path
 
 
-def facts_of(traits: pl.DataFrame, summary: pl.DataFrame) -> list[tuple[str, str]]:
+def facts_of(traits: pl.DataFrame, results: pl.DataFrame) -> list[tuple[str, str]]:
     """What was ranked, as (name, value) pairs."""
-    first = summary.row(0, named=True)
-    n_train = summary["n_train"].max()
+    first = results.row(0, named=True)
+    n_train = results["n_train"].max()
     protocol = (
         "published (compat=saev)" if first["protocol"] == "saev" else "ties in expectation, unknown labels left out"
     )
@@ -153,16 +153,16 @@ def facts_of(traits: pl.DataFrame, summary: pl.DataFrame) -> list[tuple[str, str
             "Traits",
             f"{whole(traits['trait'].n_unique())}" + (f", labels={first['label_mode']}" if first["label_mode"] else ""),
         ),
-        ("Layers", ", ".join(map(str, sorted(summary["layer"].unique())))),
+        ("Layers", ", ".join(map(str, sorted(results["layer"].unique())))),
         ("Score of an image", f"{first['pool']} over its tokens" if first["pool"] else ""),
         ("Protocol", protocol),
     ]
     return [(name, value) for name, value in pairs if value]
 
 
-def figures(summary: pl.DataFrame, several_layers: bool, unit: str) -> list[tuple[str, str]]:
+def figures(results: pl.DataFrame, several_layers: bool, unit: str) -> list[tuple[str, str]]:
     """(figure, alternative text) of mAP over training units, and over prototypes."""
-    rows = summary.filter((pl.col("n_latents") == 1) & pl.col("map").is_not_null())
+    rows = results.filter((pl.col("n_latents") == 1) & pl.col("map").is_not_null())
     out = []
     for x, other, label in (
         ("n_train", "n_prototypes", f"training {unit}s"),
@@ -185,7 +185,7 @@ def figures(summary: pl.DataFrame, several_layers: bool, unit: str) -> list[tupl
         readable_log(axes.xaxis)
         add_legend(figure, sorted(set(names)))
         out.append(
-            (data_uri(figure), f"mAP over the number of {label}, a line per method; the numbers are in summary.csv")
+            (data_uri(figure), f"mAP over the number of {label}, a line per method; the numbers are in results.csv")
         )
     return out
 

@@ -40,9 +40,9 @@ def evaluated(cli, place, *arguments):
     shown = cli("traits", str(place), f"train={place / 'data'}", *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
-        line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("page:", "summary:", "traits:"))
+        line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("page:", "results:", "traits:"))
     )
-    return pl.read_parquet(files["traits:"]), pl.read_csv(files["summary:"]), Path(files["page:"]).read_text(), shown
+    return pl.read_parquet(files["traits:"]), pl.read_csv(files["results:"]), Path(files["page:"]).read_text(), shown
 
 
 COLUMNS = ("traits=columns", "traits.columns=[red,round]")
@@ -69,6 +69,9 @@ def test_tables_have_a_row_for_every_cell_and_key_and_the_page_every_trait(cli, 
     assert full["null_map"].count() == len(full) and summary["labels"].n_unique() == 1
     assert "red" in page and "round" in page and "random_vectors" in shown.out and "supervised" in page
     assert {"supervised", "means", "channels"} <= {*summary["method"]}
+    run = next(line.split(None, 1)[1] for line in shown.out.splitlines() if line.startswith("page:"))
+    checked = cli("doctor", str(Path(run).parent))
+    assert checked.code == 0 and "finished: " in checked.out, checked.text
 
 
 def test_the_same_command_gives_the_same_rows(cli, place):
