@@ -49,7 +49,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         train = recording.run()
 
     from saev.recipes.traits import traits
-    from saev.visuals.traits import traits_table, write_traits_page
+    from saev.visuals.traits_page import write_traits_page
+    from saev.visuals.traits_table import traits_table
 
     scorers = {str(name): instantiate(scorer) for name, scorer in cfg.scorers.items()}
     result = traits(

@@ -1,7 +1,4 @@
-"""Results of `saev traits`: the table in the terminal, and traits.html.
-
-One file without network; a small script sorts and searches the table of traits.
-"""
+"""traits.html: the results of `saev traits`. One file without network; a small script sorts and searches the table of traits."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -9,78 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import polars as pl
-from rich.table import Table
-from rich.text import Text
 
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.shards import ActivationStore
-from saev.visuals.columns import MISSING, Column, digits, three, whole
+from saev.visuals.columns import MISSING, digits, whole
 from saev.visuals.pictures import Album, Images, heat, png
 from saev.visuals.report import ENVIRONMENT, aspect
 from saev.visuals.style import add_legend, colours, data_uri, height_for, panel, readable_log
-from saev.visuals.tables import new_table
 from saev.visuals.top_images import grid, heatmaps
+from saev.visuals.traits_table import cell, columns_of, full, title_of
 
-TRAITS = (
-    Column("map", "mAP", three, "mean over traits of the test AP of each trait's best prototype; 95 % interval over test images"),
-    Column("diff", "− random", three, "that less the mAP of equally many random vectors, trait by trait; 95 % interval over test images"),
-    Column("better", "better", whole, "traits with a higher AP than by random vectors; the others are worse or equal"),
-    Column("constant_map", "constant", three, "the mAP of a score that is the same everywhere: about the mean prevalence"),
-    Column("null_map", "permuted", three, "the mAP with permuted labels: what choosing among so many prototypes gives by chance"),
-    Column("silent", "silent", whole, "(trait, seed) pairs whose prototype scores 0 on all test images"),
-    Column("unselected", "unselected", whole, "pairs without a prototype, as no training image has the trait"),
-    Column("n_prototypes", "prototypes", whole, "number of prototypes that the best is chosen from"),
-)  # fmt: skip
 MOST = 60  # traits with pictures
-
-
-def full(results: pl.DataFrame) -> pl.DataFrame:
-    """The rows of all prototypes and all training units."""
-    largest = ["method", "layer", "n_latents"]
-    return results.filter(
-        (pl.col("n_prototypes") == pl.col("n_prototypes").max().over(largest))
-        & (pl.col("n_train") == pl.col("n_train").max().over(largest))
-    )
-
-
-def title_of(row: Mapping[str, Any], several_layers: bool) -> str:
-    """The method's name, the number of prototypes in a logistic regression, and the layer where there are several.
-
-    >>> title_of({"method": "topk", "kind": "sae", "n_latents": 4, "layer": 8}, True)
-    'topk x4, layer 8'
-    """
-    together = f" x{row['n_latents']}" if row["n_latents"] > 1 and row["kind"] != "supervised" else ""
-    return f"{row['method']}{together}" + (f", layer {row['layer']}" if several_layers else "")
-
-
-def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that a row has a number in; of counts of exceptions, those that are not 0 everywhere."""
-    counts = ("silent", "unselected")
-    return [
-        c
-        for c in TRAITS
-        if any((row.get(c.key) or 0) > 0 if c.key in counts else row.get(c.key) is not None for row in rows)
-    ]
-
-
-def cell(column: Column, row: Mapping[str, Any]) -> str:
-    """The number with its interval, where the row has one."""
-    low, high = row.get(f"{column.key}_low"), row.get(f"{column.key}_high")
-    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
-    text = column.text(row) + ends
-    return text if column.key != "better" or row.get("better") is None else f"{text} of {row['n_traits']}"
-
-
-def traits_table(results: pl.DataFrame) -> Table:
-    """A row per method with all of its prototypes and all training units, the best first."""
-    rows = full(results).sort("map", descending=True, nulls_last=True).to_dicts()
-    columns = columns_of(rows)
-    table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    layers = results["layer"].n_unique() > 1
-    for row in rows:
-        table.add_row(Text(title_of(row, layers)), *(cell(column, row) for column in columns))
-    return table
 
 
 class Picture(NamedTuple):
@@ -126,7 +63,7 @@ def write_traits_page(
     left_out = (
         f"The {len(galleries)} traits with the highest lower end are shown." if len(best) > len(galleries) else ""
     )
-    page = ENVIRONMENT.get_template("traits.html.j2").render(
+    page = ENVIRONMENT.get_template("traits_page.html.j2").render(
         title=title, facts=facts_of(traits, results), unit=unit, columns=columns,
         methods=[{"name": title_of(row, several_layers), "cells": [cell(column, row) for column in columns]} for row in rows],
         curves=figures(results, several_layers, unit), bands=results["map_low"].count() > 0,
