@@ -24,7 +24,7 @@ from saev.probing.settings import SparseSettings
 from saev.probing.sparse.codes import Rows, View, pad_columns, read_views
 from saev.probing.sparse.linear_fits import LinearFit, evaluate_logits, ridge_fit, standardised
 from saev.probing.sparse.sparse_probes import sparse_probes
-from saev.probing.splits import LabelledData
+from saev.probing.splits import TRUE, LabelledData
 from saev.progress import bar
 
 KEYS = ("member", "labels", "level", "pooling", "k", "selection")
@@ -81,7 +81,8 @@ def over_images(
 def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iterator[dict[str, Any]]:
     """The rows of one dictionary at one level, class by class; those of a class without a probe have a reason and no numbers."""
     train, val = standardised(*pad_columns(view.train.codes, view.val.codes))
-    description = " ".join(part for part in ("Sparse probes:", view.member, view.level, view.pooling) if part)
+    labels = None if view.labels == TRUE else f"({view.labels} labels)"
+    description = " ".join(part for part in ("Sparse probes:", view.member, view.level, view.pooling, labels) if part)
     ks = [*sorted(settings.k), *([None] if view.level == "image" and settings.ridges else [])]
     with bar(description, len(data.ids)) as advance:
         for c, (id, name) in enumerate(zip(data.ids, data.names, strict=True)):
