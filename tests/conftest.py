@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typechecking
 from hypothesis import settings
 from nursery import Nursery
 
@@ -43,6 +44,11 @@ def pytest_collection_finish() -> None:
     """The collector need not walk over imported libraries and tests again and again: a tenth of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    typechecking.start_test()
 
 
 def pytest_sessionfinish() -> None:
