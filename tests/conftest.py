@@ -164,6 +164,11 @@ def cli(
     return run
 
 
+def topk_run(dataset: Path, *more: str) -> tuple[str, ...]:
+    """The arguments of `saev` for two steps of a top-k SAE on layer 1."""
+    return ("train", "experiment=none", *TINY, f"dataset={dataset}", "layer=1", "sae=topk", *more)
+
+
 @pytest.fixture(scope="session")
 def tiny_run(frameworks: None, tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a finished run on layer 1 of `tiny`; its SAEs: sae=batchtopk,k=4 and sae=relu,sparsity=1e-2."""

@@ -6,7 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, topk_run
 from PIL import Image
 
 from saev.cli import STAGES, TOOLS
@@ -70,10 +70,7 @@ def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
         monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("saev.stages.doctor.MIN_FREE_GB", 0)
         if arguments == ["status"]:  # of a sweep
-            assert (
-                cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *TINY, "sae=topk", "-m", "k=2,4").code
-                == 0
-            )
+            assert cli(*topk_run(tiny, "-m", "k=2,4")).code == 0
         shown = cli(arguments[0], *([str(tiny)] if len(arguments) > 1 else []))
         assert shown.code == 0, shown.text
         return None

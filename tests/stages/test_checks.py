@@ -1,7 +1,7 @@
 """Nonsense is refused by name before anything slow starts, and settings without effect are said."""
 
 import pytest
-from conftest import TINY
+from conftest import TINY, topk_run
 
 WRONG = {
     "lr=-1": "lr=-1.0: must be above 0",
@@ -118,8 +118,8 @@ def test_what_cannot_be_divided_is_found_before_recording(overrides, message, cl
 @pytest.mark.slow
 def test_a_run_without_n_tokens_takes_ten_epochs_of_little_data(cli, tiny, tmp_path):
     """Guards against 100 M tokens, thousands of epochs, of a few photos: 36 images of 16 patches, ten times."""
-    short = [item for item in TINY if not item.startswith("n_tokens")]
-    shown = cli("train", "experiment=none", f"dataset={tiny}", "layer=1", *short, "val_every=100", "sae=topk", "k=4")
+    short = [item for item in topk_run(tiny, "k=4", "val_every=100") if not item.startswith("n_tokens")]
+    shown = cli(*short)
     assert shown.code == 0 and "for 90 steps of 64 tokens: 10.00 epochs of 576 tokens from 36 images" in shown.text
 
 

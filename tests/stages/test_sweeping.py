@@ -5,7 +5,7 @@ import signal
 
 import polars as pl
 import pytest
-from conftest import TINY
+from conftest import TINY, topk_run
 from omegaconf import OmegaConf
 
 import saev
@@ -55,17 +55,7 @@ def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path
 @pytest.mark.slow
 def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path):
     """Guards against a sweep that ends silently with code 0, and against one failure that hides the rest."""
-    failing = (
-        "train",
-        "experiment=none",
-        *TINY,
-        "sae=topk",
-        "k=2",
-        f"dataset={tiny}",
-        "layer=1",
-        "init=random",
-        "clip=1e30",
-    )
+    failing = topk_run(tiny, "k=2", "init=random", "clip=1e30")
     done = cli(*failing, "-m", "warmup=0,1", "lr=1e30", "hydra.sweeper.check=false", "n_tokens=1280", "log_every=1")
     (sweep,) = sweeps(tmp_path)
     assert done.code == 1 and "2 of 2 jobs failed" in done.err and "every SAE has diverged" in done.out
@@ -139,27 +129,14 @@ def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny
 @pytest.mark.slow
 def test_groups_are_split_by_number_and_by_memory(cli, tiny):
     for limit in ("max_members=1", "memory_gib=1e-6"):
-        shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "sae=topk", "-m", "k=2,4",
-                    f"hydra.sweeper.{limit}", "hydra.sweeper.rerun=true")  # fmt: skip
+        shown = cli(*topk_run(tiny, "-m", "k=2,4", f"hydra.sweeper.{limit}", "hydra.sweeper.rerun=true"))
         assert shown.code == 0 and "2 SAEs in 2 jobs: k=2 x1, k=4 x1" in shown.text, shown.text
 
 
 @pytest.mark.slow
 def test_limits_apply_when_a_sweep_is_resumed(cli, tiny, tmp_path):
     """Guards against a group that was too large for memory and stays so however often the user asks for smaller ones."""
-    fails = (
-        "train",
-        "experiment=none",
-        *TINY,
-        f"dataset={tiny}",
-        "layer=1",
-        "sae=topk",
-        "k=2",
-        "clip=1e30",
-        "val_every=100",  # no checkpoint to go on from
-        "-m",
-        "lr=1e30,1e31",
-    )
+    fails = topk_run(tiny, "k=2", "clip=1e30", "val_every=100", "-m", "lr=1e30,1e31")  # no checkpoint to resume from
     assert cli(*fails).code == 1
     shown = cli(*fails, "hydra.sweeper.max_members=1")
     (sweep,) = sweeps(tmp_path)
@@ -171,16 +148,7 @@ def test_limits_apply_when_a_sweep_is_resumed(cli, tiny, tmp_path):
 @pytest.mark.parametrize("prefix", ["", "++"])
 def test_a_directory_keeps_its_own_sweep(prefix, cli, tiny, tmp_path):
     """Guards against one sweep's results being taken for another's."""
-    own = (
-        "train",
-        "experiment=none",
-        *TINY,
-        f"dataset={tiny}",
-        "layer=1",
-        "sae=topk",
-        UNCHECKED,
-        f"{prefix}hydra.sweep.dir={tmp_path}/own",
-    )
+    own = topk_run(tiny, UNCHECKED, f"{prefix}hydra.sweep.dir={tmp_path}/own")
     assert cli(*own, "-m", "k=2").code == 0
     other = cli(*own, "-m", "k=4")
     assert other.code == 1 and "it holds a sweep over other configurations" in other.err
@@ -224,17 +192,7 @@ def test_a_checkpoint_and_a_launcher_do_not_go_together(cli, tmp_path):
 
 @pytest.mark.slow
 def test_the_basic_sweeper_is_hydras_own(cli, tiny, tmp_path):
-    shown = cli(
-        "train",
-        "experiment=none",
-        *TINY,
-        f"dataset={tiny}",
-        "layer=1",
-        "sae=topk",
-        "-m",
-        "k=2,4",
-        "hydra/sweeper=basic",
-    )
+    shown = cli(*topk_run(tiny, "-m", "k=2,4", "hydra/sweeper=basic"))
     assert shown.code == 0, shown.text
     runs = sorted((tmp_path / "outputs" / "train").glob("*/*_sweep/*/results.parquet"))
     assert [path.parent.name for path in runs] == ["0", "1"] and not sweeps(tmp_path)

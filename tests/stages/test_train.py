@@ -8,7 +8,7 @@ import time
 import polars as pl
 import pytest
 import torch
-from conftest import TINY, environment
+from conftest import TINY, environment, topk_run
 from PIL import Image
 from serving import serve
 
@@ -64,17 +64,7 @@ def test_the_report_shows_the_images_given_beside_a_dataset(cli, tiny, tmp_path)
     for path in saev.ActivationStore(tiny).examples["path"]:
         (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), "red").save(tmp_path / "photos" / path, "png")
-    call = (
-        "train",
-        "experiment=none",
-        f"dataset={tiny}",
-        "layer=1",
-        *TINY,
-        "sae=topk",
-        "k=2",
-        "report=true",
-        "images=folder",
-    )
+    call = topk_run(tiny, "k=2", "report=true", "images=folder")
     done = cli(*call, f"images.root={tmp_path / 'photos'}", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.text
     page = (tmp_path / "run" / "report.html").read_text()
