@@ -26,6 +26,7 @@ from saev.shards.split import split_images
 from saev.training.linear.settings import LinearProbeSettings
 
 FAST = ("bootstrap=50", "device=cpu", "batch_size=100")
+SPARSE = ("sparse.levels=[image]", "sparse.k=[1]", "sparse.ridges=[1.0]", "sparse.pooling=[mean]")
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_dead_dictionaries_and_single_classes_have_empty_rows_beside_the_others(
     with torch.no_grad():
         dead.b_enc.fill_(-1e6)
     saev.save_dictionary(dead, tmp_path / "dead")
-    classes, results, _ = probed(cli, place, str(tmp_path / "dead"), "sparse.levels=[image]", "sparse.k=[1]")
+    classes, results, _ = probed(cli, place, str(tmp_path / "dead"), *SPARSE)
     by = {(row["member"], row["labels"]): row for row in results.iter_rows(named=True)}
     assert by["dead", "true"]["n_classes"] == 0 and by["dead", "true"]["r"] is None
     assert by["means", "true"]["map"] > 0.3
@@ -358,10 +359,9 @@ def test_the_supervised_bound_stands_beside_the_dictionaries(cli, place, tmp_pat
 
 @pytest.mark.slow
 def test_the_library_gives_the_rows_of_the_command(cli, place, tmp_path):
-    classes, results, _ = probed(
-        cli, place, "sparse.levels=[image]", "sparse.k=[1]", f"hydra.run.dir={tmp_path / 'run'}"
-    )
-    settings = ProbeSettings(bootstrap=50, batch_size=100, sparse=SparseSettings(levels=("image",), k=(1,)))
+    classes, results, _ = probed(cli, place, *SPARSE, f"hydra.run.dir={tmp_path / 'run'}")
+    sparse = SparseSettings(levels=("image",), k=(1,), ridges=(1.0,), pooling=("mean",))
+    settings = ProbeSettings(bootstrap=50, batch_size=100, sparse=sparse)
     result = probe(place, saev.ActivationStore(place / "data"), settings, layer=1, device="cpu")
     assert result.classes.equals(classes) and result.results.equals(results) and result.directory is None
     assert result.sparse is not None and result.sparse.equals(pl.read_parquet(tmp_path / "run" / "sparse.parquet"))
