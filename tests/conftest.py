@@ -77,10 +77,13 @@ class Result:
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """Tensors of tests are tiny: a pool of threads costs more than it gives, most of all beside other work."""
+    """Arrays of tests are tiny: a pool of threads costs more than it gives, most of all beside other work."""
+    import scipy.linalg  # noqa: F401  with a BLAS of its own
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1)
 
 
 @pytest.fixture(scope="session", autouse=True)
