@@ -38,6 +38,7 @@ def test_smaller_sets_are_subsets_of_larger_ones_and_seeds_differ():
     assert list(cells.order(0, 32, "units")) != list(first)
 
 
+@pytest.mark.slow
 def test_planted_prototypes_are_chosen_and_others_lose_by_what_their_ties_say():
     """Prototype 3 fires where trait 0 is, 5 on half of trait 1; the rest is silent."""
     traits = np.zeros((40, 2), np.int8)

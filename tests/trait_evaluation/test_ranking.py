@@ -35,6 +35,7 @@ def test_every_pair_has_the_ap_that_it_has_alone(convert, signed, unknown, level
             assert aps[prototype, trait] == pytest.approx(alone, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_expected_ap_is_the_mean_over_random_orders_of_the_ties():
     rng = np.random.default_rng(0)
     score = np.array([[3], [2], [2], [2], [1], [0], [0], [0]], np.float32)
