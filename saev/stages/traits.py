@@ -1,7 +1,7 @@
 """saev traits: dictionaries and the traits of images -> how well single latents stand for them, beside baselines."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from saev.runs.planning import key_of
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files
 from saev.shards import ActivationStore
+from saev.trait_evaluation.pipeline import TraitsResult
 from saev.trait_evaluation.settings import TraitsSettings
 
 log = logging.getLogger(__name__)
@@ -48,8 +49,10 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         recording.check()
         train = recording.run()
 
+    store = ActivationStore(cfg.test or train)
+    images = shown_images(cfg, store, cfg.train is None)
+
     from saev.recipes.traits import traits
-    from saev.visuals.traits_page import write_traits_page
     from saev.visuals.traits_table import traits_table
 
     scorers = {str(name): instantiate(scorer) for name, scorer in cfg.scorers.items()}
@@ -59,26 +62,40 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     )  # fmt: skip
     terminal().print(traits_table(result.results))
     files = {"results": directory / "results.csv", "traits": directory / "traits.parquet"}
-    images = shown_images(cfg, train is not cfg.train)
-    store = ActivationStore(cfg.test or train)
-    page = write_traits_page(
-        directory / "traits.html", result.traits, result.results, result.images, store=store,
-        members=members_of(result.traits, str(cfg.device)) if images is not None else {}, images=images,
-        credits=[images.credits()] if images is not None else [], files=files,
-    )  # fmt: skip
-    print_files({"page": page, **files})
+    try:
+        files["page"] = write_page(directory / "traits.html", result, store, images, files, str(cfg.device))
+    except Exception:  # the tables are written, whatever is wrong with the page
+        log.exception("traits.html could not be written; the tables are complete")
+    print_files(files)
     return result.results.to_dicts()
 
 
-def shown_images(cfg: DictConfig, recorded: bool) -> Any:
-    """The image set of the page's photos: the one that was recorded, or that is named beside train=; None for neither."""
-    if not recorded and not any(key_of(str(o)) == "images" for o in HydraConfig.get().overrides.task):
+def write_page(
+    path: Path, result: TraitsResult, store: ActivationStore, images: Any, files: Mapping[str, Path], device: str
+) -> Path:
+    """Write traits.html, with photos and heat maps where there are images."""
+    from saev.visuals.traits_page import write_traits_page
+
+    return write_traits_page(
+        path, result.traits, result.results, result.images, store=store, images=images, files=files,
+        members=members_of(result.traits, device) if images is not None else {},
+        credits=[images.credits()] if images is not None else [],
+    )  # fmt: skip
+
+
+def shown_images(cfg: DictConfig, store: ActivationStore, recorded: bool) -> Any:
+    """The image set of the page's photos: the one that was recorded, or that is named beside train=; None for neither.
+
+    ValueError where it is missing, or does not have the images of the recording.
+    """
+    if not recorded and not any(key_of(str(o)) in ("images", "images.root") for o in HydraConfig.get().overrides.task):
         log.warning(
             "traits.html shows no photos: give the images that were recorded, e.g. images=folder images.root=/path"
         )
         return None
     images = instantiate(cfg.images)
     images.check()
+    images.indices(store.examples["path"].to_list(), store.name)
     return images
 
 

@@ -129,6 +129,7 @@ def test_tokens_are_units_with_masks(cli, tmp_path):
         (COLUMNS, "no layer is named"),
         (("layer=4", *COLUMNS, "baselines=[]", "channels=false", "supervised=false"), "no method is named"),
         (("layer=4", *COLUMNS, "split=spilt"), "did you mean split?"),
+        (("layer=4", *COLUMNS, "images=folder", "images.root=/nothing"), "images.root=/nothing"),
         (("layer=4", *COLUMNS, "baseline_size=1000"), "baseline_size=1000: there are only 60 training tokens"),
     ],
 )  # fmt: skip
@@ -141,3 +142,11 @@ def test_what_does_not_fit_is_one_line(cli, place, arguments, said):
 def test_a_missing_directory_is_named(cli, place):
     shown = cli("traits", str(place / "nothing"), f"train={place / 'data'}", *COLUMNS)
     assert shown.code == 1 and "nothing" in shown.err and "is not there" in shown.err
+
+
+def test_a_page_that_cannot_be_written_does_not_cost_the_tables(cli, place, monkeypatch):
+    monkeypatch.setattr("saev.stages.traits.write_page", lambda *_: 1 / 0)
+    shown = cli(
+        "traits", str(place), f"train={place / 'data'}", *FAST, *COLUMNS, "channels=false", "nulls=[]", "several=[]"
+    )
+    assert shown.code == 0 and "the tables are complete" in shown.text and "results.csv" in shown.out
