@@ -15,7 +15,7 @@ TRAITS = (
     Column("diff", "− random", three, "that less the mAP of equally many random vectors, trait by trait; 95 % interval over test images"),
     Column("better", "better", whole, "traits with a higher AP than by random vectors; the others are worse or equal"),
     Column("constant_map", "constant", three, "the mAP of a score that is the same everywhere: about the mean prevalence"),
-    Column("null_map", "permuted", three, "the mAP with permuted labels: what choosing among so many prototypes gives by chance"),
+    Column("null_map", "null", three, "the mAP with permuted labels: what choosing among so many prototypes gives by chance"),
     Column("silent", "silent", whole, "(trait, seed) pairs whose prototype scores 0 on all test images"),
     Column("unselected", "unselected", whole, "pairs without a prototype, as no training image has the trait"),
     Column("n_prototypes", "prototypes", whole, "number of prototypes that the best is chosen from"),
@@ -51,20 +51,36 @@ def columns_of(rows: Sequence[Mapping[str, Any]]) -> list[Column]:
     ]
 
 
-def cell(column: Column, row: Mapping[str, Any]) -> str:
-    """The number with its interval, where the row has one."""
+def cell(column: Column, row: Mapping[str, Any], digits: int = 3) -> str:
+    """The number with its interval, where the row has one, of so many digits."""
     low, high = row.get(f"{column.key}_low"), row.get(f"{column.key}_high")
-    ends = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+    ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
     text = column.text(row) + ends
-    return text if column.key != "better" or row.get("better") is None else f"{text} of {row['n_traits']}"
+    return text if column.key != "better" or row.get("better") is None else f"{text}/{row['n_traits']}"
 
 
 def traits_table(results: pl.DataFrame) -> Table:
-    """A row per method with all of its prototypes and all training units, the best first."""
+    """A row per method with all of its prototypes and all training units, the best first; and a score that is the same everywhere.
+
+    The last column has the mAP of logistic regressions on the most prototypes together.
+    """
     rows = full(results).sort("map", descending=True, nulls_last=True).to_dicts()
-    columns = columns_of(rows)
+    single = [row for row in rows if row["n_latents"] == 1 or row["kind"] == "supervised"]
+    columns = [column for column in columns_of(single) if column.key not in ("constant_map", "n_prototypes")]
+    together = {
+        (row["method"], row["layer"], row["n_latents"]): row["map"] for row in rows if row["kind"] != "supervised"
+    }
+    if (most := max((n for *_, n in together), default=1)) > 1:
+        meaning = (
+            f"mAP of logistic regressions on the {most} prototypes that are best on training {results['unit'][0]}s"
+        )
+        columns.append(Column("together", f"best {most}", three, meaning))
     table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
     layers = results["layer"].n_unique() > 1
-    for row in rows:
-        table.add_row(Text(title_of(row, layers)), *(cell(column, row) for column in columns))
+    for row in single:
+        row["together"] = together.get((row["method"], row["layer"], most)) if most > 1 else None
+        table.add_row(Text(title_of(row, layers)), *(cell(column, row, 2) for column in columns))
+    for layer, value in dict(zip(results["layer"], results["constant_map"], strict=True)).items():
+        constant = {"method": "constant score", "kind": "", "n_latents": 1, "layer": layer, "map": value}
+        table.add_row(Text(title_of(constant, layers)), *(cell(column, constant) for column in columns), style="dim")
     return table

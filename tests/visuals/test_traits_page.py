@@ -119,5 +119,6 @@ def test_the_table_shows_the_largest_cell_with_its_intervals(tables):
     console = Console(width=120, record=True)
     console.print(traits_table(tables[1]))
     text = console.export_text()
-    assert "0.800 [0.700, 0.900]" in text and "0.100 [0.050, 0.200]" in text and "2 of 2" in text
+    assert "0.800 [0.70, 0.90]" in text and "0.100 [0.05, 0.20]" in text and "2/2" in text
+    assert "constant score" in text and "0.400" in text
     assert text.index("b ") < text.index("a ") and "silent" not in text
