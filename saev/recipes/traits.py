@@ -1,5 +1,6 @@
 """`saev.traits`: the traits that dictionaries hold, beside baselines that are fitted to the same activations on demand."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import Any
 
 from datamodules import ActivationDataModule
 from saev.baselines import PCA, BaselineSettings, KMeans, RandomVectors, SemiNMF
+from saev.files import fingerprint
 from saev.recipes.fit import fit
 from saev.runs.directory import new_directory, results_of
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries
-from saev.shards import ActivationStore
 from saev.training.settings import FitSettings
-from saev.trait_evaluation.pipeline import TraitsResult, dictionaries_by_layer, evaluate_traits, opened, sides_of
+from saev.trait_evaluation.methods import Study
+from saev.trait_evaluation.pipeline import TraitsResult, evaluate_traits, prepare
 from saev.trait_evaluation.scores import TokenScorer
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
@@ -36,31 +38,44 @@ def traits(
 ) -> TraitsResult:
     """For each trait choose the best prototype of each method on training units, and measure it on test units.
 
-    `settings.baselines` are fitted first, in `directory`/baselines. All other arguments, the errors and the result are those
-    of `evaluate_traits` (saev/trait_evaluation/pipeline.py); directory=None: a new one below outputs/traits.
+    `settings.baselines` are fitted first, in `directory`/baselines.
+
+    Args:
+        dictionaries: directories of dictionaries, runs or sweeps, or name -> dictionary in memory.
+        train, source: a recording, and where its images' or tokens' traits come from (saev/trait_evaluation/sources).
+        test: another recording; None: images of `train`, by `settings.split` or `settings.test_fraction`.
+        layers: block indices; none: those that the dictionaries were trained on. Dictionaries of other layers are left out.
+        scorers: further methods by name: what maps activations [batch, d_model] on the device to scores [batch, n_prototypes].
+        directory: where tables are written; None: a new one below outputs/traits.
+        codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
+
+    Raises ValueError for what does not fit, before activations are read.
     """
     directory = Path(directory or new_directory("traits"))
-    store, saved = opened(train), find_dictionaries(dictionaries) if dictionaries else []
-    fitted: list[SavedDictionary] = []
+    studies = prepare(dictionaries, train, source, settings, test, layers)
     if settings.baselines:
-        other = None if test is None else opened(test)
-        chosen = {}
-        for layer in dictionaries_by_layer(saved, store, layers):
-            _, side, _ = sides_of(source, store, other, settings, layer)  # before anything is fitted
-            size = baseline_size(saved, settings, side.selection(layer, settings.tokens).spans.n_tokens)
-            chosen[layer] = {name: baseline(name, size) for name in settings.baselines}
-        for layer, baselines in chosen.items():
-            fitted += fit_baselines(store, layer, baselines, settings, test is None, directory, device)
+        sizes = [baseline_size(study, settings) for study in studies]  # before anything is fitted
+        studies = [
+            study.with_members(fit_baselines(study, size, settings, directory, device))
+            for study, size in zip(studies, sizes, strict=True)
+        ]
     return evaluate_traits(
-        [*saved, *fitted], store, source, settings, test=test, layers=layers, scorers=scorers, directory=directory,
-        codes=codes, device=device,
+        studies, settings, scorers=scorers, directory=directory, codes=codes, device=device,
+        label_mode=getattr(source, "labels", None),
     )  # fmt: skip
 
 
-def baseline_size(saved: Sequence[SavedDictionary], settings: TraitsSettings, n_tokens: int) -> int:
+def fitted_tokens(study: Study, tokens: str) -> int:
+    """The training tokens of baselines; of two recordings a tenth of the training images is held out."""
+    n = study.train.selection(study.layer, tokens).spans.n_tokens
+    return n if study.train.store is study.test.store else int(0.85 * n)
+
+
+def baseline_size(study: Study, settings: TraitsSettings) -> int:
     """The prototypes of each baseline; ValueError where there are fewer training tokens."""
+    n_tokens = fitted_tokens(study, settings.tokens)
     if settings.baseline_size is None:
-        return min(max((int(one.config["n_latents"]) for one in saved), default=SIZE), n_tokens)
+        return min(max((int(one.config["n_latents"]) for one in study.members), default=SIZE), n_tokens)
     if settings.baseline_size > n_tokens:
         raise ValueError(
             f"baseline_size={settings.baseline_size}: there are only {n_tokens} training tokens: lower it."
@@ -84,25 +99,27 @@ def baseline(name: str, size: int) -> BaselineSettings:
 
 
 def fit_baselines(
-    store: ActivationStore,
-    layer: int,
-    baselines: Mapping[str, BaselineSettings],
-    settings: TraitsSettings,
-    one_recording: bool,
-    directory: Path,
-    device: str,
+    study: Study, size: int, settings: TraitsSettings, directory: Path, device: str
 ) -> list[SavedDictionary]:
-    """The baselines of a layer, fitted to the training side of one recording, or to all of the training recording but a tenth."""
-    root = directory / "baselines" / f"layer{layer}"
+    """The baselines of a layer, fitted to the training side of one recording, or to nine tenths of the training recording."""
+    store, layer = study.train.store, study.layer
+    baselines = {name: baseline(name, size) for name in settings.baselines}
+    held_out: dict[str, Any] = {}
+    if study.test.store is store:
+        held_out = {"val_fraction": settings.test_fraction, "group": settings.group, "split": settings.split}
+    rows = {name: dataclasses.asdict(one) for name, one in baselines.items()}
+    asked = {
+        "baselines": rows,
+        **held_out,
+        "tokens": settings.tokens,
+        "seed": settings.seed,
+        "data": store.manifest.fingerprint,
+    }
+    root = directory / "baselines" / f"layer{layer}-{fingerprint(asked)[:8]}"
     if results_of(root) is None:
-        held_out: dict[str, Any] = (
-            {"val_fraction": settings.test_fraction, "group": settings.group, "split": settings.split}
-            if one_recording
-            else {}
-        )
-        n = min(FitSettings().batch_size, store.tokens_per_image(layer).sum() // 4)
+        batch = max(1, min(FitSettings().batch_size, fitted_tokens(study, settings.tokens) // 4))
         data = ActivationDataModule(
-            str(store.location.root), layer, max(1, int(n)), tokens=settings.tokens, seed=settings.seed, **held_out
+            str(store.location.root), layer, batch, tokens=settings.tokens, seed=settings.seed, **held_out
         )
         shared = FitSettings(tokens=settings.tokens, normalise="none", data_seed=settings.seed, device=device)
         fit(data, layer, baselines, settings=shared, directory=root)

@@ -93,14 +93,14 @@ def groups_of(
 
 
 def split_by_column(
-    store: ActivationStore, tokens: Int64[np.ndarray, " n_examples"], split: str
+    store: ActivationStore, tokens: Int64[np.ndarray, " n_examples"], split: str, key: str = "datamodule.split"
 ) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " val"]]:
     """The images whose value of a column is `train`, and the others, ascending; ValueError where a side has none."""
-    side = np.asarray(column_of(store, split, "datamodule.split"))
+    side = np.asarray(column_of(store, split, key))
     sides = [np.flatnonzero((tokens > 0) & mask) for mask in (side == "=train", side != "=train")]
     if not (len(sides[0]) and len(sides[1])):
         raise ValueError(
-            f"datamodule.split={split}: {len(sides[0])} of {np.count_nonzero(tokens)} images are `train`: both sides need some."
+            f"{key}={split}: {len(sides[0])} of {np.count_nonzero(tokens)} images are `train`: both sides need some."
         )
     return sides[0], sides[1]
 

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -37,6 +36,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         )
     source, layers = instantiate(cfg.traits, _convert_="all"), layers_of(cfg.layer)
     source.check()
+    scorers = {str(name): instantiate(scorer) for name, scorer in cfg.scorers.items()}
     check_device(str(cfg.device))
     answer_slurm()
     train = cfg.train
@@ -50,12 +50,11 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         train = recording.run()
 
     store = ActivationStore(cfg.test or train)
-    images = shown_images(cfg, store, cfg.train is None)
+    images = shown_images(cfg, store, cfg.train is None and cfg.test is None)
 
     from saev.recipes.traits import traits
     from saev.visuals.traits_table import traits_table
 
-    scorers = {str(name): instantiate(scorer) for name, scorer in cfg.scorers.items()}
     result = traits(
         list(cfg.dictionaries), train, source, settings, test=cfg.test, layers=layers, scorers=scorers,
         directory=directory, codes=cfg.codes, device=cfg.device,
@@ -78,7 +77,7 @@ def write_page(
 
     return write_traits_page(
         path, result.traits, result.results, result.images, store=store, images=images, files=files,
-        members=members_of(result.traits, device) if images is not None else {},
+        members=members_of(result, device) if images is not None else {},
         credits=[images.credits()] if images is not None else [],
     )  # fmt: skip
 
@@ -99,13 +98,21 @@ def shown_images(cfg: DictConfig, store: ActivationStore, recorded: bool) -> Any
     return images
 
 
-def members_of(traits: pl.DataFrame, device: str) -> dict[tuple[str, int], Dictionary]:
-    """The dictionaries of a table of traits by method and layer."""
-    if "dictionary" not in traits.columns:
+def members_of(result: TraitsResult, device: str) -> dict[tuple[str, int], Dictionary]:
+    """The dictionaries that the page shows, by method and layer."""
+    from saev.visuals.traits_page import MOST, best_methods
+
+    if "dictionary" not in result.traits.columns:
         return {}
-    named = traits.filter(pl.col("dictionary").is_not_null()).unique(["method", "layer"])
-    rows = named.select("method", "layer", "dictionary").iter_rows()
-    return {(method, layer): load(path, resolve_device(device)) for method, layer, path in rows}
+    paths = {
+        (method, layer): path
+        for method, layer, path in result.traits.select("method", "layer", "dictionary")
+        .unique()
+        .drop_nulls()
+        .iter_rows()
+    }
+    shown = best_methods(result.traits).head(MOST).select("method", "layer").unique().rows()
+    return {key: load(paths[key], resolve_device(device)) for key in shown if Path(paths[key]).is_dir()}
 
 
 def layers_of(layer: Any) -> Sequence[int]:

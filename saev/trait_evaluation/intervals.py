@@ -12,6 +12,8 @@ from saev.metrics.resampling import MIN_IMAGES, interval
 from saev.probing.bootstrap import ColumnCodes, average_precisions
 from saev.trait_evaluation.grid import Choices, Scores, ahead, n_threads
 
+GROUPS = 512
+
 
 class ResampledUnits(NamedTuple):
     """The test units: their labels, the image of each, and how often each resample has each image."""
@@ -47,7 +49,7 @@ def resample(
         unit, value = column(test, prototype)
         counted = known[unit, trait]
         unit, value = unit[counted], value[counted]
-        codes = ColumnCodes(value, positive[unit, trait], units.image[unit], tokens[trait], positives[trait])
+        codes = ColumnCodes(spread(value), positive[unit, trait], units.image[unit], tokens[trait], positives[trait])
         return pair, average_precisions(codes, units.drawn).astype(np.float32)
 
     resampled: Resampled = {}
@@ -56,6 +58,20 @@ def resample(
             resampled[pair] = aps
             advance(1)
     return resampled
+
+
+def spread(values: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
+    """Numbers in the order of the scores, none of them 0, that the bootstrap's bins of 1/64 keep apart.
+
+    At most GROUPS different ones of each sign: scores beyond tie with their neighbours, in groups of equal numbers of values.
+    """
+    out = np.empty_like(values)
+    for sign in (-1, 1):
+        part = values * sign > 0
+        distinct, number = np.unique(np.abs(values[part]), return_inverse=True)
+        group = number * min(GROUPS, len(distinct)) // max(len(distinct), 1)
+        out[part] = sign * np.ldexp(1 + group % 64 / 64, group // 64)
+    return out
 
 
 def column(scores: Scores, prototype: int) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:

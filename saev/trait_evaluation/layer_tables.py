@@ -54,9 +54,12 @@ def tables_of_layer(
     sizes = {*settings.n_prototypes, *(one.n_prototypes for one in methods)}  # all compare at equal numbers
     reference: Cells = {}
     tables: Tables = {"traits": [], "results": [], "images": [empty_images()]}
-    for method in sorted(methods, key=lambda one: one.kind != REFERENCE):  # the reference first
+    kinds = [one.kind for one in methods]
+    # the last one: those that were fitted for this comparison come after those that were given
+    first = methods[len(kinds) - 1 - kinds[::-1].index(REFERENCE)] if REFERENCE in kinds else None
+    for method in sorted(methods, key=lambda one: one is not first):
         cells = add_method(tables, compared, method, sizes, reference)
-        if method.kind == REFERENCE and not reference:
+        if method is first:
             reference = cells
     if settings.supervised:
         with bar("Logistic regressions on raw activations", len(compared.names)) as advance:

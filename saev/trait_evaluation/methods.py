@@ -1,6 +1,6 @@
 """The methods that are compared, each as the scores of both sides' units by its prototypes."""
 
-import logging
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -9,13 +9,14 @@ import numpy as np
 
 from saev.dictionary import Scorer
 from saev.progress import bar
-from saev.saved import SavedDictionary
+from saev.saved import SavedDictionary, find_dictionaries
 from saev.trait_evaluation.grid import Scores, size
 from saev.trait_evaluation.scores import (
     Activations,
     BothSigns,
     TokenScorer,
     is_dense,
+    on_device,
     pooled_codes,
     pooled_scores,
     stored_codes,
@@ -23,8 +24,22 @@ from saev.trait_evaluation.scores import (
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.units import Side
 
-log = logging.getLogger(__name__)
 RAW, CHANNELS = "supervised", "channels"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What is compared at one layer: dictionaries by unique names, and both sides' units with the same traits."""
+
+    layer: int
+    members: Sequence[SavedDictionary]
+    names: tuple[str, ...]
+    train: Side
+    test: Side
+
+    def with_members(self, added: Sequence[SavedDictionary]) -> "Study":
+        """The study with further dictionaries."""
+        return dataclasses.replace(self, members=find_dictionaries([*self.members, *added]))
 
 
 class Method(NamedTuple):
@@ -43,11 +58,8 @@ class Method(NamedTuple):
 
 
 def image_methods(
-    saved: Sequence[SavedDictionary],
+    study: Study,
     scorers: Mapping[str, TokenScorer],
-    train: Side,
-    test: Side,
-    layer: int,
     settings: TraitsSettings,
     codes: str | os.PathLike | None,
     device: str,
@@ -56,11 +68,16 @@ def image_methods(
 
     Sparse codes are read from `codes`, and written there first where they are missing; all others are pooled in one pass.
     """
+    saved, train, test, layer = study.members, study.train, study.test, study.layer
     sides = {"train": train, "test": test}
     selections = {name: side.selection(layer, settings.tokens) for name, side in sides.items()}
-    sparse = [one for one in saved if one.path is not None and not is_dense(one, selections["train"], device)]
+    sparse = [
+        one
+        for one in saved
+        if one.path is not None and kind_of(one) != "pca" and not is_dense(one, selections["train"], device)
+    ]
     dense: dict[str, TokenScorer] = {one.name: scorer_of(one, device) for one in saved if one not in sparse}
-    dense |= scorers
+    dense |= {name: on_device(scorer, device) for name, scorer in scorers.items()}
     if settings.channels:
         dense[CHANNELS] = BothSigns(Activations(train.store.d_model))
     pools = dict.fromkeys(dense, settings.pool)

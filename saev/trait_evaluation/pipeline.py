@@ -13,11 +13,21 @@ import numpy as np
 import polars as pl
 
 from saev.device import resolve_device
+from saev.files import fingerprint
 from saev.runs.tables import write_table
-from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, layer_of, open_recording
+from saev.saved import (
+    Dictionaries,
+    Recording,
+    SavedDictionary,
+    find_dictionaries,
+    has_other_images,
+    layer_of,
+    open_recording,
+)
 from saev.shards import ActivationStore
+from saev.shards.split import held_out_split
 from saev.trait_evaluation.layer_tables import Comparison, tables_of_layer
-from saev.trait_evaluation.methods import Method, image_methods
+from saev.trait_evaluation.methods import CHANNELS, RAW, Study, image_methods
 from saev.trait_evaluation.scores import TokenScorer
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
@@ -42,61 +52,65 @@ class TraitsResult:
     directory: Path | None
 
 
-def evaluate_traits(
+def prepare(
     dictionaries: Dictionaries | None,
     train: Recording,
     source: ImageTraits | Masks,
-    settings: TraitsSettings = TraitsSettings(),  # noqa: B008 it is frozen
-    *,
+    settings: TraitsSettings,
     test: Recording | None = None,
     layers: Sequence[int] = (),
+) -> list[Study]:
+    """The study of each layer. ValueError for what does not fit, before activations are read."""
+    store, other = opened(train), None if test is None else opened(test)
+    saved = find_dictionaries(dictionaries) if dictionaries else []
+    studies = []
+    for layer, members in dictionaries_by_layer(saved, store, layers).items():
+        images = split_of(store, other, settings, layer)
+        if isinstance(source, Masks):
+            sides = token_sides(source, store, other, images, settings, layer)
+        else:
+            sides = image_sides(source, store, other, images, settings.group)
+        names, first, second = sides if settings.compat == "saev" else rankable(*sides)
+        sizes = len(first.labels), len(second.labels), source.unit
+        log.info("layer %d: %d traits; %d training, %d test %ss", layer, len(names), *sizes)
+        for one in members:
+            warn_of_test_images(one, second)
+        studies.append(Study(layer, find_dictionaries(members) if members else [], names, first, second))
+    return studies
+
+
+def evaluate_traits(
+    studies: Sequence[Study],
+    settings: TraitsSettings,
+    *,
     scorers: Mapping[str, TokenScorer] | None = None,
     directory: str | os.PathLike | None = None,
     codes: str | os.PathLike | None = None,
     device: str = "auto",
+    label_mode: str | None = None,
 ) -> TraitsResult:
-    """For each trait choose the best prototype of each method on training units, and measure it on test units.
+    """Rank, choose and compare: the tables of all layers. Arguments as of `saev.traits`.
 
-    Args:
-        dictionaries: directories of dictionaries, runs or sweeps, or name -> dictionary in memory.
-        train, source: a recording, and where its images' or tokens' traits come from (saev/trait_evaluation/sources).
-        test: another recording; None: images of `train`, by its column `split` or by `settings.test_fraction`.
-        layers: block indices; none: those that the dictionaries were trained on. Dictionaries of other layers are left out.
-        scorers: further methods by name: what maps activations [batch, d_model] to scores [batch, n_prototypes].
-        directory: where tables are written; None: nothing is written.
-        codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
-
-    Raises ValueError for what does not fit, before anything is read.
+    ValueError where no method is named, or two have one name.
     """
-    store, other = opened(train), None if test is None else opened(test)
-    saved = find_dictionaries(dictionaries) if dictionaries else []
-    by_layer = dictionaries_by_layer(saved, store, layers)
     parts: list[dict[str, pl.DataFrame]] = []
-    for layer, members in by_layer.items():
-        names, first, second = sides_of(source, store, other, settings, layer)
-        log.info(
-            "layer %d: %d traits; %d training, %d test %ss",
-            layer,
-            len(names),
-            *map(len, (first.labels, second.labels)),
-            source.unit,
-        )
-        methods, raw = methods_and_raw(
-            members, scorers or {}, first, second, layer, settings, codes, resolve_device(device)
-        )
-        if not methods and not settings.supervised:
-            raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")
+    for study in studies:
+        check_names(study, scorers or {}, settings)
+        of_units = image_methods if study.train.token is None else token_methods
+        methods, raw = of_units(study, scorers or {}, settings, codes, resolve_device(device))
         where = {
-            "vit": (store.manifest.meaning.get("vit") or {}).get("name"),
-            "train": store.name,
-            "test": (other or store).name,
-            "layer": layer,
-            "unit": "image" if first.token is None else "token",
-            "pool": settings.pool if first.token is None else None,
-            "label_mode": getattr(source, "labels", None),
+            "vit": (study.train.store.manifest.meaning.get("vit") or {}).get("name"),
+            "train": study.train.store.name,
+            "test": study.test.store.name,
+            "layer": study.layer,
+            "tokens": settings.tokens,
+            "unit": "image" if study.train.token is None else "token",
+            "pool": settings.pool if study.train.token is None else None,
+            "label_mode": label_mode,
             "protocol": settings.compat,
+            "units": fingerprint({"train": study.train.digest(), "test": study.test.digest()})[:8],
         }
-        parts.append(tables_of_layer(Comparison(names, first, second, settings, where), methods, raw))
+        parts.append(tables_of_layer(Comparison(study.names, study.train, study.test, settings, where), methods, raw))
     tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
     path = None if directory is None else Path(directory)
     if path is not None:
@@ -112,14 +126,13 @@ def opened(recording: Recording) -> ActivationStore:
 def dictionaries_by_layer(
     saved: Sequence[SavedDictionary], store: ActivationStore, layers: Sequence[int]
 ) -> dict[int, list[SavedDictionary]]:
-    """The dictionaries of each layer; ValueError without a layer."""
+    """The dictionaries of each layer; one that does not say its layer is of the only one in `layers`. ValueError without a layer."""
     out: dict[int, list[SavedDictionary]] = {store.resolve_layer(layer): [] for layer in layers}
     for one in saved:
-        layer = layer_of(one, open_recording(one, store))
+        unknown = one.provenance.get("layer") is None and len(layers) == 1
+        layer = layer_of(one, open_recording(one, store), layers[0] if unknown else None)
         if layers and layer not in out:
-            log.warning(
-                "%s was trained on layer %d, which is not among layer=%s: left out", one.name, layer, list(layers)
-            )
+            log.warning("%s was trained on layer %d, which is not among layer=%s: left out", one.name, layer, [*layers])
         else:
             out.setdefault(layer, []).append(one)
     if not out:
@@ -127,34 +140,24 @@ def dictionaries_by_layer(
     return out
 
 
-def sides_of(
-    source: ImageTraits | Masks,
-    store: ActivationStore,
-    other: ActivationStore | None,
-    settings: TraitsSettings,
-    layer: int,
-) -> tuple[tuple[str, ...], Side, Side]:
-    """(names of the traits, training side, test side), without traits that nothing can be ranked by."""
-    images = split_of(store, other, settings, layer)
-    if isinstance(source, Masks):
-        sides = token_sides(source, store, other, images, settings, layer)
-    else:
-        sides = image_sides(source, store, other, images, settings.group)
-    names, first, second = rankable(*sides)
-    return names, first, second
+def warn_of_test_images(one: SavedDictionary, test: Side) -> None:
+    """Say how many of the test images a dictionary was trained on, without their traits."""
+    split, store = one.provenance.get("held_out"), test.store
+    if split is None or has_other_images(one, store):
+        return
+    tokens, ignored = one.provenance.get("token_roles") or "patches", tuple(one.provenance.get("ignore_labels") or ())
+    trained = held_out_split(store, store.resolve_layer(one.provenance["layer"]), tokens, ignored, **split)[0]
+    if seen := len(np.intersect1d(trained, test.images)):
+        log.warning(
+            "%s was trained on %d of the %d test images, though not on their traits: train with datamodule.split=, or with "
+            "datamodule.val_fraction= as test_fraction is, to hold them out", one.name, seen, len(test.images),
+        )  # fmt: skip
 
 
-def methods_and_raw(
-    members: Sequence[SavedDictionary],
-    scorers: Mapping[str, TokenScorer],
-    train: Side,
-    test: Side,
-    layer: int,
-    settings: TraitsSettings,
-    codes: str | os.PathLike | None,
-    device: str,
-) -> tuple[list[Method], tuple[np.ndarray, np.ndarray]]:
-    """The methods, and the raw activations of both sides' units."""
-    if train.token is None:
-        return image_methods(members, scorers, train, test, layer, settings, codes, device)
-    return token_methods(members, scorers, train, test, layer, settings, device)
+def check_names(study: Study, scorers: Mapping[str, TokenScorer], settings: TraitsSettings) -> None:
+    """ValueError where there is no method, or a scorer has a name that is taken."""
+    taken = {RAW, CHANNELS, *(one.name for one in study.members)} & {*scorers}
+    if taken:
+        raise ValueError(f"scorers.{min(taken)}: another method has this name: choose another one.")
+    if not (study.members or scorers or settings.channels or settings.supervised):
+        raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")

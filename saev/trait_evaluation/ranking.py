@@ -65,9 +65,13 @@ class Labels:
         return Subset(mask, positive, self.known[mask].sum(0, dtype=np.float64))
 
     def constant_ap(self, subset: "Subset") -> Float64[np.ndarray, " traits"]:
-        """The AP of a score that is the same for all units: the prevalence, and in expectation over orders a little more."""
+        """The AP of a score that is the same for all units: the prevalence, and in expectation over orders a little more.
+
+        NaN for a trait without a positive.
+        """
         positive, known = subset.positive[None], subset.known[None]
-        return self.group_terms(positive, known, np.zeros_like(positive), np.zeros_like(known))[0] / positive[0]
+        sums = self.group_terms(positive, known, np.zeros_like(positive), np.zeros_like(known))[0]
+        return sums / np.where(subset.positive > 0, subset.positive, np.nan)
 
     def group_terms(
         self,

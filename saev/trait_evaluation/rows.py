@@ -14,21 +14,11 @@ from saev.trait_evaluation.intervals import Resampled
 from saev.trait_evaluation.ranking import Labels
 from saev.trait_evaluation.units import Side
 
+# of two rows with equal values in these, one stands for both; a dictionary is known by its weights, whatever it is called
 KEY = (
-    "method",
-    "labels",
-    "sha256",
-    "n_prototypes",
-    "n_train",
-    "n_latents",
-    "seed",
-    "trait",
-    "train",
-    "test",
-    "layer",
-    "pool",
-    "protocol",
-)
+    "kind", "sha256", "labels", "n_prototypes", "n_train", "n_latents", "seed", "trait", "units", "vit", "layer", "tokens", "pool",
+    "label_mode", "protocol",
+)  # fmt: skip
 
 
 def flat_scores(test: Scores) -> tuple[Bool[np.ndarray, " prototypes"], Bool[np.ndarray, " prototypes"]]:
@@ -96,7 +86,10 @@ def with_constants(table: pl.DataFrame, constants: Mapping[str, Any]) -> pl.Data
     """The table with the same values in further columns, NaN as null, and `key`: 16 hex digits that name the row in any job."""
     table = table.with_columns(pl.col(pl.Float64).fill_nan(None))
     table = table.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
-    parts = table.select([name for name in KEY if name in table.columns]).rows()
+    columns = [name for name in KEY if name in table.columns]
+    if constants.get("sha256") is None and "method" in constants:
+        columns.append("method")
+    parts = table.select(columns).rows()
     digests = [hashlib.sha256(repr(row).encode()).hexdigest()[:16] for row in parts]
     return table.with_columns(pl.Series("key", digests))
 
@@ -151,7 +144,7 @@ def image_rows(
     n: int = 8,
     n_missed: int = 4,
 ) -> pl.DataFrame:
-    """For each trait the images of the largest scores of its prototype (`top`), and of its lowest-scoring positives (`missed`)."""
+    """For each trait the images of the largest scores of its prototype (`top`), and of its lowest-scoring other positives (`missed`)."""
     rows = []
     for trait, chosen in enumerate(prototype.tolist()):
         if chosen < 0:
@@ -160,7 +153,8 @@ def image_rows(
         label = test.labels[:, trait]
         order = np.argsort(-column, kind="stable")
         known = order[label[order] >= 0]
-        missed = known[::-1][label[known[::-1]] == 1][:n_missed]
+        others = known[n:][::-1]
+        missed = others[label[others] == 1][:n_missed]
         for what, units in (("top", known[:n]), ("missed", missed)):
             for rank, unit in enumerate(units.tolist()):
                 rows.append(

@@ -1,23 +1,23 @@
 """Scores of images by prototypes: codes on disk where they are sparse, else pooled while the activations are read."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
 from scipy.sparse import csc_matrix
-from torch import Tensor
+from torch import Tensor, nn
 
 from saev.codes.encoding import DENSE, density, encode
+from saev.codes.manifest import CodesManifest, identify
 from saev.codes.settings import EncodeSettings
 from saev.codes.store import CodeStore
-from saev.saved import SavedDictionary
+from saev.saved import SavedDictionary, select_tokens
+from saev.shards.manifest import FILE
 from saev.shards.selected_tokens import Selection
-
-log = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -55,6 +55,26 @@ class BothSigns:
         return torch.cat([scores, -scores], 1)
 
 
+def on_device(scorer: TokenScorer, device: str) -> TokenScorer:
+    """The scorer; a module on the device, in evaluation mode."""
+    return scorer.to(device).eval() if isinstance(scorer, nn.Module) else scorer  # type: ignore[return-value]
+
+
+def checked(
+    scorer: TokenScorer, acts: Float[Tensor, "batch d_model"], name: str = "scorers"
+) -> Float[Tensor, "batch n_prototypes"]:
+    """The scores of a batch; ValueError where they have another shape than the scorer says, or are not finite."""
+    scores, shape = scorer(acts), (len(acts), scorer.n_prototypes)
+    if scores.shape != shape:
+        raise ValueError(
+            f"{name} returns scores of shape {tuple(scores.shape)} for {len(acts)} tokens: must be [batch, n_prototypes], "
+            f"here {shape}."
+        )
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"{name} returns scores that are not finite: they cannot be ranked.")
+    return scores
+
+
 def is_dense(one: SavedDictionary, selection: Selection, device: str) -> bool:
     """Whether a dictionary's codes are too dense to be stored as pairs."""
     return density(one.load(device), selection, None) > DENSE
@@ -65,13 +85,22 @@ def stored_codes(
 ) -> CodeStore:
     """The codes of a sparse dictionary on the recording; encoded where `out` does not hold them yet."""
     settings = EncodeSettings(selection.tokens, batch_size=batch_size, device=device)
+    everything = select_tokens(one, selection.store, layer=selection.layer, tokens=selection.tokens, examples="all")
+    manifest = CodesManifest.of(identify(one), one.config["n_latents"], everything, settings)
+    root = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "codes") if out is None else Path(out)
+    if (root / manifest.name / FILE).is_file():
+        stored = CodesManifest.load(root / manifest.name)
+        if stored.complete and "image" in stored.views:
+            return CodeStore(root / manifest.name)
     (codes,) = encode(one, selection.store, settings, layer=selection.layer, out=out, progress=True)
     return codes
 
 
 def pooled_codes(codes: CodeStore, images: Int64[np.ndarray, " images"], pool: str) -> csc_matrix:
     """Pooled codes of these images, in their order."""
-    row = np.searchsorted(codes.images["example"].to_numpy(), images)
+    encoded = codes.images["example"].to_numpy()
+    row = np.searchsorted(encoded, images)
+    assert (encoded[row] == images).all(), "every image has selected tokens"
     return codes.pooled(pool)[row].tocsc()
 
 
@@ -97,12 +126,7 @@ def pooled_scores(
         for batch in selection.batches(shard, batch_size):
             x = torch.from_numpy(batch["acts"]).to(device).float()
             for name, scorer in scorers.items():
-                scores = scorer(x)
-                if scores.shape != (len(x), scorer.n_prototypes):
-                    raise ValueError(
-                        f"{name} returns scores of shape {tuple(scores.shape)} for {len(x)} tokens: must be [batch, n_prototypes], "
-                        f"here {(len(x), scorer.n_prototypes)}."
-                    )
+                scores = checked(scorer, x, name)
                 pools[name].add(scores.float(), number[batch["example"]])
             advance(len(x))
     return {name: one.result() for name, one in pools.items()}

@@ -40,7 +40,7 @@ class TraitsSettings:
     compat: Literal["strict", "saev"] = "strict"  # saev: the published protocol
     nulls: tuple[Literal["permuted"], ...] = ("permuted",)  # permuted: each unit's traits from another unit
     bootstrap: int = bounded(1000, at_least=0)  # resamples of the test images, for 95 % intervals
-    seed: int = bounded(0, at_least=0)  # of the split, permutations and resamples
+    seed: int = bounded(0, at_least=0)  # of permutations, resamples, sampled tokens and baselines
 
     batch_size: int = bounded(4096, at_least=1)  # tokens
 

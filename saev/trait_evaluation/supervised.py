@@ -33,6 +33,8 @@ def supervised(
     def fit(trait: int) -> tuple[float, float]:
         known, counted = (np.flatnonzero(labels[:, trait] >= 0) for labels in (train_labels, test_labels))
         y = train_labels[known, trait] == 1
+        if y.all() or not y.any():
+            return np.nan, np.nan  # there is nothing to fit
         model = best_ridge(x[known], y, cluster[known], ridges, seed)
         on_train, on_test = model.decision_function(x[known]), model.decision_function(z[counted])
         return average_precision(on_train, y), average_precision(on_test, test_labels[counted, trait] == 1)
@@ -82,6 +84,8 @@ def several(
         columns = [csr_array(scores[:, best]) for scores in (train, test)]
         x, z = standardised(columns[0][known], columns[1][counted])
         y = train_labels[known, trait] == 1
+        if y.all() or not y.any():
+            return np.nan, np.nan
         model = refit(x, y, np.arange(len(best)))
         return average_precision(model.logits(x), y), average_precision(
             model.logits(z), test_labels[counted, trait] == 1

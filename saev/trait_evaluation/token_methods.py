@@ -1,6 +1,7 @@
 """The methods where units are tokens: all prototypes' scores of a sample of tokens."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from saev.codes.pairs import sparse_codes
 from saev.progress import bar
 from saev.saved import SavedDictionary
 from saev.trait_evaluation.grid import Scores
-from saev.trait_evaluation.methods import CHANNELS, Method, kind_of, methods_of, scorer_of
-from saev.trait_evaluation.scores import Activations, BothSigns, TokenScorer
+from saev.trait_evaluation.methods import CHANNELS, Method, Study, kind_of, methods_of, scorer_of
+from saev.trait_evaluation.scores import Activations, BothSigns, TokenScorer, checked, on_device
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.units import Side
 
@@ -22,20 +23,19 @@ Raw = Float32[np.ndarray, "units d_model"]
 
 @torch.inference_mode()
 def token_methods(
-    saved: Sequence[SavedDictionary],
+    study: Study,
     scorers: Mapping[str, TokenScorer],
-    train: Side,
-    test: Side,
-    layer: int,
     settings: TraitsSettings,
+    codes: str | os.PathLike | None,
     device: str,
 ) -> tuple[list[Method], tuple[Raw, Raw]]:
-    """The methods, and the tokens' raw activations."""
+    """The methods, and the tokens' raw activations. `codes` are not read: few tokens are scored."""
+    saved, train, test, layer = study.members, study.train, study.test, study.layer
     raw = (
         activations_of(train, layer, settings.tokens, settings.batch_size),
         activations_of(test, layer, settings.tokens, settings.batch_size),
     )
-    others = dict(scorers)
+    others = {name: on_device(scorer, device) for name, scorer in scorers.items()}
     if settings.channels:
         others[CHANNELS] = BothSigns(Activations(train.store.d_model))
     scores: dict[str, tuple[Scores, Scores]] = {}
@@ -56,7 +56,7 @@ def scored(scorer: TokenScorer, acts: Raw, batch_size: int, device: str) -> Floa
     """The scores of all tokens."""
     out = np.empty((len(acts), scorer.n_prototypes), np.float32)
     for rows, x in batches(acts, batch_size, device):
-        out[rows] = scorer(x).float().cpu().numpy()
+        out[rows] = checked(scorer, x).float().cpu().numpy()
     return out
 
 
@@ -89,6 +89,7 @@ def activations_of(side: Side, layer: int, tokens: str, batch_size: int) -> Raw:
     key = side.example * stride + side.token
     order = np.argsort(key)
     ascending, out = key[order], np.zeros((len(key), side.store.d_model), np.float32)
+    missing = np.ones(len(key), bool)
     with bar("Reading tokens", selection.spans.n_tokens) as advance:
         for shard in range(len(selection.rows)):
             for batch in selection.batches(shard, batch_size):
@@ -96,5 +97,7 @@ def activations_of(side: Side, layer: int, tokens: str, batch_size: int) -> Raw:
                 at = np.minimum(np.searchsorted(ascending, here), len(key) - 1)
                 sampled = ascending[at] == here
                 out[order[at[sampled]]] = batch["acts"][sampled]
+                missing[order[at[sampled]]] = False
                 advance(len(here))
+    assert not missing.any(), "every unit is among the selected tokens"
     return out

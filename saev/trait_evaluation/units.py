@@ -1,6 +1,7 @@
 """The training and test units, images or tokens, and their traits."""
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 
@@ -11,10 +12,12 @@ from saev.images.tables import shortened
 from saev.probing.sparse.codes import sample_evenly
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
+from saev.shards.selection import per_image, select
 from saev.shards.split import column_of, split_by_column, split_groups, split_images
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
 from saev.trait_evaluation.table import TraitTable, shared
+from saev.vits.activation_site import differences
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +37,12 @@ class Side:
         """The images, ascending."""
         return np.unique(self.example)
 
+    def digest(self) -> str:
+        """sha256 (hex) of the recording, the units and their traits."""
+        token = np.zeros(0, np.int64) if self.token is None else self.token
+        parts = (self.store.manifest.fingerprint.encode(), *map(np.ndarray.tobytes, (self.example, token, self.labels)))
+        return hashlib.sha256(b"".join(parts)).hexdigest()
+
     @property
     def n_clusters(self) -> int:
         """Images, or groups of images."""
@@ -52,7 +61,7 @@ def split_of(
 
     ValueError where a side has no image, or where both recordings are the same.
     """
-    stored = train.tokens_per_image(layer)
+    stored = selected_tokens(train, layer, settings.tokens)
     if test is not None:
         if test.d_model != train.d_model:
             raise ValueError(
@@ -63,16 +72,29 @@ def split_of(
             raise ValueError(
                 f"test={test.location.root} is the training recording itself: give another, or leave it out (test_fraction)."
             )
+        if settings.split is not None:
+            raise ValueError(
+                f"split={settings.split}: test={test.location.root} says which images are for the test: drop one."
+            )
+        first, second = (store.manifest.meaning.get("vit") or {} for store in (train, test))
+        if first and second and (differ := differences(first, second)):
+            log.warning("train and test were recorded with different backbones (%s)", ", ".join(differ))
         if settings.group is not None:
             column_of(test, settings.group)  # ValueError where it has no groups
-        return np.flatnonzero(stored), np.flatnonzero(test.tokens_per_image(layer))
+        return np.flatnonzero(stored), np.flatnonzero(selected_tokens(test, layer, settings.tokens))
     if settings.split is not None:
-        return split_by_column(train, stored, settings.split)
+        return split_by_column(train, stored, settings.split, "split")
     if settings.group is None:
         first, second = split_images(stored, settings.test_fraction)
     else:
         first, second = split_groups(stored, settings.test_fraction, column_of(train, settings.group))
     return np.sort(first), np.sort(second)
+
+
+def selected_tokens(store: ActivationStore, layer: int, tokens: str) -> Int64[np.ndarray, " n_examples"]:
+    """Tokens of these roles of each image."""
+    stored = store.tokens_per_image(layer)
+    return per_image(select(stored, np.flatnonzero(stored), store.role_slice(tokens)), len(stored))
 
 
 def image_sides(
@@ -106,6 +128,8 @@ def token_sides(
     layer: int,
 ) -> tuple[tuple[str, ...], Side, Side]:
     """(names of the traits, training side, test side) where units are tokens: `sample_tokens` of a side, evenly from its images."""
+    if settings.tokens not in ("patches", "all"):
+        raise ValueError(f"tokens={settings.tokens}: traits=masks are of patches: choose tokens=patches.")
     stores, units = (train, test or train), []
     for store, chosen in zip(stores, images, strict=True):
         example, token, table = source.table(store, chosen, layer)

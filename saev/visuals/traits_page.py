@@ -60,9 +60,7 @@ def write_traits_page(
     best = best_methods(traits)
     galleries = galleries_of(best, images_of_traits, album, store, members or {}) if images is not None else []
     headings, cells = trait_cells(traits, best, several_layers)
-    left_out = (
-        f"The {len(galleries)} traits with the highest lower end are shown." if len(best) > len(galleries) else ""
-    )
+    left_out = f"The first {len(galleries)} traits of the table are shown." if len(best) > len(galleries) else ""
     page = ENVIRONMENT.get_template("traits_page.html.j2").render(
         title=title, facts=facts_of(traits, results), unit=unit, columns=columns,
         methods=[{"name": title_of(row, several_layers), "cells": [cell(column, row) for column in columns]} for row in rows],
@@ -85,7 +83,7 @@ def facts_of(traits: pl.DataFrame, results: pl.DataFrame) -> list[tuple[str, str
     )
     pairs = [
         ("Training", f"{first['train']}, {whole(n_train)} {first['unit']}s"),
-        ("Test", f"{first['test']}, {whole(traits['n_test'].max())} {first['unit']}s"),
+        ("Test", f"{first['test']}, at most {whole(traits['n_test'].max())} {first['unit']}s whose trait is known"),
         (
             "Traits",
             f"{whole(traits['trait'].n_unique())}" + (f", labels={first['label_mode']}" if first["label_mode"] else ""),
@@ -100,6 +98,8 @@ def facts_of(traits: pl.DataFrame, results: pl.DataFrame) -> list[tuple[str, str
 def figures(results: pl.DataFrame, several_layers: bool, unit: str) -> list[tuple[str, str]]:
     """(figure, alternative text) of mAP over training units, and over prototypes."""
     rows = results.filter((pl.col("n_latents") == 1) & pl.col("map").is_not_null())
+    if not len(rows):
+        return []
     out = []
     for x, other, label in (
         ("n_train", "n_prototypes", f"training {unit}s"),
@@ -128,18 +128,21 @@ def figures(results: pl.DataFrame, several_layers: bool, unit: str) -> list[tupl
 
 
 def best_methods(traits: pl.DataFrame) -> pl.DataFrame:
-    """For each trait the dictionary with the highest mean AP over seeds, all prototypes and all training units.
+    """For each trait the SAE (without one, the baseline) with the highest mean AP over seeds, all prototypes and training units.
 
     First those whose lower end is furthest above the AP of a constant score.
     """
     rows = full(traits.filter((pl.col("labels") == "true") & (pl.col("n_latents") == 1)))
     if "dictionary" in rows.columns:
         rows = rows.filter(pl.col("dictionary").is_not_null())
-    means = rows.group_by("trait", "method", "layer", maintain_order=True).agg(
+    means = rows.group_by("trait", "method", "kind", "layer", maintain_order=True).agg(
         pl.col("test_ap", "ap_low", "prevalence", "constant_ap").mean(),
         pl.col("n_pos_test", "n_test", "prototype").first(),
     )
-    best = means.sort("test_ap", descending=True, nulls_last=True).unique("trait", keep="first", maintain_order=True)
+    trained = pl.col("kind") == "sae"
+    best = means.sort(trained, "test_ap", descending=True, nulls_last=True).unique(
+        "trait", keep="first", maintain_order=True
+    )
     above = pl.col("ap_low") - pl.col("constant_ap")
     return best.sort(above, pl.col("test_ap") - pl.col("constant_ap"), descending=True, nulls_last=True)
 
@@ -190,9 +193,9 @@ def galleries_of(
                 for one in shown.filter(pl.col("what") == what).sort("rank").iter_rows(named=True)
             ]
             strips.append((text, pictures))
-        low = MISSING if row["ap_low"] is None else f"{row['ap_low']:.3f}"
+        low = "" if row["ap_low"] is None else f" (95 %: from {row['ap_low']:.3f})"
         out.append(
-            {"trait": row["trait"], "method": row["method"], "latent": latent, "ap": f"{row['test_ap']:.3f} (95 %: from {low})",
+            {"trait": row["trait"], "method": row["method"], "latent": latent, "ap": f"{row['test_ap']:.3f}{low}",
              "prevalence": f"{row['prevalence']:.3f}", "n_pos": whole(row["n_pos_test"]), "n_test": whole(row["n_test"]),
              "strips": strips}
         )  # fmt: skip

@@ -1,5 +1,6 @@
 """saev traits: tables and a page from the command line; what is planted is found, and refusals."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from trait_evaluation.sources.recorded import recorded
 import saev
 from saev.baselines.kmeans import KMeansDictionary
 from saev.nn import Normaliser
+from saev.trait_evaluation.settings import TraitsSettings
+from saev.trait_evaluation.sources import Columns
 
 N = 60
 FAST = (
@@ -129,6 +132,8 @@ def test_tokens_are_units_with_masks(cli, tmp_path):
         (COLUMNS, "no layer is named"),
         (("layer=4", *COLUMNS, "baselines=[]", "channels=false", "supervised=false"), "no method is named"),
         (("layer=4", *COLUMNS, "split=spilt"), "did you mean split?"),
+        (("layer=4", *COLUMNS, "+scorers.channels={_target_: saev.trait_evaluation.scores.Activations, d_model: 8}"),
+         "scorers.channels: another method has this name"),
         (("layer=4", *COLUMNS, "images=folder", "images.root=/nothing"), "images.root=/nothing"),
         (("layer=4", *COLUMNS, "baseline_size=1000"), "baseline_size=1000: there are only 60 training tokens"),
     ],
@@ -150,3 +155,41 @@ def test_a_page_that_cannot_be_written_does_not_cost_the_tables(cli, place, monk
         "traits", str(place), f"train={place / 'data'}", *FAST, *COLUMNS, "channels=false", "nulls=[]", "several=[]"
     )
     assert shown.code == 0 and "the tables are complete" in shown.text and "results.csv" in shown.out
+
+
+def test_rows_have_the_same_keys_whatever_a_dictionary_is_called_and_other_keys_for_other_units(place):
+    settings = TraitsSettings(
+        baselines=(), channels=False, supervised=False, several=(), nulls=(), bootstrap=0, n_train=(), n_prototypes=(), seeds=(0,)
+    )  # fmt: skip
+    columns, (one,) = Columns(("red", "round")), saev.find_dictionaries(place)
+
+    def rows(dictionaries, **changed):
+        return saev.traits(
+            dictionaries, place / "data", columns, dataclasses.replace(settings, **changed), layers=[4]
+        ).traits
+
+    first, renamed = rows(one), rows(dataclasses.replace(one, name="another"))
+    assert first["key"].to_list() == renamed["key"].to_list() and len(first) == 2
+    assert not {*first["key"]} & {*rows(one, split="split")["key"]} and not {*first["key"]} & {
+        *rows(one, tokens="all")["key"]
+    }
+    in_memory = rows({"memory": one.load("cpu")})
+    assert in_memory["test_ap"].to_list() == pytest.approx(first["test_ap"].to_list(), abs=0.02)
+
+
+def test_the_published_protocol_keeps_traits_without_a_positive(tmp_path, cli):
+    rows = [{"red": i % 2, "never": 0, "split": "train" if i < 20 else "test"} for i in range(40)]
+    recorded(tmp_path / "data", rows)
+    shown = cli(
+        "traits", f"train={tmp_path / 'data'}", "layer=4", "split=split", "traits=columns", "traits.columns=[red,never]", *FAST,
+        "compat=saev", "nulls=[]", "baselines=[]", "device=cpu",
+    )  # fmt: skip
+    assert shown.code == 0, shown.text
+    path = next(line.split(None, 1)[1] for line in shown.out.splitlines() if line.startswith("traits:"))
+    traits = pl.read_parquet(path).filter(pl.col("trait") == "never")
+    assert traits.filter(pl.col("method") == "channels")["test_ap"].to_list()[0] == 0
+
+
+def test_logistic_regressions_alone_have_a_page(cli, place):
+    shown = cli("traits", f"train={place / 'data'}", "layer=4", *COLUMNS, *FAST, "baselines=[]", "channels=false")
+    assert shown.code == 0 and "supervised" in shown.out and "page:" in shown.out, shown.text

@@ -41,6 +41,15 @@ def test_pooled_scores_are_those_of_each_image(store, pool, batch_size):
     assert pooled["both"].shape == (4, 16) and (pool != "mean" or np.allclose(pooled["both"][:, 8:], -expected))
 
 
+def test_scores_that_are_not_finite_are_refused(store):
+    class Broken(Activations):
+        def __call__(self, acts):
+            return acts.log()
+
+    with pytest.raises(ValueError, match="mine returns scores that are not finite"):
+        pooled_scores({"mine": Broken(8)}, Selection(store, 4, np.arange(7)), {"mine": "max"}, 100, "cpu")
+
+
 def test_a_scorer_of_another_shape_is_named(store):
     class Wrong:
         n_prototypes = 3
@@ -56,6 +65,7 @@ def test_a_scorer_of_another_shape_is_named(store):
 def test_codes_on_disk_give_the_same_scores_as_encoding(store, tmp_path, pool):
     torch.manual_seed(0)
     sae = SparseAutoencoder(8, 64, TopK(k=2), Normaliser(torch.zeros(8), torch.ones(()))).eval()
+    torch.nn.init.normal_(sae.w_enc)
     saev.save_dictionary(sae, tmp_path / "sae", provenance={"layer": 4})
     (one,) = find_dictionaries(tmp_path / "sae")
     images = np.array([0, 2, 3, 5])
@@ -63,4 +73,5 @@ def test_codes_on_disk_give_the_same_scores_as_encoding(store, tmp_path, pool):
     codes = stored_codes(one, selection, tmp_path / "codes", 100, "cpu")
     scorer = saev.Scorer(sae)
     pooled = pooled_scores({"sae": scorer}, selection, {"sae": pool}, 100, "cpu")["sae"]
+    assert np.count_nonzero(pooled) > 10
     np.testing.assert_allclose(pooled_codes(codes, images, pool).toarray(), pooled, rtol=2e-3, atol=1e-6)

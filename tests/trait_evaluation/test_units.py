@@ -81,7 +81,24 @@ def test_tokens_are_sampled_evenly_from_the_images(tmp_path):
     settings = TraitsSettings(sample_tokens=20)
     names, train, test = token_sides(Masks(), store, None, (np.arange(5), np.arange(5, 10)), settings, 4)
     assert names == ("head", "fin") and len(train.example) == 20 == len(test.example)
-    assert np.bincount(train.example).tolist() == [2, 8, 2, 8, 0][:4] + [0] * 0 or np.bincount(train.example)[0] == 2
+    assert np.bincount(train.example).tolist() == [2, 7, 2, 7, 2]  # all of an image of two, equally many of the others
     for side in (train, test):
         at = [labels[e][t - 1] for e, t in zip(side.example, side.token, strict=True)]  # token 0 is the cls token
         assert side.labels.argmax(1).tolist() == [id - 1 for id in at]
+    with pytest.raises(ValueError, match="tokens=cls: traits=masks are of patches"):
+        token_sides(Masks(), store, None, (np.arange(5), np.arange(5, 10)), TraitsSettings(tokens="cls"), 4)
+
+
+def test_an_image_without_selected_tokens_is_on_no_side(tmp_path):
+    labels = [[0, 0], [], [0, 0], [0], [], [0, 0]]
+    store = recorded(tmp_path / "some", [{} for _ in labels], labels, {0: "x"})
+    train, test = split_of(store, None, TraitsSettings(), 4)
+    assert {*train} | {*test} == {0, 2, 3, 5}
+    train, test = split_of(store, None, TraitsSettings(tokens="all"), 4)
+    assert len(train) + len(test) == 6
+
+
+def test_two_recordings_need_no_split_column(store, tmp_path):
+    other = recorded(tmp_path / "two", ROWS, [[0, 0]] * 12, {0: "x"})
+    with pytest.raises(ValueError, match="split=split: test="):
+        split_of(store, other, TraitsSettings(split="split"), 4)
