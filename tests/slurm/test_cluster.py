@@ -62,7 +62,7 @@ def command(*arguments: str) -> str:
 
 def test_preempted_jobs_end_with_the_results_of_an_undisturbed_sweep(start, tiny, tmp_path, cli):
     # more than a job can do between TERM and KILL
-    members = ("layer=1,2", "k=2,8", "n_tokens=19200", f"dataset={tiny}")
+    members = ("layer=1,2", "k=2,8", "n_tokens=64000", f"dataset={tiny}")
     sweep, undisturbed = tmp_path / "preempted", tmp_path / "undisturbed"
     process = start(*SWEEP, *SLOW, *members, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm", *SLURM)
     (first, one), (second, other) = slurm_jobs(sweep, 2, process).items()
