@@ -63,6 +63,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         self.streams: dict[tuple[Any, ...], TokenStream] = {}  # selecting tokens may take seconds
         self.in_flight = InFlight()
         self.answer_signals: Callable[[], None] | None = None  # called while a batch is waited for
+        self.whole_batch = False  # with fewer tokens than a batch has, take all of them as one, instead of refusing
 
     def prepare_data(self) -> None:
         """Record the dataset if necessary, or resume its recording."""
@@ -83,6 +84,10 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         self.train_examples, self.val_examples = held_out_split(
             store, self.layer, self.tokens, self.ignore_labels, **self.held_out()
         )
+        if self.whole_batch and (n := self.stream(self.train_examples).n_tokens) < self.batch_size:
+            log.info("batch_size=%d: there are %d training tokens, which are one batch", self.batch_size, n)
+            self.batch_size = n
+            self.streams.clear()  # they have the former batch size
         self.n_steps()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
             log.warning("subset_tokens=%d exceeds the available tokens: all are used", self.subset_tokens)

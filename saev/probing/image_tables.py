@@ -63,7 +63,7 @@ def labels_from_table(
     every = tuple(next(iter(rows.values()), {}))
     columns = every if names is None else tuple(map(str, names))
     if absent := [name for name in columns if name not in every]:
-        raise ValueError(f"labels={file} has no column {absent[0]!r}{closest(absent[0], every)}.")
+        raise ValueError(f"labels={file} has no column {absent[0]!r}{closest(absent[0], every)}")
     if not columns:
         raise ValueError(f"labels={file}: give a column per class beside the images' names.")
     paths = store.examples["path"].to_list()

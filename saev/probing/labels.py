@@ -95,17 +95,17 @@ def ids_of(key: str, labels: Sequence[int | str], names: Mapping[int, str]) -> t
     ids = {name: id for id, name in names.items()}
     for label in labels:
         if isinstance(label, str) and label not in ids and not label.isdigit():
-            raise ValueError(f"{key}={shown(labels)}: no class is called {label!r}{closest(label, [*ids])}.")
+            raise ValueError(f"{key}={shown(labels)}: no class is called {label!r}{closest(label, [*ids])}")
     return tuple(ids[label] if label in ids else int(label) for label in labels)  # type: ignore[index]
 
 
 def closest(name: str, names: Sequence[str]) -> str:
-    """The remedy for an unknown name: those most like it, or the first ones."""
+    """The end of a message on an unknown name: those most like it, or the first ones."""
     if not names:
-        return ": these classes have no names, give their ids"
+        return ": these classes have no names, give their ids."
     if like := difflib.get_close_matches(name, names, 3, 0.5):
         return f"; did you mean {listed(like)}?"
-    return f"; choose among {shortened(sorted(names), 12)}"
+    return f"; choose among {shortened(sorted(names), 12)}."
 
 
 def check_same_names(classes: Classes, store: ActivationStore) -> None:

@@ -217,7 +217,7 @@ def labels_of(
         if absent := [name for c, name in enumerate(names) if first.exclusive and not (first.table == c).any()]:
             known = read(stores[0], settings.labels)[1]
             raise ValueError(
-                f"classes={shown(settings.classes)}: no image has {settings.labels}={absent[0]}{closest(absent[0], known)}."
+                f"classes={shown(settings.classes)}: no image has {settings.labels}={absent[0]}{closest(absent[0], known)}"
             )
         second = first if stores[1] is stores[0] else read(stores[1], settings.labels, names)[0]
         return [first, second], tuple(range(len(names))), names

@@ -73,6 +73,7 @@ def fit(
     data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
     answer_slurm()
     with open_run(directory, configuration or arguments(data, baselines, settings), may_differ=MAY_DIFFER):
+        data.whole_batch = True  # baselines do not depend on how tokens are divided into batches
         data.prepare_data()
         data.setup("fit")
         return run(data, baselines, settings, directory)

@@ -117,7 +117,7 @@ def fit_baselines(
     }
     root = directory / "baselines" / f"layer{layer}-{fingerprint(asked)[:8]}"
     if results_of(root) is None:
-        batch = max(1, min(FitSettings().batch_size, fitted_tokens(study, settings.tokens) // 4))
+        batch = FitSettings().batch_size
         data = ActivationDataModule(
             str(store.location.root), layer, batch, tokens=settings.tokens, seed=settings.seed, **held_out
         )

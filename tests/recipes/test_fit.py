@@ -35,3 +35,15 @@ def test_baselines_are_fitted_saved_and_measured(tiny, tmp_path):
 def test_without_a_directory_the_run_goes_below_the_outputs(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("SAEV_OUTPUTS", str(tmp_path))
     assert tmp_path / "fit" in fit(tiny, 1, {"pca": PCA(k=(2,))}, settings=SETTINGS).directory.parents
+
+
+def test_a_recording_of_less_than_a_batch_is_one_batch(tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+    baselines = {"kmeans": KMeans(8, passes=2), "pca": PCA(k=(2,))}
+    small, whole = (
+        fit(tiny, 1, baselines, settings=settings, directory=tmp_path / name)
+        for name, settings in (("small", SETTINGS), ("whole", FitSettings()))
+    )
+    assert "training tokens, which are one batch" in caplog.text
+    for name, dictionary in whole.dictionaries.items():
+        torch.testing.assert_close(dictionary.atoms, small.dictionaries[name].atoms, rtol=1e-3, atol=1e-4)

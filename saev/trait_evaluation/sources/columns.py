@@ -25,8 +25,8 @@ def of_column(
     """(names, values) of the traits of one column; ValueError where it is missing, empty, or has too many values."""
     where = f"traits.columns={shown(settings.columns)}"
     if column not in (there := columns_of(store)):
-        remedy = closest(column, there) if there else ": its image set has no labels, give a table: traits=table"
-        raise ValueError(f"{where}: {store.name} has no column {column!r}{remedy}.")
+        remedy = closest(column, there) if there else ": its image set has no labels, give a table: traits=table."
+        raise ValueError(f"{where}: {store.name} has no column {column!r}{remedy}")
     texts = ["" if value is None else str(value) for value in store.examples[column]]
     values = [str(value) for value in store.examples[column].drop_nulls().unique().sort()]
     values = [value for value in values if BINARY.get(value.lower()) != -1]

@@ -24,7 +24,7 @@ def table(settings: Matrix, store: ActivationStore, examples: Int64[np.ndarray, 
     """The rows of the images' classes; -1 for images without a class or, where that is allowed, of a class without a row."""
     if settings.column not in (columns := columns_of(store)):
         raise ValueError(
-            f"traits.column={settings.column}: {store.name} has no such column{closest(settings.column, columns) if columns else ''}."
+            f"traits.column={settings.column}: {store.name} has no such column{closest(settings.column, columns) if columns else '.'}"
         )
     names, matrix = read(settings)
     row_of = rows_of(settings.path, [*matrix])

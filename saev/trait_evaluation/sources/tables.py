@@ -33,7 +33,7 @@ def trait_columns(where: str, rows: Mapping[str, Mapping[str, str]], ignore: tup
     columns = tuple(next(iter(rows.values()), {}))
     for name in ignore:
         if name not in columns:
-            raise ValueError(f"traits.ignore={shown(ignore)}: no column is called {name!r}{closest(name, columns)}.")
+            raise ValueError(f"traits.ignore={shown(ignore)}: no column is called {name!r}{closest(name, columns)}")
     names = tuple(name for name in columns if name not in ignore)
     if not names:
         raise ValueError(f"{where} has no trait: give a row per image or class, and a column per trait.")
