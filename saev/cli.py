@@ -22,7 +22,7 @@ STAGES = {
     "encode": "dictionaries, or runs given as arguments -> their sparse codes, and what each latent does",
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
     "probe": "dictionaries and labelled activations -> which latent stands for which class",
-    "traits": "dictionaries and traits of images -> how well single latents stand for them, beside baselines",
+    "traits": "dictionaries and traits of images -> how well single latents predict them, compared with baselines",
     "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
 # Verbs that take directories as plain arguments -> the key that lists them.

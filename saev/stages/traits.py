@@ -1,4 +1,4 @@
-"""saev traits: dictionaries and the traits of images -> how well single latents stand for them, beside baselines."""
+"""saev traits: dictionaries and the traits of images -> how well single latents predict them, compared with baselines."""
 
 import logging
 from collections.abc import Mapping, Sequence
