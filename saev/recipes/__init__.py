@@ -1,4 +1,4 @@
-"""Library functions that need the callbacks and datamodules of the clone: train, fit, linear probes."""
+"""Library functions that need the callbacks and datamodules of the clone: train, fit, traits, linear probes."""
 
 import importlib.abc
 import sys
@@ -10,7 +10,7 @@ class _ExplainMissingClone(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname, path=None, target=None):
         if fullname in ("callbacks", "datamodules"):
             raise ModuleNotFoundError(
-                f"saev.recipes (train, fit, linear probes) needs the clone of the repository (callbacks, datamodules), and "
+                f"saev.recipes (train, fit, traits, linear probes) needs the clone of the repository (callbacks, datamodules), and "
                 f"{fullname} is not installed: clone it and run `uv sync`, or `pip install -e .`, in it.",
                 name=fullname,
             )
