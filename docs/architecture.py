@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "images, backbones and dictionaries",
         ("saev.images", "saev.vits", "saev.demo", "saev.nn", "saev.baselines", "saev.dictionary", "saev.checkpoint",
-         "saev.saved", "saev.saved_folders", "saev.codes", "saev.interop"),
+         "saev.saved", "saev.saved_folders", "saev.codes", "saev.scoring", "saev.interop"),
     ),
     ("what is done with them", ("saev.runs", "saev.training", "saev.evaluation", "saev.probing", "saev.visuals", "saev.trait_evaluation")),
     ("Lightning shells, reached by `_target_`", ("callbacks", "datamodules")),

@@ -12,10 +12,10 @@ from saev.files import fingerprint
 from saev.recipes.fit import fit
 from saev.runs.directory import new_directory, results_of
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries
+from saev.scoring.scorers import TokenScorer
 from saev.training.settings import FitSettings
 from saev.trait_evaluation.methods import Study
 from saev.trait_evaluation.pipeline import TraitsResult, evaluate_traits, prepare
-from saev.trait_evaluation.scores import TokenScorer
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
 

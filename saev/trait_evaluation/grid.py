@@ -4,20 +4,15 @@ n_prototypes: the first so many of a seed's order of the prototypes, so that sma
 likewise of the seed's order of the training units. One sort of a prototype's scores serves every cell of the grid.
 """
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
-from scipy.sparse import csc_matrix
 
-from saev.trait_evaluation.ranking import Labels, Subset, average_precisions, rank
-
-ENTRIES = 1 << 21  # (stored score, trait) pairs in memory at once in each thread
-MOST = 256  # prototypes of a block
-Scores = csc_matrix | np.ndarray  # float [units, prototypes]
+from saev.scoring.blocks import Scores, ahead, blocks, n_threads, size
+from saev.scoring.ranking import Labels, Subset, average_precisions, rank
 
 
 class Grid(NamedTuple):
@@ -110,8 +105,8 @@ def update(
     """Put the block's better prototypes in place of the best ones of a seed. `position` is that in the seed's order."""
     tie_break = np.arange(start, start + len(position)) if compat else position
     order = np.argsort(tie_break)
-    for number, size in enumerate(sizes):
-        members = order[position[order] < size]
+    for number, n in enumerate(sizes):
+        members = order[position[order] < n]
         if not len(members):
             continue
         which = aps[:, members].argmax(1)  # of equal ones the first
@@ -137,45 +132,3 @@ def training_subsets(labels: Labels, grid: Grid, n_units: int) -> tuple[list[Sub
             mask[order[:n]] = True
             subsets.append(labels.subset(mask))
     return subsets, cells
-
-
-def size(scores: Scores) -> tuple[int, int]:
-    """(units, prototypes)."""
-    units, prototypes = scores.shape  # type: ignore[misc]
-    return units, prototypes
-
-
-def blocks(train: Scores, test: Scores, n_traits: int) -> Iterator[tuple[int, int]]:
-    """Ranges of prototypes whose stored scores fit the bound."""
-    most = np.maximum(stored(train), stored(test)) * n_traits
-    ends = np.cumsum(most)
-    start = 0
-    while start < len(most):
-        before = ends[start - 1] if start else 0
-        stop = min(max(int(np.searchsorted(ends, before + ENTRIES, "right")), start + 1), start + MOST, len(most))
-        yield start, stop
-        start = stop
-
-
-def stored(scores: Scores) -> Int64[np.ndarray, " prototypes"]:
-    """The scores of each prototype that its ranking stores, at most."""
-    units, prototypes = size(scores)
-    if isinstance(scores, np.ndarray) or (scores.nnz and scores.data.min() < 0):
-        return np.full(prototypes, units)
-    return np.diff(scores.indptr).astype(np.int64)
-
-
-def n_threads() -> int:
-    """The processors that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterator) -> Iterator:
-    """The function's results in order, computed ahead by at most two items a thread, so that memory is bounded."""
-    pending = []
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) > 2 * n_threads():
-            yield pending.pop(0).result()
-    for one in pending:
-        yield one.result()

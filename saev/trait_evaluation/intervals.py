@@ -10,7 +10,8 @@ from scipy.stats import binomtest
 
 from saev.metrics.resampling import MIN_IMAGES, interval
 from saev.probing.bootstrap import ColumnCodes, average_precisions
-from saev.trait_evaluation.grid import Choices, Scores, ahead, n_threads
+from saev.scoring.blocks import Scores, ahead, n_threads
+from saev.trait_evaluation.grid import Choices
 
 GROUPS = 512
 

@@ -7,20 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from saev.dictionary import Scorer
-from saev.progress import bar
 from saev.saved import SavedDictionary, find_dictionaries
-from saev.trait_evaluation.grid import Scores, size
-from saev.trait_evaluation.scores import (
-    Activations,
-    BothSigns,
-    TokenScorer,
-    is_dense,
-    on_device,
-    pooled_codes,
-    pooled_scores,
-    stored_codes,
-)  # fmt: skip
+from saev.scoring.blocks import Scores, size
+from saev.scoring.images import scores_of_images
+from saev.scoring.scorers import Activations, BothSigns, TokenScorer, about, kind_of
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.units import Side
 
@@ -69,38 +59,19 @@ def image_methods(
     Sparse codes are read from `codes`, and written there first where they are missing; all others are pooled in one pass.
     """
     saved, train, test, layer = study.members, study.train, study.test, study.layer
-    sides = {"train": train, "test": test}
-    selections = {name: side.selection(layer, settings.tokens) for name, side in sides.items()}
-    sparse = [
-        one
-        for one in saved
-        if one.path is not None and kind_of(one) != "pca" and not is_dense(one, selections["train"], device)
-    ]
-    dense: dict[str, TokenScorer] = {one.name: scorer_of(one, device) for one in saved if one not in sparse}
-    dense |= {name: on_device(scorer, device) for name, scorer in scorers.items()}
+    extra = dict(scorers)
     if settings.channels:
-        dense[CHANNELS] = BothSigns(Activations(train.store.d_model))
-    pools = dict.fromkeys(dense, settings.pool)
+        extra[CHANNELS] = BothSigns(Activations(train.store.d_model))
     if settings.supervised:
-        dense[RAW], pools[RAW] = Activations(train.store.d_model), "mean"
-    pooled: dict[str, dict[str, np.ndarray]] = {}
-    for name, selection in selections.items():
-        with bar(f"Scores of {name} images", selection.spans.n_tokens, visible=bool(dense)) as advance:
-            pooled[name] = pooled_scores(dense, selection, pools, settings.batch_size, device, advance) if dense else {}
+        extra[RAW] = Activations(train.store.d_model)
+    scores = scores_of_images(
+        saved, extra, {"train": train.selection(layer, settings.tokens), "test": test.selection(layer, settings.tokens)},
+        settings.pool, pools={RAW: "mean"}, codes=codes, batch_size=settings.batch_size, device=device,
+    )  # fmt: skip
     none = np.zeros((0, 0), np.float32)
-    raw = pooled["train"].pop(RAW, none), pooled["test"].pop(RAW, none)
-    scores: dict[str, tuple[Scores, Scores]] = {
-        name: (pooled["train"][name], pooled["test"][name]) for name in pooled["train"]
-    }
-    for one in sparse:
-        first, second = (
-            pooled_codes(
-                stored_codes(one, selections[name], codes, settings.batch_size, device), side.images, settings.pool
-            )
-            for name, side in sides.items()
-        )
-        scores[one.name] = first, second
-    return methods_of(saved, scorers, scores), raw
+    raw = scores.pop(RAW, {"train": none, "test": none})
+    methods = methods_of(saved, scorers, {name: (of["train"], of["test"]) for name, of in scores.items()})
+    return methods, (np.asarray(raw["train"]), np.asarray(raw["test"]))
 
 
 def methods_of(
@@ -111,35 +82,3 @@ def methods_of(
     of |= {name: (type(scorer).__name__, {}) for name, scorer in scorers.items()}
     of |= {CHANNELS: (CHANNELS, {})} if CHANNELS in scores else {}
     return [Method(name, kind, *scores[name], described) for name, (kind, described) in of.items()]
-
-
-def scorer_of(one: SavedDictionary, device: str) -> TokenScorer:
-    """A dictionary's codes as scores; of principal components with both signs, as their signs are arbitrary."""
-    scorer = Scorer(one.load(device))
-    return BothSigns(scorer) if kind_of(one) == "pca" else scorer
-
-
-def kind_of(one: SavedDictionary) -> str:
-    """sae, or the kind of a baseline; random vectors of the variant `untrained` are apart."""
-    settings = one.config.get("hyperparameters") or {}
-    if settings.get("variant") == "untrained":
-        return "untrained"
-    return str(
-        settings.get("baseline")
-        or ("sae" if "sae" in settings else one.config.get("kind", type(one.dictionary).__name__))
-    )
-
-
-def about(one: SavedDictionary) -> dict[str, Any]:
-    """The columns of rows that say what a dictionary is and how it was trained."""
-    settings, metrics = one.config.get("hyperparameters") or {}, one.config.get("metrics") or {}
-    named = {key: settings.get(key) for key in ("sae", "objective", "sparsity", "k", "l0_target", "lr")}
-    return {
-        "dictionary": str(one.path or one.name),
-        "sha256": (one.config.get("sha256") or {}).get("weights"),
-        "train_dataset": one.provenance.get("dataset"),
-        "d_sae": one.config["n_latents"],
-        **named,
-        "l0": metrics.get("l0"),
-        "nmse": metrics.get("nmse"),
-    }

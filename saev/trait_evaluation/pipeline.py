@@ -24,11 +24,11 @@ from saev.saved import (
     layer_of,
     open_recording,
 )
+from saev.scoring.scorers import TokenScorer
 from saev.shards import ActivationStore
 from saev.shards.split import held_out_split
 from saev.trait_evaluation.layer_tables import Comparison, tables_of_layer
 from saev.trait_evaluation.methods import CHANNELS, RAW, Study, image_methods
-from saev.trait_evaluation.scores import TokenScorer
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
 from saev.trait_evaluation.token_methods import token_methods

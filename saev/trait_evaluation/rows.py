@@ -9,9 +9,10 @@ import polars as pl
 from jaxtyping import Bool, Float64, Int64
 
 from saev.metrics.resampling import interval
-from saev.trait_evaluation.grid import Choices, Grid, Scores
+from saev.scoring.blocks import Scores
+from saev.scoring.ranking import Labels
+from saev.trait_evaluation.grid import Choices, Grid
 from saev.trait_evaluation.intervals import Resampled
-from saev.trait_evaluation.ranking import Labels
 from saev.trait_evaluation.units import Side
 
 # of two rows with equal values in these, one stands for both; a dictionary is known by its weights, whatever it is called

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from saev.metrics.ranking import average_precision
 from saev.probing.sparse.linear_fits import fit_converges, held_out, losses, refit, standardised
-from saev.trait_evaluation.grid import Scores
+from saev.scoring.blocks import Scores
 
 
 def supervised(

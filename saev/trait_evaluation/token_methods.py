@@ -12,9 +12,9 @@ from saev.codes.encoding import DENSE
 from saev.codes.pairs import sparse_codes
 from saev.progress import bar
 from saev.saved import SavedDictionary
-from saev.trait_evaluation.grid import Scores
-from saev.trait_evaluation.methods import CHANNELS, Method, Study, kind_of, methods_of, scorer_of
-from saev.trait_evaluation.scores import Activations, BothSigns, TokenScorer, checked, on_device
+from saev.scoring.blocks import Scores
+from saev.scoring.scorers import Activations, BothSigns, TokenScorer, checked, kind_of, on_device, scorer_of
+from saev.trait_evaluation.methods import CHANNELS, Method, Study, methods_of
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.units import Side
 

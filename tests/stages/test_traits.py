@@ -87,7 +87,7 @@ def test_the_same_command_gives_the_same_rows(cli, place):
 
 def test_compat_and_a_users_scorer(cli, place):
     arguments = ("compat=saev", "baselines=[]", "channels=false", "supervised=false", "several=[]", "nulls=[]")
-    scorer = "+scorers.first={_target_: saev.trait_evaluation.scores.Activations, d_model: 8}"
+    scorer = "+scorers.first={_target_: saev.scoring.scorers.Activations, d_model: 8}"
     traits, summary, _, _ = evaluated(cli, place, *COLUMNS, *arguments, scorer)
     assert {*summary["method"]} == {"means", "first"} and traits["protocol"].unique().to_list() == ["saev"]
     assert traits.filter(pl.col("method") == "first")["kind"].unique().to_list() == ["Activations"]
@@ -132,7 +132,7 @@ def test_tokens_are_units_with_masks(cli, tmp_path):
         (COLUMNS, "no layer is named"),
         (("layer=4", *COLUMNS, "baselines=[]", "channels=false", "supervised=false"), "no method is named"),
         (("layer=4", *COLUMNS, "split=spilt"), "did you mean split?"),
-        (("layer=4", *COLUMNS, "+scorers.channels={_target_: saev.trait_evaluation.scores.Activations, d_model: 8}"),
+        (("layer=4", *COLUMNS, "+scorers.channels={_target_: saev.scoring.scorers.Activations, d_model: 8}"),
          "scorers.channels: another method has this name"),
         (("layer=4", *COLUMNS, "images=folder", "images.root=/nothing"), "images.root=/nothing"),
         (("layer=4", *COLUMNS, "baseline_size=1000"), "baseline_size=1000: there are only 60 training tokens"),

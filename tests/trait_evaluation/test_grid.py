@@ -6,8 +6,9 @@ from scipy.sparse import csc_matrix
 from sklearn.metrics import average_precision_score
 from trait_evaluation.protocol import labels, reference, scores
 
-from saev.trait_evaluation import grid as module
-from saev.trait_evaluation.grid import Grid, blocks, choose
+from saev.scoring import blocks as module
+from saev.scoring.blocks import blocks
+from saev.trait_evaluation.grid import Grid, choose
 
 
 @pytest.mark.parametrize("convert", [np.asarray, csc_matrix], ids=["dense", "sparse"])

@@ -8,8 +8,10 @@ from trait_evaluation.sources.recorded import recorded
 import saev
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.saved import find_dictionaries
+from saev.scoring.pooling import pooled_scores
+from saev.scoring.scorers import Activations, BothSigns
+from saev.scoring.stored import pooled_codes, stored_codes
 from saev.shards.selected_tokens import Selection
-from saev.trait_evaluation.scores import Activations, BothSigns, pooled_codes, pooled_scores, stored_codes
 
 SIZES = [1, 2, 5, 3, 9, 4, 7]  # patches of each image
 

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score
 from trait_evaluation.protocol import labels, scores
 
 from saev.metrics.ranking import average_precision
-from saev.trait_evaluation.ranking import Labels, average_precisions, rank
+from saev.scoring.ranking import Labels, average_precisions, rank
 
 
 @pytest.mark.parametrize("convert", [np.asarray, csc_matrix], ids=["dense", "sparse"])
