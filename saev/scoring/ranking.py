@@ -55,7 +55,7 @@ class Labels:
         self.positive = (values == 1).astype(np.float32)
         self.known = None if (values >= 0).all() else (values >= 0).astype(np.float32)
         self.ties: Ties = ties
-        self.harmonic = np.concatenate([[0.0], np.cumsum(1 / np.arange(1, len(values) + 1))])  # H(0), H(1), ...
+        self.harmonic = harmonic_numbers(len(values))
 
     def subset(self, mask: Bool[np.ndarray, " units"]) -> "Subset":
         """The units of the mask, with their counts."""
@@ -80,18 +80,34 @@ class Labels:
         hits: Float[np.ndarray, "groups traits"],
         above: Float[np.ndarray, "groups traits_or_1"],
     ) -> Float64[np.ndarray, "groups traits"]:
-        """The sum of precisions over a group of ties, of counts; `above` units and `hits` positives rank before it.
-
-        The formula of metrics/ranking.py. Its sums over ranks are differences of tabulated harmonic numbers: of 10^6 units they
-        keep about nine digits, and a table is read several times as fast as the series is computed.
-        """
-        positives, size, hits, above = (np.asarray(count, np.float64) for count in (positives, size, hits, above))
+        """The sum of precisions over a group of ties, of counts; `above` units and `hits` positives rank before it."""
         if self.ties == "last":
-            return positives * (hits + positives) / np.maximum(above + size, 1)
-        x = above.astype(np.int32)
-        inverse = self.harmonic[x + size.astype(np.int32)] - self.harmonic[x]
-        slope = (positives - 1) / np.maximum(size - 1, 1)
-        return positives / np.maximum(size, 1) * ((hits + 1) * inverse + slope * (size - (above + 1) * inverse))
+            return np.asarray(positives, np.float64) * (hits + positives) / np.maximum(above + size, 1)
+        return tie_sums(positives, size, hits, above, self.harmonic)
+
+
+def tie_sums(
+    positives: Float[np.ndarray, "groups traits"],
+    size: Float[np.ndarray, "groups traits_or_1"],
+    hits: Float[np.ndarray, "groups traits"],
+    above: Float[np.ndarray, "groups traits_or_1"],
+    harmonic: Float64[np.ndarray, " n"],
+) -> Float64[np.ndarray, "groups traits"]:
+    """The expected sum of precisions over a group of ties, of counts; `above` units and `hits` positives rank before it.
+
+    The formula of metrics/ranking.py. Its sums over ranks are differences of tabulated `harmonic_numbers`: of 10^6 units they
+    keep about nine digits, and a table is read several times as fast as the series is computed.
+    """
+    positives, size, hits, above = (np.asarray(count, np.float64) for count in (positives, size, hits, above))
+    x = above.astype(np.int32)
+    inverse = harmonic[x + size.astype(np.int32)] - harmonic[x]
+    slope = (positives - 1) / np.maximum(size - 1, 1)
+    return positives / np.maximum(size, 1) * ((hits + 1) * inverse + slope * (size - (above + 1) * inverse))
+
+
+def harmonic_numbers(n: int) -> Float64[np.ndarray, " n_and_1"]:
+    """H(0) = 0, H(1), ..., H(n)."""
+    return np.concatenate([[0.0], np.cumsum(1 / np.arange(1, n + 1))])
 
 
 class Subset(NamedTuple):

@@ -9,11 +9,11 @@ from jaxtyping import Bool, Float32, Float64, Int8, Int64
 from scipy.stats import binomtest
 
 from saev.metrics.resampling import MIN_IMAGES, interval
-from saev.probing.bootstrap import ColumnCodes, average_precisions
 from saev.scoring.blocks import Scores, ahead, n_threads
+from saev.scoring.ranking import harmonic_numbers, tie_sums
 from saev.trait_evaluation.grid import Choices
 
-GROUPS = 512
+ENTRIES = 1 << 20  # (unit, resample) pairs in memory at once in each thread
 
 
 class ResampledUnits(NamedTuple):
@@ -39,19 +39,25 @@ def resample(
     """The AP in each resample of every chosen pair whose trait is in enough images."""
     enough = np.flatnonzero(units.enough()).tolist()
     pairs = {(int(p), int(t)) for t in enough for p in np.unique(choices.prototype[..., t]) if p >= 0}
-    n_images = len(units.drawn)
-    known, positive = units.labels >= 0, units.labels == 1
-    tokens, positives = (
-        {t: np.bincount(units.image[of[:, t]], minlength=n_images) for t in enough} for of in (known, positive)
-    )
+    drawn, n_images = units.drawn.astype(np.float32), len(units.drawn)
+    known, positives = (
+        {t: np.bincount(units.image[units.labels[:, t] >= least], minlength=n_images).astype(np.float32) @ drawn for t in enough}
+        for least in (0, 1)
+    )  # fmt: skip
+    harmonic = harmonic_numbers(int(max((counts.max() for counts in known.values()), default=0)))
 
     def evaluate(pair: tuple[int, int]) -> tuple[tuple[int, int], Float32[np.ndarray, " n"]]:
         prototype, trait = pair
         unit, value = column(test, prototype)
-        counted = known[unit, trait]
-        unit, value = unit[counted], value[counted]
-        codes = ColumnCodes(spread(value), positive[unit, trait], units.image[unit], tokens[trait], positives[trait])
-        return pair, average_precisions(codes, units.drawn).astype(np.float32)
+        label = units.labels[unit, trait]
+        order = np.argsort(-value, kind="stable")
+        order = order[label[order] >= 0]
+        image, value, positive = units.image[unit[order]], value[order], label[order] == 1
+        aps = [
+            resampled_aps(value, positive, drawn[image, part], known[trait][part], positives[trait][part], harmonic)
+            for part in parts(drawn.shape[1], len(image))
+        ]
+        return pair, np.concatenate(aps).astype(np.float32)
 
     resampled: Resampled = {}
     with ThreadPoolExecutor(n_threads()) as pool:
@@ -61,18 +67,43 @@ def resample(
     return resampled
 
 
-def spread(values: Float32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
-    """Numbers in the order of the scores, none of them 0, that the bootstrap's bins of 1/64 keep apart.
+def parts(n: int, rows: int) -> list[slice]:
+    """Ranges of n resamples whose counts of so many units fit the bound."""
+    step = max(ENTRIES // max(rows, 1), 1)
+    return [slice(start, start + step) for start in range(0, n, step)]
 
-    At most GROUPS different ones of each sign: scores beyond tie with their neighbours, in groups of equal numbers of values.
+
+def resampled_aps(
+    value: Float32[np.ndarray, " units"],
+    positive: Bool[np.ndarray, " units"],
+    times: Float32[np.ndarray, "units n"],
+    known: Float32[np.ndarray, " n"],
+    positives: Float32[np.ndarray, " n"],
+    harmonic: Float64[np.ndarray, " numbers"],
+) -> Float64[np.ndarray, " n"]:
+    """The AP in each resample, expected over orders of ties; NaN where it has no positive.
+
+    Args:
+        value, positive: of units whose score is not 0, in descending order.
+        times: how often each resample has each of them.
+        known, positives: units in each resample, with any score, and those that are positive.
     """
-    out = np.empty_like(values)
-    for sign in (-1, 1):
-        part = values * sign > 0
-        distinct, number = np.unique(np.abs(values[part]), return_inverse=True)
-        group = number * min(GROUPS, len(distinct)) // max(len(distinct), 1)
-        out[part] = sign * np.ldexp(1 + group % 64 / 64, group // 64)
-    return out
+    silent = int(np.searchsorted(-value, 0))  # units of score 0 rank here, as one group of ties
+    rest, rest_positive = known - times.sum(0), positives - times[positive].sum(0)
+    ranks = np.cumsum(np.concatenate([times[:silent], rest[None], times[silent:]]), axis=0)
+    counted = np.insert(positive, silent, True)
+    hits = np.concatenate([times[:silent][positive[:silent]], rest_positive[None], times[silent:][positive[silent:]]])
+    hits = np.cumsum(np.concatenate([np.zeros_like(rest)[None], hits]), axis=0)
+    starts = np.flatnonzero(np.diff(np.insert(value, silent, 0), prepend=np.inf))
+    stops = np.append(starts[1:], len(counted))
+    before = np.append(0, np.cumsum(counted))  # rows of `hits`
+    some = before[stops] > before[starts]
+    starts, stops = starts[some], stops[some]
+    above = np.where((starts > 0)[:, None], ranks[starts - 1], 0)
+    sums = tie_sums(
+        hits[before[stops]] - hits[before[starts]], ranks[stops - 1] - above, hits[before[starts]], above, harmonic
+    )
+    return sums.sum(0) / np.where(positives > 0, positives, np.nan)
 
 
 def column(scores: Scores, prototype: int) -> tuple[Int64[np.ndarray, " n"], Float32[np.ndarray, " n"]]:

@@ -21,6 +21,13 @@ KEY = (
     "label_mode", "protocol",
 )  # fmt: skip
 
+# of columns that a job may leave empty: all jobs' tables have the same types
+TYPES = {
+    **dict.fromkeys(("dictionary", "sha256", "train_dataset", "sae", "objective", "vit", "pool", "label_mode"), pl.String),
+    **dict.fromkeys(("d_sae", "k"), pl.Int64),
+    **dict.fromkeys(("sparsity", "l0_target", "lr", "l0", "nmse"), pl.Float64),
+}  # fmt: skip
+
 
 def flat_scores(test: Scores) -> tuple[Bool[np.ndarray, " prototypes"], Bool[np.ndarray, " prototypes"]]:
     """(silent, constant): prototypes with score 0 on every test unit, and with one other score on all of them."""
@@ -86,7 +93,7 @@ def trait_rows(
 def with_constants(table: pl.DataFrame, constants: Mapping[str, Any]) -> pl.DataFrame:
     """The table with the same values in further columns, NaN as null, and `key`: 16 hex digits that name the row in any job."""
     table = table.with_columns(pl.col(pl.Float64).fill_nan(None))
-    table = table.with_columns(pl.lit(value).alias(name) for name, value in constants.items())
+    table = table.with_columns(pl.lit(value, TYPES.get(name)).alias(name) for name, value in constants.items())
     columns = [name for name in KEY if name in table.columns]
     if constants.get("sha256") is None and "method" in constants:
         columns.append("method")

@@ -59,8 +59,25 @@ def split_of(
     """The images of both sides: of two recordings all; of one, by `settings.split` (train, or not), else
     by `test_fraction`, without dividing a `group`.
 
-    ValueError where a side has no image, or where both recordings are the same.
+    ValueError where a side has no image, where both recordings are the same, or where a group is on both sides.
     """
+    sides = _split(train, test, settings, layer)
+    if settings.group is not None:
+        groups = [
+            {column_of(store, settings.group)[i] for i in images.tolist()}
+            for store, images in zip((train, test or train), sides, strict=True)
+        ]
+        both = sorted(value[1:] for value in groups[0] & groups[1] if value.startswith("="))
+        if both:
+            raise ValueError(
+                f"group={settings.group}: {shortened(both)} on both sides: give other test images, or leave test= and split= out."
+            )
+    return sides
+
+
+def _split(
+    train: ActivationStore, test: ActivationStore | None, settings: TraitsSettings, layer: int
+) -> tuple[Int64[np.ndarray, " train"], Int64[np.ndarray, " test"]]:
     stored = selected_tokens(train, layer, settings.tokens)
     if test is not None:
         if test.d_model != train.d_model:
@@ -79,8 +96,6 @@ def split_of(
         first, second = (store.manifest.meaning.get("vit") or {} for store in (train, test))
         if first and second and (differ := differences(first, second)):
             log.warning("train and test were recorded with different backbones (%s)", ", ".join(differ))
-        if settings.group is not None:
-            column_of(test, settings.group)  # ValueError where it has no groups
         return np.flatnonzero(stored), np.flatnonzero(selected_tokens(test, layer, settings.tokens))
     if settings.split is not None:
         return split_by_column(train, stored, settings.split, "split")

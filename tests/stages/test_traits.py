@@ -91,6 +91,7 @@ def test_compat_and_a_users_scorer(cli, place):
     traits, summary, _, _ = evaluated(cli, place, *COLUMNS, *arguments, scorer)
     assert {*summary["method"]} == {"means", "first"} and traits["protocol"].unique().to_list() == ["saev"]
     assert traits.filter(pl.col("method") == "first")["kind"].unique().to_list() == ["Activations"]
+    assert pl.Null not in traits.dtypes  # so that tables of several jobs can be joined
 
 
 def test_all_baselines_are_fitted_to_the_training_images(cli, place):

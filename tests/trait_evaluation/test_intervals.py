@@ -8,13 +8,17 @@ from trait_evaluation.protocol import labels, scores
 
 from saev.metrics.ranking import average_precision
 from saev.metrics.resampling import draws
+from saev.trait_evaluation import intervals
 from saev.trait_evaluation.grid import Choices
-from saev.trait_evaluation.intervals import ResampledUnits, cell_draws, difference, resample, spread
+from saev.trait_evaluation.intervals import ResampledUnits, cell_draws, difference, resample
 
 
 @pytest.mark.parametrize("convert", [np.asarray, csc_matrix], ids=["dense", "sparse"])
-def test_a_resample_has_the_ap_of_its_units(convert):
-    test, traits = scores(60, 8, 0.6, 0), labels(60, 3, 1)
+@pytest.mark.parametrize("shift", [0, -1, 1], ids=["ties at 0", "negative scores", "no score 0"])
+@pytest.mark.parametrize("entries", [1 << 20, 100], ids=["at once", "in parts"])
+def test_a_resample_has_the_ap_of_its_units(convert, shift, entries, monkeypatch):
+    monkeypatch.setattr(intervals, "ENTRIES", entries)
+    test, traits = scores(60, 8, 0.6, 0) + np.float32(shift), labels(60, 3, 1)
     image = np.arange(60) // 2  # two units of each image
     drawn = draws(30, 5, 0)
     units = ResampledUnits(traits, image, drawn)
@@ -31,20 +35,13 @@ def test_a_resample_has_the_ap_of_its_units(convert):
     assert mean == pytest.approx((resampled[2, 0].astype(float) + resampled[5, 2]) / 2)
 
 
-def test_scores_far_from_zero_are_not_tied_by_the_bins_of_the_bootstrap():
+def test_scores_far_from_zero_are_not_tied():
     rng = np.random.default_rng(0)
     test = (1000 + rng.normal(size=(60, 1))).astype(np.float32)
     traits = (test[:, :1] > 1000.5).astype(np.int8)
     units = ResampledUnits(traits, np.arange(60), draws(60, 4, 0))
     choices = Choices(np.zeros((1, 1, 1, 1), np.int64), *np.zeros((2, 1, 1, 1, 1)), np.zeros((1, 1), np.float32))
     assert resample(test, units, choices)[0, 0] == pytest.approx(np.ones(4))
-
-
-def test_spread_scores_keep_their_order_and_signs():
-    values = np.concatenate([np.linspace(-5, -1, 700), [2, 2, 2.0001, 9]]).astype(np.float32)
-    out = spread(values)
-    assert (np.diff(out) >= 0).all() and (np.sign(out) == np.sign(values)).all()
-    assert out[-4] == out[-3] < out[-2] < out[-1] and len(np.unique(out[:700])) == 512
 
 
 def test_traits_of_fewer_than_five_images_have_no_interval():

@@ -50,6 +50,15 @@ def test_two_recordings_have_the_traits_that_both_have(store, tmp_path):
     assert names == ("red", "all") and train.labels.shape == test.labels.shape == (12, 2)
 
 
+def test_a_group_on_both_sides_is_refused(store, tmp_path):
+    with pytest.raises(ValueError, match="group=specimen: s3 on both sides"):
+        split_of(store, None, TraitsSettings(split="split", group="specimen"), 4)
+    rows = [{**row, "specimen": "s5" if i == 3 else "" if i == 4 else f"t{i}"} for i, row in enumerate(ROWS)]
+    other = recorded(tmp_path / "two", rows, [[0, 0]] * 12, {0: "x"})
+    with pytest.raises(ValueError, match="s5 on both sides"):
+        split_of(store, other, TraitsSettings(group="specimen"), 4)
+
+
 def test_traits_of_every_unit_are_left_out_and_at_least_one_must_be_left(store, caplog):
     names, train, test = image_sides(COLUMNS, store, None, (np.arange(6), np.arange(6, 12)), None)
     kept, train, _ = rankable(names, train, test)
