@@ -158,6 +158,25 @@ def test_a_recording_is_made_in_parts(start, tmp_path):
     assert len(store.examples) == 24 and store.verify() == []
 
 
+def test_traits_of_layers_go_from_photos_to_tables_in_jobs(start, tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        folder = tmp_path / "photos" / ("dark" if i % 2 else "light")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 100, (40, 40, 3), dtype=np.uint8) + 150 * (i % 2)).save(folder / f"{i}.png")
+    process = start(
+        str(Path(sys.executable).with_name("saev")), "traits", "-m", "layer=1,2", "images=folder",
+        f"images.root={tmp_path / 'photos'}", "vit=micro", "record.device=cpu", "device=cpu", "traits=columns",
+        "traits.columns=[class]", "baseline_size=16", "bootstrap=0", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        "hydra/launcher=slurm", *SLURM,
+    )  # fmt: skip
+    said = "".join(process.communicate())
+    assert process.returncode == 0 and "2 done" in said, said
+    tables = [pl.read_parquet(path) for path in sorted((tmp_path / "sweep").glob("*/traits.parquet"))]
+    joined = pl.concat(tables, how="diagonal").unique("key")
+    assert {*joined["layer"]} == {1, 2} and len(joined) == sum(map(len, tables))
+
+
 def test_without_slurm_the_remedy_is_named(cli, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     assert shutil.which("sbatch") is None
