@@ -203,6 +203,8 @@ def main() -> int:
             rows.append((f"{kind}: encoder alone / codes by token", *measure(work.forward, token, repeats), 0.7))
         everything = partial(work.encode, "token", "latent", "image")
         rows.append((f"{kind}: by token / by token, latent and image", *measure(token, everything, repeats), 1 / 1.5))
+        image = partial(work.encode, "image")
+        rows.append((f"{kind}: encoder alone / codes by image", *measure(work.forward, image, repeats), 0.8))
         read, view, ratio = measure(*latents_of(everything()), 3 * repeats)
         rows.append(("200 latents: from the codes by token / by latent", 10 * read, view, 10 * ratio, 50.0))
         large = latents_of_1e5_pairs(Path(scratch) / "large")
