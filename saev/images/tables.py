@@ -29,6 +29,12 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
     return rows
 
 
+def first_column(file: Path) -> str:
+    """The name of a .csv or .tsv file's first column; "" for an empty file."""
+    header = next(_split(file, "\t" if file.suffix.lower() == ".tsv" else ","), (0, [""]))[1]
+    return header[0].strip()
+
+
 def _records(file: Path, delimiter: str, key: str) -> Iterable[tuple[int, str, dict[str, str]]]:
     records = _split(file, delimiter)
     header = [name.strip() for name in next(records, (0, []))[1]]
