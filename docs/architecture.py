@@ -27,7 +27,10 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
         ("saev.images", "saev.vits", "saev.demo", "saev.nn", "saev.baselines", "saev.dictionary", "saev.checkpoint",
          "saev.saved", "saev.saved_folders", "saev.codes", "saev.scoring", "saev.interop"),
     ),
-    ("what is done with them", ("saev.runs", "saev.training", "saev.evaluation", "saev.probing", "saev.visuals", "saev.trait_evaluation")),
+    (
+        "what is done with them",
+        ("saev.runs", "saev.training", "saev.evaluation", "saev.probing", "saev.visuals", "saev.trait_evaluation", "saev.taxon_map"),
+    ),
     ("Lightning shells, reached by `_target_`", ("callbacks", "datamodules")),
     ("recipes and the front page", ("saev.recipes", "saev")),
     ("the command line", ("saev.config", "saev.stages", "saev.cli", "hydra_plugins", "train")),

@@ -10,6 +10,7 @@ from .codes.encoding import encode
 from .evaluation.evaluating import Evaluation, evaluate
 from .probing.pipeline import ProbeResult, probe
 from .recipes.traits import traits
+from .taxon_map.pipeline import map_latents
 from .visuals.showing import show
 from .interop.converting import convert
 
@@ -17,6 +18,7 @@ from .interop.converting import convert
 from .codes.settings import EncodeSettings
 from .evaluation.settings import EvaluateSettings
 from .probing.settings import ProbeSettings, SparseSettings
+from .taxon_map.settings import MapSettings
 from .trait_evaluation.settings import TraitsSettings
 from .training.settings import FitSettings, ProbeSample, TrainSettings
 from .visuals.settings import Choice, ShowSettings
@@ -43,10 +45,10 @@ from .shards.stream import TokenStream
 # fmt: off
 __all__ = [
     "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "Dictionary", "EncodeSettings",
-    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "JumpReLU",
-    "LightningParts", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
+    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "JumpReLU", "LightningParts",
+    "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
     "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder",
-    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "convert", "demo",
-    "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "probe", "read_config", "record",
-    "save_dictionary", "show", "store_activations", "train", "traits", "vits",
+    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "convert",
+    "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe", "read_config",
+    "record", "save_dictionary", "show", "store_activations", "train", "traits", "vits",
 ]

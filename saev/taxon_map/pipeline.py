@@ -1,0 +1,164 @@
+"""`saev.map_latents`: which latents stand for which taxa, and the order of a heat map of images and latents.
+
+dictionaries, recording ──prepare──▶ studies ──scoring──▶ pooled codes ──map_of──▶ counts, coalitions, order ──▶ tables
+"""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int64
+from scipy.sparse import csc_matrix
+
+from saev.codes.encoding import DENSE, density
+from saev.device import check_device, resolve_device
+from saev.runs.tables import write_table
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
+from saev.scoring.images import scores_of_images
+from saev.shards.selected_tokens import Selection
+from saev.shards.split import groups_of
+from saev.taxon_map.latent_map import LatentMap, map_of
+from saev.taxon_map.ranks import ranks_of
+from saev.taxon_map.settings import CLUSTER, MapSettings
+from saev.taxon_map.tables import tables_of
+from saev.taxon_map.tree import Tree, group_leaves, tree_of
+
+log = logging.getLogger(__name__)
+FEWEST = 8  # images: fewer say nothing of halves and permutations
+
+
+@dataclasses.dataclass(frozen=True)
+class MapResult:
+    """Tables of `saev.map_latents`, which `directory` holds as parquet and csv, and the heat maps.
+
+    `results` has a row per dictionary and node; `nodes` one per latent and node, for the best latents and those above the null;
+    `coalitions` one per node; `images` and `latents` the rows and columns of the heat maps.
+    """
+
+    results: pl.DataFrame
+    nodes: pl.DataFrame
+    coalitions: pl.DataFrame
+    images: pl.DataFrame
+    latents: pl.DataFrame
+    maps: tuple[LatentMap, ...]
+    directory: Path | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A dictionary, the tokens of the images it is compared on, and the images' taxa (None: clusters) and groups."""
+
+    one: SavedDictionary
+    selection: Selection
+    tree: Tree | None
+    group: Int64[np.ndarray, " images"]
+
+
+def map_latents(
+    dictionaries: Dictionaries,
+    recording: Recording | None,
+    settings: MapSettings,
+    *,
+    taxonomy: str | os.PathLike | None = None,
+    layer: int | None = None,
+    directory: str | os.PathLike | None = None,
+    activations: str | os.PathLike | None = None,
+    codes: str | os.PathLike | None = None,
+    device: str = "auto",
+) -> MapResult:
+    """Compare the images on which each latent fires with the taxa of the images, from the highest rank to the lowest.
+
+    Args:
+        dictionaries: directories of dictionaries, runs or sweeps, or name -> dictionary in memory.
+        recording, layer: the activations; None: those that each dictionary was trained on.
+        taxonomy: a csv of ranks by class or by image (saev/taxon_map/ranks.py), for ranks that the recording does not have.
+        directory: where tables are written; None: nowhere.
+        activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
+        codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
+
+    Raises ValueError for what does not fit, before activations are read.
+    """
+    check_device(device)
+    device = resolve_device(device)
+    studies = prepare(dictionaries, recording, settings, taxonomy, layer, activations, device)
+    maps = [map_of_study(study, settings, codes, device) for study in studies]
+    parts = [tables_of(one) for one in maps]
+    tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
+    path = None if directory is None else Path(directory)
+    if path is not None:
+        for name, table in tables.items():
+            write_table(path, name if name == "results" else f"map_{name}", table)
+    return MapResult(**tables, maps=tuple(maps), directory=path)
+
+
+def prepare(
+    dictionaries: Dictionaries,
+    recording: Recording | None,
+    settings: MapSettings,
+    taxonomy: str | os.PathLike | None,
+    layer: int | None,
+    activations: str | os.PathLike | None,
+    device: str,
+) -> list[Study]:
+    """The study of each dictionary. ValueError for what does not fit, before codes are read."""
+    studies = []
+    for one in find_dictionaries(dictionaries):
+        selection = select_tokens(one, recording, activations, layer, settings.tokens, "all")
+        images = np.unique(selection.spans.example)  # images without tokens have no codes
+        selection = dataclasses.replace(selection, images=images)
+        store = selection.store
+        if len(images) < FEWEST:
+            raise ValueError(
+                f"{store.name} has {len(images)} images with tokens, at least {FEWEST} are needed: record more."
+            )
+        group, tree = groups_of(store, images, settings.group), None
+        if settings.rows != (CLUSTER,):
+            taxa = ranks_of(store, settings.rows, None if taxonomy is None else Path(taxonomy))
+            tree = tree_of({rank: [values[i] for i in images.tolist()] for rank, values in taxa.items()}).separating()
+            report_missing(tree, store.name, taxa, images)
+            group_leaves(tree, group, settings.group)  # ValueError for a group of several taxa
+        elif taxonomy is not None:
+            raise ValueError(
+                "taxonomy: no effect with rows=cluster: name its columns, rows=[family,genus], or leave it out."
+            )
+        studies.append(Study(one, selection, tree, group))
+    for study in studies:
+        check_sparse(study, device)
+    return studies
+
+
+def report_missing(
+    tree: Tree, name: str, taxa: Mapping[str, Sequence[str | None]], images: Int64[np.ndarray, " images"]
+) -> None:
+    """Log the nodes, and how many images have no value at each rank."""
+    log.info("%s: %d images, %d nodes of %s", name, len(images), len(tree.nodes), ", ".join(tree.ranks))
+    for rank, values in taxa.items():
+        if without := sum(values[i] is None for i in images.tolist()):
+            log.warning(
+                "%d of %d images have no %s: they come last, and count as outside its nodes", without, len(images), rank
+            )
+
+
+def check_sparse(study: Study, device: str) -> None:
+    """ValueError for a dictionary whose latents fire on all tokens."""
+    fraction = density(study.one.load(device), study.selection, None)
+    if fraction > DENSE:
+        raise ValueError(
+            f"{study.one.name} is dense, {fraction:.0%} of its codes are not 0: its latents fire everywhere; name sparse dictionaries."
+        )
+
+
+def map_of_study(study: Study, settings: MapSettings, codes: str | os.PathLike | None, device: str) -> LatentMap:
+    """Pool the codes of a dictionary, and compare them with the taxa. ValueError for codes that are not finite."""
+    one, selection = study.one, study.selection
+    scores = scores_of_images(
+        [one], {}, {"recorded": selection}, settings.pool, codes=codes, batch_size=settings.batch_size, device=device
+    )[one.name]["recorded"]
+    pooled = csc_matrix(scores)
+    if not np.isfinite(pooled.data).all():
+        raise ValueError(f"{one.name}: its codes on {selection.store.name} are not finite: evaluate or train it again.")
+    return map_of(one.name, selection, pooled, study.tree, study.group, settings)

@@ -1,0 +1,77 @@
+"""The taxon of each image at each rank: columns of examples.parquet, or of a csv that is joined to them."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from saev.images.tables import match, read_table, read_text, shortened
+from saev.probing.image_tables import BINARY, columns_of, report_matches
+from saev.probing.labels import closest
+from saev.settings import shown
+from saev.shards import ActivationStore
+
+log = logging.getLogger(__name__)
+Taxa = dict[str, list[str | None]]  # rank -> value of each image of the recording
+
+
+def ranks_of(store: ActivationStore, rows: Sequence[str], taxonomy: str | Path | None = None) -> Taxa:
+    """The value of each image of the recording at each rank, None where it has none.
+
+    Args:
+        rows: columns of the recording's examples.parquet, or of the table `taxonomy`.
+        taxonomy: a csv or tsv. Its first column names either the values of a column of examples.parquet that has the same name
+            (class,order,family), or the images (path, ending of it, file name or stem).
+
+    ValueError for a column that is not there (the closest names), or without values.
+    """
+    joined = {} if taxonomy is None else joined_columns(store, Path(taxonomy))
+    names = [*joined, *(name for name in columns_of(store) if name not in joined)]
+    taxa: Taxa = {}
+    for name in rows:
+        if name not in names:
+            where = store.name if taxonomy is None else f"{store.name} and {taxonomy}"
+            raise ValueError(
+                f"rows={shown(rows)}: {where} has no column {name!r}"
+                + (closest(name, names) if names else ": give a table of taxa, taxonomy=tree.csv.")
+            )
+        values = joined[name] if name in joined else store.examples[name].to_list()
+        taxa[name] = [None if BINARY.get(str(value or "").lower()) == -1 else str(value) for value in values]
+        if not any(taxa[name]):
+            raise ValueError(f"rows={shown(rows)}: column {name!r} of {store.name} is empty: leave it out.")
+    return taxa
+
+
+def joined_columns(store: ActivationStore, file: Path) -> Taxa:
+    """The columns of a table for each image of the recording; None for images without a row."""
+    if not file.is_file():
+        raise ValueError(f"taxonomy={file} is not there: give a csv whose first column is a class or an image.")
+    rows = read_table(file)
+    columns = list(next(iter(rows.values()), {}))
+    if not columns:
+        raise ValueError(f"taxonomy={file} has no ranks: give a column per rank beside the first.")
+    key = first_column(file)
+    if key in columns_of(store):
+        values = [str(value) for value in store.examples[key].to_list()]
+        without = sorted({*values} - {*rows})
+        if len(without) == len({*values}):
+            raise ValueError(
+                f"taxonomy={file}: no value of its column {key!r} is one of {store.name}, such as {shortened(without)}."
+            )
+        if without:
+            log.warning("taxonomy=%s: no row for %s=%s", file, key, shortened(without))
+        of_image = [rows.get(value) for value in values]
+    else:
+        paths = store.examples["path"].to_list()
+        path_of = match(rows, paths, file)
+        report_matches(file, store, rows, path_of, 0, "taxonomy")
+        by_path = {path: rows[name] for name, path in path_of.items()}
+        of_image = [by_path.get(path) for path in paths]
+    return {name: [None if row is None else row[name] for row in of_image] for name in columns}
+
+
+def first_column(file: Path) -> str:
+    """The name of a table's first column."""
+    header = read_text(file).partition("\n")[0]
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
+    return next(csv.reader([header], delimiter=delimiter))[0].strip()

@@ -1,0 +1,95 @@
+"""The tree of the images' taxa: leaves are the paths that occur, a node is a range of leaves."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int64, Num
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A value of a rank below the values of the ranks above it; its leaves are `first` to `stop` (excluded)."""
+
+    name: str
+    rank: str
+    value: str
+    depth: int
+    first: int
+    stop: int
+    n_images: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Tree:
+    """Nodes in the order of the rows, each before the nodes below it; `leaf` is the leaf of each image."""
+
+    ranks: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    leaf: Int64[np.ndarray, " images"]
+    n_leaves: int
+
+    def over_nodes(self, of_leaves: Num[np.ndarray, "n leaves"]) -> Num[np.ndarray, "n nodes"]:
+        """The sum over the leaves of each node."""
+        sums = np.concatenate([np.zeros((len(of_leaves), 1), of_leaves.dtype), np.cumsum(of_leaves, 1)], 1)
+        return sums[:, [node.stop for node in self.nodes]] - sums[:, [node.first for node in self.nodes]]
+
+    def members(self, leaf: Int64[np.ndarray, " images"]) -> Num[np.ndarray, "images nodes"]:
+        """1 where an image with this leaf is in the node, float32."""
+        return self.over_nodes(np.eye(self.n_leaves, dtype=np.float32))[leaf]
+
+    def separating(self) -> "Tree":
+        """The tree without nodes that have every image. ValueError where none is left."""
+        kept = tuple(node for node in self.nodes if node.n_images < len(self.leaf))
+        if not kept:
+            raise ValueError(
+                f"rows={','.join(self.ranks)}: all {len(self.leaf)} images have one value, {self.nodes[0].value}: "
+                "name a column that differs between them."
+            )
+        return dataclasses.replace(self, nodes=kept)
+
+
+def tree_of(taxa: Mapping[str, Sequence[str | None]]) -> Tree:
+    """The tree of images with these values, by rank from the highest to the lowest.
+
+    Values are in alphabetical order. An image without a value at a rank belongs to the nodes of the ranks above alone, and
+    comes after the images that have one.
+    """
+    paths = [path_of(values) for values in zip(*taxa.values(), strict=True)]
+    depth = len(taxa)
+    leaves = sorted({*paths}, key=lambda path: (*((0, value) for value in path), *[(1, "")] * (depth - len(path))))
+    number = {path: i for i, path in enumerate(leaves)}
+    leaf = np.array([number[path] for path in paths], np.int64)
+    sizes = np.bincount(leaf, minlength=len(leaves))
+    ranks = tuple(taxa)
+    nodes = []
+    for prefix in dict.fromkeys(path[:n] for path in leaves for n in range(1, len(path) + 1)):
+        inside = [i for i, path in enumerate(leaves) if path[: len(prefix)] == prefix]
+        first, stop = inside[0], inside[-1] + 1
+        name = "/".join(f"{rank}={value}" for rank, value in zip(ranks, prefix, strict=False))
+        rank = ranks[len(prefix) - 1]
+        nodes.append(Node(name, rank, prefix[-1], len(prefix), first, stop, int(sizes[first:stop].sum())))
+    return Tree(ranks, tuple(nodes), leaf, len(leaves))
+
+
+def path_of(values: Sequence[str | None]) -> tuple[str, ...]:
+    """The values up to the first that is missing.
+
+    >>> path_of(["Felidae", None, "leo"]), path_of([None])
+    (('Felidae',), ())
+    """
+    end = next((i for i, value in enumerate(values) if value is None), len(values))
+    return tuple(value for value in values[:end] if value is not None)
+
+
+def group_leaves(tree: Tree, group: Int64[np.ndarray, " images"], column: str | None) -> Int64[np.ndarray, " groups"]:
+    """The leaf of each group of images. ValueError for a group in two leaves."""
+    leaf = np.full(group.max() + 1, -1)
+    leaf[group] = tree.leaf
+    if len(torn := np.flatnonzero(leaf[group] != tree.leaf)):
+        n = len(np.unique(group[torn]))
+        raise ValueError(
+            f"group={column}: {n} groups have images of different {tree.ranks[-1]}: name a column whose images are of one "
+            "taxon each, or leave group out."
+        )
+    return leaf
