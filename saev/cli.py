@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from saev.config.command_line import CONF, directories_as_key, quote_paths, split_flags, with_multirun, without_demo
+from saev.config.command_line import CONF, directories_as_key, quote_values, split_flags, with_multirun, without_demo
 from saev.config.streams import ignoring_broken_pipes
 
 # In the order in which a study runs them.
@@ -23,10 +23,11 @@ STAGES = {
     "evaluate": "dictionaries, or runs given as arguments -> a row of metrics each",
     "probe": "dictionaries and labelled activations -> which latent stands for which class",
     "traits": "dictionaries and traits of images -> how well single latents predict them, compared with baselines",
+    "contrast": "dictionaries and groups of images -> which latents separate the groups, compared with baselines",
     "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
 # Verbs that take directories as plain arguments -> the key that lists them.
-DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "show"), "dictionaries")
+DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "show"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "the states of a sweep's jobs, and their results; default: the newest sweep or run",
@@ -153,7 +154,7 @@ def hydra_stage(verb: str, arguments: Sequence[str]) -> None:
         flags, overrides = split_flags([argument for argument in arguments if argument != "--explain"])
         if "--explain" in arguments:
             os.environ["SAEV_EXPLAIN"] = "1"  # read by saev.visuals.tables
-        overrides = quote_paths(overrides)
+        overrides = quote_values(overrides)
         check_added(overrides)
         set_outputs(overrides)
         overrides = directories_as_key(DIRECTORIES[verb], overrides) if verb in DIRECTORIES else overrides

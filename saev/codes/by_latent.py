@@ -23,7 +23,8 @@ def write_by_latent(
 ) -> dict[str, str]:
     """Write the view of a directory's shards, which have these numbers of rows; the sha256 of each file.
 
-    Each range of latents whose pairs fit `budget` costs a pass over the shards. Memory: the budget and one shard twice.
+    Each range of latents whose pairs fit `budget` costs a pass over the shards. Memory: the budget, and up to five
+    times a shard.
     """
     counts = np.zeros(n_latents, np.int64)
     for shard in range(len(tokens)):

@@ -10,6 +10,7 @@ from saev.runs.outputs import SHOW
 from saev.runs.quoting import quote
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+CONDITIONS = ("a", "b", "where", "third")  # keys of saev contrast and saev map
 
 
 def with_multirun(flags: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -99,13 +100,20 @@ def is_path(argument: str) -> bool:
     return bool(slash) and first != "hydra" and not (first and (CONF / first).is_dir())
 
 
-def quote_paths(overrides: Sequence[str]) -> list[str]:
-    """The overrides with values quoted that are existing paths and hold characters with a meaning in Hydra's grammar."""
+def quote_values(overrides: Sequence[str]) -> list[str]:
+    """The overrides with values quoted that hold characters with a meaning in Hydra's grammar: existing paths, and conditions
+    (`a=sex=f`, `where=year>=1990`), which Hydra could not read without quotes.
+
+    >>> quote_values(["a=sex=f|m,year>1990", "k=8", "b='x=y'"])
+    ['a="sex=f|m,year>1990"', 'k=8', "b='x=y'"]
+    """
     quoted = []
     for override in overrides:
         key, equals, value = override.partition("=")
         special = re.search(r"[^\w./~:%@?|+-]|[^\x00-\x7f]", value) and not re.search(r"[\"'\[{$]", value[:1])
-        quoted.append(f"{key}={quote(value)}" if equals and special and os.path.exists(value) else override)
+        condition = key in CONDITIONS and re.search(r"[=<>]", value)
+        unread = equals and special and (condition or os.path.exists(value))
+        quoted.append(f"{key}={quote(value)}" if unread else override)
     return quoted
 
 

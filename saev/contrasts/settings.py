@@ -82,7 +82,7 @@ class ContrastSettings:
     seed: int = bounded(0, at_least=0)  # of permutations, resamples, folds and baselines
 
     shown: int = bounded(8, at_least=1)  # latents of each pair on the page
-    images: int = bounded(8, at_least=1)  # of each group for each latent on the page
+    images_per_group: int = bounded(8, at_least=1)  # of each latent on the page
     align: Literal["none", "centre_of_mass"] = "none"  # of activation maps before they are averaged
 
     batch_size: int = bounded(4096, at_least=1)  # tokens

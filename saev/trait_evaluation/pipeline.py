@@ -21,11 +21,9 @@ from saev.saved import (
     SavedDictionary,
     find_dictionaries,
     has_other_images,
-    layer_of,
-    open_recording,
 )
+from saev.scoring.by_layer import dictionaries_by_layer, opened
 from saev.scoring.scorers import TokenScorer
-from saev.shards import ActivationStore
 from saev.shards.split import held_out_split
 from saev.trait_evaluation.layer_tables import Comparison, tables_of_layer
 from saev.trait_evaluation.methods import CHANNELS, RAW, Study, image_methods
@@ -117,27 +115,6 @@ def evaluate_traits(
         for name, table in tables.items():
             write_table(path, name, table)
     return TraitsResult(**tables, directory=path)
-
-
-def opened(recording: Recording) -> ActivationStore:
-    return recording if isinstance(recording, ActivationStore) else ActivationStore(recording)
-
-
-def dictionaries_by_layer(
-    saved: Sequence[SavedDictionary], store: ActivationStore, layers: Sequence[int]
-) -> dict[int, list[SavedDictionary]]:
-    """The dictionaries of each layer; one that does not say its layer is of the only one in `layers`. ValueError without a layer."""
-    out: dict[int, list[SavedDictionary]] = {store.resolve_layer(layer): [] for layer in layers}
-    for one in saved:
-        unknown = one.provenance.get("layer") is None and len(layers) == 1
-        layer = layer_of(one, open_recording(one, store), layers[0] if unknown else None)
-        if layers and layer not in out:
-            log.warning("%s was trained on layer %d, which is not among layer=%s: left out", one.name, layer, [*layers])
-        else:
-            out.setdefault(layer, []).append(one)
-    if not out:
-        raise ValueError("no layer is named: give dictionaries, or layer=[8].")
-    return out
 
 
 def warn_of_test_images(one: SavedDictionary, test: Side) -> None:
