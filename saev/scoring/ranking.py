@@ -21,6 +21,7 @@ class Ranking(NamedTuple):
     prototype: Int64[np.ndarray, " entries"]  # ascending, from 0
     group: Int64[np.ndarray, " entries"]  # ascending; equal for ties
     n_prototypes: int
+    value: Float[np.ndarray, " entries"]
 
 
 def rank(scores: csc_matrix | Float[np.ndarray, "units prototypes"], start: int, stop: int) -> Ranking:
@@ -42,7 +43,7 @@ def rank(scores: csc_matrix | Float[np.ndarray, "units prototypes"], start: int,
     values, unit, prototype = values[order], unit[order], prototype[order]
     new = np.diff(values, prepend=np.nan) != 0
     new |= np.diff(prototype, prepend=-1) != 0
-    return Ranking(unit, prototype, np.cumsum(new), stop - start)
+    return Ranking(unit, prototype, np.cumsum(new), stop - start, values)
 
 
 class Labels:

@@ -1,0 +1,88 @@
+"""The two groups of images of a contrast, and which of their images belong together."""
+
+import dataclasses
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sides:
+    """Two groups of images. Images have positions: those of `a` in its order, then those of `b`.
+
+    Clusters are renumbered from 0, strata too. ValueError for an empty group, an image in both groups or twice in one, and a
+    cluster with images in both.
+    """
+
+    name: str
+    a: Int64[np.ndarray, " images_a"]  # rows of the scores
+    b: Int64[np.ndarray, " images_b"]
+    cluster: Int64[np.ndarray, " images"]  # of each position: images of one specimen; resampled and permuted together
+    stratum: Int64[np.ndarray, " images"]  # of each position: images are compared within a stratum alone, e.g. a view
+
+    def __post_init__(self):
+        if not (len(self.a) and len(self.b)):
+            raise ValueError(f"pair {self.name}: group {'b' if len(self.a) else 'a'} has no images.")
+        if len(np.unique(self.rows)) < self.n_images:
+            raise ValueError(f"pair {self.name}: an image is in both groups, or twice in one.")
+        for key in ("cluster", "stratum"):
+            object.__setattr__(self, key, np.unique(getattr(self, key), return_inverse=True)[1].astype(np.int64))
+        mixed = np.intersect1d(self.cluster[self.is_a], self.cluster[~self.is_a])
+        if len(mixed):
+            raise ValueError(f"pair {self.name}: {len(mixed)} clusters have images in both groups.")
+
+    @cached_property
+    def rows(self) -> Int64[np.ndarray, " images"]:
+        """The row of the scores of each position."""
+        return np.concatenate([self.a, self.b])
+
+    @property
+    def n_images(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def is_a(self) -> Bool[np.ndarray, " images"]:
+        """Whether the image at a position is in group a."""
+        return np.arange(self.n_images) < len(self.a)
+
+    @cached_property
+    def images(self) -> Int64[np.ndarray, "clusters strata"]:
+        """The number of images of each cluster in each stratum."""
+        counts = np.zeros((self.cluster.max() + 1, self.stratum.max() + 1), np.int64)
+        np.add.at(counts, (self.cluster, self.stratum), 1)
+        return counts
+
+    @cached_property
+    def images_a(self) -> Int64[np.ndarray, " strata"]:
+        """The number of images of group a in each stratum."""
+        return self.images[self.cluster_is_a].sum(0)
+
+    @cached_property
+    def cluster_is_a(self) -> Bool[np.ndarray, " clusters"]:
+        """Whether the images of a cluster are in group a."""
+        return np.bincount(self.cluster, self.is_a) > 0
+
+    @cached_property
+    def exchangeable(self) -> Int64[np.ndarray, " clusters"]:
+        """The set of strata in which a cluster has images, numbered from 0: labels are permuted within one of these."""
+        return np.unique(self.images > 0, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
+
+    @cached_property
+    def weight(self) -> Float64[np.ndarray, " strata"]:
+        """The weight of a rank in a sum over strata: 1 / (images + 1), after van Elteren (1960)."""
+        return 1 / (self.images.sum(0) + 1)
+
+    def position(self, n_rows: int) -> Int64[np.ndarray, " rows"]:
+        """The position of each row of the scores; -1: in neither group."""
+        position = np.full(n_rows, -1)
+        position[self.rows] = np.arange(self.n_images)
+        return position
+
+    def folds(self, n: int = 5, seed: int = 0) -> Int64[np.ndarray, " clusters"]:
+        """A fold, 0 to n - 1, of each cluster: in the seed's order, those of a group spread evenly over the folds."""
+        order = np.random.default_rng(seed).permutation(len(self.cluster_is_a))
+        order = order[np.argsort(self.cluster_is_a[order], kind="stable")]
+        fold = np.empty(len(order), np.int64)
+        fold[order] = np.arange(len(order)) % n
+        return fold

@@ -1,0 +1,40 @@
+"""Groups that overlap or share a cluster are refused; folds keep clusters together and groups balanced."""
+
+import numpy as np
+import pytest
+from contrasts.pairs import pair
+
+from saev.contrasts.sides import Sides
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "cluster", "message"),
+    [
+        ([], [1], [0], "group a has no images"),
+        ([1], [], [0], "group b has no images"),
+        ([1, 2], [2], [0, 1, 2], "in both groups"),
+        ([1, 2], [3], [0, 1, 1], "1 clusters have images in both groups"),
+    ],
+)
+def test_pairs_that_cannot_be_compared_are_refused(a, b, cluster, message):
+    with pytest.raises(ValueError, match=message):
+        Sides("x", *(np.array(v, np.int64) for v in (a, b, cluster)), np.zeros(len(cluster), np.int64))
+
+
+def test_clusters_are_counted_by_stratum_and_may_span_several():
+    sides = Sides("x", np.array([5, 3, 1]), np.array([0, 2]), np.array([70, 70, 9, 4, 4]), np.array([8, 6, 6, 6, 8]))
+    assert sides.cluster.tolist() == [2, 2, 1, 0, 0] and sides.stratum.tolist() == [1, 0, 0, 0, 1]
+    assert sides.images.tolist() == [[1, 1], [1, 0], [1, 1]]
+    assert sides.cluster_is_a.tolist() == [False, True, True] and sides.images_a.tolist() == [2, 1]
+    both, single, again = sides.exchangeable
+    assert both == again != single
+    assert sides.position(7).tolist() == [3, 2, 4, 1, -1, 0, -1]
+
+
+def test_folds_hold_whole_clusters_of_both_groups():
+    sides = pair(23, 17, 100, per_cluster=2)
+    fold = sides.folds(5, seed=3)
+    for group in (sides.cluster_is_a, ~sides.cluster_is_a):
+        counts = np.bincount(fold[group], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert (fold == sides.folds(5, seed=3)).all() and (fold != sides.folds(5, seed=4)).any()
