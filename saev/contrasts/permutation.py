@@ -23,7 +23,7 @@ class Permutations(NamedTuple):
     p_family: Float64[np.ndarray, " latents"]  # of the largest |z| of all latents; two-sided
     p: Float64[np.ndarray, " latents"]  # of the latent's alone; at least 1 / (permutations + 1)
     q: Float64[np.ndarray, " latents"]  # Benjamini-Hochberg
-    threshold: float  # the |z| at which p_family is 0.05: the 95th percentile of the maxima
+    threshold: float  # the |z| above which p_family is at most alpha (0.05: the 95th percentile of the maxima)
 
 
 def standardised(
@@ -95,6 +95,7 @@ def permutations(
     maxima: Float32[np.ndarray, " n"],
     reached: Int64[np.ndarray, " latents"],
     varies: Bool[np.ndarray, " latents"],
+    alpha: float = 0.05,
 ) -> Permutations:
     """The p-values of all latents of a pair: (1 + permutations that reach |z|) / (1 + permutations).
 
@@ -106,6 +107,6 @@ def permutations(
     q = np.ones(len(z))
     if varies.any():
         q[varies] = false_discovery_control(2 * norm.sf(np.abs(z[varies])))
-    allowed = int(0.05 * (n + 1) + 1e-9) - 1  # permutations that may reach |z|
+    allowed = int(alpha * (n + 1) + 1e-9) - 1  # permutations that may reach |z|
     threshold = float(ordered[n - 1 - allowed]) if 0 <= allowed < n else float("nan")
     return Permutations(p_family, (1 + reached) / (1 + n), q, threshold)

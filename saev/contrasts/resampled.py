@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int64
 
 from saev.contrasts.ranks import Entries, summed
 from saev.contrasts.sides import Sides
@@ -17,16 +17,26 @@ class Drawn(NamedTuple):
     enough: bool  # whether both groups have clusters enough for an interval
 
 
+def drawn_clusters(sides: Sides, n: int, seed: int) -> Int64[np.ndarray, "n clusters"]:
+    """How often each of `n` resamples has each cluster; clusters are drawn with replacement within each group."""
+    drawn = np.zeros((n, len(sides.cluster_is_a)), np.int64)
+    for offset, group in enumerate((sides.cluster_is_a, ~sides.cluster_is_a)):
+        drawn[:, group] = draws(int(np.count_nonzero(group)), n, 2 * seed + offset).T
+    return drawn
+
+
+def enough(sides: Sides) -> bool:
+    """Whether both groups have clusters enough for an interval."""
+    return bool(np.bincount(sides.cluster_is_a).min() >= MIN_IMAGES)
+
+
 def resamples(sides: Sides, n: int, seed: int) -> Drawn:
-    """`n` resamples of the clusters, drawn with replacement within each group."""
-    weight = np.zeros((n, len(sides.cluster_is_a)), np.float32)
-    size, enough = sides.images.sum(1), n > 0
-    for offset, (group, sign) in enumerate(((sides.cluster_is_a, 1), (~sides.cluster_is_a, -1))):
-        members = np.flatnonzero(group)
-        drawn = draws(len(members), n, 2 * seed + offset).T
-        weight[:, members] = sign * drawn / (drawn @ size[members])[:, None]
-        enough = enough and len(members) >= MIN_IMAGES
-    return Drawn(weight, enough)
+    """`n` resamples of the clusters."""
+    drawn, size = drawn_clusters(sides, n, seed), sides.images.sum(1)
+    weight = np.empty(drawn.shape, np.float32)
+    for group, sign in ((sides.cluster_is_a, 1), (~sides.cluster_is_a, -1)):
+        weight[:, group] = sign * drawn[:, group] / (drawn[:, group] @ size[group])[:, None]
+    return Drawn(weight, n > 0 and enough(sides))
 
 
 def difference_interval(

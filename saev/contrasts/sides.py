@@ -80,9 +80,14 @@ class Sides:
         return position
 
     def folds(self, n: int = 5, seed: int = 0) -> Int64[np.ndarray, " clusters"]:
-        """A fold, 0 to n - 1, of each cluster: in the seed's order, those of a group spread evenly over the folds."""
-        order = np.random.default_rng(seed).permutation(len(self.cluster_is_a))
-        order = order[np.argsort(self.cluster_is_a[order], kind="stable")]
-        fold = np.empty(len(order), np.int64)
-        fold[order] = np.arange(len(order)) % n
-        return fold
+        """A fold, 0 to n - 1, of each cluster."""
+        return folds_of(self.cluster_is_a, n, seed)
+
+
+def folds_of(is_a: Bool[np.ndarray, " clusters"], n: int, seed: int) -> Int64[np.ndarray, " clusters"]:
+    """A fold, 0 to n - 1, of each cluster: in the seed's order, those of a group spread evenly over the folds."""
+    order = np.random.default_rng(seed).permutation(len(is_a))
+    order = order[np.argsort(is_a[order], kind="stable")]
+    fold = np.empty(len(order), np.int64)
+    fold[order] = np.arange(len(order)) % n
+    return fold

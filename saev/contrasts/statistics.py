@@ -34,7 +34,7 @@ class PairStatistics(NamedTuple):
     columns: dict[str, Float[np.ndarray, " latents"]]  # by name
     fold_z: Float64[np.ndarray, "latents folds"]  # z on the images outside each fold
     fold: Int64[np.ndarray, " clusters"]
-    threshold: float  # of |z|: the 95th percentile of the largest one of all latents over permutations
+    threshold: float  # the |z| above which p_family is at most alpha; NaN: for no |z|, as permutations are few
 
 
 class Prepared(NamedTuple):
@@ -56,6 +56,7 @@ def pair_statistics(
     bootstrap: int = 1000,
     n_folds: int = 5,
     rule: Rule = "strict",
+    alpha: float = 0.05,
     seed: int = 0,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[PairStatistics]:
@@ -96,7 +97,7 @@ def pair_statistics(
                 for part, result in zip(parts, results, strict=True):
                     part.append(result)
                 advance(n)
-        out += [joined(part, pair) for part, pair in zip(parts, prepared, strict=True)]
+        out += [joined(part, pair, alpha) for part, pair in zip(parts, prepared, strict=True)]
     return out
 
 
@@ -146,11 +147,11 @@ def of_block(ranking: Ranking, pair: Prepared, n_folds: int, rule: Rule) -> Bloc
     return Block(columns, fold_z, maxima, reached)
 
 
-def joined(blocks: Sequence[Block], pair: Prepared) -> PairStatistics:
+def joined(blocks: Sequence[Block], pair: Prepared, alpha: float) -> PairStatistics:
     """The statistics of all latents."""
     columns = {name: np.concatenate([block.columns[name] for block in blocks]) for name in blocks[0].columns}
     reached = np.concatenate([block.reached for block in blocks])
     maxima = np.max([block.maxima for block in blocks], 0)
-    tested: Permutations = permutations(columns["z"], maxima, reached, columns.pop("varies"))
+    tested: Permutations = permutations(columns["z"], maxima, reached, columns.pop("varies"), alpha)
     columns |= {"p_family": tested.p_family, "p": tested.p, "q": tested.q}
     return PairStatistics(columns, np.concatenate([block.fold_z for block in blocks]), pair.fold, tested.threshold)

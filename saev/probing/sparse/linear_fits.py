@@ -126,7 +126,7 @@ def _ridge(x: csc_array, y: Bool[np.ndarray, " rows"], ridge: float) -> LinearFi
 
 
 def fit_converges(
-    model: LogisticRegression, x: csc_array | np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
+    model: LogisticRegression, x: csc_array | csr_array | np.ndarray, y: np.ndarray, weight: np.ndarray | None = None
 ) -> bool:
     """Fit the model; False where scikit-learn warns that it did not converge. Other warnings are re-issued."""
     with warnings.catch_warnings(record=True) as caught:
