@@ -46,7 +46,7 @@ def ranks_of(entries: Entries, sides: Sides) -> Ranks:
     """The midranks within the strata of a pair."""
     n = sides.images.sum(0)
     segment = entries.latent * len(n) + sides.stratum[entries.position]  # a latent's entries in one stratum
-    order = np.arange(len(segment)) if len(n) == 1 else np.argsort(segment, kind="stable")
+    order = slice(None) if len(n) == 1 else np.argsort(segment, kind="stable")
     segment, tie = segment[order], entries.tie[order]
     stored = np.bincount(segment, minlength=entries.n_latents * len(n))
     starts = np.flatnonzero((np.diff(tie, prepend=-1) != 0) | (np.diff(segment, prepend=-1) != 0))  # groups of ties

@@ -68,6 +68,11 @@ class Sides:
         """The set of strata in which a cluster has images, numbered from 0: labels are permuted within one of these."""
         return np.unique(self.images > 0, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
+    @property
+    def comparable(self) -> bool:
+        """Whether clusters of both groups have images in the same strata. Otherwise z is 0 and every p 1."""
+        return len(np.intersect1d(*(self.exchangeable[group] for group in (self.cluster_is_a, ~self.cluster_is_a)))) > 0
+
     @cached_property
     def weight(self) -> Float64[np.ndarray, " strata"]:
         """The weight of a rank in a sum over strata: 1 / (images + 1), after van Elteren (1960)."""

@@ -31,6 +31,14 @@ def test_clusters_are_counted_by_stratum_and_may_span_several():
     assert sides.position(7).tolist() == [3, 2, 4, 1, -1, 0, -1]
 
 
+def test_groups_without_a_stratum_in_common_are_not_comparable():
+    def sides(stratum):
+        return Sides("x", np.arange(3), np.arange(3, 6), np.array([0, 0, 1, 2, 2, 3]), np.array(stratum))
+
+    assert sides([0] * 6).comparable and sides([0, 1, 0, 0, 1, 1]).comparable
+    assert not sides([0, 0, 0, 1, 1, 1]).comparable and not sides([0, 1, 2, 0, 0, 0]).comparable
+
+
 def test_folds_hold_whole_clusters_of_both_groups():
     sides = pair(23, 17, 100, per_cluster=2)
     fold = sides.folds(5, seed=3)
