@@ -24,10 +24,11 @@ STAGES = {
     "probe": "dictionaries and labelled activations -> which latent stands for which class",
     "traits": "dictionaries and traits of images -> how well single latents predict them, compared with baselines",
     "contrast": "dictionaries and groups of images -> which latents separate the groups, compared with baselines",
+    "map": "dictionaries and taxa of images -> which latents stand for which taxa, and a heat map of both",
     "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
 # Verbs that take directories as plain arguments -> the key that lists them.
-DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "show"), "dictionaries")
+DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "map", "show"), "dictionaries")
 TOOLS = {
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "the states of a sweep's jobs, and their results; default: the newest sweep or run",

@@ -18,6 +18,7 @@ from saev.nn.settings import AuxK, Member
 from saev.nn.sparsifiers.settings import SPARSIFIERS
 from saev.probing.settings import ProbeSettings
 from saev.runs.planning import GROUPS, PER_BASELINE, ROOT_SETTINGS, SCALARS
+from saev.taxon_map.settings import MapSettings
 from saev.training.settings import FitSettings, TrainSettings
 from saev.trait_evaluation.settings import TraitsSettings
 
@@ -88,3 +89,12 @@ def register() -> None:
     contrast |= {**types_of(Groups, ("pairs", "by", "table", "key", "min_images")), **types_of(ContrastSettings)}
     contrast |= {**dict.fromkeys(("a", "b", "where", "third"), Any), "device": str}  # texts or mappings
     store(name="contrast_schema", node=schema("Contrast", contrast, ("images", "paths")))
+    latents = {
+        "dictionaries": list[str],
+        "dataset": str | None,
+        "layer": int | None,
+        "codes": str | None,
+        "device": str,
+    }
+    latents |= {**types_of(MapSettings), "rows": Any, "taxonomy": str | None}  # one column, or a list of them
+    store(name="map_schema", node=schema("Map", latents, ("images", "paths")))

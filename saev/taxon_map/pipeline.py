@@ -16,12 +16,14 @@ from scipy.sparse import csc_matrix
 
 from saev.codes.encoding import DENSE, density
 from saev.device import check_device, resolve_device
+from saev.images.source import ImageSource
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
 from saev.scoring.images import scores_of_images
 from saev.shards.selected_tokens import Selection
 from saev.shards.split import groups_of
 from saev.taxon_map.latent_map import LatentMap, map_of
+from saev.taxon_map.page import write_page
 from saev.taxon_map.ranks import ranks_of
 from saev.taxon_map.settings import CLUSTER, MapSettings
 from saev.taxon_map.tables import tables_of
@@ -33,7 +35,7 @@ FEWEST = 8  # images: fewer say nothing of halves and permutations
 
 @dataclasses.dataclass(frozen=True)
 class MapResult:
-    """Tables of `saev.map_latents`, which `directory` holds as parquet and csv, and the heat maps.
+    """Tables of `saev.map_latents`, the maps of each dictionary, and their pages, where a directory was given.
 
     `results` has a row per dictionary and node; `nodes` one per latent and node, for the best latents and those above the null;
     `coalitions` one per node; `images` and `latents` the rows and columns of the heat maps.
@@ -45,7 +47,7 @@ class MapResult:
     images: pl.DataFrame
     latents: pl.DataFrame
     maps: tuple[LatentMap, ...]
-    directory: Path | None
+    pages: tuple[Path, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ def map_latents(
     directory: str | os.PathLike | None = None,
     activations: str | os.PathLike | None = None,
     codes: str | os.PathLike | None = None,
+    images: ImageSource | None = None,
     device: str = "auto",
 ) -> MapResult:
     """Compare the images on which each latent fires with the taxa of the images, from the highest rank to the lowest.
@@ -76,23 +79,36 @@ def map_latents(
         dictionaries: directories of dictionaries, runs or sweeps, or name -> dictionary in memory.
         recording, layer: the activations; None: those that each dictionary was trained on.
         taxonomy: a csv of ranks by class or by image (saev/taxon_map/ranks.py), for ranks that the recording does not have.
-        directory: where tables are written; None: nowhere.
+        directory: where tables and pages are written; None: nowhere.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
         codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
+        images: the images that were recorded; None: pages without photos.
 
     Raises ValueError for what does not fit, before activations are read.
     """
     check_device(device)
     device = resolve_device(device)
     studies = prepare(dictionaries, recording, settings, taxonomy, layer, activations, device)
+    if images is not None:
+        images.check()
+        for store in {one.selection.store.location.root: one.selection.store for one in studies}.values():
+            images.indices(store.examples["path"].to_list(), store.name)
     maps = [map_of_study(study, settings, codes, device) for study in studies]
     parts = [tables_of(one) for one in maps]
     tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
-    path = None if directory is None else Path(directory)
-    if path is not None:
-        for name, table in tables.items():
-            write_table(path, name if name == "results" else f"map_{name}", table)
-    return MapResult(**tables, maps=tuple(maps), directory=path)
+    pages: list[Path] = []
+    if directory is not None:
+        files = {
+            name: write_table(Path(directory), name if name == "results" else f"map_{name}", table)
+            for name, table in tables.items()
+        }
+        for number, (one, part) in enumerate(zip(maps, parts, strict=True), 1):
+            page = Path(directory) / ("map.html" if number == 1 else f"map-{number}.html")
+            try:
+                pages.append(write_page(page, one, part, images, files))
+            except Exception:  # the tables are written, whatever is wrong with the page
+                log.exception("%s could not be written; the tables are complete", page.name)
+    return MapResult(**tables, maps=tuple(maps), pages=tuple(pages))
 
 
 def prepare(

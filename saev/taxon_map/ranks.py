@@ -1,11 +1,10 @@
 """The taxon of each image at each rank: columns of examples.parquet, or of a csv that is joined to them."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from saev.images.tables import match, read_table, read_text, shortened
+from saev.images.tables import first_column, match, read_table, shortened
 from saev.probing.image_tables import BINARY, columns_of, report_matches
 from saev.probing.labels import closest
 from saev.settings import shown
@@ -68,10 +67,3 @@ def joined_columns(store: ActivationStore, file: Path) -> Taxa:
         by_path = {path: rows[name] for name, path in path_of.items()}
         of_image = [by_path.get(path) for path in paths]
     return {name: [None if row is None else row[name] for row in of_image] for name in columns}
-
-
-def first_column(file: Path) -> str:
-    """The name of a table's first column."""
-    header = read_text(file).partition("\n")[0]
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ";" if header.count(";") > header.count(",") else ","
-    return next(csv.reader([header], delimiter=delimiter))[0].strip()

@@ -17,6 +17,7 @@ from saev.config.build import build
 from saev.nn import Member
 from saev.probing.settings import ProbeSettings
 from saev.runs.planning import GROUPS, PER_SAE
+from saev.taxon_map.settings import MapSettings
 from saev.training.settings import TrainSettings
 
 
@@ -37,6 +38,7 @@ def test_a_call_from_python_has_the_defaults_of_the_command():
     for group, field in GROUPS.items():
         assert instantiate(cfg[group]) == getattr(member, field), group
     assert build(ProbeSettings, composed("probe")) == ProbeSettings()
+    assert build(MapSettings, composed("map", "rows=[family]")) == MapSettings(rows=("family",))
 
 
 def test_the_values_of_the_stream_are_the_defaults_of_its_options():
