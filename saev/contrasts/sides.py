@@ -71,7 +71,8 @@ class Sides:
     @property
     def comparable(self) -> bool:
         """Whether clusters of both groups have images in the same strata. Otherwise z is 0 and every p 1."""
-        return len(np.intersect1d(*(self.exchangeable[group] for group in (self.cluster_is_a, ~self.cluster_is_a)))) > 0
+        a, b = (self.exchangeable[group] for group in (self.cluster_is_a, ~self.cluster_is_a))
+        return bool(np.isin(a, b).any())
 
     @cached_property
     def weight(self) -> Float64[np.ndarray, " strata"]:
