@@ -96,5 +96,10 @@ def register() -> None:
         "codes": str | None,
         "device": str,
     }
-    latents |= {**types_of(MapSettings), "rows": Any, "taxonomy": str | None}  # one column, or a list of them
+    latents |= {
+        **types_of(MapSettings),
+        "rows": Any,
+        "where": Any,
+        "taxonomy": str | None,
+    }  # a column or a list; a text or a mapping
     store(name="map_schema", node=schema("Map", latents, ("images", "paths")))

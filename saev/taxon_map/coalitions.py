@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from saev.progress import bar
 from saev.taxon_map.statistics import f1
 from saev.taxon_map.tree import Tree
 
@@ -134,5 +135,9 @@ def null_f1(
 ) -> Float64[np.ndarray, "n nodes"]:
     """The F1 on the other half of coalitions that are searched with permuted leaves, `n` times."""
     rng = np.random.default_rng(seed)
-    out = [judge(fires, half.permuted(rng), half.training, tree, most).f1 for _ in range(n)]
-    return np.stack(out) if out else np.zeros((0, len(tree.nodes)))
+    out = np.zeros((n, len(tree.nodes)))
+    with bar("Coalitions with permuted taxa", n) as advance:
+        for i in range(n):
+            out[i] = judge(fires, half.permuted(rng), half.training, tree, most).f1
+            advance(1)
+    return out

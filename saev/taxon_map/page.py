@@ -48,12 +48,13 @@ def facts_of(one: LatentMap) -> list[tuple[str, str]]:
     """What was compared, as (name, value) pairs."""
     settings, n_images, n_latents = one.settings, len(one.tree.leaf), len(one.latents)
     rows, columns = len(one.rows), len(one.columns)
+    chosen = f" where {settings.where}" if settings.where else ""
     some = f"; the map has {rows:,} of them, evenly from the nodes of the lowest rank" if rows < n_images else ""
     least = f"fire on at least {settings.min_images} images"
     fires = f", above {settings.threshold:g} of their largest code" if settings.threshold else ""
     shown = f"; the map has the {columns:,} that differ most between nodes" if columns < n_latents else ""
     return [
-        ("Images", f"{one.selection.store.name}, {n_images:,} images{some}"),
+        ("Images", f"{one.selection.store.name}, {n_images:,} images{chosen}{some}"),
         ("Ranks", ", ".join(one.tree.ranks)),
         ("Latents", f"{n_latents:,} that {least}{fires}{shown}"),
         ("Code of an image", f"{settings.pool} over its tokens ({one.selection.tokens}), layer {one.selection.layer}"),

@@ -24,7 +24,7 @@ from saev.shards.selected_tokens import Selection
 from saev.shards.split import groups_of
 from saev.taxon_map.latent_map import LatentMap, map_of
 from saev.taxon_map.page import write_page
-from saev.taxon_map.ranks import ranks_of
+from saev.taxon_map.ranks import fulfils, ranks_of
 from saev.taxon_map.settings import CLUSTER, MapSettings
 from saev.taxon_map.tables import tables_of
 from saev.taxon_map.tree import Tree, group_leaves, tree_of
@@ -121,23 +121,25 @@ def prepare(
     device: str,
 ) -> list[Study]:
     """The study of each dictionary. ValueError for what does not fit, before codes are read."""
-    studies = []
+    studies, table = [], None if taxonomy is None else Path(taxonomy)
     for one in find_dictionaries(dictionaries):
         selection = select_tokens(one, recording, activations, layer, settings.tokens, "all")
-        images = np.unique(selection.spans.example)  # images without tokens have no codes
-        selection = dataclasses.replace(selection, images=images)
         store = selection.store
+        images = np.unique(selection.spans.example)  # images without tokens have no codes
+        images = images[fulfils(store, settings.where, table)[images]]
+        selection = dataclasses.replace(selection, images=images)
         if len(images) < FEWEST:
+            remedy = "record more." if settings.where is None else f"widen where={settings.where}."
             raise ValueError(
-                f"{store.name} has {len(images)} images with tokens, at least {FEWEST} are needed: record more."
+                f"{store.name} has {len(images)} such images with tokens, at least {FEWEST} are needed: {remedy}"
             )
         group, tree = groups_of(store, images, settings.group), None
         if settings.rows != (CLUSTER,):
-            taxa = ranks_of(store, settings.rows, None if taxonomy is None else Path(taxonomy))
+            taxa = ranks_of(store, settings.rows, table)
             tree = tree_of({rank: [values[i] for i in images.tolist()] for rank, values in taxa.items()}).separating()
             report_missing(tree, store.name, taxa, images)
             group_leaves(tree, group, settings.group)  # ValueError for a group of several taxa
-        elif taxonomy is not None:
+        elif taxonomy is not None and settings.where is None:
             raise ValueError(
                 "taxonomy: no effect with rows=cluster: name its columns, rows=[family,genus], or leave it out."
             )

@@ -4,6 +4,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import polars as pl
+from jaxtyping import Bool
+
+from saev.contrasts.conditions import holds, parse
 from saev.images.tables import first_column, match, read_table, shortened
 from saev.probing.image_tables import BINARY, columns_of, report_matches
 from saev.probing.labels import closest
@@ -24,7 +29,7 @@ def ranks_of(store: ActivationStore, rows: Sequence[str], taxonomy: str | Path |
 
     ValueError for a column that is not there (the closest names), or without values.
     """
-    joined = {} if taxonomy is None else joined_columns(store, Path(taxonomy))
+    joined = joined_columns(store, taxonomy)
     names = [*joined, *(name for name in columns_of(store) if name not in joined)]
     taxa: Taxa = {}
     for name in rows:
@@ -41,8 +46,21 @@ def ranks_of(store: ActivationStore, rows: Sequence[str], taxonomy: str | Path |
     return taxa
 
 
-def joined_columns(store: ActivationStore, file: Path) -> Taxa:
-    """The columns of a table for each image of the recording; None for images without a row."""
+def fulfils(
+    store: ActivationStore, where: str | None, taxonomy: str | Path | None = None
+) -> Bool[np.ndarray, " images"]:
+    """Whether each image of the recording fulfils conditions on its columns and those of `taxonomy`, such as `view=dorsal`."""
+    if where is None:
+        return np.ones(len(store.examples), bool)
+    columns = [pl.Series(name, values, pl.String) for name, values in joined_columns(store, taxonomy).items()]
+    return holds(parse(where, "where"), store.examples.with_columns(columns), "where")
+
+
+def joined_columns(store: ActivationStore, taxonomy: str | Path | None) -> Taxa:
+    """The columns of a table for each image of the recording, None for images without a row; {} without a table."""
+    if taxonomy is None:
+        return {}
+    file = Path(taxonomy)
     if not file.is_file():
         raise ValueError(f"taxonomy={file} is not there: give a csv whose first column is a class or an image.")
     rows = read_table(file)

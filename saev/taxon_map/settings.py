@@ -13,6 +13,7 @@ class MapSettings:
     """Which images and latents are compared, and the size of the heat map."""
 
     rows: tuple[str, ...] = ()  # columns from the highest rank to the lowest, e.g. family, genus, species; or cluster
+    where: str | None = None  # conditions that the images fulfil: `view=dorsal,year>=1990`
     tokens: Literal["patches", "cls", "special", "all"] | None = None  # None: those each dictionary was trained on
     pool: Literal["max", "mean", "top3"] = "max"  # of a latent's codes over the tokens of an image
     threshold: float = bounded(0.0, at_least=0, below=1)  # a latent fires above this fraction of its largest code

@@ -7,6 +7,7 @@ from jaxtyping import Float, Float64, Int64, Num
 from scipy.sparse import csc_matrix
 from scipy.stats import hypergeom
 
+from saev.progress import bar
 from saev.scoring.blocks import size
 from saev.taxon_map.tree import Tree
 
@@ -76,10 +77,13 @@ def null_maxima(
     leaves = [rng.permutation(leaf_of_group)[group] for _ in range(n)]
     largest = np.zeros((n, len(tree.nodes)))
     width = max(1, BLOCK // tree.n_leaves)
-    for start in range(0, size(fires)[1], width):
-        block = fires[:, start : start + width]
-        for i, leaf in enumerate(leaves):
-            largest[i] = np.maximum(largest[i], count(block, tree, leaf).f1().max(0))
+    starts = range(0, size(fires)[1], width)
+    with bar("Permutations", n * len(starts)) as advance:
+        for start in starts:
+            block = fires[:, start : start + width]
+            for i, leaf in enumerate(leaves):
+                largest[i] = np.maximum(largest[i], count(block, tree, leaf).f1().max(0))
+                advance(1)
     return largest
 
 

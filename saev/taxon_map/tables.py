@@ -30,7 +30,9 @@ def where(one: LatentMap) -> dict[str, Any]:
 
 def named(table: pl.DataFrame, one: LatentMap) -> pl.DataFrame:
     """The table with the columns of `where` before the others."""
-    return table.select(*(pl.lit(value).alias(key) for key, value in where(one).items()), pl.all())
+    return table.select(
+        *(pl.lit(value, pl.Int64 if key == "layer" else None).alias(key) for key, value in where(one).items()), pl.all()
+    )
 
 
 def nullable(values: Float64[np.ndarray, " n"]) -> pl.Series:
@@ -74,6 +76,8 @@ def of_nodes(one: LatentMap, node: Int64[np.ndarray, " n"]) -> dict[str, list[An
     return {
         "node": [each.name for each in nodes],
         "rank": [each.rank for each in nodes],
+        "value": [each.value for each in nodes],
+        "depth": [each.depth for each in nodes],
         "n_images": [each.n_images for each in nodes],
     }
 
@@ -83,6 +87,8 @@ def coalitions_table(one: LatentMap) -> pl.DataFrame:
     columns = {
         "node": pl.String,
         "rank": pl.String,
+        "value": pl.String,
+        "depth": pl.Int64,
         "n_images": pl.Int64,
         "coalition": pl.String,
         "latents": pl.List(pl.Int64),

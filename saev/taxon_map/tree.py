@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Int64, Num
+from jaxtyping import Float32, Int64, Num
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +34,10 @@ class Tree:
         sums = np.concatenate([np.zeros((len(of_leaves), 1), of_leaves.dtype), np.cumsum(of_leaves, 1)], 1)
         return sums[:, [node.stop for node in self.nodes]] - sums[:, [node.first for node in self.nodes]]
 
-    def members(self, leaf: Int64[np.ndarray, " images"]) -> Num[np.ndarray, "images nodes"]:
-        """1 where an image with this leaf is in the node, float32."""
-        return self.over_nodes(np.eye(self.n_leaves, dtype=np.float32))[leaf]
+    def members(self, leaf: Int64[np.ndarray, " images"]) -> Float32[np.ndarray, "images nodes"]:
+        """1 where an image with this leaf is in the node."""
+        first, stop = np.array([(node.first, node.stop) for node in self.nodes]).T
+        return ((leaf[:, None] >= first) & (leaf[:, None] < stop)).astype(np.float32)
 
     def separating(self) -> "Tree":
         """The tree without nodes that have every image. ValueError where none is left."""
@@ -52,24 +53,35 @@ class Tree:
 def tree_of(taxa: Mapping[str, Sequence[str | None]]) -> Tree:
     """The tree of images with these values, by rank from the highest to the lowest.
 
-    Values are in alphabetical order. An image without a value at a rank belongs to the nodes of the ranks above alone, and
-    comes after the images that have one.
+    Values are in alphabetical order, numbers by size. An image without a value at a rank belongs to the nodes of the ranks above
+    alone, and comes after the images that have one.
     """
     paths = [path_of(values) for values in zip(*taxa.values(), strict=True)]
-    depth = len(taxa)
-    leaves = sorted({*paths}, key=lambda path: (*((0, value) for value in path), *[(1, "")] * (depth - len(path))))
+    depth, ranks = len(taxa), tuple(taxa)
+    leaves = sorted({*paths}, key=lambda path: (*map(position, path), *[(2, 0.0, "")] * (depth - len(path))))
     number = {path: i for i, path in enumerate(leaves)}
     leaf = np.array([number[path] for path in paths], np.int64)
     sizes = np.bincount(leaf, minlength=len(leaves))
-    ranks = tuple(taxa)
+    spans: dict[tuple[str, ...], list[int]] = {}  # first and last leaf of each prefix
+    for i, path in enumerate(leaves):
+        for n in range(1, len(path) + 1):
+            spans.setdefault(path[:n], [i, i])[1] = i
     nodes = []
-    for prefix in dict.fromkeys(path[:n] for path in leaves for n in range(1, len(path) + 1)):
-        inside = [i for i, path in enumerate(leaves) if path[: len(prefix)] == prefix]
-        first, stop = inside[0], inside[-1] + 1
+    for prefix, (first, last) in spans.items():
         name = "/".join(f"{rank}={value}" for rank, value in zip(ranks, prefix, strict=False))
-        rank = ranks[len(prefix) - 1]
-        nodes.append(Node(name, rank, prefix[-1], len(prefix), first, stop, int(sizes[first:stop].sum())))
+        n_images = int(sizes[first : last + 1].sum())
+        nodes.append(Node(name, ranks[len(prefix) - 1], prefix[-1], len(prefix), first, last + 1, n_images))
     return Tree(ranks, tuple(nodes), leaf, len(leaves))
+
+
+def position(value: str) -> tuple[int, float, str]:
+    """What values are sorted by: numbers first, by size.
+
+    >>> sorted(["10", "b", "9", "a"], key=position)
+    ['9', '10', 'a', 'b']
+    """
+    number = float(value) if value.isascii() and value.isdigit() else None
+    return (1, 0.0, value) if number is None else (0, number, value)
 
 
 def path_of(values: Sequence[str | None]) -> tuple[str, ...]:

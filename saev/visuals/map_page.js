@@ -41,14 +41,47 @@ function setBands(depth) {
   bands.sums = summed(depth ? means() : codes, bands.n);
 }
 
+// The mean code of each of n bands of rows, [n, C]; `of` is the band of each row.
+function averages(of, n) {
+  const mean = new Float32Array(n * C), size = new Float32Array(n);
+  for (let i = 0; i < R; i++) {
+    size[of[i]]++;
+    for (let j = 0, at = of[i] * C, from = i * C; j < C; j++) mean[at + j] += codes[from + j];
+  }
+  for (let at = 0; at < n * C; at++) mean[at] /= Math.max(1, size[Math.floor(at / C)]);
+  return mean;
+}
 // The mean code of each band, 255 for the largest of the latent's.
 function means() {
-  const mean = new Float32Array(bands.n * C), largest = new Float32Array(C).fill(1e-9);
-  for (let i = 0; i < R; i++) for (let j = 0, at = bands.of[i] * C; j < C; j++) mean[at + j] += codes[i * C + j];
-  for (let b = 0; b < bands.n; b++) for (let j = 0, n = bands.stops[b] - bandStart(b); j < C; j++) {
-    mean[b * C + j] /= n; largest[j] = Math.max(largest[j], mean[b * C + j]);
-  }
+  const mean = averages(bands.of, bands.n), largest = new Float32Array(C).fill(1e-9);
+  mean.forEach((value, at) => { largest[at % C] = Math.max(largest[at % C], value); });
   return Uint8Array.from(mean, (value, at) => Math.round(255 * value / largest[at % C]));
+}
+
+// --- columns: as they come, neighbours have similar codes; or by the lowest node with the largest mean code
+const given = {latents: data.latents, largest: data.largest, firing: data.firing};
+let columns = Int32Array.from(given.latents, (_, column) => column);  // of the given order
+function byNode() {
+  const of = new Int32Array(R), lowest = data.nodes.filter(([, depth, first, stop]) => depth === data.ranks.length && stop > first);
+  lowest.forEach(([, , first, stop], node) => of.fill(node + 1, first, stop));  // 0: rows without such a node
+  const mean = averages(of, lowest.length + 1), best = new Int32Array(C), part = new Float32Array(C);
+  for (let j = 0; j < C; j++) {
+    let sum = 0, most = -1;
+    for (let node = 1; node <= lowest.length; node++) {
+      const value = mean[node * C + j];
+      sum += value;
+      if (value > most) { most = value; best[j] = node; }
+    }
+    part[j] = sum ? most / sum : 0;
+  }
+  return Int32Array.from(best.keys()).sort((a, b) => best[a] - best[b] || part[b] - part[a] || a - b);
+}
+function setColumns(order) {  // of the columns as they stand
+  const moved = new Uint8Array(R * C);
+  for (let i = 0; i < R; i++) for (let j = 0; j < C; j++) moved[i * C + j] = codes[i * C + order[j]];
+  codes = moved; columns = order.map(column => columns[column]);
+  for (const name in given) data[name] = Array.from(columns, column => given[name][column]);
+  setBands(bands.depth);
 }
 const bandStart = band => band ? bands.stops[band - 1] : 0;
 const whole = () => { view = {x0: 0, x1: C, y0: 0, y1: bands.n}; };
@@ -227,12 +260,12 @@ function setCross(column, band) {
   const code = (sum / (stop - first) / 255 * data.largest[column]).toPrecision(3);
   const best = data.best[latent], note = best ? `; best latent of ${data.nodes[best[0]][0]}, F1 ${best[1].toFixed(3)}` : "";
   const what = bands.depth ? `${stop - first} images` : data.paths[first];
-  const value = bands.depth ? `mean code ${sum ? code : 0}, fires on ${active}` : `code ${sum ? code : 0}`;
+  const value = bands.depth ? `mean code ${sum ? code : 0}, not 0 on ${active}` : `code ${sum ? code : 0}`;
   $("where").textContent = "";
   const bold = document.createElement("b");
   bold.textContent = taxon;
   $("where").append(bold, ` · ${what}`, document.createElement("br"), `latent ${latent}: ${value} `,
-    document.createElement("br"), `it fires on ${data.firing[column]} of the ${R} images shown, largest code ${data.largest[column]}${note}`);
+    document.createElement("br"), `not 0 on ${data.firing[column]} of the ${R} images shown, largest code ${data.largest[column]}${note}`);
   const photo = $("photo"), one = data.images[first];
   photo.className = "view p" + one;
   photo.hidden = Boolean(bands.depth) || getComputedStyle(photo).backgroundImage === "none";
@@ -313,6 +346,13 @@ $("collapse").addEventListener("change", event => {
   setBands(Number(event.target.value)); cross = null; whole();
   $("contrast").value = bands.depth ? 1 : .5; setColours(); redraw();
   $("scale").textContent = bands.depth ? "Mean code of the images, as a fraction of the latent’s largest mean" : "Code, as a fraction of the latent’s largest";
+});
+
+$("columns").addEventListener("change", event => {
+  const back = new Int32Array(C);
+  columns.forEach((column, now) => { back[column] = now; });
+  setColumns(event.target.value === "node" ? byNode() : back);
+  cross = null; search();
 });
 
 let hits = [], current = -1;

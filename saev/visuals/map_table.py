@@ -1,8 +1,5 @@
 """Results of `saev map` as a table in the terminal: a row per node."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import polars as pl
 from rich.table import Table
 from rich.text import Text
@@ -34,17 +31,7 @@ def map_table(results: pl.DataFrame) -> Table:
     table = new_table(results["member"][0], [f"{column.label}: {column.meaning}" for column in columns], columns)
     for row in rows:
         if row["node"] in kept:
-            table.add_row(Text(node_text(row)), *(column.text(row) for column in columns))
+            table.add_row(Text("  " * (row["depth"] - 1) + row["value"]), *(column.text(row) for column in columns))
     if len(rows) > len(kept):
         table.add_row(Text(f"{len(rows) - len(kept)} more in results.csv", style="dim"))
     return table
-
-
-def node_text(row: Mapping[str, Any]) -> str:
-    """The value of a node, indented by its depth.
-
-    >>> node_text({"node": "family=Felidae/species=lion"})
-    '  lion'
-    """
-    parts = row["node"].split("/")
-    return "  " * (len(parts) - 1) + parts[-1].partition("=")[2]

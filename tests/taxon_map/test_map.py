@@ -125,6 +125,19 @@ def test_groups_are_permuted_together(place):
         map_latents({"p": identity()}, store, MapSettings(rows=("animal",), group="camera"), layer=4, device="cpu")
 
 
+def test_conditions_choose_the_images(place):
+    store, codes, tree, _ = place
+    settings = MapSettings(rows=("animal",), where="camera=c0|c1, family=Felidae", permutations=0, searches=0)
+    result = map_latents({"p": identity()}, store, settings, taxonomy=tree, layer=4, device="cpu")
+    table = store.examples.with_row_index("number")
+    kept = table.filter(pl.col("camera").is_in(["c0", "c1"]) & pl.col("animal").is_in(["lion", "lynx"]))[
+        "number"
+    ].to_list()
+    assert sorted(result.images["example"]) == kept and result.results["n_images"].sum() == len(kept)
+    firing = dict(result.latents.select("latent", "n_firing").iter_rows())
+    assert firing[0] == (codes[kept, 0] > 0).sum() == len(kept)
+
+
 def dense() -> KMeansDictionary:
     means = torch.from_numpy(np.random.default_rng(0).normal(size=(8, D)).astype(np.float32))
     return KMeansDictionary(Normaliser(torch.zeros(D), torch.ones(())), means, "inverse")
@@ -145,6 +158,8 @@ def nan_codes() -> saev.SparseAutoencoder:
         (identity, {"rows": ("animal",), "min_images": N + 1}, "0 latents fire on at least min_images=97 of 96 images"),
         (identity, {"rows": ("animal",), "group": "specimn"}, "did you mean specimen?"),
         (identity, {"rows": ("animal",), "tokens": "cls"}, "cls"),
+        (identity, {"rows": ("animal",), "where": "camera=c9"}, "no image has this value in column 'camera'"),
+        (identity, {"rows": ("animal",), "where": "specimen=lion0"}, "widen where=specimen=lion0"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said(place, dictionary, settings, said):

@@ -31,6 +31,15 @@ def test_nodes_are_all_prefixes_and_have_the_images_with_their_values():
     assert [SPECIES[i] for i in order] == ["fox", "wolf", None, "lion", "lion", "lynx", "yeti"]  # without family last
 
 
+def test_numbers_are_ordered_by_size():
+    assert [node.value for node in tree_of({"year": ["1999", "870", "n/a", "2001"]}).nodes] == [
+        "870",
+        "1999",
+        "2001",
+        "n/a",
+    ]
+
+
 def test_one_value_is_refused():
     with pytest.raises(ValueError, match="all 3 images have one value, F"):
         tree_of({"family": ["F", "F", "F"]}).separating()

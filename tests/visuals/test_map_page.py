@@ -37,9 +37,10 @@ def store(tmp_path):
 def tables() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     names = [node[0] for node in NODES]
     results = pl.DataFrame(
-        {"member": ["a"] * 4, "node": names, "rank": [node[1] for node in NODES], "n_images": [6, 3, 3, 3], "latent": [70, 71, 70, 74],
-         "n_firing": [5, 4, 5, 2], "sufficiency": [0.5] * 4, "necessity": [0.25] * 4, "f1": [0.9, 0.6, 0.4, 0.2],
-         "null_f1": [0.3, 0.3, 0.3, None], "p": [0.005, 0.005, 0.1, None], "coalition_f1": [0.95, None, None, None]}
+        {"member": ["a"] * 4, "node": names, "rank": [node[1] for node in NODES], "value": [node[2] for node in NODES],
+         "depth": [node[3] for node in NODES], "n_images": [6, 3, 3, 3], "latent": [70, 71, 70, 74], "n_firing": [5, 4, 5, 2],
+         "sufficiency": [0.5] * 4, "necessity": [0.25] * 4, "f1": [0.9, 0.6, 0.4, 0.2], "null_f1": [0.3, 0.3, 0.3, None],
+         "p": [0.005, 0.005, 0.1, None], "coalition_f1": [0.95, None, None, None]}
     )  # fmt: skip
     coalitions = pl.DataFrame(
         {"node": names[:1], "coalition": ["70 and 71"], "f1": [0.95], "first_f1": [0.8], "null_f1": [0.4], "p": [0.02], "n_test": [3],
@@ -124,6 +125,9 @@ def test_a_browser_draws_the_map(tmp_path, store):
       at(4, 3); $("search").value = "f"; search(); text.push(hits.length); next(); text.push(view.y0, view.y1);
       const select = $("collapse"); select.value = "1"; select.dispatchEvent(new Event("change")); at(0, 1);
       text.push(bands.n, [...means().slice(0, 5)]);
+      const order = $("columns"); order.value = "node"; order.dispatchEvent(new Event("change"));
+      text.push(data.latents); at(data.latents.indexOf(74), 0); order.value = "similar"; order.dispatchEvent(new Event("change"));
+      text.push(data.latents, [...codes]);
       zoom(1e6, 1e6); draw(); pan(100, 100); draw(); text.push(view.x1, view.y1);
       document.title = JSON.stringify(text);
     """
@@ -134,11 +138,22 @@ def test_a_browser_draws_the_map(tmp_path, store):
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     title = re.search("<title>(.*?)</title>", dom)
     assert title and title[1].startswith("["), dom[-2000:]
-    cell, found, y0, y1, collapsed, n, means, x1, last = json.loads(title[1].replace("&lt;", "<").replace("&gt;", ">"))
+    cell, found, y0, y1, collapsed, n, means, by_node, moved, again, restored, x1, last = json.loads(
+        title[1].replace("&lt;", "<").replace("&gt;", ">")
+    )
     path = store.examples["path"][3]
     assert cell.startswith(f"F<b> › g · {path}latent 74: code 5.00") and "best latent of G, F1 0.200" in cell
     assert found == 3 and y0 == 0 and y1 < 9  # F, f, and f.jpg; the first is zoomed to
     assert collapsed.startswith("G · 3 imageslatent 70: mean code") and n == 2
     mean = np.stack([quantised(codes)[:6].mean(0), quantised(codes)[6:].mean(0)])
     assert means == np.round(255 * mean[0] / np.maximum(mean.max(0), 1e-9)).tolist()
+    node_means = np.stack(
+        [quantised(codes)[:3].mean(0), quantised(codes)[3:6].mean(0)]
+    )  # the last family has no species
+    assert [node_means[:, latent - 70].argmax() for latent in by_node] == sorted(node_means.argmax(0).tolist())
+    assert (
+        "latent 74: mean code" in moved
+        and again == list(range(70, 75))
+        and restored == quantised(codes).ravel().tolist()
+    )
     assert (x1, last) == (5, 2)
