@@ -72,9 +72,9 @@ def z_scores(parts: Float64[np.ndarray, "latents clusters"], sides: Sides) -> Fl
 def permuted_labels(sides: Sides, n: int, seed: int) -> Float32[np.ndarray, "n clusters"]:
     """1 for the clusters that a permutation puts in group a."""
     rng = np.random.default_rng(seed)
-    labels = np.tile(sides.cluster_is_a.astype(np.float32), (n, 1))
+    labels = np.empty((n, len(sides.cluster_is_a)), np.float32)
     for members in exchangeable(sides):
-        labels[:, members] = rng.permuted(labels[:, members], axis=1)
+        labels[:, members] = rng.permuted(np.tile(sides.cluster_is_a[members].astype(np.float32), (n, 1)), axis=1)
     return labels
 
 

@@ -32,10 +32,10 @@ def enough(sides: Sides) -> bool:
 
 def resamples(sides: Sides, n: int, seed: int) -> Drawn:
     """`n` resamples of the clusters."""
-    drawn, size = drawn_clusters(sides, n, seed), sides.images.sum(1)
-    weight = np.empty(drawn.shape, np.float32)
+    weight = drawn_clusters(sides, n, seed).astype(np.float32)
     for group, sign in ((sides.cluster_is_a, 1), (~sides.cluster_is_a, -1)):
-        weight[:, group] = sign * drawn[:, group] / (drawn[:, group] @ size[group])[:, None]
+        images = weight @ np.where(group, sign * sides.images.sum(1), 0).astype(np.float32)
+        weight[:, group] /= images[:, None]
     return Drawn(weight, n > 0 and enough(sides))
 
 
