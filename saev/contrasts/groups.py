@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int64
 
 from saev.contrasts.conditions import Condition, holds, parse, texts_of
 from saev.contrasts.settings import Groups
-from saev.images.tables import first_column, label_columns, match, read_table, shortened
-from saev.probing.image_tables import report_matches
+from saev.images.tables import read_table, shortened
+from saev.probing.image_tables import joined
 from saev.shards import ActivationStore
 
 log = logging.getLogger(__name__)
@@ -32,26 +32,7 @@ class Pair(NamedTuple):
 
 def columns_of(groups: Groups, store: ActivationStore) -> pl.DataFrame:
     """examples.parquet with the columns of `groups.table`, whose rows are of images (by path or stem) or of values of a column."""
-    examples = store.examples
-    if groups.table is None:
-        return examples
-    file = Path(groups.table)
-    rows = read_table(file, groups.key or "")
-    key = groups.key or first_column(file)
-    if key in examples.columns and key != "path":
-        values = [str(value) for value in examples[key].to_list()]
-        log.info("table=%s: %d of %d values of %s have a row", file, len({*values} & {*rows}), len({*values}), key)
-    else:
-        paths = examples["path"].to_list()
-        path_of = match(rows, paths, file)
-        report_matches(file, store, rows, path_of, 0, "table")
-        rows, values = {path_of[name]: row for name, row in rows.items() if name in path_of}, paths
-    added = label_columns({value: rows[value] for value in dict.fromkeys(values) if value in rows})
-    names = list(next(iter(added.values()), {}))
-    if taken := [name for name in names if name in examples.columns]:
-        raise ValueError(f"table={file}: {store.name} has a column {taken[0]!r} already: rename the table's.")
-    columns = [pl.Series(name, [added.get(value, {}).get(name) for value in values]) for name in names]
-    return examples.with_columns(columns)
+    return store.examples if groups.table is None else joined(store, groups.table, "table", groups.key or "")
 
 
 def pairs_of(groups: Groups, table: pl.DataFrame, readable: Bool[np.ndarray, " images"]) -> list[Pair]:

@@ -1,13 +1,15 @@
 """Image-level labels, broadcast to all tokens: a column of examples.parquet, or a csv or tsv table."""
 
 import logging
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 from jaxtyping import Int8
 
-from saev.images.tables import RESERVED, match, read_table, shortened
+from saev.images.tables import RESERVED, first_column, label_columns, match, read_table, shortened
 from saev.probing.labels import ImageLabels, closest
 from saev.shards import ActivationStore
 
@@ -23,6 +25,44 @@ BINARY = {
 def columns_of(store: ActivationStore) -> list[str]:
     """The columns of examples.parquet that the image set added."""
     return sorted(set(store.examples.columns) - set(RESERVED))
+
+
+def joined(store: ActivationStore, file: str | os.PathLike, option: str, key: str = "") -> pl.DataFrame:
+    """examples.parquet with the columns of a csv or tsv, null where an image has no row.
+
+    The table's column `key` (default: the first) names values of the column of the same name, or else images (path, ending of it,
+    file name or stem). ValueError for a table that is not there, has no other column, a column that the recording has, or no row
+    for any image; `option` is what the user gave the table for.
+    """
+    file, examples = Path(file), store.examples
+    if not file.is_file():
+        raise ValueError(
+            f"{option}={file} is not there: give a csv whose first column names images or values of a column."
+        )
+    rows, key = read_table(file, key), key or first_column(file)
+    if key in examples.columns and key != "path":
+        values = ["" if value is None else str(value) for value in examples[key].to_list()]
+        without = sorted({*values} - {*rows} - {""})
+        if len(without) == len({*values} - {""}):
+            raise ValueError(
+                f"{option}={file}: no value of its column {key!r} is one of {store.name}, such as {shortened(without)}."
+            )
+        if without:
+            log.warning("%s=%s: no row for %s=%s", option, file, key, shortened(without))
+    else:
+        values = examples["path"].to_list()
+        path_of = match(rows, values, file)
+        report_matches(file, store, rows, path_of, 0, option)
+        rows = {path_of[name]: row for name, row in rows.items() if name in path_of}
+    added = label_columns({value: rows[value] for value in dict.fromkeys(values) if value in rows})
+    names = list(next(iter(added.values())))
+    if not names:
+        raise ValueError(f"{option}={file} has one column alone: give others beside {key!r}.")
+    if taken := [name for name in names if name in examples.columns]:
+        raise ValueError(f"{option}={file}: {store.name} has a column {taken[0]!r} already: rename the table's.")
+    return examples.with_columns(
+        pl.Series(name, [added.get(value, {}).get(name) for value in values]) for name in names
+    )
 
 
 def labels_from_column(

@@ -6,7 +6,7 @@ dictionaries, recording ──prepare──▶ studies ──scoring──▶ po
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,11 @@ from jaxtyping import Int64
 from scipy.sparse import csc_matrix
 
 from saev.codes.encoding import DENSE, density
+from saev.contrasts.conditions import holds, parse
 from saev.device import check_device, resolve_device
 from saev.images.source import ImageSource
+from saev.images.tables import shortened
+from saev.probing.image_tables import joined
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
 from saev.scoring.images import scores_of_images
@@ -24,7 +27,7 @@ from saev.shards.selected_tokens import Selection
 from saev.shards.split import groups_of
 from saev.taxon_map.latent_map import LatentMap, map_of
 from saev.taxon_map.page import write_page
-from saev.taxon_map.ranks import fulfils, ranks_of
+from saev.taxon_map.ranks import Taxa, ranks_of
 from saev.taxon_map.settings import CLUSTER, MapSettings
 from saev.taxon_map.tables import tables_of
 from saev.taxon_map.tree import Tree, group_leaves, tree_of
@@ -78,7 +81,7 @@ def map_latents(
     Args:
         dictionaries: directories of dictionaries, runs or sweeps, or name -> dictionary in memory.
         recording, layer: the activations; None: those that each dictionary was trained on.
-        taxonomy: a csv of ranks by class or by image (saev/taxon_map/ranks.py), for ranks that the recording does not have.
+        taxonomy: a csv of ranks by class or by image, for ranks that the recording does not have (saev/probing/image_tables.py).
         directory: where tables and pages are written; None: nowhere.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
         codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
@@ -121,12 +124,21 @@ def prepare(
     device: str,
 ) -> list[Study]:
     """The study of each dictionary. ValueError for what does not fit, before codes are read."""
-    studies, table = [], None if taxonomy is None else Path(taxonomy)
+    clustered = settings.rows == (CLUSTER,)
+    if clustered and taxonomy is not None and settings.where is None:
+        raise ValueError(
+            "taxonomy: no effect with rows=cluster: name its columns, rows=[family,genus], or leave it out."
+        )
+    studies, tables = [], {}
     for one in find_dictionaries(dictionaries):
         selection = select_tokens(one, recording, activations, layer, settings.tokens, "all")
         store = selection.store
         images = np.unique(selection.spans.example)  # images without tokens have no codes
-        images = images[fulfils(store, settings.where, table)[images]]
+        if new := store.location.root not in tables:
+            tables[store.location.root] = store.examples if taxonomy is None else joined(store, taxonomy, "taxonomy")
+        table = tables[store.location.root]
+        if settings.where is not None:
+            images = images[holds(parse(settings.where, "where"), table, "where")[images]]
         selection = dataclasses.replace(selection, images=images)
         if len(images) < FEWEST:
             remedy = "record more." if settings.where is None else f"widen where={settings.where}."
@@ -134,40 +146,38 @@ def prepare(
                 f"{store.name} has {len(images)} such images with tokens, at least {FEWEST} are needed: {remedy}"
             )
         group, tree = groups_of(store, images, settings.group), None
-        if settings.rows != (CLUSTER,):
-            taxa = ranks_of(store, settings.rows, table)
-            tree = tree_of({rank: [values[i] for i in images.tolist()] for rank, values in taxa.items()}).separating()
-            report_missing(tree, store.name, taxa, images)
+        if not clustered:
+            taxa = ranks_of(table[images.tolist()], settings.rows)
+            tree = tree_of(taxa).separating()
+            if new:
+                report_missing(tree, store.name, taxa)
             group_leaves(tree, group, settings.group)  # ValueError for a group of several taxa
-        elif taxonomy is not None and settings.where is None:
-            raise ValueError(
-                "taxonomy: no effect with rows=cluster: name its columns, rows=[family,genus], or leave it out."
-            )
         studies.append(Study(one, selection, tree, group))
-    for study in studies:
-        check_sparse(study, device)
-    return studies
+    return sparse_alone(studies, device)
 
 
-def report_missing(
-    tree: Tree, name: str, taxa: Mapping[str, Sequence[str | None]], images: Int64[np.ndarray, " images"]
-) -> None:
+def report_missing(tree: Tree, name: str, taxa: Taxa) -> None:
     """Log the nodes, and how many images have no value at each rank."""
-    log.info("%s: %d images, %d nodes of %s", name, len(images), len(tree.nodes), ", ".join(tree.ranks))
+    n_images = len(tree.leaf)
+    log.info("%s: %d images, %d nodes of %s", name, n_images, len(tree.nodes), ", ".join(tree.ranks))
     for rank, values in taxa.items():
-        if without := sum(values[i] is None for i in images.tolist()):
+        if without := values.count(None):
             log.warning(
-                "%d of %d images have no %s: they come last, and count as outside its nodes", without, len(images), rank
+                "%d of %d images have no %s: they come last, and count as outside its nodes", without, n_images, rank
             )
 
 
-def check_sparse(study: Study, device: str) -> None:
-    """ValueError for a dictionary whose latents fire on all tokens."""
-    fraction = density(study.one.load(device), study.selection, None)
-    if fraction > DENSE:
-        raise ValueError(
-            f"{study.one.name} is dense, {fraction:.0%} of its codes are not 0: its latents fire everywhere; name sparse dictionaries."
-        )
+def sparse_alone(studies: Sequence[Study], device: str) -> list[Study]:
+    """The studies of sparse dictionaries; others, whose latents fire on all tokens, are named. ValueError where none is left."""
+    fractions = [density(study.one.load(device), study.selection, None) for study in studies]
+    dense = [
+        f"{s.one.name} ({f:.0%} of its codes are not 0)" for s, f in zip(studies, fractions, strict=True) if f > DENSE
+    ]
+    if len(dense) == len(studies):
+        raise ValueError(f"dense, so that latents fire everywhere: {shortened(dense)}: name sparse dictionaries.")
+    if dense:
+        log.warning("dense, so that latents fire everywhere, left out: %s", shortened(dense))
+    return [study for study, fraction in zip(studies, fractions, strict=True) if fraction <= DENSE]
 
 
 def map_of_study(study: Study, settings: MapSettings, codes: str | os.PathLike | None, device: str) -> LatentMap:

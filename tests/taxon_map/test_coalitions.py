@@ -85,11 +85,14 @@ def test_halves_keep_groups_together_and_divide_each_leaf():
 
 def test_without_a_relation_held_out_f1_is_that_of_permuted_labels():
     tree = tree_of({"species": ["a"] * 30 + ["b"] * 70})
-    above = 0
+    above, gaps = 0, []
     for seed in range(40):
         fires = (np.random.default_rng(seed).random((100, 30)) < 0.3).astype(np.float32)
         half = halves(np.arange(100), tree.leaf, seed)
-        f1 = judge(fires, tree.leaf, half.training, tree, 4).f1
+        judged = judge(fires, tree.leaf, half.training, tree, 4)
+        f1 = judged.f1
+        gaps.append(judged.search.f1[0] - f1[0])
         null = null_f1(fires, half, tree, 4, 19, seed)
         above += ((1 + (null >= f1).sum(0)) / 20 <= 0.05)[0]
+    assert np.mean(gaps) > 0.1  # it is not judged on the images that it was chosen on
     assert above <= 6  # binomial(40, 0.05): above 6 in 0.7 % of cases

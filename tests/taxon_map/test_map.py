@@ -143,6 +143,15 @@ def dense() -> KMeansDictionary:
     return KMeansDictionary(Normaliser(torch.zeros(D), torch.ones(())), means, "inverse")
 
 
+def test_dense_dictionaries_beside_sparse_ones_are_left_out(place, caplog):
+    settings = MapSettings(rows=("animal",), permutations=0, n_coalition=0)
+    result = map_latents(
+        {"a": identity(), "means": dense(), "b": identity(2)}, place[0], settings, layer=4, device="cpu"
+    )
+    assert [one.name for one in result.maps] == ["a", "b"] and "left out: means (100%" in caplog.text
+    assert result.results.filter(member="a").drop("member").equals(result.results.filter(member="b").drop("member"))
+
+
 def nan_codes() -> saev.SparseAutoencoder:
     sae = identity()
     sae.b_enc[7] = float("nan")
@@ -153,7 +162,7 @@ def nan_codes() -> saev.SparseAutoencoder:
     ("dictionary", "settings", "said"),
     [
         (identity, {"rows": ("anmal",)}, "did you mean animal"),
-        (dense, {"rows": ("animal",)}, "other is dense, 100% of its codes are not 0"),
+        (dense, {"rows": ("animal",)}, "latents fire everywhere: other (100% of its codes are not 0): name sparse"),
         (nan_codes, {"rows": ("animal",)}, "not finite"),
         (identity, {"rows": ("animal",), "min_images": N + 1}, "0 latents fire on at least min_images=97 of 96 images"),
         (identity, {"rows": ("animal",), "group": "specimn"}, "did you mean specimen?"),
