@@ -16,8 +16,8 @@ from saev.shards.verify import differing
 SUMS = "sha256.json"
 
 
-def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]]) -> Path:
-    """Write a table as parquet, and as csv without the columns that hold lists; the parquet file's path.
+def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mapping[str, Any]], csv: bool = True) -> Path:
+    """Write a table as parquet, and with `csv` as csv without the columns that hold lists; the parquet file's path.
 
     Each file appears whole (temporary name, then rename), parquet last: its presence says that the table is finished. Their
     sha256 go into SUMS.
@@ -25,9 +25,11 @@ def write_table(directory: Path, name: str, rows: pl.DataFrame | Sequence[Mappin
     table = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(list(rows), infer_schema_length=None)
     directory.mkdir(parents=True, exist_ok=True)
     text, columns = io.BytesIO(), io.BytesIO()
-    table.select(pl.exclude(pl.List)).write_csv(text)
     table.write_parquet(columns)
-    files = {f"{name}.csv": text.getvalue(), f"{name}.parquet": columns.getvalue()}
+    files = {f"{name}.parquet": columns.getvalue()}
+    if csv:
+        table.select(pl.exclude(pl.List)).write_csv(text)
+        files = {f"{name}.csv": text.getvalue(), **files}
     sums = sums_of(directory) | {file: hashlib.sha256(data).hexdigest() for file, data in files.items()}
     write_atomically(directory / SUMS, json.dumps(sums, indent=1).encode())
     for file, data in files.items():

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from saev.codes.store import CodeStore
 from saev.progress import bar
 from saev.saved import SavedDictionary
 from saev.scoring.blocks import Scores
@@ -24,8 +25,9 @@ def scores_of_images(
     codes: str | os.PathLike | None = None,
     batch_size: int = 4096,
     device: str = "cpu",
-) -> dict[str, dict[str, Scores]]:
-    """The scores of each selection's images by each method's prototypes, by method and selection.
+) -> tuple[dict[str, dict[str, Scores]], dict[str, dict[str, CodeStore]]]:
+    """The scores of each selection's images by each method's prototypes, and the codes on disk of those that are sparse; both by
+    method and selection.
 
     Sparse codes are read from `codes`, and written there first where they are missing; all others are pooled in one pass.
 
@@ -41,6 +43,7 @@ def scores_of_images(
     dense: dict[str, TokenScorer] = {one.name: scorer_of(one, device) for one in members if one not in sparse}
     dense |= {name: on_device(scorer, device) for name, scorer in scorers.items()}
     scores: dict[str, dict[str, Scores]] = {name: {} for name in [one.name for one in members] + [*scorers]}
+    stores: dict[str, dict[str, CodeStore]] = {one.name: {} for one in sparse}
     for side, selection in selections.items():
         if dense:
             with bar(f"Scores of {side} images", selection.spans.n_tokens) as advance:
@@ -48,6 +51,6 @@ def scores_of_images(
                 for name, pooled in pooled_scores(dense, selection, kinds, batch_size, device, advance).items():
                     scores[name][side] = pooled
         for one in sparse:
-            stored = stored_codes(one, selection, codes, batch_size, device)
+            stored = stores[one.name][side] = stored_codes(one, selection, codes, batch_size, device)
             scores[one.name][side] = pooled_codes(stored, np.asarray(selection.images), pool)
-    return scores
+    return scores, stores

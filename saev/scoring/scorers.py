@@ -2,12 +2,21 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import polars as pl
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from saev.dictionary import Scorer
 from saev.saved import SavedDictionary
+
+# of columns that a job may leave empty: all jobs' tables have the same types
+TYPES = {
+    **dict.fromkeys(("dictionary", "sha256", "train_dataset", "sae", "objective"), pl.String),
+    **dict.fromkeys(("vit", "pool", "label_mode", "strata", "group"), pl.String),
+    **dict.fromkeys(("d_sae", "k"), pl.Int64),
+    **dict.fromkeys(("sparsity", "l0_target", "lr", "l0", "nmse"), pl.Float64),
+}  # fmt: skip
 
 
 @runtime_checkable

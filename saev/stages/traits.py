@@ -1,23 +1,22 @@
 """saev traits: dictionaries and the traits of images -> how well single latents predict them, compared with baselines."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from saev.checkpoint import load
-from saev.config.build import build, plain
+from saev.config.build import build
 from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
 from saev.progress import terminal
-from saev.runs.planning import key_of
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files
 from saev.shards import ActivationStore
+from saev.stages.common import check_dictionaries, layers_of, shown_images
 from saev.trait_evaluation.pipeline import TraitsResult
 from saev.trait_evaluation.settings import TraitsSettings
 
@@ -27,9 +26,7 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Evaluate the named dictionaries and the baselines; the rows of the results."""
     settings, directory = build(TraitsSettings, cfg), Path(cfg.paths.run_dir)
-    for named in cfg.dictionaries:
-        if not Path(named).is_dir():
-            raise ValueError(f"{named} is not there: give finished runs, sweeps or dictionaries.")
+    check_dictionaries(cfg.dictionaries)
     if cfg.traits is None:
         raise ValueError(
             "traits is not given: say where traits come from, traits=columns, table, matrix, cub200, presence or masks."
@@ -50,7 +47,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         train = recording.run()
 
     store = ActivationStore(cfg.test or train)
-    images = shown_images(cfg, store, cfg.train is None and cfg.test is None)
+    images = shown_images(cfg, store, "traits.html", cfg.train is None and cfg.test is None)
 
     from saev.recipes.traits import traits
     from saev.visuals.traits_table import traits_table
@@ -82,22 +79,6 @@ def write_page(
     )  # fmt: skip
 
 
-def shown_images(cfg: DictConfig, store: ActivationStore, recorded: bool) -> Any:
-    """The image set of the page's photos: the one that was recorded, or that is named beside train=; None for neither.
-
-    ValueError where it is missing, or does not have the images of the recording.
-    """
-    if not recorded and not any(key_of(str(o)) in ("images", "images.root") for o in HydraConfig.get().overrides.task):
-        log.warning(
-            "traits.html shows no photos: give the images that were recorded, e.g. images=folder images.root=/path"
-        )
-        return None
-    images = instantiate(cfg.images)
-    images.check()
-    images.indices(store.examples["path"].to_list(), store.name)
-    return images
-
-
 def members_of(result: TraitsResult, device: str) -> dict[tuple[str, int], Dictionary]:
     """The dictionaries that the page shows, by method and layer."""
     from saev.visuals.traits_page import MOST, best_methods
@@ -113,14 +94,3 @@ def members_of(result: TraitsResult, device: str) -> dict[tuple[str, int], Dicti
     }
     shown = best_methods(result.traits).head(MOST).select("method", "layer").unique().rows()
     return {key: load(paths[key], resolve_device(device)) for key in shown if Path(paths[key]).is_dir()}
-
-
-def layers_of(layer: Any) -> Sequence[int]:
-    """The blocks that `layer` names: none, one or a list."""
-    value = plain(layer)
-    if value is None:
-        return ()
-    layers = value if isinstance(value, tuple) else (value,)
-    if not all(isinstance(one, int) for one in layers):
-        raise ValueError(f"layer={layer}: must be a block index or a list of them, e.g. layer=[8,11].")
-    return layers

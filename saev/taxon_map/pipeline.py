@@ -185,7 +185,7 @@ def map_of_study(study: Study, settings: MapSettings, codes: str | os.PathLike |
     one, selection = study.one, study.selection
     scores = scores_of_images(
         [one], {}, {"recorded": selection}, settings.pool, codes=codes, batch_size=settings.batch_size, device=device
-    )[one.name]["recorded"]
+    )[0][one.name]["recorded"]
     pooled = csc_matrix(scores)
     if not np.isfinite(pooled.data).all():
         raise ValueError(f"{one.name}: its codes on {selection.store.name} are not finite: evaluate or train it again.")

@@ -64,7 +64,7 @@ def image_methods(
         extra[CHANNELS] = BothSigns(Activations(train.store.d_model))
     if settings.supervised:
         extra[RAW] = Activations(train.store.d_model)
-    scores = scores_of_images(
+    scores, _ = scores_of_images(
         saved, extra, {"train": train.selection(layer, settings.tokens), "test": test.selection(layer, settings.tokens)},
         settings.pool, pools={RAW: "mean"}, codes=codes, batch_size=settings.batch_size, device=device,
     )  # fmt: skip

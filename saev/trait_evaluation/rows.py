@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float64, Int64
 from saev.metrics.resampling import interval
 from saev.scoring.blocks import Scores
 from saev.scoring.ranking import Labels
+from saev.scoring.scorers import TYPES
 from saev.trait_evaluation.grid import Choices, Grid
 from saev.trait_evaluation.intervals import Resampled
 from saev.trait_evaluation.units import Side
@@ -20,13 +21,6 @@ KEY = (
     "kind", "sha256", "labels", "n_prototypes", "n_train", "n_latents", "seed", "trait", "units", "vit", "layer", "tokens", "pool",
     "label_mode", "protocol",
 )  # fmt: skip
-
-# of columns that a job may leave empty: all jobs' tables have the same types
-TYPES = {
-    **dict.fromkeys(("dictionary", "sha256", "train_dataset", "sae", "objective", "vit", "pool", "label_mode"), pl.String),
-    **dict.fromkeys(("d_sae", "k"), pl.Int64),
-    **dict.fromkeys(("sparsity", "l0_target", "lr", "l0", "nmse"), pl.Float64),
-}  # fmt: skip
 
 
 def flat_scores(test: Scores) -> tuple[Bool[np.ndarray, " prototypes"], Bool[np.ndarray, " prototypes"]]:

@@ -1,0 +1,182 @@
+"""The tables of one layer: every latent of every method and pair, their summary, and what the page shows."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float32
+
+from saev.contrasts import best
+from saev.contrasts.across_pairs import across_pairs
+from saev.contrasts.cards import Card, card_of
+from saev.contrasts.classifier import Classifier, classify
+from saev.contrasts.maps import LatentMaps
+from saev.contrasts.methods import Method
+from saev.contrasts.settings import ContrastSettings
+from saev.contrasts.statistics import PairStatistics, n_batches, pair_statistics
+from saev.contrasts.study import Study
+from saev.progress import bar
+from saev.scoring.blocks import Scores
+from saev.scoring.scorers import TYPES
+
+log = logging.getLogger(__name__)
+SHOWN = 3  # dictionaries of a layer with cards
+REFERENCE = "random_vectors"  # the kind that every method's rows are compared with
+
+
+def layer_tables(
+    study: Study,
+    methods: Sequence[Method],
+    raw: Float32[np.ndarray, "images d_model"],
+    settings: ContrastSettings,
+    where: Mapping[str, Any],
+) -> dict[str, pl.DataFrame]:
+    """The tables contrast, results, across and classifier. `where`: columns that are the same in all rows."""
+    statistics = {method.name: statistics_of(method, study, settings) for method in methods}
+    # the last one: those that were fitted for this comparison come after those that were given
+    reference = next((method for method in reversed(methods) if method.kind == REFERENCE), None)
+    tables: dict[str, list[pl.DataFrame]] = {"contrast": [], "results": [], "across": [], "classifier": []}
+    for method in methods:
+        constants = {"method": method.name, "kind": method.kind, **method.about, **where}
+        of_pairs = statistics[method.name]
+        for pair, one in zip(study.pairs, of_pairs, strict=True):
+            tables["contrast"].append(with_constants(latent_rows(pair.name, one), constants))
+        rows = []
+        with bar(f"{method.name}, best latents and classifiers", len(study.pairs)) as advance:
+            for number, one in enumerate(of_pairs):
+                other = reference and best.Method(reference.scores, statistics[reference.name][number].fold_z)
+                row = result_row(study, number, method, one, other, settings)
+                if settings.classifier:
+                    fitted = classify(
+                        method.scores, raw, study.sides[number], settings.folds, settings.bootstrap, settings.seed
+                    )
+                    row |= accuracy_columns(fitted)
+                    tables["classifier"].append(with_constants(weight_rows(row["pair"], fitted), constants))
+                rows.append(row)
+                advance(1)
+        tables["results"].append(with_constants(pl.DataFrame(rows), constants))
+        if len(study.pairs) > 1:
+            columns = across_pairs(of_pairs, settings.alpha)
+            table = pl.DataFrame({"latent": np.arange(method.n_latents), **columns}).filter(pl.col("separated") > 0)
+            tables["across"].append(with_constants(table, constants))
+    return {
+        name: pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame() for name, parts in tables.items()
+    }
+
+
+def statistics_of(method: Method, study: Study, settings: ContrastSettings) -> list[PairStatistics]:
+    """The statistics of a method's latents, one of each pair."""
+    batches = n_batches(study.sides, settings.permutations + settings.bootstrap)
+    with bar(method.name, batches * method.n_latents) as advance:
+        return pair_statistics(
+            method.scores, study.sides, n_permutations=settings.permutations, bootstrap=settings.bootstrap,
+            n_folds=settings.folds, rule=settings.compat, seed=settings.seed, advance=advance,
+        )  # fmt: skip
+
+
+def latent_rows(pair: str, statistics: PairStatistics) -> pl.DataFrame:
+    """A row per latent of a pair."""
+    return pl.DataFrame({"pair": pair, "latent": np.arange(len(statistics.columns["z"])), **statistics.columns})
+
+
+def with_constants(table: pl.DataFrame, constants: Mapping[str, Any]) -> pl.DataFrame:
+    """The table with the same values in further columns, and NaN as null."""
+    table = table.with_columns(pl.col(pl.Float64).fill_nan(None))
+    return table.with_columns(pl.lit(value, TYPES.get(name)).alias(name) for name, value in constants.items())
+
+
+def result_row(
+    study: Study,
+    number: int,
+    method: Method,
+    statistics: PairStatistics,
+    reference: best.Method | None,
+    settings: ContrastSettings,
+) -> dict[str, Any]:
+    """A method and pair: how many latents separate it, the best one, and that less the best one of the reference.
+
+    auroc: of the latent that is best on the training folds, on the held-out images, mean over folds; diff: that less the same of as
+    many prototypes of the reference.
+    """
+    pair, sides, columns = study.pairs[number], study.sides[number], statistics.columns
+    chosen, ours = int(np.abs(columns["z"]).argmax()), best.Method(method.scores, statistics.fold_z)
+    args = (settings.bootstrap, settings.seed)
+    one = best.best_of(sides, statistics.fold, ours, method.n_latents, *args)
+    row = {
+        "pair": pair.name, "n_a": len(pair.a), "n_b": len(pair.b), "n_third": len(pair.third),
+        "clusters_a": int(sides.cluster_is_a.sum()), "clusters_b": int((~sides.cluster_is_a).sum()),
+        "prevalence_a": len(pair.a) / sides.n_images, "n_latents": method.n_latents,
+        "separating": int((columns["p_family"] <= settings.alpha).sum()), "z_threshold": statistics.threshold,
+        "latent": chosen, "z": float(columns["z"][chosen]), "p_family": float(columns["p_family"][chosen]),
+        "latent_auroc": float(columns["auroc"][chosen]), "d": float(columns["d"][chosen]), "f1": float(columns["f1"][chosen]),
+        "auroc": one.auroc, "auroc_low": one.interval.low, "auroc_high": one.interval.high,
+    }  # fmt: skip
+    if reference is not None:
+        compared = best.compare(sides, statistics.fold, ours, reference, None, *args)
+        low, high = compared.interval
+        row |= {"n_compared": compared.n_prototypes, "diff": compared.difference, "diff_low": low, "diff_high": high}
+    return row
+
+
+def accuracy_columns(fitted: Classifier | None) -> dict[str, Any]:
+    """The balanced accuracies of a row of results; none where a group has too few images."""
+    if fitted is None:
+        return {}
+    row: dict[str, Any] = {"kept": len(fitted.latents), "c": fitted.c}
+    for name, one in (("", fitted.codes), ("_raw", fitted.raw), ("_null", fitted.permuted)):
+        if one is not None:
+            row |= {
+                f"accuracy{name}": one.balanced,
+                f"accuracy{name}_low": one.interval.low,
+                f"accuracy{name}_high": one.interval.high,
+            }
+    return row
+
+
+def weight_rows(pair: str, fitted: Classifier | None) -> pl.DataFrame:
+    """The latents with a weight in the L1 regression, a row each."""
+    columns = ("latent", "weight", "frequency")
+    values = ((), (), ()) if fitted is None else (fitted.latents, fitted.weights, fitted.frequency)
+    schema = {"latent": pl.Int64, "weight": pl.Float64, "frequency": pl.Float64}
+    table = pl.DataFrame(dict(zip(columns, values, strict=True)), schema=schema)
+    return table.select(pl.lit(pair).alias("pair"), pl.all())
+
+
+def cards_of(
+    study: Study, methods: Sequence[Method], contrast: pl.DataFrame, results: pl.DataFrame, settings: ContrastSettings
+) -> dict[tuple[int, str, int, int], Card]:
+    """The cards of the latents with the largest |z|, of the dictionaries whose best latents separate the groups best on average."""
+    ranked = results.group_by("method").agg(pl.col("auroc").mean()).sort("auroc", "method", descending=[True, False])
+    known = {method.name: method for method in methods if method.codes is not None and method.kind == "sae"}
+    cards = {}
+    for name in [name for name in ranked["method"] if name in known][:SHOWN]:
+        method = known[name]
+        for number, pair in enumerate(study.pairs):
+            rows = contrast.filter((pl.col("method") == name) & (pl.col("pair") == pair.name))
+            rows = rows.sort(pl.col("z").abs(), "latent", descending=[True, False]).head(settings.shown)
+            images = np.searchsorted(study.images, np.concatenate([pair.a, pair.b, pair.third]))
+            maps = maps_of(method)
+            for latent in rows["latent"].to_list():
+                codes = column(method.scores, latent)[images]
+                cards[study.layer, name, number, latent] = card_of(
+                    codes, pair, latent, maps, settings.images_per_group, settings.align
+                )
+    return cards
+
+
+def maps_of(method: Method) -> LatentMaps | None:
+    """What reads a method's maps; None where its codes have none."""
+    assert method.codes is not None, "of stored codes"
+    try:
+        return LatentMaps(method.codes)
+    except ValueError as reason:
+        log.info("%s: %s", method.name, reason)
+        return None
+
+
+def column(scores: Scores, latent: int) -> Float32[np.ndarray, " images"]:
+    """One latent's pooled codes of all images."""
+    values = scores[:, latent] if isinstance(scores, np.ndarray) else scores[:, [latent]].toarray().ravel()
+    return values.astype(np.float32)

@@ -1,0 +1,128 @@
+"""contrast.html: the results of `saev contrast`. One file without network; a script draws rankings, photos and maps from its data."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from saev.contrasts.pipeline import ContrastResult
+from saev.files import write_atomically
+from saev.visuals.columns import MISSING, digits, whole
+from saev.visuals.contrast_data import ROWS, Shown, page_data
+from saev.visuals.contrast_table import cell, columns_of, ordered, title_of
+from saev.visuals.pictures import Album, Images
+from saev.visuals.report import ENVIRONMENT, aspect
+
+ACROSS = 40  # latents in the table over several pairs
+SIDE, QUALITY = 112, 72  # of photos: there are many
+
+
+def write_contrast_page(
+    path: str | Path,
+    result: ContrastResult,
+    *,
+    images: Images | None = None,
+    credits: Sequence[str] = (),
+    files: Mapping[str, str | Path] | None = None,
+    title: str = "Contrast",
+) -> Path:
+    """Write the page in one step and return its path. `images`: the source of the photos; None: a page without photos."""
+    path, store, results = Path(path), result.store, result.results
+    layers = results["layer"].n_unique() > 1
+    methods = [
+        Shown(title_of({"layer": layer, "method": method}, layers), layer, method)
+        for layer, method in dict.fromkeys((layer, method) for layer, method, _, _ in result.cards)
+    ]
+    album = Album(images, store, SIDE, QUALITY)
+    used = sorted({int(i) for pair in result.pairs for group in (pair.a, pair.b, pair.third) for i in group})
+    if images is not None:
+        for example in shown_examples(result):
+            album.add(example)
+    grids, paths = grids_of(result, used), {i: str(store.examples["path"][i]) for i in used}
+    columns = columns_of(results)
+    data = page_data(result.contrast, result.pairs, result.cards, methods, {}, grids, paths) if methods else ""
+    rows = [
+        {"pair": row["pair"], "name": title_of(row, layers), "cells": [cell(column, row) for column in columns]}
+        for row in ordered(results)
+    ]
+    page = ENVIRONMENT.get_template("contrast_page.html.j2").render(
+        title=title, facts=facts_of(result), columns=columns, explained=EXPLAINED, results=rows, data=data, n_rows=ROWS,
+        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), partners=None, album=album,
+        aspect=aspect(store), n_images=8, credits=[text for text in credits if text],
+        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+    )  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, page.encode())
+    return path
+
+
+EXPLAINED = (
+    "For each pair and method. AUROC, − random, L1, raw and null are chosen and measured on different images: the best of many "
+    "latents that separate nothing has 0.5 there, on average."
+)
+ACROSS_EXPLAINED = (
+    "The gap of the means in pooled standard deviations (positive: higher in the first group), starred where the latent "
+    "separates the pair (family-wise p at most 0.05). Latents that separate most pairs in one direction stand first; “smallest” is "
+    "the gap that all pairs reach."
+)
+
+
+def shown_examples(result: ContrastResult) -> list[int]:
+    """The images that a card shows, by their number in the recording."""
+    out = set()
+    for (_, _, number, _), card in result.cards.items():
+        pair = result.pairs[number]
+        examples = [*pair.a.tolist(), *pair.b.tolist(), *pair.third.tolist()]
+        out |= {examples[position] for row in card.rows.values() for position in row}
+    return sorted(out)
+
+
+def grids_of(result: ContrastResult, examples: Sequence[int]) -> dict[int, tuple[int, int]]:
+    """The grid of patches of each image; images without one are left out."""
+    table = result.store.examples
+    if not {"grid_h", "grid_w"} <= {*table.columns}:
+        return {}
+    height, width = table["grid_h"].to_list(), table["grid_w"].to_list()
+    return {i: (int(height[i]), int(width[i])) for i in examples if height[i] and width[i]}
+
+
+def facts_of(result: ContrastResult) -> list[tuple[str, str]]:
+    """What was compared, as (name, value) pairs."""
+    row = result.results.row(0, named=True)
+    n_images = len({int(i) for pair in result.pairs for group in (pair.a, pair.b) for i in group})
+    pairs = [
+        ("Images", f"{row['dataset']}: {whole(n_images)} in {len(result.pairs)} pairs of groups"),
+        ("Layers", ", ".join(map(str, sorted(result.results["layer"].unique())))),
+        ("Code of an image", f"{row['pool']} over its {'patches' if row['tokens'] == 'patches' else row['tokens'] + ' tokens'}"),
+        ("Compared within", f"each value of {row['strata']}" if row["strata"] else ""),
+        ("Kept together", f"images of one {row['group']}" if row["group"] else ""),
+    ]  # fmt: skip
+    return [(name, value) for name, value in pairs if value]
+
+
+def across_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
+    """The latents of the shown methods that separate most pairs: how many, and the gap of means in each pair."""
+    if not len(result.across):
+        return None
+    chosen = result.across.filter(pl.col("kind") == "sae")
+    chosen = chosen.sort("separated", "smallest_d", "median_d", descending=True).head(ACROSS)
+    if not len(chosen):
+        return None
+    keys = ["layer", "method", "latent"]
+    by_pair = result.contrast.join(chosen.select(keys), keys, "semi").select(*keys, "pair", "d", "p_family")
+    gaps = {(layer, method, latent, pair): (d, p) for layer, method, latent, pair, d, p in by_pair.iter_rows()}
+    rows = []
+    for row in chosen.iter_rows(named=True):
+        key = row["layer"], row["method"], row["latent"]
+        of_pairs = [gaps[*key, pair.name] for pair in result.pairs]
+        cells = [MISSING if d is None else f"{d:+.2f}" + ("*" if p <= 0.05 else "") for d, p in of_pairs]
+        rows.append(
+            [f"{row['latent']} of {title_of(row, layers)}", str(row["separated"]), digits(row["smallest_d"]), *cells]
+        )
+    return {
+        "note": ACROSS_EXPLAINED,
+        "headings": ["pairs", "smallest", *(pair.name for pair in result.pairs)],
+        "rows": rows,
+    }

@@ -1,0 +1,60 @@
+"""Results of `saev contrast` as a table in the terminal, and on the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+from rich.table import Table
+from rich.text import Text
+
+from saev.visuals.columns import MISSING, Column, three, whole
+from saev.visuals.tables import new_table
+
+COLUMNS = (
+    Column("separating", "separating", whole, "latents that separate the groups: at most a share alpha of the permutations has any |z| as large"),
+    Column("auroc", "AUROC", three, "of the latent that is best on training folds, on held-out images; mean over folds [95 % over images]"),
+    Column("diff", "− random", three, "that less the AUROC of the best of equally many random vectors, on the same images"),
+    Column("accuracy", "L1", three, "balanced accuracy on held-out folds of L1 logistic regression on all latents [95 % over images]"),
+    Column("accuracy_raw", "raw", three, "balanced accuracy of logistic regression on raw activations, averaged over tokens"),
+    Column("accuracy_null", "null", three, "balanced accuracy of the L1 regression with permuted groups"),
+    Column("latent_auroc", "all images", three, "AUROC of the latent with the largest |z|, measured on the images that it is chosen on"),
+    Column("f1", "F1", three, "of that latent, by a threshold of training folds, on held-out images"),
+)  # fmt: skip
+
+
+def title_of(row: Mapping[str, Any], several_layers: bool) -> str:
+    """The method, and the layer where there are several."""
+    return row["method"] + (f", layer {row['layer']}" if several_layers else "")
+
+
+def cell(column: Column, row: Mapping[str, Any], digits: int = 3) -> str:
+    """The number with its interval, where the row has one; counts with their total."""
+    low, high = row.get(f"{column.key}_low"), row.get(f"{column.key}_high")
+    ends = "" if low is None or high is None else f" [{low:.{digits}f}, {high:.{digits}f}]"
+    total = f"/{row['n_latents']:,}" if column.key == "separating" else ""
+    text = column.text(row)
+    return text if text == MISSING else text + total + ends
+
+
+def columns_of(results: pl.DataFrame) -> list[Column]:
+    """The columns that a row has a number in."""
+    return [column for column in COLUMNS if column.key in results.columns and results[column.key].count()]
+
+
+def contrast_table(results: pl.DataFrame) -> Table:
+    """A row per pair and method, the best first."""
+    columns, layers = columns_of(results), results["layer"].n_unique() > 1
+    table = new_table("pair", [f"{column.label}: {column.meaning}" for column in columns], columns)
+    table.add_column("latent", justify="right")
+    several = results["pair"].n_unique() > 1
+    for row in ordered(results):
+        name = f"{row['pair']}: {title_of(row, layers)}" if several else title_of(row, layers)
+        table.add_row(Text(name), *(cell(column, row, 2) for column in columns), str(row["latent"]))
+    return table
+
+
+def ordered(results: pl.DataFrame) -> list[dict[str, Any]]:
+    """The rows of each pair together, the best AUROC first."""
+    pairs = {name: i for i, name in enumerate(dict.fromkeys(results["pair"]))}
+    rows = results.sort("auroc", descending=True, nulls_last=True).to_dicts()
+    return sorted(rows, key=lambda row: pairs[row["pair"]])
