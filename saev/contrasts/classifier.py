@@ -113,7 +113,7 @@ def lasso(x: Features, y: Bool[np.ndarray, " images"], penalty: int) -> Logistic
     largest = np.abs(x.T @ np.where(y, 1.0, -1.0)).max()  # as in sklearn.svm.l1_min_c, which ends on silent features
     c = FACTORS[penalty] * (2 / largest if largest > 0 else 1.0)
     model = LogisticRegression(
-        C=c, l1_ratio=1, solver="liblinear", class_weight="balanced", intercept_scaling=10, tol=1e-3, random_state=0
+        C=c, l1_ratio=1, solver="liblinear", class_weight="balanced", intercept_scaling=10, tol=1e-2, random_state=0
     )
     fit_converges(model, x, y)
     return model

@@ -23,7 +23,11 @@ class LatentMaps:
 
     def __init__(self, codes: CodeStore):
         images, self.codes = codes.images, codes
-        if "grid_h" not in images.columns or codes.manifest.first_patch is None or not images["grid_h"].any():
+        if (
+            "grid_h" not in images.columns
+            or codes.manifest.first_patch is None
+            or not images["grid_h"].fill_null(0).max()
+        ):
             raise ValueError(f"the images of {codes.root} have no grid of patches: there are no maps.")
         self.number = {example: i for i, example in enumerate(images["example"].to_list())}
         self.start, self.stop = (images["rows"].struct.field(name).to_numpy() for name in ("start", "stop"))

@@ -86,9 +86,8 @@ def compare(
 ) -> ContrastResult:
     """The tables of all layers. Arguments as of `saev.contrast`. ValueError where no method is named."""
     parts: list[dict[str, pl.DataFrame]] = []
-    cards: dict[tuple[int, str, int, int], Card] = {}
+    compared: list[list[Method]] = []
     for study in studies:
-        methods: list[Method]
         methods, raw = methods_of(study, settings, codes, resolve_device(device))
         if not methods:
             raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")
@@ -97,12 +96,15 @@ def compare(
             "layer": study.layer, "tokens": settings.tokens, "pool": settings.pool, "strata": settings.strata,
             "group": settings.group,
         }  # fmt: skip
-        tables = layer_tables(study, methods, raw, settings, where)
-        cards |= cards_of(study, methods, tables["contrast"], tables["results"], settings)
-        parts.append(tables)
+        parts.append(layer_tables(study, methods, raw, settings, where))
+        compared.append(methods)
     tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
     path = None if directory is None else Path(directory)
     if path is not None:
         for name, table in tables.items():
-            write_table(path, name, table, csv=name != "contrast")  # a row per latent: too large for csv
+            if len(table):
+                write_table(path, name, table, csv=name != "contrast")  # a row per latent: too large for csv
+    cards: dict[tuple[int, str, int, int], Card] = {}
+    for study, methods, part in zip(studies, compared, parts, strict=True):
+        cards |= cards_of(study, methods, part["contrast"], part["results"], settings)
     return ContrastResult(studies[0].store, **tables, pairs=studies[0].pairs, cards=cards, directory=path)

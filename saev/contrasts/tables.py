@@ -38,6 +38,7 @@ def layer_tables(
     # the last one: those that were fitted for this comparison come after those that were given
     reference = next((method for method in reversed(methods) if method.kind == REFERENCE), None)
     tables: dict[str, list[pl.DataFrame]] = {"contrast": [], "results": [], "across": [], "classifier": []}
+    on_raw: dict[int, dict[str, Any]] = {}  # of each pair: the same for all methods
     for method in methods:
         constants = {"method": method.name, "kind": method.kind, **method.about, **where}
         of_pairs = statistics[method.name]
@@ -46,13 +47,18 @@ def layer_tables(
         rows = []
         with bar(f"{method.name}, best latents and classifiers", len(study.pairs)) as advance:
             for number, one in enumerate(of_pairs):
-                other = reference and best.Method(reference.scores, statistics[reference.name][number].fold_z)
+                other = None
+                if reference is not None and method is not reference:
+                    other = best.Method(reference.scores, statistics[reference.name][number].fold_z)
                 row = result_row(study, number, method, one, other, settings)
                 if settings.classifier:
+                    given = None if number in on_raw else raw
                     fitted = classify(
-                        method.scores, raw, study.sides[number], settings.folds, settings.bootstrap, settings.seed
+                        method.scores, given, study.sides[number], settings.folds, settings.bootstrap, settings.seed
                     )
-                    row |= accuracy_columns(fitted)
+                    columns = accuracy_columns(fitted)
+                    on_raw.setdefault(number, {key: value for key, value in columns.items() if "_raw" in key})
+                    row |= columns | on_raw[number]
                     tables["classifier"].append(with_constants(weight_rows(row["pair"], fitted), constants))
                 rows.append(row)
                 advance(1)
@@ -97,10 +103,12 @@ def result_row(
 ) -> dict[str, Any]:
     """A method and pair: how many latents separate it, the best one, and that less the best one of the reference.
 
+    latent, higher, latent_auroc: that with the largest |z| on all images, the group that it is higher on, and its AUROC for that.
     auroc: of the latent that is best on the training folds, on the held-out images, mean over folds; diff: that less the same of as
     many prototypes of the reference.
     """
     pair, sides, columns = study.pairs[number], study.sides[number], statistics.columns
+    higher, auroc = columns["z"] >= 0, columns["auroc"]
     chosen, ours = int(np.abs(columns["z"]).argmax()), best.Method(method.scores, statistics.fold_z)
     args = (settings.bootstrap, settings.seed)
     one = best.best_of(sides, statistics.fold, ours, method.n_latents, *args)
@@ -110,7 +118,8 @@ def result_row(
         "prevalence_a": len(pair.a) / sides.n_images, "n_latents": method.n_latents,
         "separating": int((columns["p_family"] <= settings.alpha).sum()), "z_threshold": statistics.threshold,
         "latent": chosen, "z": float(columns["z"][chosen]), "p_family": float(columns["p_family"][chosen]),
-        "latent_auroc": float(columns["auroc"][chosen]), "d": float(columns["d"][chosen]), "f1": float(columns["f1"][chosen]),
+        "higher": "a" if higher[chosen] else "b",
+        "latent_auroc": float(auroc[chosen] if higher[chosen] else 1 - auroc[chosen]), "d": float(columns["d"][chosen]), "f1": float(columns["f1"][chosen]),
         "auroc": one.auroc, "auroc_low": one.interval.low, "auroc_high": one.interval.high,
     }  # fmt: skip
     if reference is not None:

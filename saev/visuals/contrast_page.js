@@ -82,7 +82,7 @@ function showCard() {
   if (!card) { place.append(element("p", { className: "note" }, "Choose a latent with pictures from the ranking.")); return; }
   const row = Object.fromEntries(D.columns.map((key, i) => [key, D.rows[state.pair][state.method].find(each => each[0] == state.latent)[i]]));
   const higher = row.z >= 0 ? "a" : "b", lower = higher === "a" ? "b" : "a", third = card.rows.third.length;
-  place.append(element("p", { className: "caption" }, element("b", {}, `latent ${titled(state.latent)}`), element("span", {}, ` higher in ${label(higher)} · AUROC ${text(row.auroc)} · p ${text(row.p_family)} (family-wise) · fires on ${Math.round(100 * row.fires_a)} % of ${label("a")}, ${Math.round(100 * row.fires_b)} % of ${label("b")} · F1 ${text(row.f1)} on held-out folds`)));
+  place.append(element("p", { className: "caption" }, element("b", {}, `latent ${titled(state.latent)}`), element("span", {}, ` higher in ${label(higher)} · AUROC ${text(higher === "a" ? row.auroc : 1 - row.auroc)} · p ${text(row.p_family)} (family-wise) · fires on ${Math.round(100 * row.fires_a)} % of ${label("a")}, ${Math.round(100 * row.fires_b)} % of ${label("b")} · F1 ${text(row.f1)} on held-out folds`)));
   place.append(strip(card, card.rows[higher + "_high"], `${label(higher)}, highest codes`), strip(card, card.rows[lower + "_high"], `${label(lower)}, highest codes: counter-examples where it fires`),
     strip(card, card.rows[higher + "_low"], `${label(higher)}, lowest codes: counter-examples where it is silent`), strip(card, card.rows[lower + "_low"], `${label(lower)}, lowest codes`));
   if (third) place.append(strip(card, card.rows.third.slice(0, 8), `${label("third")}, highest codes (scored alone, not used for choosing)`));

@@ -44,7 +44,11 @@ def write_contrast_page(
     columns = columns_of(results)
     data = page_data(result.contrast, result.pairs, result.cards, methods, {}, grids, paths) if methods else ""
     rows = [
-        {"pair": row["pair"], "name": title_of(row, layers), "cells": [cell(column, row) for column in columns]}
+        {
+            "pair": f"{row['pair']} ({row['n_a']} and {row['n_b']} images)",
+            "name": title_of(row, layers),
+            "cells": [cell(column, row) for column in columns],
+        }
         for row in ordered(results)
     ]
     page = ENVIRONMENT.get_template("contrast_page.html.j2").render(

@@ -11,7 +11,7 @@ from saev.visuals.columns import MISSING, Column, three, whole
 from saev.visuals.tables import new_table
 
 COLUMNS = (
-    Column("separating", "separating", whole, "latents that separate the groups: at most a share alpha of the permutations has any |z| as large"),
+    Column("separating", "separating", whole, "latents with a |z| that at most a share alpha of the permutations has for any latent"),
     Column("auroc", "AUROC", three, "of the latent that is best on training folds, on held-out images; mean over folds [95 % over images]"),
     Column("diff", "− random", three, "that less the AUROC of the best of equally many random vectors, on the same images"),
     Column("accuracy", "L1", three, "balanced accuracy on held-out folds of L1 logistic regression on all latents [95 % over images]"),
@@ -20,6 +20,7 @@ COLUMNS = (
     Column("latent_auroc", "all images", three, "AUROC of the latent with the largest |z|, measured on the images that it is chosen on"),
     Column("f1", "F1", three, "of that latent, by a threshold of training folds, on held-out images"),
 )  # fmt: skip
+TERMINAL = ("separating", "auroc", "diff", "accuracy", "accuracy_raw")  # what fits into 80 characters; the page has all
 
 
 def title_of(row: Mapping[str, Any], several_layers: bool) -> str:
@@ -42,14 +43,19 @@ def columns_of(results: pl.DataFrame) -> list[Column]:
 
 
 def contrast_table(results: pl.DataFrame) -> Table:
-    """A row per pair and method, the best first."""
-    columns, layers = columns_of(results), results["layer"].n_unique() > 1
-    table = new_table("pair", [f"{column.label}: {column.meaning}" for column in columns], columns)
+    """For each pair a heading, and a row per method, the best first."""
+    columns = [column for column in columns_of(results) if column.key in TERMINAL]
+    layers = results["layer"].n_unique() > 1
+    table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
     table.add_column("latent", justify="right")
-    several = results["pair"].n_unique() > 1
+    shown = None
     for row in ordered(results):
-        name = f"{row['pair']}: {title_of(row, layers)}" if several else title_of(row, layers)
-        table.add_row(Text(name), *(cell(column, row, 2) for column in columns), str(row["latent"]))
+        if row["pair"] != shown:
+            shown = row["pair"]
+            table.add_section()
+            table.add_row(Text(f"{shown} ({row['n_a']} and {row['n_b']} images)", style="bold"))
+        cells = [cell(column, row, 2) if column.key in ("auroc", "diff") else column.text(row) for column in columns]
+        table.add_row(Text(title_of(row, layers)), *cells, str(row["latent"]))
     return table
 
 
