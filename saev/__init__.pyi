@@ -10,12 +10,14 @@ from .codes.encoding import encode
 from .evaluation.evaluating import Evaluation, evaluate
 from .probing.pipeline import ProbeResult, probe
 from .recipes.traits import traits
+from .recipes.contrast import contrast
 from .taxon_map.pipeline import map_latents
 from .visuals.showing import show
 from .interop.converting import convert
 
 # --- their settings
 from .codes.settings import EncodeSettings
+from .contrasts.settings import ContrastSettings, Groups
 from .evaluation.settings import EvaluateSettings
 from .probing.settings import ProbeSettings, SparseSettings
 from .taxon_map.settings import MapSettings
@@ -44,11 +46,11 @@ from .shards.stream import TokenStream
 
 # fmt: off
 __all__ = [
-    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "Dictionary", "EncodeSettings",
-    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "JumpReLU", "LightningParts",
+    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "ContrastSettings", "Dictionary", "EncodeSettings",
+    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "Groups", "JumpReLU", "LightningParts",
     "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
     "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder",
-    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "convert",
+    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "contrast", "convert",
     "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe", "read_config",
     "record", "save_dictionary", "show", "store_activations", "train", "traits", "vits",
 ]

@@ -119,7 +119,8 @@ def result_row(
         "separating": int((columns["p_family"] <= settings.alpha).sum()), "z_threshold": statistics.threshold,
         "latent": chosen, "z": float(columns["z"][chosen]), "p_family": float(columns["p_family"][chosen]),
         "higher": "a" if higher[chosen] else "b",
-        "latent_auroc": float(auroc[chosen] if higher[chosen] else 1 - auroc[chosen]), "d": float(columns["d"][chosen]), "f1": float(columns["f1"][chosen]),
+        "latent_auroc": float(auroc[chosen] if higher[chosen] else 1 - auroc[chosen]), "d": float(columns["d"][chosen]),
+        "f1": float(columns["f1"][chosen]),
         "auroc": one.auroc, "auroc_low": one.interval.low, "auroc_high": one.interval.high,
     }  # fmt: skip
     if reference is not None:

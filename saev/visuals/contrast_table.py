@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from saev.visuals.columns import MISSING, Column, three, whole
@@ -20,7 +20,7 @@ COLUMNS = (
     Column("latent_auroc", "all images", three, "AUROC of the latent with the largest |z|, measured on the images that it is chosen on"),
     Column("f1", "F1", three, "of that latent, by a threshold of training folds, on held-out images"),
 )  # fmt: skip
-TERMINAL = ("separating", "auroc", "diff", "accuracy", "accuracy_raw")  # what fits into 80 characters; the page has all
+TERMINAL = ("separating", "auroc", "diff", "accuracy")  # what fits into 80 characters; the page has all
 
 
 def title_of(row: Mapping[str, Any], several_layers: bool) -> str:
@@ -42,21 +42,25 @@ def columns_of(results: pl.DataFrame) -> list[Column]:
     return [column for column in COLUMNS if column.key in results.columns and results[column.key].count()]
 
 
-def contrast_table(results: pl.DataFrame) -> Table:
-    """For each pair a heading, and a row per method, the best first."""
+def contrast_table(results: pl.DataFrame) -> Group:
+    """A table for each pair, with a row per method, the best first."""
     columns = [column for column in columns_of(results) if column.key in TERMINAL]
-    layers = results["layer"].n_unique() > 1
-    table = new_table("method", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    table.add_column("latent", justify="right")
-    shown = None
-    for row in ordered(results):
-        if row["pair"] != shown:
-            shown = row["pair"]
-            table.add_section()
-            table.add_row(Text(f"{shown} ({row['n_a']} and {row['n_b']} images)", style="bold"))
-        cells = [cell(column, row, 2) if column.key in ("auroc", "diff") else column.text(row) for column in columns]
-        table.add_row(Text(title_of(row, layers)), *cells, str(row["latent"]))
-    return table
+    layers, rows = results["layer"].n_unique() > 1, ordered(results)
+    tables = []
+    for pair in dict.fromkeys(row["pair"] for row in rows):
+        of_pair = [row for row in rows if row["pair"] == pair]
+        explained = [f"{column.label}: {column.meaning}" for column in columns] if not tables else []
+        table = new_table("method", explained, columns)
+        raw = next((row["accuracy_raw"] for row in of_pair if row.get("accuracy_raw") is not None), None)
+        sizes = f"{of_pair[0]['n_a']} and {of_pair[0]['n_b']} images"
+        table.title = f"{pair}: {sizes}" + ("" if raw is None else f"; raw activations {raw:.3f}")
+        table.title_justify, table.title_style = "left", "bold"
+        table.add_column("latent", justify="right")
+        for row in of_pair:
+            cells = [cell(column, row, 2) if column.key == "diff" else column.text(row) for column in columns]
+            table.add_row(Text(title_of(row, layers)), *cells, str(row["latent"]))
+        tables.append(table)
+    return Group(*tables)
 
 
 def ordered(results: pl.DataFrame) -> list[dict[str, Any]]:
