@@ -22,7 +22,8 @@ from saev.scoring.blocks import Scores
 from saev.scoring.scorers import TYPES
 
 log = logging.getLogger(__name__)
-SHOWN = 3  # dictionaries of a layer with cards
+SHOWN = 3  # methods of a layer with cards
+BASELINES = ("random_vectors", "kmeans", "pca", "semi_nmf", "untrained", "channels")
 REFERENCE = "random_vectors"  # the kind that every method's rows are compared with
 
 
@@ -78,7 +79,7 @@ def statistics_of(method: Method, study: Study, settings: ContrastSettings) -> l
     with bar(method.name, batches * method.n_latents) as advance:
         return pair_statistics(
             method.scores, study.sides, n_permutations=settings.permutations, bootstrap=settings.bootstrap,
-            n_folds=settings.folds, rule=settings.compat, seed=settings.seed, advance=advance,
+            n_folds=settings.folds, rule=settings.compat, alpha=settings.alpha, seed=settings.seed, advance=advance,
         )  # fmt: skip
 
 
@@ -157,17 +158,19 @@ def weight_rows(pair: str, fitted: Classifier | None) -> pl.DataFrame:
 def cards_of(
     study: Study, methods: Sequence[Method], contrast: pl.DataFrame, results: pl.DataFrame, settings: ContrastSettings
 ) -> dict[tuple[int, str, int, int], Card]:
-    """The cards of the latents with the largest |z|, of the dictionaries whose best latents separate the groups best on average."""
-    ranked = results.group_by("method").agg(pl.col("auroc").mean()).sort("auroc", "method", descending=[True, False])
-    known = {method.name: method for method in methods if method.codes is not None and method.kind == "sae"}
-    cards = {}
-    for name in [name for name in ranked["method"] if name in known][:SHOWN]:
+    """The cards of the latents with the largest |z|: of the dictionaries whose best latents separate the groups best on average,
+    of baselines where there is nothing else."""
+    means = results.group_by("method", "kind").agg(pl.col("auroc").fill_null(0).mean())
+    learned = means.filter(~pl.col("kind").is_in(BASELINES))
+    best_first = (learned if len(learned) else means).sort("auroc", "method", descending=[True, False])
+    known, cards = {method.name: method for method in methods}, {}
+    for name in best_first["method"][:SHOWN]:
         method = known[name]
+        maps = maps_of(method)
         for number, pair in enumerate(study.pairs):
             rows = contrast.filter((pl.col("method") == name) & (pl.col("pair") == pair.name))
             rows = rows.sort(pl.col("z").abs(), "latent", descending=[True, False]).head(settings.shown)
             images = np.searchsorted(study.images, np.concatenate([pair.a, pair.b, pair.third]))
-            maps = maps_of(method)
             for latent in rows["latent"].to_list():
                 codes = column(method.scores, latent)[images]
                 cards[study.layer, name, number, latent] = card_of(
@@ -177,8 +180,9 @@ def cards_of(
 
 
 def maps_of(method: Method) -> LatentMaps | None:
-    """What reads a method's maps; None where its codes have none."""
-    assert method.codes is not None, "of stored codes"
+    """What reads a method's maps; None where its codes are not stored by token, or have no grid."""
+    if method.codes is None:
+        return None
     try:
         return LatentMaps(method.codes)
     except ValueError as reason:
