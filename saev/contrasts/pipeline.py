@@ -6,21 +6,21 @@ prepare: pairs of groups, dictionaries by layer ──▶ Study ──compare: s
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+from jaxtyping import Bool
 
 from saev.contrasts.cards import Card
 from saev.contrasts.groups import Pair, columns_of, pairs_of
 from saev.contrasts.methods import Method, methods_of
+from saev.contrasts.other_runs import open_others, partner_rows, separating
 from saev.contrasts.settings import ContrastSettings, Groups
 from saev.contrasts.study import Study, images_of, sides_of
-from saev.contrasts.tables import cards_of, layer_tables
+from saev.contrasts.tables import BASELINES, cards_of, layer_tables
 from saev.device import resolve_device
-from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, find_dictionaries, open_recording
 from saev.scoring.by_layer import dictionaries_by_layer, opened
 from saev.shards import ActivationStore
@@ -31,10 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ContrastResult:
-    """Tables of `saev.contrast`, which `directory` holds as parquet and csv.
+    """Tables of `saev.contrast`.
 
     `contrast` has a row per layer, method, pair and latent; `results` a row per layer, method and pair; `across` a row per layer,
-    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions. `cards` is what
+    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions; `partners` a row per
+    separating latent and dictionary of `runs`. `cards` is what
     the page shows, by layer, method, number of the pair and latent.
     """
 
@@ -43,9 +44,9 @@ class ContrastResult:
     results: pl.DataFrame
     across: pl.DataFrame
     classifier: pl.DataFrame
+    partners: pl.DataFrame
     pairs: Sequence[Pair]
     cards: Mapping[tuple[int, str, int, int], Card]
-    directory: Path | None
 
 
 def prepare(
@@ -54,8 +55,9 @@ def prepare(
     settings: ContrastSettings,
     dataset: Recording | None = None,
     layers: Sequence[int] = (),
+    runs: Dictionaries | None = None,
 ) -> list[Study]:
-    """The study of each layer. ValueError for what does not fit, before activations are read."""
+    """The study of each layer. Arguments as of `saev.contrast`. ValueError for what does not fit, before activations are read."""
     saved = find_dictionaries(dictionaries) if dictionaries else []
     if saved:
         store = open_recording(saved[0], dataset)
@@ -64,27 +66,41 @@ def prepare(
     else:
         raise ValueError("no dictionary and no recording is named: give a run, or dataset=DIRECTORY with layer=.")
     table = columns_of(groups, store)
-    studies = []
-    for layer, members in dictionaries_by_layer(saved, store, layers).items():
+    by_layer = dictionaries_by_layer(saved, store, layers)
+    pairs = pairs_of(groups, table, with_tokens(store, [*by_layer], settings.tokens))
+    images = images_of(pairs)
+    sides = [sides_of(pair, images, table, settings) for pair in pairs]
+    log.info("%d pairs of groups; %d images", len(pairs), len(images))
+    studies = [
+        Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images)
+        for layer, members in by_layer.items()
+    ]
+    others = find_dictionaries(runs) if runs else []
+    return [dataclasses.replace(study, others=open_others(study, others)) for study in studies]
+
+
+def with_tokens(store: ActivationStore, layers: Sequence[int], tokens: str) -> Bool[np.ndarray, " images"]:
+    """The images that have tokens of these roles in all of the layers."""
+    readable = np.ones(store.manifest.n_examples, bool)
+    for layer in layers:
         stored = store.tokens_per_image(layer)
-        spans = select(stored, np.flatnonzero(stored), store.role_slice(settings.tokens))
-        pairs = pairs_of(groups, table, per_image(spans, len(stored)) > 0)
-        images = images_of(pairs)
-        sides = [sides_of(pair, images, table, settings) for pair in pairs]
-        log.info("layer %d: %d pairs of groups; %d images", layer, len(pairs), len(images))
-        studies.append(Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images))
-    return studies
+        spans = select(stored, np.flatnonzero(stored), store.role_slice(tokens))
+        readable &= per_image(spans, len(stored)) > 0
+    return readable
 
 
 def compare(
     studies: Sequence[Study],
     settings: ContrastSettings,
     *,
-    directory: str | os.PathLike | None = None,
+    save: Callable[[str, pl.DataFrame], None] = lambda name, table: None,
     codes: str | os.PathLike | None = None,
     device: str = "auto",
 ) -> ContrastResult:
-    """The tables of all layers. Arguments as of `saev.contrast`. ValueError where no method is named."""
+    """The tables of all layers. Arguments as of `saev.contrast`.
+
+    `save` is called with each table that has rows, before anything else can fail. ValueError where no method is named.
+    """
     parts: list[dict[str, pl.DataFrame]] = []
     compared: list[list[Method]] = []
     for study in studies:
@@ -96,15 +112,21 @@ def compare(
             "layer": study.layer, "tokens": settings.tokens, "pool": settings.pool, "strata": settings.strata,
             "group": settings.group,
         }  # fmt: skip
-        parts.append(layer_tables(study, methods, raw, settings, where))
+        tables = layer_tables(study, methods, raw, settings, where)
+        looked_for = {
+            method.name: (method, latents)
+            for method in methods
+            if method.kind not in BASELINES
+            and len(latents := separating(tables["contrast"], method.name, study.layer, settings.alpha))
+        }
+        tables["partners"] = partner_rows(study, looked_for, settings, codes, resolve_device(device))
+        parts.append(tables)
         compared.append(methods)
     tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
-    path = None if directory is None else Path(directory)
-    if path is not None:
-        for name, table in tables.items():
-            if len(table):
-                write_table(path, name, table, csv=name != "contrast")  # a row per latent: too large for csv
+    for name, table in tables.items():
+        if len(table):
+            save(name, table)
     cards: dict[tuple[int, str, int, int], Card] = {}
     for study, methods, part in zip(studies, compared, parts, strict=True):
         cards |= cards_of(study, methods, part["contrast"], part["results"], settings)
-    return ContrastResult(studies[0].store, **tables, pairs=studies[0].pairs, cards=cards, directory=path)
+    return ContrastResult(studies[0].store, **tables, pairs=studies[0].pairs, cards=cards)

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,14 @@ from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards import ActivationStore
 
 
+class Other(NamedTuple):
+    """A dictionary of another run, and the recording and layer that it was trained on."""
+
+    one: SavedDictionary
+    store: ActivationStore
+    layer: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """The dictionaries of a layer, by unique names, and the pairs. Row i of scores is image `images[i]` of the recording."""
@@ -26,6 +35,7 @@ class Study:
     pairs: Sequence[Pair]
     sides: Sequence[Sides]
     images: Int64[np.ndarray, " images"]  # of all pairs together, ascending
+    others: Sequence[Other] = ()  # in which partners of latents are looked for
 
     def with_members(self, added: Sequence[SavedDictionary]) -> "Study":
         """The study with further dictionaries."""

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from saev.contrasts.pipeline import ContrastResult, compare, prepare
 from saev.contrasts.settings import ContrastSettings, Groups
 from saev.recipes.image_baselines import baseline_size, fit_baselines
 from saev.runs.directory import new_directory
+from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording
 from saev.shards.selected_tokens import Selection
 
@@ -21,6 +23,7 @@ def contrast(
     *,
     dataset: Recording | None = None,
     layers: Sequence[int] = (),
+    runs: Dictionaries | None = None,
     directory: str | os.PathLike | None = None,
     codes: str | os.PathLike | None = None,
     device: str = "auto",
@@ -34,13 +37,15 @@ def contrast(
         groups: which images are compared.
         dataset: a recording; None: the one that the dictionaries were trained on.
         layers: block indices; none: those that the dictionaries were trained on. Dictionaries of other layers are left out.
+        runs: further dictionaries over the same images, of any seed, width, layer or backbone, each on the recording that it was
+            trained on: partners of separating latents are looked for in them.
         directory: where tables are written; None: a new one below outputs/contrast.
         codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
 
     Raises ValueError for what does not fit, before activations are read.
     """
     directory = Path(directory or new_directory("contrast"))
-    studies = prepare(dictionaries, groups, settings, dataset, layers)
+    studies = prepare(dictionaries, groups, settings, dataset, layers, runs)
     if settings.baselines:
         sizes = []  # before anything is fitted
         for study in studies:
@@ -57,4 +62,8 @@ def contrast(
             )
             for study, size in zip(studies, sizes, strict=True)
         ]  # fmt: skip
-    return compare(studies, settings, directory=directory, codes=codes, device=device)
+
+    def save(name: str, table: pl.DataFrame) -> None:
+        write_table(directory, name, table, csv=name != "contrast")  # a row per latent is too large for csv
+
+    return compare(studies, settings, save=save, codes=codes, device=device)

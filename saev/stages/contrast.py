@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Compare the groups by the named dictionaries and the baselines; the rows of the results."""
     settings, groups, directory = build(ContrastSettings, cfg), build(Groups, cfg), Path(cfg.paths.run_dir)
-    check_dictionaries(cfg.dictionaries)
+    check_dictionaries([*cfg.dictionaries, *cfg.runs])
     check_device(str(cfg.device))
     answer_slurm()
     saved = find_dictionaries(list(cfg.dictionaries)) if cfg.dictionaries else []
@@ -38,12 +38,12 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
 
     result = contrast(
         saved or None, groups, settings, dataset=cfg.dataset, layers=layers_of(cfg.layer), directory=directory,
-        codes=cfg.codes, device=cfg.device,
+        runs=list(cfg.runs) or None, codes=cfg.codes, device=cfg.device,
     )  # fmt: skip
     terminal().print(contrast_table(result.results))
     files = {
         name: directory / f"{name}.parquet"
-        for name in ("contrast", "across")
+        for name in ("contrast", "across", "classifier", "partners")
         if (directory / f"{name}.parquet").is_file()
     }
     files = {"results": directory / "results.csv", **files}
@@ -57,7 +57,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
 
 def write_page(path: Path, result: ContrastResult, images: Any, files: Mapping[str, Path]) -> Path:
     """Write contrast.html, with photos where there are images."""
-    from saev.visuals.contrast_page import write_contrast_page
+    from saev.contrasts.page import write_contrast_page
 
     return write_contrast_page(
         path, result, images=images, credits=[images.credits()] if images is not None else [], files=files

@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 
+from saev.contrasts.page_data import ROWS, Shown, page_data
 from saev.contrasts.pipeline import ContrastResult
 from saev.files import write_atomically
 from saev.visuals.columns import MISSING, digits, whole
-from saev.visuals.contrast_data import ROWS, Shown, page_data
 from saev.visuals.contrast_table import cell, columns_of, ordered, title_of
 from saev.visuals.pictures import Album, Images
 from saev.visuals.report import ENVIRONMENT, aspect
@@ -53,7 +53,7 @@ def write_contrast_page(
     ]
     page = ENVIRONMENT.get_template("contrast_page.html.j2").render(
         title=title, facts=facts_of(result), columns=columns, explained=EXPLAINED, results=rows, data=data, n_rows=ROWS,
-        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), partners=None, album=album,
+        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), partners=partners_table(result, layers), album=album,
         aspect=aspect(store), n_images=8, credits=[text for text in credits if text],
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
     )  # fmt: skip
@@ -70,6 +70,12 @@ ACROSS_EXPLAINED = (
     "The gap of the means in pooled standard deviations (positive: higher in the first group), starred where the latent "
     "separates the pair (family-wise p at most 0.05). Latents that separate most pairs in one direction stand first; “smallest” is "
     "the gap that all pairs reach."
+)
+
+PARTNERS_EXPLAINED = (
+    "For each separating latent its partner in every other dictionary, no latent being the partner of two: number, correlation of the "
+    "images’ codes, Jaccard index of both latents’ 20 top images. Starred, and counted, where the correlation is at least 0.5 and "
+    "larger than that with any latent when the images are permuted."
 )
 
 
@@ -130,3 +136,28 @@ def across_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
         "headings": ["pairs", "smallest", *(pair.name for pair in result.pairs)],
         "rows": rows,
     }
+
+
+def partners_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
+    """The latents that have partners in most runs, with each partner and its correlation."""
+    table = result.partners
+    if not len(table):
+        return None
+    runs = list(dict.fromkeys(table["run"]))
+    keys = ["layer", "method", "latent"]
+    counts = table.group_by(keys, maintain_order=True).agg(pl.col("matched").sum(), pl.col("correlation").mean())
+    counts = counts.sort("matched", "correlation", descending=True, maintain_order=True).head(ACROSS)
+    by_run = {
+        (layer, method, latent, run): (partner, correlation, jaccard, matched)
+        for layer, method, latent, run, partner, correlation, jaccard, matched in table.select(
+            *keys, "run", "partner", "correlation", "jaccard", "matched"
+        ).iter_rows()
+    }
+    rows = []
+    for row in counts.iter_rows(named=True):
+        cells = []
+        for run in runs:
+            partner, correlation, jaccard, matched = by_run[row["layer"], row["method"], row["latent"], run]
+            cells.append(f"{partner}: {correlation:.2f}, {jaccard:.2f}" + ("*" if matched else ""))
+        rows.append([f"{row['latent']} of {title_of(row, layers)}", f"{row['matched']} of {len(runs)}", *cells])
+    return {"note": PARTNERS_EXPLAINED, "headings": ["found in", *runs], "rows": rows}
