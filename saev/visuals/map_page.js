@@ -2,7 +2,8 @@
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent), R = data.rows, C = data.columns;
 const canvas = $("canvas"), context = canvas.getContext("2d", {alpha: false});
-const MOST_PIXELS = 1.2e6, TOP = 20, FEWEST = 4;  // pixels of a frame; height of the numbers; cells at the closest zoom
+const sheet = document.createElement("canvas");  // the cells; names and cross are drawn over it
+const MOST_PIXELS = 1.2e6, TOP = 20, FEWEST = 4;  // pixels of the sheet; height of the numbers; cells at the closest zoom
 let codes;  // uint8 [R, C]: the size of a code, 255 for the largest of its latent
 let bands, view, cross = null, marked = {rows: [], columns: []}, pending = false, colours;
 
@@ -136,14 +137,17 @@ function draw() {
   pending = false;
   const f = frame(), wide = f.width - f.left, high = f.height - f.top;
   if (wide < 10 || high < 10) return;
-  const ratio = Math.min(window.devicePixelRatio || 1, Math.sqrt(MOST_PIXELS / (f.width * f.height)));
-  const [w, h] = [Math.round(f.width * ratio), Math.round(f.height * ratio)];
+  const ratio = window.devicePixelRatio || 1, [w, h] = [Math.round(f.width * ratio), Math.round(f.height * ratio)];
   if (canvas.width !== w || canvas.height !== h) { canvas.width = w; canvas.height = h; }
-  context.setTransform(1, 0, 0, 1, 0, 0);
-  context.fillStyle = "#fff"; context.fillRect(0, 0, w, h);
-  const left = Math.round(f.left * ratio), top = Math.round(f.top * ratio);
-  context.putImageData(heat(w - left, h - top), left, top);
+  // With nothing to move up or down a finger scrolls the page.
+  canvas.style.touchAction = view.y1 - view.y0 < bands.n ? "none" : "pan-y";
+  const fine = Math.min(ratio, Math.sqrt(MOST_PIXELS / (wide * high)));
+  sheet.width = Math.round(wide * fine); sheet.height = Math.round(high * fine);
+  sheet.getContext("2d").putImageData(heat(sheet.width, sheet.height), 0, 0);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  context.fillStyle = "#fff"; context.fillRect(0, 0, f.width, f.height);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(sheet, f.left, f.top, wide, high);
   const px = column => f.left + (column - view.x0) / (view.x1 - view.x0) * wide;
   const py = band => f.top + (band - view.y0) / (view.y1 - view.y0) * high;
   names(f, py);
