@@ -11,9 +11,8 @@ from saev.taxon_map.statistics import f1
 from saev.taxon_map.tree import Tree
 
 AND, OR = 0, 1
-GAIN = (
-    0.05  # in training F1 that a further latent must bring; with 0.01 coalitions of 50 images did worse on the others
-)
+# In training F1 that a further latent must bring; with 0.01 coalitions for 50 images did worse on the others.
+GAIN = 0.05
 
 
 class Search(NamedTuple):
@@ -27,9 +26,7 @@ class Search(NamedTuple):
         """1 where a coalition fires on an image."""
         state = fires[:, self.latents[:, 0]]
         for latent, join in zip(self.latents.T[1:], self.joins.T[1:], strict=True):
-            other = fires[:, latent]
-            joined = np.where(join == AND, state * other, np.maximum(state, other))
-            state = np.where(latent >= 0, joined, state)
+            state = np.where(latent >= 0, combined(state, fires[:, latent], join), state)
         return state
 
     def text(self, node: int, names: Int64[np.ndarray, " latents"]) -> str:
@@ -38,6 +35,15 @@ class Search(NamedTuple):
         for latent, join in zip(self.latents[node, 1:], self.joins[node, 1:], strict=True):
             parts += [("and", "or")[join], str(names[latent])] if latent >= 0 else []
         return " ".join(parts)
+
+
+def combined(
+    state: Float32[np.ndarray, "images nodes"],
+    other: Float32[np.ndarray, "images nodes"],
+    join: Int64[np.ndarray, " nodes"],
+) -> Float32[np.ndarray, "images nodes"]:
+    """1 where both fire, of nodes joined by OR where either fires."""
+    return np.where(join == AND, state * other, np.maximum(state, other))
 
 
 def search(
@@ -64,9 +70,7 @@ def search(
         active &= scores[join, best, columns] > value + GAIN
         if not active.any():
             break
-        other = fires[:, best]
-        joined = np.where(join == AND, state * other, np.maximum(state, other))
-        state = np.where(active, joined, state)
+        state = np.where(active, combined(state, fires[:, best], join), state)
         value = np.where(active, scores[join, best, columns], value)
         latents[active, step], joins[active, step] = best[active], join[active]
     return Search(latents, joins, value.astype(np.float32))
@@ -100,7 +104,7 @@ def halves(group: Int64[np.ndarray, " images"], leaf_of_group: Int64[np.ndarray,
 
 
 class Judged(NamedTuple):
-    """Coalitions, and their counts on the images that they were not chosen on; NaN for nodes with too few images."""
+    """Coalitions, and their counts on the images that they were not chosen on."""
 
     search: Search
     hits: Float64[np.ndarray, " nodes"]
@@ -122,12 +126,12 @@ def judge(
 ) -> Judged:
     """Search on the training half, count on the other."""
     members = tree.members(leaf)
-    found = search(fires[training], members[training], most)
+    searched = search(fires[training], members[training], most)
     test, inside = fires[~training], members[~training]
-    state, first, size = found.fires(test), test[:, found.latents[:, 0]], inside.sum(0)
+    state, first, size = searched.fires(test), test[:, searched.latents[:, 0]], inside.sum(0)
     single = f1((first * inside).sum(0), first.sum(0), size)
     counts = ((state * inside).sum(0), state.sum(0), size, single)
-    return Judged(found, *(one.astype(np.float64) for one in counts))
+    return Judged(searched, *(one.astype(np.float64) for one in counts))
 
 
 def null_f1(

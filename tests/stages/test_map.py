@@ -13,7 +13,7 @@ FAST = ("permutations=50", "searches=9", "device=cpu")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def folder(tmp_path_factory) -> Path:
     """The planted recording, its dictionary in a run, photos and a table of families."""
     root = tmp_path_factory.mktemp("map")
     store, _ = planted_recording(root / "data")
@@ -27,8 +27,8 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def mapped(cli, place, *arguments):
-    shown = cli("map", str(place / "run"), f"dataset={place / 'data'}", *FAST, *arguments)
+def mapped(cli, folder, *arguments):
+    shown = cli("map", str(folder / "run"), f"dataset={folder / 'data'}", *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
         line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("results:", "nodes:", "page:"))
@@ -36,9 +36,9 @@ def mapped(cli, place, *arguments):
     return pl.read_csv(files["results:"]), pl.read_parquet(files["nodes:"]), Path(files["page:"]), shown
 
 
-def test_a_map_of_families_and_animals_with_photos(cli, place):
-    arguments = (f"taxonomy={place / 'tree.csv'}", "images=folder", f"images.root={place / 'photos'}")
-    results, nodes, page, shown = mapped(cli, place, "rows=[family,animal]", *arguments)
+def test_a_map_of_families_and_animals_with_photos(cli, folder):
+    arguments = (f"taxonomy={folder / 'tree.csv'}", "images=folder", f"images.root={folder / 'photos'}")
+    results, nodes, page, shown = mapped(cli, folder, "rows=[family,animal]", *arguments)
     assert results["node"].to_list()[3:5] == ["family=Felidae", "family=Felidae/animal=lion"]
     assert results.filter(node="family=Felidae")["latent"].to_list() == [0]
     wolf = results.filter(node="family=Canidae/animal=wolf")
@@ -48,13 +48,13 @@ def test_a_map_of_families_and_animals_with_photos(cli, place):
     assert checked.code == 0 and "finished: " in checked.out, checked.text
 
 
-def test_one_column_without_brackets_and_the_same_rows_again(cli, place):
-    first, second = (mapped(cli, place, "rows=animal", "group=specimen", "where=camera!=c2")[0] for _ in range(2))
+def test_one_column_without_brackets_and_the_same_rows_again(cli, folder):
+    first, second = (mapped(cli, folder, "rows=animal", "group=specimen", "where=camera!=c2")[0] for _ in range(2))
     assert first.equals(second) and first["rank"].unique().to_list() == ["animal"]
 
 
-def test_clusters(cli, place):
-    results, _, page, _ = mapped(cli, place, "rows=cluster", "n_clusters=4", "max_images=50", "max_latents=9")
+def test_clusters(cli, folder):
+    results, _, page, _ = mapped(cli, folder, "rows=cluster", "n_clusters=4", "max_images=50", "max_latents=9")
     assert results["rank"].unique().to_list() == ["cluster"] and "50 images by 9 latents" in page.read_text()
 
 
@@ -70,12 +70,12 @@ def test_clusters(cli, place):
         (("rows=cluster", "taxonomy=tree.csv"), "taxonomy: no effect with rows=cluster"),
     ],
 )
-def test_what_does_not_fit_is_one_line(cli, place, arguments, said):
-    shown = cli("map", str(place / "run"), f"dataset={place / 'data'}", *arguments, "device=cpu")
+def test_what_does_not_fit_is_one_line(cli, folder, arguments, said):
+    shown = cli("map", str(folder / "run"), f"dataset={folder / 'data'}", *arguments, "device=cpu")
     last = shown.err.strip().splitlines()[-1]
     assert shown.code == 1 and last.startswith("error: ") and said in last, shown.text
 
 
-def test_a_missing_directory_is_named(cli, place):
-    shown = cli("map", str(place / "nothing"), f"dataset={place / 'data'}", "rows=animal")
+def test_a_missing_directory_is_named(cli, folder):
+    shown = cli("map", str(folder / "nothing"), f"dataset={folder / 'data'}", "rows=animal")
     assert shown.code == 1 and "nothing is not there" in shown.err

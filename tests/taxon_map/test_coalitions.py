@@ -34,17 +34,17 @@ def test_the_search_is_that_of_a_loop(seed):
     rng = np.random.default_rng(seed)
     fires = rng.random((80, 15)) < rng.uniform(0.05, 0.7, 15)
     members = rng.random((80, 4)) < 0.3
-    found = search(fires.astype(np.float32), members.astype(np.float32), 4)
-    states = found.fires(fires.astype(np.float32))
+    searched = search(fires.astype(np.float32), members.astype(np.float32), 4)
+    states = searched.fires(fires.astype(np.float32))
     for k in range(4):
         parts, value = greedy(fires, members[:, k], 4)
-        chosen = [("", found.latents[k, 0])] + [
+        chosen = [("", searched.latents[k, 0])] + [
             (("and", "or")[join], latent)
-            for latent, join in zip(found.latents[k, 1:], found.joins[k, 1:], strict=True)
+            for latent, join in zip(searched.latents[k, 1:], searched.joins[k, 1:], strict=True)
             if latent >= 0
         ]
-        assert chosen == parts and found.f1[k] == pytest.approx(value)
-        assert found.text(k, np.arange(15)) == " ".join(f"{join} {latent}".strip() for join, latent in parts)
+        assert chosen == parts and searched.f1[k] == pytest.approx(value)
+        assert searched.text(k, np.arange(15)) == " ".join(f"{join} {latent}".strip() for join, latent in parts)
         both = (states[:, k] * members[:, k]).sum()
         assert 2 * both / (states[:, k].sum() + members[:, k].sum()) == pytest.approx(value)
 

@@ -19,15 +19,15 @@ ROWS = MapSettings(rows=("family", "animal"), permutations=100, searches=19)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def recording(tmp_path_factory):
     root = tmp_path_factory.mktemp("map")
     store, codes = planted_recording(root / "data")
     return store, codes, taxonomy(root / "tree.csv"), root
 
 
 @pytest.fixture(scope="module")
-def result(place):
-    store, _, tree, root = place
+def result(recording):
+    store, _, tree, root = recording
     return map_latents(
         {"planted": identity()}, store, ROWS, taxonomy=tree, layer=4, directory=root / "out", device="cpu"
     )
@@ -58,8 +58,8 @@ def test_a_planted_coalition_is_found_and_judged_on_the_other_half(result):
     assert row(result.results, "family=Canidae/animal=wolf")["coalition_f1"] == 1
 
 
-def test_tables_have_every_node_image_and_latent_once(result, place):
-    _, codes, _, root = place
+def test_tables_have_every_node_image_and_latent_once(result, recording):
+    _, codes, _, root = recording
     names = ["family=Canidae", "family=Canidae/animal=fox", "family=Canidae/animal=wolf",
              "family=Felidae", "family=Felidae/animal=lion", "family=Felidae/animal=lynx"]  # fmt: skip
     assert result.results["node"].to_list() == result.coalitions["node"].to_list() == names
@@ -76,36 +76,37 @@ def test_tables_have_every_node_image_and_latent_once(result, place):
         assert (root / "out" / f"map_{name}.parquet").is_file()
 
 
-def test_the_map_has_the_codes_in_the_order_of_its_tables(result, place):
-    _, codes, _, _ = place
+def test_the_map_has_the_codes_in_the_order_of_its_tables(result, recording):
+    _, codes, _, _ = recording
     one = result.maps[0]
     rows = result.images.filter(pl.col("row").is_not_null()).sort("row")["example"].to_list()
     columns = result.latents.filter(pl.col("column").is_not_null()).sort("column")["latent"].to_list()
     assert np.allclose(one.shown, codes[np.ix_(rows, columns)])
 
 
-def test_the_same_settings_give_the_same_tables(result, place):
-    store, _, tree, _ = place
+def test_the_same_settings_give_the_same_tables(result, recording):
+    store, _, tree, _ = recording
     again = map_latents({"planted": identity()}, store, ROWS, taxonomy=tree, layer=4, device="cpu")
     for name in ("results", "nodes", "coalitions", "images", "latents"):
         assert getattr(again, name).equals(getattr(result, name)), name
 
 
-def test_threshold_and_bounds_of_the_heat_map(place):
-    store, codes, tree, _ = place
+def test_threshold_and_bounds_of_the_heat_map(recording):
+    store, codes, tree, _ = recording
     settings = dataclasses.replace(ROWS, threshold=0.5, max_images=40, max_latents=5, permutations=0, n_coalition=0)
     result = map_latents({"planted": identity()}, store, settings, taxonomy=tree, layer=4, device="cpu")
     fires = (codes > 0.5 * codes.max(0)) & (codes > 0)
     for latent, n in result.latents.select("latent", "n_firing").iter_rows():
         assert fires[:, latent].sum() == n
     one = result.maps[0]
+    assert np.array_equal(one.codes.toarray(), codes[:, one.latents])  # also the codes that do not count as firing
     assert one.shown.shape == (40, 5) and result.images["row"].null_count() == N - 40
     assert {0, 1, 2, 3} <= {*one.latents[one.columns].tolist()}  # most of their variance is between animals
     assert result.results["p"].null_count() == len(result.results) and "coalition_f1" not in result.results.columns
 
 
-def test_clusters_of_images_have_no_null(place):
-    store, _, _, _ = place
+def test_clusters_of_images_have_no_null(recording):
+    store, _, _, _ = recording
     settings = MapSettings(rows=("cluster",), n_clusters=4, max_images=50)
     result = map_latents({"planted": identity()}, store, settings, layer=4, device="cpu")
     assert result.results["rank"].unique().to_list() == ["cluster"] and 2 <= len(result.results) <= 4
@@ -113,8 +114,8 @@ def test_clusters_of_images_have_no_null(place):
     assert len(result.images) == 50 and result.images["cluster"].is_sorted()
 
 
-def test_groups_are_permuted_together(place):
-    store, _, _, _ = place
+def test_groups_are_permuted_together(recording):
+    store, _, _, _ = recording
     nulls = [
         map_latents({"p": identity()}, store, MapSettings(rows=("animal",), group=group, n_coalition=0), layer=4, device="cpu")
         .results["null_f1"].to_numpy().mean()
@@ -125,8 +126,8 @@ def test_groups_are_permuted_together(place):
         map_latents({"p": identity()}, store, MapSettings(rows=("animal",), group="camera"), layer=4, device="cpu")
 
 
-def test_conditions_choose_the_images(place):
-    store, codes, tree, _ = place
+def test_conditions_choose_the_images(recording):
+    store, codes, tree, _ = recording
     settings = MapSettings(rows=("animal",), where="camera=c0|c1, family=Felidae", permutations=0, searches=0)
     result = map_latents({"p": identity()}, store, settings, taxonomy=tree, layer=4, device="cpu")
     table = store.examples.with_row_index("number")
@@ -143,10 +144,10 @@ def dense() -> KMeansDictionary:
     return KMeansDictionary(Normaliser(torch.zeros(D), torch.ones(())), means, "inverse")
 
 
-def test_dense_dictionaries_beside_sparse_ones_are_left_out(place, caplog):
+def test_dense_dictionaries_beside_sparse_ones_are_left_out(recording, caplog):
     settings = MapSettings(rows=("animal",), permutations=0, n_coalition=0)
     result = map_latents(
-        {"a": identity(), "means": dense(), "b": identity(2)}, place[0], settings, layer=4, device="cpu"
+        {"a": identity(), "means": dense(), "b": identity(2)}, recording[0], settings, layer=4, device="cpu"
     )
     assert [one.name for one in result.maps] == ["a", "b"] and "left out: means (100%" in caplog.text
     assert result.results.filter(member="a").drop("member").equals(result.results.filter(member="b").drop("member"))
@@ -171,9 +172,9 @@ def nan_codes() -> saev.SparseAutoencoder:
         (identity, {"rows": ("animal",), "where": "specimen=lion0"}, "widen where=specimen=lion0"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_said(place, dictionary, settings, said):
+def test_what_does_not_fit_is_said(recording, dictionary, settings, said):
     with pytest.raises(ValueError) as error:
-        map_latents({"other": dictionary()}, place[0], MapSettings(**settings), layer=4, device="cpu")
+        map_latents({"other": dictionary()}, recording[0], MapSettings(**settings), layer=4, device="cpu")
     assert said in str(error.value), error.value
 
 

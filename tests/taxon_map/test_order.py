@@ -57,10 +57,10 @@ def test_the_order_by_centre_is_one_of_the_linkages():
 def test_correlations_are_numpys_and_0_for_constant_columns():
     codes = np.random.default_rng(0).random((20, 6)).astype(np.float32)
     codes[:, 2], codes[:, 4] = 0, 0.1
-    found = correlations(codes)
+    result = correlations(codes)
     varying = [0, 1, 3, 5]
-    assert found[np.ix_(varying, varying)] == pytest.approx(np.corrcoef(codes[:, varying].T), abs=1e-5)
-    assert not found[2].any() and not found[4].any()
+    assert result[np.ix_(varying, varying)] == pytest.approx(np.corrcoef(codes[:, varying].T), abs=1e-5)
+    assert not result[2].any() and not result[4].any()
 
 
 def test_rows_are_divided_evenly_over_leaves():
@@ -78,11 +78,11 @@ def test_explained_is_the_ratio_of_sums_of_squares():
     rng = np.random.default_rng(0)
     codes, leaf = rng.random((40, 5)) * (rng.random((40, 5)) < 0.5), rng.integers(0, 4, 40)
     codes[:, 3], codes[:, 4] = 0, 0.3
-    found = explained(csc_matrix(codes), leaf)
+    result = explained(csc_matrix(codes), leaf)
     for j in range(3):
         between = sum((leaf == k).sum() * (codes[leaf == k, j].mean() - codes[:, j].mean()) ** 2 for k in range(4))
-        assert found[j] == pytest.approx(between / ((codes[:, j] - codes[:, j].mean()) ** 2).sum())
-    assert found[3] == found[4] == 0
+        assert result[j] == pytest.approx(between / ((codes[:, j] - codes[:, j].mean()) ** 2).sum())
+    assert result[3] == result[4] == 0
 
 
 def test_images_are_clustered_by_their_codes():

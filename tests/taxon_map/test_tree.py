@@ -14,8 +14,8 @@ SPECIES = ["lion", "wolf", "lynx", None, "yeti", "lion", "fox"]
 
 def brute(values: dict, node_name: str) -> list[bool]:
     """Whether each image has the values that a node's name says, and every rank above."""
-    wanted = dict(part.split("=") for part in node_name.split("/"))
-    return [all(values[rank][i] == value for rank, value in wanted.items()) for i in range(len(FAMILIES))]
+    parts = dict(part.split("=") for part in node_name.split("/"))
+    return [all(values[rank][i] == value for rank, value in parts.items()) for i in range(len(FAMILIES))]
 
 
 def test_nodes_are_all_prefixes_and_have_the_images_with_their_values():

@@ -60,9 +60,9 @@ def written(path: Path, store, images=None) -> str:
 
 
 def embedded(page: str, id: str) -> str:
-    found = re.search(rf'<script [^>]*id="{id}">(.*?)</script>', page, re.DOTALL)
-    assert found
-    return found[1]
+    match = re.search(rf'<script [^>]*id="{id}">(.*?)</script>', page, re.DOTALL)
+    assert match
+    return match[1]
 
 
 def test_the_embedded_bytes_are_the_codes(tmp_path, store):
@@ -138,12 +138,12 @@ def test_a_browser_draws_the_map(tmp_path, store):
     dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
     title = re.search("<title>(.*?)</title>", dom)
     assert title and title[1].startswith("["), dom[-2000:]
-    cell, found, y0, y1, collapsed, n, means, by_node, moved, again, restored, x1, last = json.loads(
+    cell, n_hits, y0, y1, collapsed, n, means, by_node, moved, again, restored, x1, last = json.loads(
         title[1].replace("&lt;", "<").replace("&gt;", ">")
     )
     path = store.examples["path"][3]
     assert cell.startswith(f"F<b> › g · {path}latent 74: code 5.00") and "best latent of G, F1 0.200" in cell
-    assert found == 3 and y0 == 0 and y1 < 9  # F, f, and f.jpg; the first is zoomed to
+    assert n_hits == 3 and y0 == 0 and y1 < 9  # F, f, and f.jpg; the first is zoomed to
     assert collapsed.startswith("G · 3 imageslatent 70: mean code") and n == 2
     mean = np.stack([quantised(codes)[:6].mean(0), quantised(codes)[6:].mean(0)])
     assert means == np.round(255 * mean[0] / np.maximum(mean.max(0), 1e-9)).tolist()
