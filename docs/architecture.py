@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "images, backbones and dictionaries",
         ("saev.images", "saev.vits", "saev.demo", "saev.nn", "saev.baselines", "saev.dictionary", "saev.checkpoint",
-         "saev.saved", "saev.saved_folders", "saev.codes", "saev.scoring", "saev.interop"),
+         "saev.annotations", "saev.saved", "saev.saved_folders", "saev.codes", "saev.scoring", "saev.interop"),
     ),
     (
         "what is done with them",

@@ -33,10 +33,11 @@ from .nn.normalise import Normaliser
 from .nn.autoencoder import SparseAutoencoder
 from .nn.bank import SAEBank
 
-# --- baselines, image sets and backbones: saev.baselines.KMeans, saev.images.FolderImages, saev.vits.TimmVit, ...
-from . import baselines, demo, images, vits
+# --- baselines, image sets, backbones and names of latents: saev.baselines.KMeans, saev.images.FolderImages, saev.annotations.read, ...
+from . import annotations, baselines, demo, images, vits
 
 # --- what is on disk
+from .annotations import annotate
 from .checkpoint import load, read_config, save_dictionary
 from .codes.store import CodeStore
 from .dictionary import Dictionary, Scorer
@@ -46,11 +47,11 @@ from .shards.stream import TokenStream
 
 # fmt: off
 __all__ = [
-    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "ContrastSettings", "Dictionary", "EncodeSettings",
-    "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "Groups", "JumpReLU", "LightningParts",
-    "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
-    "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder",
-    "SparseSettings", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "baselines", "contrast", "convert",
-    "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe", "read_config",
+    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "ContrastSettings", "Dictionary",
+    "EncodeSettings", "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "Groups", "JumpReLU",
+    "LightningParts", "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
+    "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder", "SparseSettings",
+    "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "annotate", "annotations", "baselines", "contrast",
+    "convert", "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe", "read_config",
     "record", "save_dictionary", "show", "store_activations", "train", "traits", "vits",
 ]

@@ -30,6 +30,7 @@ STAGES = {
 # Verbs that take directories as plain arguments -> the key that lists them.
 DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "map", "show"), "dictionaries")
 TOOLS = {
+    "annotate": "name the latents of a dictionary; pages and tables show the names",
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "the states of a sweep's jobs, and their results; default: the newest sweep or run",
     "doctor": "check the environment, and datasets given as arguments; print the remedy for each fault",

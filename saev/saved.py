@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from saev import annotations
 from saev.checkpoint import CONFIG, load, read_config
 from saev.dictionary import Dictionary
 from saev.files import plain_name
@@ -45,6 +46,10 @@ class SavedDictionary:
     def provenance(self) -> Mapping[str, Any]:
         """What it was trained on: dataset, layer, token_roles, ...; empty where that is not known."""
         return self.config.get("provenance") or {}
+
+    def names(self) -> dict[int, str]:
+        """The names of annotated latents (saev/annotations.py); none of a dictionary in memory. ValueError for a malformed file."""
+        return {} if self.path is None else annotations.names(self.path)
 
     def load(self, device: str) -> Dictionary:
         """The dictionary on `device`, in evaluation mode; of one in memory, a copy."""

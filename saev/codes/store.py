@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Int64, Shaped
 
+from saev import annotations
 from saev.codes import by_image, by_latent
 from saev.codes.arrays import array_path
-from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest
+from saev.codes.manifest import ARRAYS, LATENTS, SPANS, CodesManifest, identity_of
 from saev.codes.rows import CodeRows, joined
 from saev.files import read_parquet, sha256
 from saev.shards.merging import sidecar_path
@@ -56,6 +57,16 @@ class CodeStore:
     def nnz(self) -> int:
         """Codes stored."""
         return self.manifest.nnz
+
+    def names(self) -> dict[int, str]:
+        """The names of annotated latents, from the folder of the dictionary where that is still there and the same."""
+        folder = Path(self.manifest.dictionary["path"])
+        if (
+            not (folder / annotations.FILE).is_file()
+            or identity_of(folder)["sha256"] != self.manifest.dictionary["sha256"]
+        ):
+            return {}
+        return annotations.names(folder)
 
     def rows(self, start: int = 0, stop: int | None = None) -> CodeRows:
         """Rows start to stop (excluded; None: to the end). ValueError beyond the rows there are."""

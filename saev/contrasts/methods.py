@@ -26,6 +26,7 @@ class Method(NamedTuple):
     scores: Scores
     about: Mapping[str, Any]
     codes: CodeStore | None  # of sparse dictionaries
+    names: Mapping[int, str]  # of annotated latents
 
     @property
     def n_latents(self) -> int:
@@ -53,9 +54,9 @@ def methods_of(
     raw = np.asarray(scores.pop(RAW)["all"]) if RAW in scores else np.zeros((len(study.images), 0), np.float32)
     of: dict[str, SavedDictionary] = {one.name: one for one in study.members}
     methods = [
-        Method(name, kind_of(of[name]), by["all"], about(of[name]), stores.get(name, {}).get("all"))
+        Method(name, kind_of(of[name]), by["all"], about(of[name]), stores.get(name, {}).get("all"), of[name].names())
         if name in of
-        else Method(name, CHANNELS, by["all"], {}, None)
+        else Method(name, CHANNELS, by["all"], {}, None, {})
         for name, by in scores.items()
     ]
     return methods, raw

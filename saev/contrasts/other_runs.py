@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int64
 
+from saev.annotations import with_names
 from saev.contrasts.methods import Method
 from saev.contrasts.partners import partners
 from saev.contrasts.settings import ContrastSettings
@@ -23,7 +24,8 @@ log = logging.getLogger(__name__)
 MOST = 200  # latents of a method that partners are looked for
 CORRELATION = 0.5  # from which a latent counts as the same, where it is also above its null
 SCHEMA = {
-    "layer": pl.Int64, "method": pl.String, "latent": pl.Int64, "run": pl.String, "run_layer": pl.Int64, "partner": pl.Int64,
+    "layer": pl.Int64, "method": pl.String, "latent": pl.Int64, "name": pl.String, "run": pl.String, "run_layer": pl.Int64,
+    "partner": pl.Int64, "partner_name": pl.String,
     "correlation": pl.Float64, "jaccard": pl.Float64, "null": pl.Float64, "matched": pl.Boolean, "n_images": pl.Int64,
 }  # fmt: skip
 
@@ -71,6 +73,7 @@ def partner_rows(
     """A row per latent and other dictionary: its partner, one-to-one. `methods`: with the latents that partners are looked for."""
     parts = []
     for one, store, layer in study.others:
+        named = one.names()
         there = shared_images(study, store, layer, one.name)
         both = np.flatnonzero(there >= 0)
         images = np.unique(there[both])
@@ -87,7 +90,8 @@ def partner_rows(
                 "jaccard": found.jaccard.astype(np.float64), "null": found.null.astype(np.float64),
                 "matched": found.matched(CORRELATION), "n_images": len(both),
             }  # fmt: skip
-            parts.append(pl.DataFrame(columns, schema_overrides=SCHEMA))
+            rows = with_names(pl.DataFrame(columns), method.names)
+            parts.append(with_names(rows, named, "partner", "partner_name").cast(SCHEMA))
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
 

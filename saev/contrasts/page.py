@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 
+from saev.annotations import titled
 from saev.contrasts.page_data import ROWS, Shown, page_data
 from saev.contrasts.pipeline import ContrastResult
 from saev.files import write_atomically
@@ -42,7 +43,11 @@ def write_contrast_page(
             album.add(example)
     grids, paths = grids_of(result, used), {i: str(store.examples["path"][i]) for i in used}
     columns = columns_of(results)
-    data = page_data(result.contrast, result.pairs, result.cards, methods, {}, grids, paths) if methods else ""
+    data = (
+        page_data(result.contrast, result.pairs, result.cards, methods, names_of(result.contrast), grids, paths)
+        if methods
+        else ""
+    )
     rows = [
         {
             "pair": f"{row['pair']} ({row['n_a']} and {row['n_b']} images)",
@@ -89,6 +94,20 @@ def shown_examples(result: ContrastResult) -> list[int]:
     return sorted(out)
 
 
+def names_of(contrast: pl.DataFrame) -> dict[tuple[int, str], dict[int, str]]:
+    """The names of annotated latents, by layer and method."""
+    named: dict[tuple[int, str], dict[int, str]] = {}
+    rows = contrast.filter(pl.col("name").is_not_null()).select("layer", "method", "latent", "name").unique()
+    for layer, method, latent, name in rows.iter_rows():
+        named.setdefault((layer, method), {})[latent] = name
+    return named
+
+
+def latent_title(row: Mapping[str, Any], layers: bool) -> str:
+    """A row's latent with its name, and the method."""
+    return f"{titled(row['latent'], {row['latent']: row['name'] or ''})} of {title_of(row, layers)}"
+
+
 def grids_of(result: ContrastResult, examples: Sequence[int]) -> dict[int, tuple[int, int]]:
     """The grid of patches of each image; images without one are left out."""
     table = result.store.examples
@@ -128,9 +147,7 @@ def across_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
         key = row["layer"], row["method"], row["latent"]
         of_pairs = [gaps[*key, pair.name] for pair in result.pairs]
         cells = [MISSING if d is None else f"{d:+.2f}" + ("*" if p <= 0.05 else "") for d, p in of_pairs]
-        rows.append(
-            [f"{row['latent']} of {title_of(row, layers)}", str(row["separated"]), digits(row["smallest_d"]), *cells]
-        )
+        rows.append([latent_title(row, layers), str(row["separated"]), digits(row["smallest_d"]), *cells])
     return {
         "note": ACROSS_EXPLAINED,
         "headings": ["pairs", "smallest", *(pair.name for pair in result.pairs)],
@@ -144,13 +161,13 @@ def partners_table(result: ContrastResult, layers: bool) -> dict[str, Any] | Non
     if not len(table):
         return None
     runs = list(dict.fromkeys(table["run"]))
-    keys = ["layer", "method", "latent"]
+    keys = ["layer", "method", "latent", "name"]
     counts = table.group_by(keys, maintain_order=True).agg(pl.col("matched").sum(), pl.col("correlation").mean())
     counts = counts.sort("matched", "correlation", descending=True, maintain_order=True).head(ACROSS)
     by_run = {
-        (layer, method, latent, run): (partner, correlation, jaccard, matched)
-        for layer, method, latent, run, partner, correlation, jaccard, matched in table.select(
-            *keys, "run", "partner", "correlation", "jaccard", "matched"
+        (layer, method, latent, run): (titled(partner, {partner: name or ""}), correlation, jaccard, matched)
+        for layer, method, latent, _, run, partner, name, correlation, jaccard, matched in table.select(
+            *keys, "run", "partner", "partner_name", "correlation", "jaccard", "matched"
         ).iter_rows()
     }
     rows = []
@@ -159,5 +176,5 @@ def partners_table(result: ContrastResult, layers: bool) -> dict[str, Any] | Non
         for run in runs:
             partner, correlation, jaccard, matched = by_run[row["layer"], row["method"], row["latent"], run]
             cells.append(f"{partner}: {correlation:.2f}, {jaccard:.2f}" + ("*" if matched else ""))
-        rows.append([f"{row['latent']} of {title_of(row, layers)}", f"{row['matched']} of {len(runs)}", *cells])
+        rows.append([latent_title(row, layers), f"{row['matched']} of {len(runs)}", *cells])
     return {"note": PARTNERS_EXPLAINED, "headings": ["found in", *runs], "rows": rows}

@@ -65,6 +65,9 @@ def prepare(
         store = opened(dataset)
     else:
         raise ValueError("no dictionary and no recording is named: give a run, or dataset=DIRECTORY with layer=.")
+    others = find_dictionaries(runs) if runs else []
+    for one in (*saved, *others):
+        one.names()  # ValueError for malformed annotations
     table = columns_of(groups, store)
     by_layer = dictionaries_by_layer(saved, store, layers)
     pairs = pairs_of(groups, table, with_tokens(store, [*by_layer], settings.tokens))
@@ -75,7 +78,6 @@ def prepare(
         Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images)
         for layer, members in by_layer.items()
     ]
-    others = find_dictionaries(runs) if runs else []
     return [dataclasses.replace(study, others=open_others(study, others)) for study in studies]
 
 

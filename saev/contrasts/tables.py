@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32
 
+from saev.annotations import with_names
 from saev.contrasts import best
 from saev.contrasts.across_pairs import across_pairs
 from saev.contrasts.cards import Card, card_of
@@ -44,7 +45,7 @@ def layer_tables(
         constants = {"method": method.name, "kind": method.kind, **method.about, **where}
         of_pairs = statistics[method.name]
         for pair, one in zip(study.pairs, of_pairs, strict=True):
-            tables["contrast"].append(with_constants(latent_rows(pair.name, one), constants))
+            tables["contrast"].append(with_constants(latent_rows(pair.name, one), constants, method.names))
         rows = []
         with bar(f"{method.name}, best latents and classifiers", len(study.pairs)) as advance:
             for number, one in enumerate(of_pairs):
@@ -60,14 +61,16 @@ def layer_tables(
                     columns = accuracy_columns(fitted)
                     on_raw.setdefault(number, {key: value for key, value in columns.items() if "_raw" in key})
                     row |= columns | on_raw[number]
-                    tables["classifier"].append(with_constants(weight_rows(row["pair"], fitted), constants))
+                    tables["classifier"].append(
+                        with_constants(weight_rows(row["pair"], fitted), constants, method.names)
+                    )
                 rows.append(row)
                 advance(1)
-        tables["results"].append(with_constants(pl.DataFrame(rows), constants))
+        tables["results"].append(with_constants(pl.DataFrame(rows), constants, method.names))
         if len(study.pairs) > 1:
             columns = across_pairs(of_pairs, settings.alpha)
             table = pl.DataFrame({"latent": np.arange(method.n_latents), **columns}).filter(pl.col("separated") > 0)
-            tables["across"].append(with_constants(table, constants))
+            tables["across"].append(with_constants(table, constants, method.names))
     return {
         name: pl.concat(parts, how="diagonal_relaxed") if parts else pl.DataFrame() for name, parts in tables.items()
     }
@@ -88,9 +91,9 @@ def latent_rows(pair: str, statistics: PairStatistics) -> pl.DataFrame:
     return pl.DataFrame({"pair": pair, "latent": np.arange(len(statistics.columns["z"])), **statistics.columns})
 
 
-def with_constants(table: pl.DataFrame, constants: Mapping[str, Any]) -> pl.DataFrame:
-    """The table with the same values in further columns, and NaN as null."""
-    table = table.with_columns(pl.col(pl.Float64).fill_nan(None))
+def with_constants(table: pl.DataFrame, constants: Mapping[str, Any], names: Mapping[int, str]) -> pl.DataFrame:
+    """The table with the latents' names, the same values in further columns, and NaN as null."""
+    table = with_names(table.with_columns(pl.col(pl.Float64).fill_nan(None)), names)
     return table.with_columns(pl.lit(value, TYPES.get(name)).alias(name) for name, value in constants.items())
 
 

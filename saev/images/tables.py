@@ -17,10 +17,7 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
     .csv (, or ;) and .tsv have a header; `key` names the key column (default: the first). Other files have a line `key value`
     per image, whose value goes into `column`. ValueError naming file and line where a table is malformed.
     """
-    if file.suffix.lower() in (".csv", ".tsv"):
-        lines = _records(file, "\t" if file.suffix.lower() == ".tsv" else ",", key)
-    else:
-        lines = _pairs(file, column)
+    lines = _records(file, key) if file.suffix.lower() in (".csv", ".tsv") else _pairs(file, column)
     rows: dict[str, dict[str, str]] = {}
     for number, name, row in lines:
         if name in rows:
@@ -31,27 +28,30 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
 
 def first_column(file: Path) -> str:
     """The name of a .csv or .tsv file's first column; "" for an empty file."""
-    header = next(_split(file, "\t" if file.suffix.lower() == ".tsv" else ","), (0, [""]))[1]
+    header = next(records(file), (0, [""]))[1]
     return header[0].strip()
 
 
-def _records(file: Path, delimiter: str, key: str) -> Iterable[tuple[int, str, dict[str, str]]]:
-    records = _split(file, delimiter)
-    header = [name.strip() for name in next(records, (0, []))[1]]
+def _records(file: Path, key: str) -> Iterable[tuple[int, str, dict[str, str]]]:
+    lines = records(file)
+    header = [name.strip() for name in next(lines, (0, []))[1]]
     key = key or (header or [""])[0]
     if key not in header or len({*header}) < len(header):
         why = f"has no column {key!r}" if key not in header else "names a column twice"
         raise ValueError(f"{file} {why}: its first line is {', '.join(header) or 'empty'}.")
-    for line, values in records:
+    for line, values in lines:
         if len(values) != len(header):
             raise ValueError(f"{file}, line {line} has {len(values)} fields, the header {len(header)}.")
         row = {name: sys.intern(value.strip()) for name, value in zip(header, values, strict=True)}
         yield line, row.pop(key), row
 
 
-def _split(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """(its last line, fields) of each record that is not empty; ValueError naming the line of a quote that is not closed."""
-    text = read_text(file)
+def records(file: Path) -> Iterator[tuple[int, list[str]]]:
+    """(its last line, fields) of each record of a .csv (, or ;) or .tsv file that is not empty, the header first.
+
+    ValueError naming the line of a quote that is not closed.
+    """
+    text, delimiter = read_text(file), "\t" if file.suffix.lower() == ".tsv" else ","
     header = text.partition("\n")[0]
     if delimiter == "," and header.count(";") > header.count(","):  # spreadsheets write it where the comma is decimal
         delimiter = ";"

@@ -38,6 +38,9 @@ class ProbeInputs:
     dictionaries: Sequence[SavedDictionary]
     codes: Mapping[str, CodeStore]
     data: LabelledData
+    names: Mapping[str, Mapping[int, str]] = dataclasses.field(
+        default_factory=dict
+    )  # of annotated latents, by dictionary
 
     @property
     def n_latents(self) -> dict[str, int]:
@@ -110,7 +113,8 @@ def open_inputs(
         raise ValueError(f"the dictionaries read different layers ({layers}): probe those of one layer at a time.")
     index = store.resolve_layer(next(iter(layers.values())))
     data = labelled_data(store, settings, index, None if validation is None else _open(validation))
-    return ProbeInputs(saved, codes, data)
+    annotated = {name: one.names() for name, one in {**{one.name: one for one in saved}, **codes}.items()}
+    return ProbeInputs(saved, codes, data, annotated)
 
 
 def _open(recording: Recording) -> ActivationStore:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import polars as pl
 from torch import Tensor
 
+from saev.annotations import with_names
 from saev.codes.store import CodeStore
 from saev.device import resolve_device
 from saev.dictionary import Dictionary
@@ -107,7 +108,7 @@ def probe(
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
     classes, results = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device)
-    origins = inputs.origins()
+    classes, origins = named(classes, inputs.names), inputs.origins()
     tables = {
         name: table.join(origins, "member", maintain_order="left")
         for name, table in (("classes", classes), ("results", results))
@@ -128,6 +129,15 @@ def probe(
     if checkpoint and not keep_checkpoint:
         checkpoint.unlink(missing_ok=True)
     return ProbeResult(tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path)
+
+
+def named(classes: pl.DataFrame, names: Mapping[str, Mapping[int, str]]) -> pl.DataFrame:
+    """Rows of classes with the name of each best latent, null where it has none. `names`: by dictionary and latent."""
+    parts = [
+        with_names(rows, names.get(str(member), {}))
+        for (member,), rows in classes.partition_by("member", as_dict=True, maintain_order=True).items()
+    ]
+    return pl.concat(parts)
 
 
 def find_best(

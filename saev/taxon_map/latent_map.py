@@ -1,6 +1,7 @@
 """One dictionary's pooled codes against the nodes of a tree: counts, nulls, coalitions, and the order of rows and columns."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -33,6 +34,7 @@ class LatentMap:
     coalition_null: Float64[np.ndarray, "searches nodes"]
     rows: Int64[np.ndarray, " rows"]
     columns: Int64[np.ndarray, " columns"]
+    names: Mapping[int, str]  # of annotated latents
 
     @property
     def shown(self) -> Float32[np.ndarray, "rows columns"]:
@@ -47,6 +49,7 @@ def map_of(
     tree: Tree | None,
     group: Int64[np.ndarray, " images"],
     settings: MapSettings,
+    names: Mapping[int, str] = {},
 ) -> LatentMap:
     """Compare pooled codes [images, latents] with a tree; None: with clusters of at most `max_images` of the images.
 
@@ -83,7 +86,7 @@ def map_of(
     shown = codes[rows][:, columns].toarray().astype(np.float32)
     return LatentMap(
         name, selection, settings, tree, codes, latents, explained(codes, tree.leaf), count(fires, tree, tree.leaf), maxima,
-        judged, candidates, coalition_null, rows, columns[seriate(shown)[0]],
+        judged, candidates, coalition_null, rows, columns[seriate(shown)[0]], names,
     )  # fmt: skip
 
 

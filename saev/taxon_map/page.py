@@ -33,7 +33,7 @@ def heat_map(one: LatentMap, results: pl.DataFrame) -> HeatMap:
         first, stop = np.searchsorted(leaf[one.rows], [node.first, node.stop]).tolist()
         top = top_images(one, node, number[latent])
         nodes.append(MapNode(node.name, node.rank, node.value, node.depth, first, stop, top))
-    return HeatMap(codes, one.selection.images[one.rows], one.latents[one.columns], one.tree.ranks, nodes)
+    return HeatMap(codes, one.selection.images[one.rows], one.latents[one.columns], one.tree.ranks, nodes, one.names)
 
 
 def top_images(one: LatentMap, node: Node, latent: int) -> list[tuple[int, float, bool]]:

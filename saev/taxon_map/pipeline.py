@@ -6,7 +6,7 @@ dictionaries, recording ──prepare──▶ studies ──scoring──▶ po
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +61,7 @@ class Study:
     selection: Selection
     tree: Tree | None
     group: Int64[np.ndarray, " images"]
+    names: Mapping[int, str]  # of annotated latents
 
 
 def map_latents(
@@ -131,6 +132,7 @@ def prepare(
         )
     studies, tables = [], {}
     for one in find_dictionaries(dictionaries):
+        names = one.names()
         selection = select_tokens(one, recording, activations, layer, settings.tokens, "all")
         store = selection.store
         images = np.unique(selection.spans.example)  # images without tokens have no codes
@@ -152,7 +154,7 @@ def prepare(
             if new:
                 report_missing(tree, store.name, taxa)
             group_leaves(tree, group, settings.group)  # ValueError for a group of several taxa
-        studies.append(Study(one, selection, tree, group))
+        studies.append(Study(one, selection, tree, group, names))
     return sparse_alone(studies, device)
 
 
@@ -189,4 +191,4 @@ def map_of_study(study: Study, settings: MapSettings, codes: str | os.PathLike |
     pooled = csc_matrix(scores)
     if not np.isfinite(pooled.data).all():
         raise ValueError(f"{one.name}: its codes on {selection.store.name} are not finite: evaluate or train it again.")
-    return map_of(one.name, selection, pooled, study.tree, study.group, settings)
+    return map_of(one.name, selection, pooled, study.tree, study.group, settings, study.names)

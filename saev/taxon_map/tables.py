@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64
 
+from saev.annotations import with_names
 from saev.taxon_map.latent_map import LatentMap
 from saev.taxon_map.settings import CLUSTER
 from saev.taxon_map.statistics import family_wise_p, tail
@@ -29,7 +30,8 @@ def where(one: LatentMap) -> dict[str, Any]:
 
 
 def named(table: pl.DataFrame, one: LatentMap) -> pl.DataFrame:
-    """The table with the columns of `where` before the others."""
+    """The table with the names of latents, and the columns of `where` before the others."""
+    table = with_names(table, one.names) if "latent" in table.columns else table
     return table.select(
         *(pl.lit(value, pl.Int64 if key == "layer" else None).alias(key) for key, value in where(one).items()), pl.all()
     )

@@ -7,6 +7,7 @@ import polars as pl
 from rich.console import Group
 from rich.text import Text
 
+from saev.annotations import titled
 from saev.visuals.columns import MISSING, Column, three, whole
 from saev.visuals.tables import new_table
 
@@ -58,7 +59,9 @@ def contrast_table(results: pl.DataFrame) -> Group:
         table.add_column("latent", justify="right")
         for row in of_pair:
             cells = [cell(column, row, 2) if column.key == "diff" else column.text(row) for column in columns]
-            table.add_row(Text(title_of(row, layers)), *cells, str(row["latent"]))
+            table.add_row(
+                Text(title_of(row, layers)), *cells, Text(titled(row["latent"], {row["latent"]: row.get("name") or ""}))
+            )
         tables.append(table)
     return Group(*tables)
 

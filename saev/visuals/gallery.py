@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saev.annotations import titled
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
@@ -29,7 +30,7 @@ class Shown:
 class Latent:
     """A latent's caption and images."""
 
-    number: int
+    number: str  # with its name
     frequency: str
     images: str
     mean: str
@@ -46,8 +47,9 @@ def gallery(
     album: Album,
     latents: Mapping[int, str],
     patches: bool,
+    names: Mapping[int, str],
 ) -> list[Latent]:
-    """These latents (number -> caption) of a dictionary, or of its codes; heat maps only where it reads patch tokens."""
+    """These latents (number -> caption) of a dictionary, or of its codes, with their names; heat maps only where it reads patch tokens."""
     upper = {latent: float(survey.value[latent, 0]) for latent in latents}
     shown_by: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all of them
     for latent in latents:
@@ -60,10 +62,12 @@ def gallery(
             continue
         for latent, codes in zip(numbers, heatmaps(dictionary, store, layer, example, numbers), strict=True):
             maps[latent, example] = png(heat(codes, upper[latent]))
-    return [_latent(latent, survey, album, maps, about) for latent, about in latents.items()]
+    return [_latent(latent, survey, album, maps, about, names) for latent, about in latents.items()]
 
 
-def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, int], str], about: str) -> Latent:
+def _latent(
+    latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, int], str], about: str, names: Mapping[int, str]
+) -> Latent:
     pairs = zip(survey.example[latent].tolist(), survey.value[latent].tolist(), strict=True)
     shown = [
         Shown(example, album.path(example), digits(value), album.add(example), maps.get((latent, example)))
@@ -71,7 +75,7 @@ def _latent(latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, 
         if example != NONE
     ]
     return Latent(
-        number=latent,
+        number=titled(latent, names),
         frequency=f"{digits(100 * survey.frequency[latent], 2)} %",
         images=f"{whole(int(survey.images[latent]))} of {whole(survey.n_images)}",
         mean=digits(float(survey.mean_value[latent])),

@@ -268,7 +268,7 @@ function setCross(column, band) {
   $("where").textContent = "";
   const bold = document.createElement("b");
   bold.textContent = taxon;
-  $("where").append(bold, ` · ${what}`, document.createElement("br"), `latent ${latent}: ${value} `,
+  $("where").append(bold, ` · ${what}`, document.createElement("br"), `latent ${latent}${data.names[latent] ? ` (${data.names[latent]})` : ""}: ${value} `,
     document.createElement("br"), `not 0 on ${data.firing[column]} of the ${R} images shown, largest code ${data.largest[column]}${note}`);
   const photo = $("photo"), one = data.images[first];
   photo.className = "view p" + one;
@@ -364,7 +364,7 @@ function search() {
   const text = $("search").value.trim().toLowerCase();
   hits = []; current = -1; marked = {rows: [], columns: []};
   if (text) {
-    data.latents.forEach((latent, column) => { if (String(latent) === text) { hits.push({column}); marked.columns.push(column); } });
+    data.latents.forEach((latent, column) => { if (String(latent) === text || (data.names[latent] || "").toLowerCase().includes(text)) { hits.push({column}); marked.columns.push(column); } });
     data.nodes.forEach(([value, , first, stop], node) => { if (stop > first && value.toLowerCase().includes(text)) hits.push({node, first, stop}); });
     data.paths.forEach((path, row) => { if (path.toLowerCase().includes(text)) { hits.push({row}); marked.rows.push(row); } });
   }

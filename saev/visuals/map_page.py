@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float32, Int64, UInt8
 
+from saev.annotations import titled
 from saev.files import write_atomically
 from saev.progress import bar
 from saev.shards import ActivationStore
@@ -50,6 +51,7 @@ class HeatMap:
     latents: Int64[np.ndarray, " columns"]
     ranks: Sequence[str]
     nodes: Sequence[MapNode]
+    names: Mapping[int, str] = dataclasses.field(default_factory=dict)  # of annotated latents
 
 
 def write_map_page(
@@ -117,6 +119,7 @@ def page_data(heat: HeatMap, results: pl.DataFrame, store: ActivationStore) -> d
         "images": heat.examples.tolist(),
         "paths": store.examples["path"].gather(heat.examples).to_list(),
         "latents": heat.latents.tolist(),
+        "names": {str(latent): heat.names[latent] for latent in heat.latents.tolist() if latent in heat.names},
         "largest": [float(f"{value:.3g}") for value in largest.tolist()],
         "firing": (heat.codes != 0).sum(0).tolist(),
         "best": {str(latent): value for latent, value in best.items()},
@@ -134,6 +137,7 @@ def cards(
         best = [
             {
                 "latent": each["latent"],
+                "title": titled(each["latent"], heat.names),
                 "numbers": [three(each[key]) for key in ("f1", "sufficiency", "necessity", "p")],
                 "firing": whole(each["n_firing"]),
                 "width": round(100 * each["f1"]),
@@ -149,7 +153,8 @@ def cards(
             } | {"n_test": coalition["n_test"]}
         out.append(
             {"node": node, "n_images": whole(row["n_images"]), "null": three(row["null_f1"]), "latents": best,
-             "above": row["null_f1"] is None or row["f1"] > row["null_f1"], "coalition": coalition, "latent": row["latent"],
+             "above": row["null_f1"] is None or row["f1"] > row["null_f1"], "coalition": coalition,
+             "latent": titled(row["latent"], heat.names),
              "f1": three(row["f1"]),
              "pictures": [(example, album.path(example), digits(code), inside) for example, code, inside in node.top
                           if example in album.uris]}

@@ -29,9 +29,14 @@ def map_table(results: pl.DataFrame) -> Table:
     margin = pl.col("f1") - pl.col("null_f1").fill_null(0)
     kept = {*results.sort(margin, descending=True, maintain_order=True).head(MOST)["node"]}
     table = new_table(results["member"][0], [f"{column.label}: {column.meaning}" for column in columns], columns)
+    if named := any(row.get("name") for row in rows):
+        table.add_column("name", overflow="fold")
     for row in rows:
         if row["node"] in kept:
-            table.add_row(Text("  " * (row["depth"] - 1) + row["value"]), *(column.text(row) for column in columns))
+            cells = [column.text(row) for column in columns]
+            table.add_row(
+                Text("  " * (row["depth"] - 1) + row["value"]), *cells, *([Text(row["name"] or "")] if named else [])
+            )
     if len(rows) > len(kept):
         table.add_row(Text(f"{len(rows) - len(kept)} more in results.csv", style="dim"))
     return table

@@ -59,6 +59,7 @@ def write_report(
     date: str | None = None,
     choice: Choice = Choice(),  # noqa: B008 it is frozen
     chosen: Mapping[str, Mapping[int, str]] | None = None,
+    names: Mapping[str, Mapping[int, str]] | None = None,
     n_images: int = 8,
     max_members: int = 12,
     progress: bool = False,
@@ -77,6 +78,7 @@ def write_report(
         history: metrics.jsonl, for the training curves.
         config: YAML text. credits: paragraphs. files: label -> path, shown relative to the page.
         choice: the rule by which latents are chosen; or `chosen`: member -> latent -> caption.
+        names: member -> latent -> name, of annotated latents.
         n_images: images per latent. max_members: SAEs whose latents are shown.
         progress: show a progress bar on stderr.
 
@@ -96,7 +98,9 @@ def write_report(
     galleries = []
     for name in shown:
         latents = chosen[name] if chosen else dict.fromkeys(choose_latents(surveys[name], choice).tolist(), "")
-        sections = gallery(members[name], surveys[name], store, layer, album, latents, patches)
+        sections = gallery(
+            members[name], surveys[name], store, layer, album, latents, patches, (names or {}).get(name, {})
+        )
         galleries.append(
             {"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)}
         )

@@ -58,6 +58,7 @@ def show(
     saved = {one.name: one for one in find_dictionaries(given)} if given or not coded else {}
     shown = [*saved.values(), *(SavedDictionary(n, None, {"n_latents": one.n_latents}) for n, one in coded.items())]
     chosen = named_latents(shown, settings, probe)
+    annotated = {name: one.names() for name, one in {**saved, **coded}.items()}
     if images is not None:
         images.check()
     selections = {
@@ -97,6 +98,7 @@ def show(
                 title="Latents",
                 choice=settings.choice,
                 chosen=chosen,
+                names=annotated,
                 n_images=settings.n_images,
                 max_members=len(group),
                 progress=progress,

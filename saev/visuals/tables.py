@@ -67,10 +67,15 @@ def classes_table(rows: Rows, most: int = 12) -> Table:
         best.setdefault(row["class"] or f"class {row['class_id']}", row)
     columns = [column for column in CLASSES if any(row.get(column.key) is not None for row in best.values())]
     table = new_table("class", [f"{column.label}: {column.meaning}" for column in columns], columns)
+    shown = list(best.items())[:most]
+    annotated = any(row.get("name") for _, row in shown)
+    if annotated:
+        table.add_column("name", overflow="fold")
     table.add_column("dictionary", overflow="fold")
-    for name, row in list(best.items())[:most]:
-        cells = (f"{column.text(row)}{ends(row, column.key)}" for column in columns)
-        table.add_row(Text(f"not {name}" if row["sign"] < 0 else name), *cells, named(row))
+    for name, row in shown:
+        cells = [f"{column.text(row)}{ends(row, column.key)}" for column in columns]
+        names = [Text(row.get("name") or "")] if annotated else []
+        table.add_row(Text(f"not {name}" if row["sign"] < 0 else name), *cells, *names, named(row))
     if len(best) > most:
         table.add_row(Text(f"{len(best) - most} more in classes.parquet", style="dim"))
     return table

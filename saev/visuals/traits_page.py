@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import polars as pl
 
+from saev.annotations import titled
 from saev.dictionary import Dictionary
 from saev.files import write_atomically
 from saev.shards import ActivationStore
@@ -39,6 +40,7 @@ def write_traits_page(
     *,
     store: ActivationStore,
     members: Mapping[tuple[str, int], Dictionary] | None = None,
+    names: Mapping[tuple[str, int], Mapping[int, str]] | None = None,
     images: Images | None = None,
     credits: Sequence[str] = (),
     files: Mapping[str, str | Path] | None = None,
@@ -50,6 +52,7 @@ def write_traits_page(
         traits, results, images_of_traits: the tables of `saev.traits`.
         store: the recording of the test images.
         members: dictionaries by method and layer, for heat maps.
+        names: of annotated latents, by method and layer.
         images: the source of the test images; None: a page without photos.
     """
     path, unit = Path(path), results["unit"][0]
@@ -58,7 +61,9 @@ def write_traits_page(
     columns = columns_of(rows)
     album = Album(images, store)
     best = best_methods(traits)
-    galleries = galleries_of(best, images_of_traits, album, store, members or {}) if images is not None else []
+    galleries = (
+        galleries_of(best, images_of_traits, album, store, members or {}, names or {}) if images is not None else []
+    )
     headings, cells = trait_cells(traits, best, several_layers)
     left_out = f"The first {len(galleries)} traits of the table are shown." if len(best) > len(galleries) else ""
     page = ENVIRONMENT.get_template("traits_page.html.j2").render(
@@ -175,6 +180,7 @@ def galleries_of(
     album: Album,
     store: ActivationStore,
     members: Mapping[tuple[str, int], Dictionary],
+    names: Mapping[tuple[str, int], Mapping[int, str]],
 ) -> list[dict[str, Any]]:
     """The pictures of the first traits."""
     out = []
@@ -186,7 +192,7 @@ def galleries_of(
             continue
         latent = int(shown["prototype"][0])
         dictionary, upper = members.get((row["method"], row["layer"])), float(shown["score"].max() or 0)  # type: ignore[arg-type]
-        strips = []
+        title, strips = titled(latent, names.get((row["method"], row["layer"]), {})), []
         for what, text in (("top", ""), ("missed", "have the trait, lowest scores:")):
             pictures = [
                 picture(one, latent, upper, album, store, row["layer"], dictionary)
@@ -195,7 +201,7 @@ def galleries_of(
             strips.append((text, pictures))
         low = "" if row["ap_low"] is None else f" (95 %: from {row['ap_low']:.3f})"
         out.append(
-            {"trait": row["trait"], "method": row["method"], "latent": latent, "ap": f"{row['test_ap']:.3f}{low}",
+            {"trait": row["trait"], "method": row["method"], "latent": title, "ap": f"{row['test_ap']:.3f}{low}",
              "prevalence": f"{row['prevalence']:.3f}", "n_pos": whole(row["n_pos_test"]), "n_test": whole(row["n_test"]),
              "strips": strips}
         )  # fmt: skip

@@ -50,10 +50,10 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def contrasted(cli, place, *arguments):
+def contrasted(cli, place, *arguments, run=None):
     """The tables by name, the page and what was printed."""
     codes = f"codes={place / 'codes'}"
-    shown = cli("contrast", str(place), f"dataset={place / 'activations'}", codes, *FAST, *arguments)
+    shown = cli("contrast", str(run or place), f"dataset={place / 'activations'}", codes, *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
         line.split(None, 1) for line in shown.out.splitlines() if re.match(r"(page|results|contrast|across):", line)
@@ -142,6 +142,30 @@ def test_all_pairs_of_a_column_and_latents_across_them(cli, place):
     assert "Latents across pairs" in page and f"{PLANTED} of planted" in page
 
 
+def test_names_of_latents_are_in_tables_and_on_the_page(cli, place, tmp_path):
+    for run in ("one", "two"):
+        about = {"layer": 4, "token_roles": "patches", "dataset": "activations"}
+        folder = tmp_path / run / "saes" / run
+        saev.save_dictionary(saev.load(place / "saes" / "planted"), folder, provenance=about)
+        saev.annotate(folder, PLANTED, f"band <{run}>")
+    (tmp_path / "outputs").mkdir(exist_ok=True)
+    (tmp_path / "outputs" / "activations").symlink_to(place)
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("name,a,b\nx,species=erato,species=melpomene\ny,species=melpomene,species=erato\n")
+    tables, page, shown = contrasted(cli, place, f"pairs={pairs}", f"runs=[{tmp_path / 'two'}]", run=tmp_path / "one")
+    for name in ("contrast", "across", "classifier", "results", "partners"):
+        table = tables[name].filter(pl.col("method") == "one")
+        names = dict(table.select("latent", "name").iter_rows())
+        assert names.pop(PLANTED) == "band <one>" and {*names.values()} <= {None}, name
+        assert tables[name].columns[tables[name].columns.index("latent") + 1] == "name"
+    assert tables["contrast"].filter(pl.col("method") == "channels")["name"].null_count()
+    partner = tables["partners"].filter(pl.col("latent") == PLANTED).row(0, named=True)
+    assert partner["partner"] == PLANTED and partner["partner_name"] == "band <two>"
+    assert data_of(page)["names"] == [{str(PLANTED): "band <one>"}]
+    assert page.count(f"{PLANTED} (band &lt;one&gt;) of one") == 2  # across pairs, partners
+    assert f"{PLANTED} (band &lt;two&gt;): 1.00" in page and f"{PLANTED} (band" in shown.out
+
+
 def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
     sae = saev.load(place / "saes" / "planted")
     settings = ContrastSettings(baselines=(), channels=False, classifier=False, permutations=99, bootstrap=0)
@@ -150,7 +174,7 @@ def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
         dataset=place / "activations", layers=[4], directory=tmp_path,
     )  # fmt: skip
     assert result.results.row(0, named=True)["latent"] == PLANTED and len(result.cards) == 8
-    assert (tmp_path / "contrast.parquet").is_file()
+    assert (tmp_path / "contrast.parquet").is_file() and result.contrast["name"].null_count() == 64
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """saev map: tables and a page from the command line; what is planted is found, and refusals."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -27,8 +30,8 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-def mapped(cli, folder, *arguments):
-    shown = cli("map", str(folder / "run"), f"dataset={folder / 'data'}", *FAST, *arguments)
+def mapped(cli, folder, *arguments, run=None):
+    shown = cli("map", str(run or folder / "run"), f"dataset={folder / 'data'}", *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
         line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("results:", "nodes:", "page:"))
@@ -51,6 +54,22 @@ def test_a_map_of_families_and_animals_with_photos(cli, folder):
 def test_one_column_without_brackets_and_the_same_rows_again(cli, folder):
     first, second = (mapped(cli, folder, "rows=animal", "group=specimen", "where=camera!=c2")[0] for _ in range(2))
     assert first.equals(second) and first["rank"].unique().to_list() == ["animal"]
+
+
+def test_names_of_latents_are_in_tables_and_on_the_page(cli, folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    saev.annotate(tmp_path / "run" / "saes" / "planted", 0, "cat <fur>")
+    tree = f"taxonomy={folder / 'tree.csv'}"
+    results, nodes, page, shown = mapped(cli, folder, "rows=[family,animal]", tree, run=tmp_path / "run")
+    latents = pl.read_parquet(page.parent / "map_latents.parquet")
+    for table in (results, nodes, latents):
+        names = {latent: name for latent, name in table.select("latent", "name").iter_rows()}
+        assert names.pop(0) == "cat <fur>" and {*names.values()} == {None}
+    text = page.read_text()
+    assert "best latent 0 (cat &lt;fur&gt;)" in text and ">0 (cat &lt;fur&gt;)</button>" in text and "cat" in shown.out
+    assert json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text)[1])["names"] == {
+        "0": "cat <fur>"
+    }
 
 
 def test_clusters(cli, folder):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,8 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def probed(cli, place, *arguments):
-    shown = cli("probe", str(place), f"dataset={place / 'data'}", "layer=1", *FAST, *arguments)
+def probed(cli, place, *arguments, run=None):
+    shown = cli("probe", str(run or place), f"dataset={place / 'data'}", "layer=1", *FAST, *arguments)
     assert shown.code == 0, shown.text
     written = dict(line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("classes:", "results:")))
     return pl.read_parquet(written["classes:"]), pl.read_parquet(written["results:"]), shown
@@ -63,6 +64,9 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
         assert by[member, "true"]["map"] > 1.3 * by[member, "permuted"]["map"]
     assert by["means", "permuted"]["r"] < 0.02 < by["means", "true"]["r"]
     assert by["means", "true"]["map"] == pytest.approx(means["ap"].mean()) and by["means", "true"]["n_classes"] == 3
+    assert classes.columns[classes.columns.index("latent") + 1] == "name" and classes["name"].null_count() == len(
+        classes
+    )
     assert "permuted" in shown.out and "mAP" in shown.out and "sky" in shown.out and "cross-entropy" not in shown.out
     assert "Probes of all latents" in shown.err and "100 %" in shown.err
     assert len(shown.out.splitlines()) < 20
@@ -72,6 +76,19 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
 
 
 @pytest.mark.slow
+def test_names_of_latents_stand_beside_their_numbers(cli, place, tmp_path):
+    shutil.copytree(place / "saes", tmp_path / "run" / "saes")
+    for member in ("means", "nearest"):
+        saev.annotate(tmp_path / "run" / "saes" / member, 1, "[water]")
+    classes, _, shown = probed(cli, place, "nulls=[]", run=tmp_path / "run")
+    assert "[water]" in shown.out
+    named = classes.filter(pl.col("member") != "untrained")
+    assert [name for _, name in named.select("latent", "name").iter_rows()] == [
+        "[water]" if i == 1 else None for i in named["latent"]
+    ]
+    assert classes.filter(pl.col("member") == "untrained")["name"].null_count() == 3
+
+
 def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
     live, _, _ = probed(cli, place, "nulls=[]")
     shown = cli(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from saev.annotations import FILE, annotate
 from saev.checkpoint import save_dictionary
 from saev.nn import ReLU, SparseAutoencoder, TopK
 from saev.shards import ActivationStore
@@ -75,6 +76,15 @@ def test_photos_of_another_folder_are_refused(cli, tiny, tmp_path, dictionary):
     result = cli("show", "device=cpu", str(dictionary), f"dataset={tiny}", "images=folder", f"images.root={tmp_path}")
     assert result.code == 1 and "does not have 40 of 40 images of tiny, e.g." in result.err
     assert "give the image set that was recorded" in result.err
+
+
+def test_names_of_latents_are_in_the_captions(cli, tiny, tmp_path, dictionary):
+    annotate(dictionary, 7, "eye <spot>")
+    page, _ = shown(cli, tmp_path, dictionary, f"dataset={tiny}", "latents=[7,2]")
+    assert headings(page) == ["Latent 7 (eye &lt;spot&gt;)", "Latent 2"]
+    (dictionary / FILE).write_text("latent,name\n7,eye\n")
+    refused = cli("show", "device=cpu", str(dictionary), f"dataset={tiny}", "latents=[7]")
+    assert refused.code == 1 and "annotations.csv: without run" in refused.err
 
 
 def test_without_any_the_rule_chooses(cli, tiny, tmp_path, dictionary):

@@ -1,12 +1,15 @@
 """saev traits: tables and a page from the command line; what is planted is found, and refusals."""
 
 import dataclasses
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from PIL import Image
 from trait_evaluation.sources.recorded import recorded
 
 import saev
@@ -39,8 +42,8 @@ def place(tmp_path_factory) -> Path:
     return root
 
 
-def evaluated(cli, place, *arguments):
-    shown = cli("traits", str(place), f"train={place / 'data'}", *FAST, *arguments)
+def evaluated(cli, place, *arguments, run=None):
+    shown = cli("traits", str(run or place), f"train={place / 'data'}", *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
         line.split(None, 1) for line in shown.out.splitlines() if line.startswith(("page:", "results:", "traits:"))
@@ -75,6 +78,21 @@ def test_tables_have_a_row_for_every_cell_and_key_and_the_page_every_trait(cli, 
     run = next(line.split(None, 1)[1] for line in shown.out.splitlines() if line.startswith("page:"))
     checked = cli("doctor", str(Path(run).parent))
     assert checked.code == 0 and "finished: " in checked.out, checked.text
+
+
+def test_names_of_latents_are_in_the_captions_of_galleries(cli, place, tmp_path):
+    shutil.copytree(place / "saes", tmp_path / "run" / "saes")
+    (tmp_path / "photos").mkdir()
+    for i in range(N):
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / f"{i}.jpg")
+    for latent in range(8):
+        saev.annotate(tmp_path / "run" / "saes" / "means", latent, f"name <{latent}>")
+    arguments = ("split=split", "images=folder", f"images.root={tmp_path / 'photos'}", "channels=false", "baselines=[]")
+    traits, _, page, _ = evaluated(cli, place, *COLUMNS, *arguments, run=tmp_path / "run")
+    assert "name" not in traits.columns and re.search(r"latent (\d) \(name &lt;\1&gt;\) of means", page)
+    (tmp_path / "run" / "saes" / "means" / "annotations.csv").write_text("latent\n")
+    refused = cli("traits", str(tmp_path / "run"), f"train={place / 'data'}", *FAST, *COLUMNS)
+    assert refused.code == 1 and "annotations.csv: without run" in refused.err
 
 
 def test_the_same_command_gives_the_same_rows(cli, place):
