@@ -9,7 +9,9 @@ import pytest
 from conftest import ROOT, TINY, topk_run
 from PIL import Image
 
+from saev.checkpoint import save_dictionary
 from saev.cli import STAGES, TOOLS
+from saev.nn import SparseAutoencoder, TopK
 
 README = (ROOT / "README.md").read_text()
 PAGES = [README, *(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))]
@@ -66,6 +68,10 @@ def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
     arguments = saev_arguments(words)
     if arguments is None:
         return check_other(words)
+    if arguments[:1] == ["annotate"]:
+        folder = save_dictionary(SparseAutoencoder(4, 1024, TopK(2)), tmp_path / "k=2")
+        assert cli("annotate", str(folder), *arguments[2:]).code == 0
+        return
     if arguments[:1] and arguments[0] in TOOLS:
         monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("saev.stages.doctor.MIN_FREE_GB", 0)

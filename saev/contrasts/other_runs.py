@@ -91,7 +91,7 @@ def partner_rows(
                 "matched": found.matched(CORRELATION), "n_images": len(both),
             }  # fmt: skip
             rows = with_names(pl.DataFrame(columns), method.names)
-            parts.append(with_names(rows, named, "partner", "partner_name").cast(SCHEMA))
+            parts.append(with_names(rows, named, "partner", "partner_name").cast(pl.Schema(SCHEMA)))
     return pl.concat(parts) if parts else pl.DataFrame(schema=SCHEMA)
 
 
