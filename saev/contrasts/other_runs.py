@@ -49,14 +49,16 @@ def shared_images(study: Study, store: ActivationStore, layer: int, name: str) -
     return out
 
 
-def open_others(study: Study, others: Sequence[SavedDictionary]) -> list[Other]:
+def open_others(study: Study, others: Sequence[SavedDictionary], root: str | os.PathLike | None = None) -> list[Other]:
     """The dictionaries of other runs; those that the study itself has are left out. ValueError where images differ."""
     known = {one.path for one in study.members if one.path is not None}
     out = []
     for one in others:
         if one.path in known:
             continue
-        store = open_recording(one)
+        trained = one.provenance.get("dataset_fingerprint")
+        same = trained == study.store.manifest.fingerprint or one.provenance.get("dataset") is None
+        store = open_recording(one, study.store if same else None, root)
         layer = layer_of(one, store)
         shared_images(study, store, layer, one.name)
         out.append(Other(one, store, layer))

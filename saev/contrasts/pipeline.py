@@ -56,11 +56,12 @@ def prepare(
     dataset: Recording | None = None,
     layers: Sequence[int] = (),
     runs: Dictionaries | None = None,
+    activations: str | os.PathLike | None = None,
 ) -> list[Study]:
     """The study of each layer. Arguments as of `saev.contrast`. ValueError for what does not fit, before activations are read."""
     saved = find_dictionaries(dictionaries) if dictionaries else []
     if saved:
-        store = open_recording(saved[0], dataset)
+        store = open_recording(saved[0], dataset, activations)
     elif dataset is not None:
         store = opened(dataset)
     else:
@@ -78,7 +79,8 @@ def prepare(
         Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images)
         for layer, members in by_layer.items()
     ]
-    return [dataclasses.replace(study, others=open_others(study, others)) for study in studies]
+    others = find_dictionaries(runs) if runs else []
+    return [dataclasses.replace(study, others=open_others(study, others, activations)) for study in studies]
 
 
 def with_tokens(store: ActivationStore, layers: Sequence[int], tokens: str) -> Bool[np.ndarray, " images"]:

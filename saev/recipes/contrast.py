@@ -24,6 +24,7 @@ def contrast(
     dataset: Recording | None = None,
     layers: Sequence[int] = (),
     runs: Dictionaries | None = None,
+    activations: str | os.PathLike | None = None,
     directory: str | os.PathLike | None = None,
     codes: str | os.PathLike | None = None,
     device: str = "auto",
@@ -39,13 +40,15 @@ def contrast(
         layers: block indices; none: those that the dictionaries were trained on. Dictionaries of other layers are left out.
         runs: further dictionaries over the same images, of any seed, width, layer or backbone, each on the recording that it was
             trained on: partners of separating latents are looked for in them.
+        activations: the folder of recordings, in which those that dictionaries were trained on are looked up; None:
+            $SAEV_OUTPUTS/activations.
         directory: where tables are written; None: a new one below outputs/contrast.
         codes: the folder of codes, which are read where they are there; None: $SAEV_OUTPUTS/codes.
 
     Raises ValueError for what does not fit, before activations are read.
     """
     directory = Path(directory or new_directory("contrast"))
-    studies = prepare(dictionaries, groups, settings, dataset, layers, runs)
+    studies = prepare(dictionaries, groups, settings, dataset, layers, runs, activations)
     if settings.baselines:
         sizes = []  # before anything is fitted
         for study in studies:

@@ -30,7 +30,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     saved = find_dictionaries(list(cfg.dictionaries)) if cfg.dictionaries else []
     images = None
     if saved or cfg.dataset:
-        store = open_recording(saved[0], cfg.dataset) if saved else ActivationStore(cfg.dataset)
+        store = open_recording(saved[0], cfg.dataset, cfg.paths.activations) if saved else ActivationStore(cfg.dataset)
         images = shown_images(cfg, store, "contrast.html")
 
     from saev.recipes.contrast import contrast
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
 
     result = contrast(
         saved or None, groups, settings, dataset=cfg.dataset, layers=layers_of(cfg.layer), directory=directory,
-        runs=list(cfg.runs) or None, codes=cfg.codes, device=cfg.device,
+        runs=list(cfg.runs) or None, activations=cfg.paths.activations, codes=cfg.codes, device=cfg.device,
     )  # fmt: skip
     terminal().print(contrast_table(result.results))
     files = {

@@ -52,8 +52,8 @@ def place(tmp_path_factory) -> Path:
 
 def contrasted(cli, place, *arguments, run=None):
     """The tables by name, the page and what was printed."""
-    codes = f"codes={place / 'codes'}"
-    shown = cli("contrast", str(run or place), f"dataset={place / 'activations'}", codes, *FAST, *arguments)
+    folders = f"codes={place / 'codes'}", f"dataset={place / 'activations'}"
+    shown = cli("contrast", str(run or place / "saes" / "planted"), *folders, *FAST, *arguments)
     assert shown.code == 0, shown.text
     files = dict(
         line.split(None, 1) for line in shown.out.splitlines() if re.match(r"(page|results|contrast|across):", line)
@@ -166,6 +166,22 @@ def test_names_of_latents_are_in_tables_and_on_the_page(cli, place, tmp_path):
     assert f"{PLANTED} (band &lt;two&gt;): 1.00" in page and f"{PLANTED} (band" in shown.out
 
 
+def test_partners_in_another_run(cli, place):
+    sae = saev.load(place / "saes" / "planted")
+    with torch.no_grad():
+        sae.w_enc.copy_(sae.w_enc.roll(7, 1))
+        sae.w_dec.copy_(sae.w_dec.roll(7, 0))
+    provenance = {"layer": 4, "token_roles": "patches"}
+    saev.save_dictionary(sae, place / "rolled" / "saes" / "rolled", provenance=provenance)
+    tables, page, _ = contrasted(
+        cli, place, "by=species", f"runs=[{place / 'rolled'}]", "classifier=false", "channels=false"
+    )
+    row = tables["partners"].filter(pl.col("latent") == PLANTED).row(0, named=True)
+    assert row["partner"] == PLANTED + 7 and row["matched"] and row["correlation"] == pytest.approx(1, abs=1e-3)
+    assert row["jaccard"] == 1 and row["run"] == "rolled" and row["n_images"] == N
+    assert "The same latents in other runs" in page and "1 of 1" in page
+
+
 def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
     sae = saev.load(place / "saes" / "planted")
     settings = ContrastSettings(baselines=(), channels=False, classifier=False, permutations=99, bootstrap=0)
@@ -195,5 +211,5 @@ def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
 )
 def test_what_does_not_fit_is_refused(cli, place, arguments, said):
     given = () if any(one.startswith("dataset=") for one in arguments) else (f"dataset={place / 'activations'}",)
-    shown = cli("contrast", str(place), *given, *FAST, *arguments)
+    shown = cli("contrast", str(place / "saes" / "planted"), *given, *FAST, *arguments)
     assert shown.code != 0 and said in shown.text and "Traceback" not in shown.text, shown.text
