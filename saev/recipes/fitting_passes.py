@@ -104,7 +104,8 @@ class Passes:
         for name, fitter in self.fitters.items():
             if number < fitter.n_passes:
                 metrics = {key: float(value) for key, value in fitter.finish_pass().items()}
-                log.info("%s, pass %d: %s", name, number + 1, ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
+                if metrics:
+                    log.info("%s, pass %d: %s", name, number + 1, ", ".join(f"{k} {v:.6g}" for k, v in metrics.items()))
                 finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
                 with open(self.history, "a") as file:
                     step = (number + 1) * self.plan.n_batches
