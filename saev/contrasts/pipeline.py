@@ -34,7 +34,8 @@ class ContrastResult:
     """Tables of `saev.contrast`.
 
     `contrast` has a row per layer, method, pair and latent; `results` a row per layer, method and pair; `across` a row per layer,
-    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions; `partners` a row per
+    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions, `path` a
+    row per penalty of them; `partners` a row per
     separating latent and dictionary of `runs`. `cards` is what
     the page shows, by layer, method, number of the pair and latent.
     """
@@ -44,6 +45,7 @@ class ContrastResult:
     results: pl.DataFrame
     across: pl.DataFrame
     classifier: pl.DataFrame
+    path: pl.DataFrame
     partners: pl.DataFrame
     pairs: Sequence[Pair]
     cards: Mapping[tuple[int, str, int, int], Card]
@@ -79,7 +81,6 @@ def prepare(
         Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images)
         for layer, members in by_layer.items()
     ]
-    others = find_dictionaries(runs) if runs else []
     return [dataclasses.replace(study, others=open_others(study, others, activations)) for study in studies]
 
 

@@ -12,7 +12,7 @@ from saev.annotations import with_names
 from saev.contrasts import best
 from saev.contrasts.across_pairs import across_pairs
 from saev.contrasts.cards import Card, card_of
-from saev.contrasts.classifier import Classifier, classify
+from saev.contrasts.classifier import FACTORS, Classifier, classify
 from saev.contrasts.maps import LatentMaps
 from saev.contrasts.methods import Method
 from saev.contrasts.settings import ContrastSettings
@@ -35,11 +35,11 @@ def layer_tables(
     settings: ContrastSettings,
     where: Mapping[str, Any],
 ) -> dict[str, pl.DataFrame]:
-    """The tables contrast, results, across and classifier. `where`: columns that are the same in all rows."""
+    """The tables contrast, results, across, classifier and path. `where`: columns that are the same in all rows."""
     statistics = {method.name: statistics_of(method, study, settings) for method in methods}
     # the last one: those that were fitted for this comparison come after those that were given
     reference = next((method for method in reversed(methods) if method.kind == REFERENCE), None)
-    tables: dict[str, list[pl.DataFrame]] = {"contrast": [], "results": [], "across": [], "classifier": []}
+    tables: dict[str, list[pl.DataFrame]] = {"contrast": [], "results": [], "across": [], "classifier": [], "path": []}
     on_raw: dict[int, dict[str, Any]] = {}  # of each pair: the same for all methods
     for method in methods:
         constants = {"method": method.name, "kind": method.kind, **method.about, **where}
@@ -64,6 +64,7 @@ def layer_tables(
                     tables["classifier"].append(
                         with_constants(weight_rows(row["pair"], fitted), constants, method.names)
                     )
+                    tables["path"].append(with_constants(path_rows(row["pair"], fitted), constants))
                 rows.append(row)
                 advance(1)
         tables["results"].append(with_constants(pl.DataFrame(rows), constants, method.names))
@@ -155,6 +156,17 @@ def weight_rows(pair: str, fitted: Classifier | None) -> pl.DataFrame:
     values = ((), (), ()) if fitted is None else (fitted.latents, fitted.weights, fitted.frequency)
     schema = {"latent": pl.Int64, "weight": pl.Float64, "frequency": pl.Float64}
     table = pl.DataFrame(dict(zip(columns, values, strict=True)), schema=schema)
+    return table.select(pl.lit(pair).alias("pair"), pl.all())
+
+
+def path_rows(pair: str, fitted: Classifier | None) -> pl.DataFrame:
+    """The L1 path, a row per penalty: C as a multiple of the smallest one with a weight, latents with a weight, balanced accuracy.
+
+    Means over the inner folds, on which the penalty is chosen.
+    """
+    columns = ((), (), ()) if fitted is None else (FACTORS, fitted.path_latents, fitted.path_accuracy)
+    names = ("c_factor", "n_latents", "inner_accuracy")
+    table = pl.DataFrame(dict(zip(names, columns, strict=True)), schema=dict.fromkeys(names, pl.Float64))
     return table.select(pl.lit(pair).alias("pair"), pl.all())
 
 

@@ -93,6 +93,8 @@ def test_a_planted_latent_is_found_with_its_images(cli, place):
     )
     weights = tables["classifier"].filter(pl.col("method") == "planted")
     assert weights["latent"][0] == PLANTED and weights["weight"][0] > 0
+    path = tables["path"].filter(pl.col("method") == "planted")
+    assert len(path) == 8 and path["n_latents"].is_sorted() and path["inner_accuracy"].max() > 0.9
     assert "planted" in shown.out and "erato / melpomene" in shown.out
     checked = cli("doctor", str(Path(re.search(r"page:\s+(\S+)", shown.out)[1]).parent))
     assert checked.code == 0 and "finished: " in checked.out, checked.text
