@@ -85,7 +85,7 @@ def register() -> None:
     traits = {"dictionaries": list[str], "train": str | None, "test": str | None, "layer": Any, "codes": str | None}
     traits |= {**types_of(TraitsSettings), "scorers": dict[str, Any], "device": str}
     store(name="traits_schema", node=schema("Traits", traits, ("vit", "images", "record", "traits", "paths")))
-    contrast = {"dictionaries": list[str], "runs": list[str], "dataset": str | None, "layer": Any, "codes": str | None}
+    contrast = {"dictionaries": list[str], "runs": Any, "dataset": str | None, "layer": Any, "codes": str | None}
     contrast |= {**types_of(Groups, ("pairs", "by", "table", "key", "min_images")), **types_of(ContrastSettings)}
     contrast |= {**dict.fromkeys(("a", "b", "where", "third"), Any), "device": str}  # texts or mappings
     store(name="contrast_schema", node=schema("Contrast", contrast, ("images", "paths")))

@@ -9,8 +9,7 @@ from jaxtyping import Float32, Int64
 from saev.contrasts.groups import Pair
 from saev.contrasts.maps import Align, LatentMaps, Map, commonest, mean_map
 
-FILM = 24  # images of a film strip
-THIRD = 24  # images of the third group
+FILM = 36  # images of a film strip
 
 
 class Card(NamedTuple):
@@ -47,15 +46,16 @@ def card_of(
 def shown(codes: Float32[np.ndarray, " positions"], n_a: int, n_b: int, n: int) -> dict[str, list[int]]:
     """Positions of the images with the highest and the lowest codes of each group, and of all images in the order of their codes.
 
-    high: at most n, descending; low: at most n others, ascending. film: at most FILM, evenly from the order of a and b together.
+    high: at most n, descending; low: at most n others, ascending. film: at most FILM, evenly from the order of all images,
+    the third group among them.
     """
     out: dict[str, list[int]] = {}
     for name, start, stop in (("a", 0, n_a), ("b", n_a, n_a + n_b)):
         order = start + descending(codes[start:stop])
         out[f"{name}_high"] = order[:n].tolist()
         out[f"{name}_low"] = order[max(n, len(order) - n) :][::-1].tolist()
-    out["third"] = (n_a + n_b + descending(codes[n_a + n_b :]))[:THIRD].tolist()
-    order = descending(codes[: n_a + n_b])
+    out["third"] = (n_a + n_b + descending(codes[n_a + n_b :]))[:n].tolist()
+    order = descending(codes)
     out["film"] = order[np.unique(np.linspace(0, len(order) - 1, min(FILM, len(order))).round().astype(int))].tolist()
     return out
 

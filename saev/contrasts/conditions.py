@@ -10,10 +10,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
-from saev.images.tables import shortened
+from saev.images.tables import RESERVED, shortened
 from saev.settings import listed
 
 Conditions = str | Mapping[str, Any]
+MISSING = ("", "na", "nan", "?")  # in lower case: as of tables of labels
 COMPARISONS: dict[str, Callable] = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt}
 PATTERN = re.compile(r"^\s*(?P<column>.*?)\s*(?P<sign>!=|<=|>=|=|<|>)\s*(?P<value>.*?)\s*$", re.DOTALL)
 
@@ -44,8 +45,9 @@ def parse(conditions: Conditions, key: str) -> tuple[Condition, ...]:
     out = []
     for part in conditions.split(","):
         match = PATTERN.match(part)
-        if match is None or not match["column"]:
-            raise ValueError(f"{key}={conditions}: {part.strip()!r} is no condition: write column=value.")
+        if match is None or not match["column"] or match["value"].startswith("="):
+            what = repr(part.strip()) if part.strip() else "what stands beside a comma"
+            raise ValueError(f"{key}={conditions}: {what} is no condition: write column=value.")
         column, sign, value = match.group("column", "sign", "value")
         values = (value,) if sign in COMPARISONS else tuple(each.strip() for each in value.split("|"))
         if sign in COMPARISONS and number(value) is None:
@@ -73,23 +75,39 @@ def holds(conditions: Sequence[Condition], table: pl.DataFrame, key: str) -> Boo
         if sign in COMPARISONS:
             limit, compare = float(values[0]), COMPARISONS[sign]
             numbers = [number(text) for text in texts]
+            if all(value is None for value in numbers):
+                raise ValueError(f"{key}={column}{sign}{values[0]}: column {column!r} holds no numbers.")
             mask &= np.array([value is not None and bool(compare(value, limit)) for value in numbers], bool)
             continue
-        there = sorted({*texts} - {""})
+        there, wanted = sorted({*texts} - {""}), {plain(value) for value in values}
         for value in values:
-            if value not in there:
+            if plain(value) not in {*map(plain, there)}:
                 close = difflib.get_close_matches(value, there, 3, 0.5)
                 hint = f"did you mean {listed(close)}?" if close else f"it has {shortened(there, 6)}."
                 raise ValueError(f"{key}={column}{sign}{value}: no image has this value in column {column!r}; {hint}")
-        is_one = np.isin(np.array(texts, object).astype(str), values)
+        is_one = np.array([plain(text) in wanted for text in texts], bool)
         mask &= known & (is_one if sign == "=" else ~is_one)
     return mask
 
 
 def texts_of(table: pl.DataFrame, column: str, where: str) -> list[str]:
-    """A column's values as text, "" where it is empty; ValueError where there is no such column."""
+    """A column's values as text, "" where they are missing (empty, NA, NaN, ?); ValueError where there is no such column."""
     if column not in table.columns:
-        close = difflib.get_close_matches(column, table.columns, 3, 0.5)
-        hint = f"did you mean {listed(close)}?" if close else f"choose among {', '.join(table.columns)}."
+        names = [name for name in table.columns if name not in RESERVED or name == "path"]
+        close = difflib.get_close_matches(column, names, 3, 0.5)
+        hint = f"did you mean {listed(close)}?" if close else f"choose among {', '.join(names)}."
         raise ValueError(f"{where}: there is no column {column!r}; {hint}")
-    return ["" if value is None else str(value) for value in table[column].to_list()]
+    texts = ["" if value is None else str(value) for value in table[column].to_list()]
+    return ["" if text.strip().lower() in MISSING else text for text in texts]
+
+
+def plain(text: str) -> str:
+    """Texts that mean one number, or one of true and false, in one form.
+
+    >>> plain("1.0"), plain("True"), plain("erato")
+    ('1', 'true', 'erato')
+    """
+    value = number(text)
+    if value is not None:
+        return f"{value:g}" if abs(value) < 1e6 else text
+    return text.lower() if text.lower() in ("true", "false") else text

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int64
 
-from saev.contrasts.conditions import Condition, holds, parse, texts_of
+from saev.contrasts.conditions import Condition, holds, number, parse, texts_of
 from saev.contrasts.settings import Groups
 from saev.images.tables import read_table, shortened
 from saev.probing.image_tables import joined
@@ -18,6 +18,7 @@ from saev.shards import ActivationStore
 
 log = logging.getLogger(__name__)
 TOGETHER = ("where", "third")
+MOST_VALUES = 64  # of a column that are compared two by two: 2,016 pairs
 
 
 class Pair(NamedTuple):
@@ -48,7 +49,7 @@ def pairs_of(groups: Groups, table: pl.DataFrame, readable: Bool[np.ndarray, " i
         largest = max((min(len(pair.a), len(pair.b)) for pair in small), default=0)
         raise ValueError(
             f"min_images={groups.min_images}: no pair has as many images in both groups: {shortened(sizes)}; "
-            f"give larger groups, or min_images={max(largest, 2)}."
+            + ("give larger groups." if largest < 2 else f"give larger groups, or min_images={largest}.")
         )
     if small:
         log.warning("groups of fewer than min_images=%d images, left out: %s", groups.min_images, "; ".join(sizes))
@@ -68,6 +69,11 @@ def named(groups: Groups, table: pl.DataFrame, readable: Bool[np.ndarray, " imag
         values = sorted({*texts.tolist()} - {""})
         if len(values) < 2:
             raise ValueError(f"by={groups.by}: {len(values)} values ({shortened(values)}): a pair needs two.")
+        if len(values) > MOST_VALUES:
+            raise ValueError(
+                f"by={groups.by}: {len(values)} values make {len(values) * (len(values) - 1) // 2} pairs: at most {MOST_VALUES} values are "
+                "compared two by two; choose another column, or name the pairs, pairs=table.csv."
+            )
         return [
             (f"{a} / {b}", {
                 "a": (Condition(groups.by, "=", (a,)),), "b": (Condition(groups.by, "=", (b,)),), "where": where, "third": (),
@@ -120,12 +126,18 @@ def pair_of(name: str, sides: Sides, table: pl.DataFrame, readable: Bool[np.ndar
             f"{name}: {shortened(paths)} are in both groups, {label(sides['a'])} and {label(sides['b'])}: exclude them."
         )
     third = here & masks["third"] & ~a & ~b if sides["third"] else np.zeros(len(table), bool)
-    labels = tuple(label(sides[key]) if sides[key] else "" for key in ("a", "b", "third"))
+    if sides["third"] and not third.any():
+        log.warning("%s: third=%s has no image beside those of a and b, and of where=", name, label(sides["third"]))
+    short = {label(sides[key]) for key in ("a", "b")}
+    full = len(short) < 2 or any(
+        number(text) is not None or text.lower() in ("true", "false", "yes", "no") for text in short
+    )
+    labels = tuple(label(sides[key], full) if sides[key] else "" for key in ("a", "b", "third"))
     return Pair(name, labels, *map(np.flatnonzero, (a, b, third)))  # type: ignore[arg-type]
 
 
-def label(conditions: Sequence[Condition]) -> str:
-    """Conditions as they are shown: the values alone where all are `column=value`."""
-    if all(one.sign == "=" for one in conditions):
+def label(conditions: Sequence[Condition], full: bool = False) -> str:
+    """Conditions as they are shown: the values alone where all are `column=value`, unless `full`."""
+    if not full and all(one.sign == "=" for one in conditions):
         return " ".join("|".join(one.values) for one in conditions)
     return ",".join(f"{one.column}{one.sign}{'|'.join(one.values)}" for one in conditions)

@@ -23,6 +23,8 @@ class LatentMaps:
 
     def __init__(self, codes: CodeStore):
         images, self.codes = codes.images, codes
+        if codes.manifest.tokens not in ("patches", "all"):
+            raise ValueError(f"{codes.root} has codes of {codes.manifest.tokens} tokens: there are no maps.")
         if (
             "grid_h" not in images.columns
             or codes.manifest.first_patch is None
@@ -78,7 +80,7 @@ def mean_map(maps: Sequence[Map], grid: tuple[int, int], align: Align = "none") 
     return (total / max(len(maps), 1)).astype(np.float32)
 
 
-def resampled(one: Map, grid: tuple[int, int]) -> Map:
+def resampled(one: Float32[np.ndarray, "height width"], grid: tuple[int, int]) -> Map:
     """The map on another grid."""
     if one.shape == grid:
         return one
@@ -92,4 +94,4 @@ def aligned(one: Map, align: Align) -> Map:
     if align == "none" or not weight.any():
         return one
     offset = [(n - 1) / 2 - at for n, at in zip(one.shape, center_of_mass(weight), strict=True)]
-    return shift(one, offset, order=1, mode="constant").astype(np.float32)
+    return shift(one, offset, order=1, mode="grid-constant").astype(np.float32)

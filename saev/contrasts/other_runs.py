@@ -88,7 +88,7 @@ def partner_rows(
             found = partners(method.scores[both], latents, other, seed=settings.seed)
             columns: dict[str, Any] = {
                 "layer": study.layer, "method": name, "latent": latents, "run": one.name, "run_layer": layer,
-                "partner": found.latent, "correlation": found.correlation.astype(np.float64),
+                "partner": pl.Series(found.latent).replace(-1, None), "correlation": found.correlation.astype(np.float64),
                 "jaccard": found.jaccard.astype(np.float64), "null": found.null.astype(np.float64),
                 "matched": found.matched(CORRELATION), "n_images": len(both),
             }  # fmt: skip

@@ -10,6 +10,7 @@ import polars as pl
 from saev.annotations import titled
 from saev.contrasts.page_data import ROWS, Shown, page_data
 from saev.contrasts.pipeline import ContrastResult
+from saev.contrasts.tables import BASELINES
 from saev.files import write_atomically
 from saev.visuals.columns import MISSING, digits, whole
 from saev.visuals.contrast_table import cell, columns_of, ordered, title_of
@@ -42,7 +43,7 @@ def write_contrast_page(
         for example in shown_examples(result):
             album.add(example)
     grids, paths = grids_of(result, used), {i: str(store.examples["path"][i]) for i in used}
-    columns = columns_of(results)
+    columns, most = columns_of(results), min(ROWS, max(results["n_latents"].to_list()))
     data = (
         page_data(result.contrast, result.pairs, result.cards, methods, names_of(result.contrast), grids, paths)
         if methods
@@ -57,8 +58,9 @@ def write_contrast_page(
         for row in ordered(results)
     ]
     page = ENVIRONMENT.get_template("contrast_page.html.j2").render(
-        title=title, facts=facts_of(result), columns=columns, explained=EXPLAINED, results=rows, data=data, n_rows=ROWS,
-        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), partners=partners_table(result, layers), album=album,
+        title=title, facts=facts_of(result), columns=columns, explained=EXPLAINED, results=rows, data=data, n_rows=most,
+        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), note=left_out(results, methods),
+        partners=partners_table(result, layers), album=album,
         aspect=aspect(store), n_images=8, credits=[text for text in credits if text],
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
     )  # fmt: skip
@@ -68,12 +70,12 @@ def write_contrast_page(
 
 
 EXPLAINED = (
-    "For each pair and method. AUROC, − random, L1, raw and null are chosen and measured on different images: the best of many "
-    "latents that separate nothing has 0.5 there, on average."
+    "For each pair and method. AUROC, − random, L1, raw and null are chosen and measured on different images: where nothing "
+    "separates the groups, they are on average 0.5, and − random 0."
 )
 ACROSS_EXPLAINED = (
     "The gap of the means in pooled standard deviations (positive: higher in the first group), starred where the latent "
-    "separates the pair (family-wise p at most 0.05). Latents that separate most pairs in one direction stand first; “smallest” is "
+    "separates the pair (family-wise p at most alpha). Latents that separate most pairs in one direction stand first; “smallest” is "
     "the gap that all pairs reach."
 )
 
@@ -82,6 +84,17 @@ PARTNERS_EXPLAINED = (
     "images’ codes, Jaccard index of both latents’ 20 top images. Starred, and counted, where the correlation is at least 0.5 and "
     "larger than that with any latent when the images are permuted."
 )
+
+
+def left_out(results: pl.DataFrame, methods: Sequence[Shown]) -> str:
+    """Which methods have no rankings and pictures on the page."""
+    n = results.select("layer", "method").unique().height
+    if n == len(methods):
+        return ""
+    return (
+        f"Of {n} methods the page shows the rankings of {len(methods)}: of each layer the dictionaries (of baselines alone, the "
+        "baselines) whose best latents have the highest AUROC. The others are in contrast.parquet."
+    )
 
 
 def shown_examples(result: ContrastResult) -> list[int]:
@@ -135,7 +148,8 @@ def across_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
     """The latents of the shown methods that separate most pairs: how many, and the gap of means in each pair."""
     if not len(result.across):
         return None
-    chosen = result.across.filter(pl.col("kind") == "sae")
+    alpha: float = result.results["alpha"].to_list()[0]
+    chosen = result.across.filter(~pl.col("kind").is_in(BASELINES))
     chosen = chosen.sort("separated", "smallest_d", "median_d", descending=True).head(ACROSS)
     if not len(chosen):
         return None
@@ -146,7 +160,7 @@ def across_table(result: ContrastResult, layers: bool) -> dict[str, Any] | None:
     for row in chosen.iter_rows(named=True):
         key = row["layer"], row["method"], row["latent"]
         of_pairs = [gaps[*key, pair.name] for pair in result.pairs]
-        cells = [MISSING if d is None else f"{d:+.2f}" + ("*" if p <= 0.05 else "") for d, p in of_pairs]
+        cells = [MISSING if d is None else f"{d:+.2f}" + ("*" if p <= alpha else "") for d, p in of_pairs]
         rows.append([latent_title(row, layers), str(row["separated"]), digits(row["smallest_d"]), *cells])
     return {
         "note": ACROSS_EXPLAINED,
@@ -165,16 +179,26 @@ def partners_table(result: ContrastResult, layers: bool) -> dict[str, Any] | Non
     counts = table.group_by(keys, maintain_order=True).agg(pl.col("matched").sum(), pl.col("correlation").mean())
     counts = counts.sort("matched", "correlation", descending=True, maintain_order=True).head(ACROSS)
     by_run = {
-        (layer, method, latent, run): (titled(partner, {partner: name or ""}), correlation, jaccard, matched)
+        (layer, method, latent, run): (
+            None if partner is None else titled(partner, {partner: name or ""}),
+            correlation,
+            jaccard,
+            matched,
+        )
         for layer, method, latent, _, run, partner, name, correlation, jaccard, matched in table.select(
             *keys, "run", "partner", "partner_name", "correlation", "jaccard", "matched"
         ).iter_rows()
     }
     rows = []
     for row in counts.iter_rows(named=True):
-        cells = []
-        for run in runs:
-            partner, correlation, jaccard, matched = by_run[row["layer"], row["method"], row["latent"], run]
-            cells.append(f"{partner}: {correlation:.2f}, {jaccard:.2f}" + ("*" if matched else ""))
-        rows.append([latent_title(row, layers), f"{row['matched']} of {len(runs)}", *cells])
+        of_runs = [by_run.get((row["layer"], row["method"], row["latent"], run)) for run in runs]
+        cells = [
+            MISSING
+            if one is None or one[0] is None
+            else f"{one[0]}: {one[1]:.2f}, {one[2]:.2f}" + ("*" if one[3] else "")
+            for one in of_runs
+        ]
+        rows.append(
+            [latent_title(row, layers), f"{row['matched']} of {sum(one is not None for one in of_runs)}", *cells]
+        )
     return {"note": PARTNERS_EXPLAINED, "headings": ["found in", *runs], "rows": rows}

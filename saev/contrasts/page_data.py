@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ def page_data(
         names: of annotated latents, by layer and method.
         grids, paths: of the images, by their number in the recording.
     """
+    per_pair = max(Counter((layer, method, pair) for layer, method, pair, _ in cards).values(), default=0)
     used = sorted({int(i) for pair in pairs for group in (pair.a, pair.b, pair.third) for i in group})
     number = {example: i for i, example in enumerate(used)}
     data = {
@@ -55,7 +57,7 @@ def page_data(
         ],
         "methods": [one.title for one in methods],
         "columns": COLUMNS,
-        "rows": [[ranking(contrast, one, pair.name) for one in methods] for pair in pairs],
+        "rows": [[ranking(contrast, one, pair.name, max(ROWS, per_pair)) for one in methods] for pair in pairs],
         "names": [{str(latent): name for latent, name in names.get((one.layer, one.method), {}).items()} for one in methods],
         "cards": [
             [
@@ -69,12 +71,12 @@ def page_data(
     return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
-def ranking(contrast: pl.DataFrame, method: Shown, pair: str) -> list[list[Any]]:
+def ranking(contrast: pl.DataFrame, method: Shown, pair: str, most: int) -> list[list[Any]]:
     """The rows of the latents with the largest |z|, in COLUMNS, four significant digits; null where a number is missing."""
     rows = contrast.filter(
         (pl.col("layer") == method.layer) & (pl.col("method") == method.method) & (pl.col("pair") == pair)
     )
-    rows = rows.sort(pl.col("z").abs(), "latent", descending=[True, False]).head(ROWS)
+    rows = rows.sort(pl.col("z").abs(), "latent", descending=[True, False]).head(most)
     return [[rounded(value) for value in row] for row in rows.select(COLUMNS).iter_rows()]
 
 

@@ -14,13 +14,15 @@ import polars as pl
 from jaxtyping import Bool
 
 from saev.contrasts.cards import Card
+from saev.contrasts.conditions import texts_of
 from saev.contrasts.groups import Pair, columns_of, pairs_of
-from saev.contrasts.methods import Method, methods_of
+from saev.contrasts.methods import CHANNELS, RAW, Method, methods_of
 from saev.contrasts.other_runs import open_others, partner_rows, separating
 from saev.contrasts.settings import ContrastSettings, Groups
-from saev.contrasts.study import Study, images_of, sides_of
+from saev.contrasts.study import Study, images_of, sides_of, warn_of_few
 from saev.contrasts.tables import BASELINES, cards_of, layer_tables
 from saev.device import resolve_device
+from saev.images.tables import shortened
 from saev.saved import Dictionaries, Recording, find_dictionaries, open_recording
 from saev.scoring.by_layer import dictionaries_by_layer, opened
 from saev.shards import ActivationStore
@@ -62,6 +64,10 @@ def prepare(
 ) -> list[Study]:
     """The study of each layer. Arguments as of `saev.contrast`. ValueError for what does not fit, before activations are read."""
     saved = find_dictionaries(dictionaries) if dictionaries else []
+    if not (saved or settings.baselines or settings.channels):
+        raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")
+    if taken := {one.name for one in saved} & {CHANNELS, RAW}:
+        raise ValueError(f"a dictionary is called {min(taken)!r}, as the method of this name: call it otherwise.")
     if saved:
         store = open_recording(saved[0], dataset, activations)
     elif dataset is not None:
@@ -73,10 +79,21 @@ def prepare(
         one.names()  # ValueError for malformed annotations
     table = columns_of(groups, store)
     by_layer = dictionaries_by_layer(saved, store, layers)
-    pairs = pairs_of(groups, table, with_tokens(store, [*by_layer], settings.tokens))
+    readable = with_tokens(store, [*by_layer], settings.tokens) & with_stratum(table, settings.strata)
+    pairs = pairs_of(groups, table, readable)
     images = images_of(pairs)
     sides = [sides_of(pair, images, table, settings) for pair in pairs]
-    log.info("%d pairs of groups; %d images", len(pairs), len(images))
+    few = [one.name for one in sides if one.smaller < 2]
+    if len(few) == len(sides):
+        raise ValueError(
+            f"group={settings.group}: {shortened(few)}: a group is of a single {settings.group}: give several."
+        )
+    if few:
+        log.warning("a group is of a single %s, left out: %s", settings.group, "; ".join(few))
+        pairs, sides = zip(*((p, s) for p, s in zip(pairs, sides, strict=True) if s.smaller >= 2), strict=True)
+    for one in sides:
+        warn_of_few(one, settings)
+    log.info("pairs of groups: %d; images: %d", len(pairs), len(images))
     studies = [
         Study(store, layer, find_dictionaries(members) if members else [], pairs, sides, images)
         for layer, members in by_layer.items()
@@ -94,6 +111,18 @@ def with_tokens(store: ActivationStore, layers: Sequence[int], tokens: str) -> B
     return readable
 
 
+def with_stratum(table: pl.DataFrame, strata: str | None) -> Bool[np.ndarray, " images"]:
+    """The images whose stratum is known; the number of others is logged."""
+    if strata is None:
+        return np.ones(len(table), bool)
+    known = np.array([text != "" for text in texts_of(table, strata, f"strata={strata}")], bool)
+    if not known.all():
+        log.warning(
+            "strata=%s: %d of %d images have no value and are left out", strata, np.count_nonzero(~known), len(known)
+        )
+    return known
+
+
 def compare(
     studies: Sequence[Study],
     settings: ContrastSettings,
@@ -104,26 +133,26 @@ def compare(
 ) -> ContrastResult:
     """The tables of all layers. Arguments as of `saev.contrast`.
 
-    `save` is called with each table that has rows, before anything else can fail. ValueError where no method is named.
+    `save` is called with each table that has rows, before anything else can fail.
     """
     parts: list[dict[str, pl.DataFrame]] = []
     compared: list[list[Method]] = []
     for study in studies:
         methods, raw = methods_of(study, settings, codes, resolve_device(device))
-        if not methods:
-            raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")
         where: dict[str, Any] = {
             "vit": (study.store.manifest.meaning.get("vit") or {}).get("name"), "dataset": study.store.name,
             "layer": study.layer, "tokens": settings.tokens, "pool": settings.pool, "strata": settings.strata,
             "group": settings.group,
         }  # fmt: skip
         tables = layer_tables(study, methods, raw, settings, where)
-        looked_for = {
-            method.name: (method, latents)
-            for method in methods
-            if method.kind not in BASELINES
-            and len(latents := separating(tables["contrast"], method.name, study.layer, settings.alpha))
-        }
+        looked_for = {}
+        for method in methods if study.others else ():
+            if method.kind not in BASELINES:
+                latents = separating(tables["contrast"], method.name, study.layer, settings.alpha)
+                if len(latents):
+                    looked_for[method.name] = method, latents
+        if study.others and not looked_for:
+            log.warning("runs: no latent of a dictionary separates a pair: there is nothing to look for in them")
         tables["partners"] = partner_rows(study, looked_for, settings, codes, resolve_device(device))
         parts.append(tables)
         compared.append(methods)

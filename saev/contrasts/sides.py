@@ -1,6 +1,7 @@
 """The two groups of images of a contrast, and which of their images belong together."""
 
 import dataclasses
+import math
 from functools import cached_property
 
 import numpy as np
@@ -74,6 +75,28 @@ class Sides:
         a, b = (self.exchangeable[group] for group in (self.cluster_is_a, ~self.cluster_is_a))
         return bool(np.isin(a, b).any())
 
+    @property
+    def smaller(self) -> int:
+        """The number of clusters of the smaller group."""
+        return int(np.bincount(self.cluster_is_a, minlength=2).min())
+
+    @cached_property
+    def alone(self) -> Bool[np.ndarray, " clusters"]:
+        """Clusters in sets of strata that only one of the groups has: they are in no test."""
+        both = np.intersect1d(self.exchangeable[self.cluster_is_a], self.exchangeable[~self.cluster_is_a])
+        return ~np.isin(self.exchangeable, both)
+
+    @property
+    def smallest_p(self) -> float:
+        """The smallest two-sided p that the arrangements of the clusters can give."""
+        arrangements, balanced = 1, True
+        for number in range(self.exchangeable.max() + 1):
+            members = self.cluster_is_a[self.exchangeable == number]
+            n, k = len(members), int(members.sum())
+            arrangements *= math.comb(n, k)
+            balanced &= 2 * k == n or k in (0, n)
+        return min(1.0, (2 if balanced else 1) / arrangements)  # balanced groups can be exchanged: z has the other sign
+
     @cached_property
     def weight(self) -> Float64[np.ndarray, " strata"]:
         """The weight of a rank in a sum over strata: 1 / (images + 1), after van Elteren (1960)."""
@@ -86,14 +109,14 @@ class Sides:
         return position
 
     def folds(self, n: int = 5, seed: int = 0) -> Int64[np.ndarray, " clusters"]:
-        """A fold, 0 to n - 1, of each cluster."""
-        return folds_of(self.cluster_is_a, n, seed)
+        """A fold of each cluster, from 0: at most n folds, and at most as many as the smaller group has clusters."""
+        return folds_of(self.cluster_is_a, min(n, self.smaller), seed)
 
 
 def folds_of(is_a: Bool[np.ndarray, " clusters"], n: int, seed: int) -> Int64[np.ndarray, " clusters"]:
-    """A fold, 0 to n - 1, of each cluster: in the seed's order, those of a group spread evenly over the folds."""
+    """A fold, 0 to n - 1, of each cluster: in the seed's order, those of each group spread evenly over the folds."""
     order = np.random.default_rng(seed).permutation(len(is_a))
-    order = order[np.argsort(is_a[order], kind="stable")]
     fold = np.empty(len(order), np.int64)
-    fold[order] = np.arange(len(order)) % n
+    a, b = order[is_a[order]], order[~is_a[order]]
+    fold[a], fold[b] = np.arange(len(a)) % n, n - 1 - np.arange(len(b)) % n
     return fold

@@ -90,7 +90,7 @@ def pair_statistics(
         def evaluate(start: int, step: int = step, prepared: list[Prepared] = prepared) -> tuple[int, list["Block"]]:
             stop = min(start + step, n_latents)
             ranking = rank(scores, start, stop)
-            return stop - start, [of_block(ranking, pair, n_folds, rule) for pair in prepared]
+            return stop - start, [of_block(ranking, pair, rule) for pair in prepared]
 
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads()) as pool:
             for n, results in ahead(pool, evaluate, iter(range(0, n_latents, step))):
@@ -130,14 +130,14 @@ class Block(NamedTuple):
     reached: Int64[np.ndarray, " latents"]
 
 
-def of_block(ranking: Ranking, pair: Prepared, n_folds: int, rule: Rule) -> Block:
+def of_block(ranking: Ranking, pair: Prepared, rule: Rule) -> Block:
     """The statistics of the latents of a ranking for a pair."""
     sides = pair.sides
     entries = entries_of(ranking, pair.position)
     ranks = ranks_of(entries, sides)
     columns = separation(entries, ranks, sides) | pair.groups.average_precisions(ranking)
     sums = cluster_sums(entries, ranks, sides)
-    fold_z = training_z(sums, sides, pair.fold, n_folds)
+    fold_z = training_z(sums, sides, pair.fold, int(pair.fold.max()) + 1)
     parts = standardised(sums, sides)
     z = z_scores(parts, sides)
     maxima, reached = permuted_z(parts, z, pair.labels)

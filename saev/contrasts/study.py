@@ -1,6 +1,7 @@
 """What is compared at one layer: methods, and the pairs of groups as rows of their scores."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from saev.contrasts.sides import Sides
 from saev.images.tables import shortened
 from saev.saved import SavedDictionary, find_dictionaries
 from saev.shards import ActivationStore
+
+log = logging.getLogger(__name__)
 
 
 class Other(NamedTuple):
@@ -77,4 +80,26 @@ def sides_of(
                 f"strata={settings.strata}: no value has images in both groups of {pair.name}: there is nothing to compare."
             )
     rows = np.searchsorted(images, both)
-    return Sides(pair.name, rows[: len(pair.a)], rows[len(pair.a) :], cluster, stratum)
+    sides = Sides(pair.name, rows[: len(pair.a)], rows[len(pair.a) :], cluster, stratum)
+    if not sides.comparable:
+        raise ValueError(
+            f"strata={settings.strata}, group={settings.group}: no {settings.group} of one group of {pair.name} has images in the same "
+            "strata as one of the other: drop one of both keys, or look at one stratum, where=."
+        )
+    return sides
+
+
+def warn_of_few(sides: Sides, settings: ContrastSettings) -> None:
+    """Say which clusters are in no test, and where so few permutations exist that no latent can separate the groups."""
+    what = settings.group or "image"
+    if n := int(sides.alone.sum()):
+        log.warning(
+            "%s: %d of %d (%s) are in sets of strata (%s) that one group alone has: z and p leave them out", sides.name, n,
+            len(sides.alone), what, settings.strata,
+        )  # fmt: skip
+    if sides.smallest_p > settings.alpha:
+        n_a, n_b = int(sides.cluster_is_a.sum()), int((~sides.cluster_is_a).sum())
+        log.warning(
+            "%s: %d and %d (%s) have so few arrangements that no p is below %.2g: no latent can separate them at alpha=%g",
+            sides.name, n_a, n_b, what, sides.smallest_p, settings.alpha,
+        )  # fmt: skip

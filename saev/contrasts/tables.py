@@ -92,9 +92,12 @@ def latent_rows(pair: str, statistics: PairStatistics) -> pl.DataFrame:
     return pl.DataFrame({"pair": pair, "latent": np.arange(len(statistics.columns["z"])), **statistics.columns})
 
 
-def with_constants(table: pl.DataFrame, constants: Mapping[str, Any], names: Mapping[int, str]) -> pl.DataFrame:
-    """The table with the latents' names, the same values in further columns, and NaN as null."""
-    table = with_names(table.with_columns(pl.col(pl.Float64).fill_nan(None)), names)
+def with_constants(
+    table: pl.DataFrame, constants: Mapping[str, Any], names: Mapping[int, str] | None = None
+) -> pl.DataFrame:
+    """The table with the latents' names (None: it has no latents), the same values in further columns, and NaN as null."""
+    table = table.with_columns(pl.col(pl.Float64).fill_nan(None))
+    table = table if names is None else with_names(table, names)
     return table.with_columns(pl.lit(value, TYPES.get(name)).alias(name) for name, value in constants.items())
 
 
@@ -109,8 +112,8 @@ def result_row(
     """A method and pair: how many latents separate it, the best one, and that less the best one of the reference.
 
     latent, higher, latent_auroc: that with the largest |z| on all images, the group that it is higher on, and its AUROC for that.
-    auroc: of the latent that is best on the training folds, on the held-out images, mean over folds; diff: that less the same of as
-    many prototypes of the reference.
+    auroc: of the latent that is best on the training folds, on the held-out images, mean over folds. diff: the same of the best of
+    `n_compared` latents less that of the best of as many prototypes of the reference.
     """
     pair, sides, columns = study.pairs[number], study.sides[number], statistics.columns
     higher, auroc = columns["z"] >= 0, columns["auroc"]
@@ -121,17 +124,22 @@ def result_row(
         "pair": pair.name, "n_a": len(pair.a), "n_b": len(pair.b), "n_third": len(pair.third),
         "clusters_a": int(sides.cluster_is_a.sum()), "clusters_b": int((~sides.cluster_is_a).sum()),
         "prevalence_a": len(pair.a) / sides.n_images, "n_latents": method.n_latents,
-        "separating": int((columns["p_family"] <= settings.alpha).sum()), "z_threshold": statistics.threshold,
+        "alpha": settings.alpha, "separating": int((columns["p_family"] <= settings.alpha).sum()), "z_threshold": statistics.threshold,
         "latent": chosen, "z": float(columns["z"][chosen]), "p_family": float(columns["p_family"][chosen]),
         "higher": "a" if higher[chosen] else "b",
         "latent_auroc": float(auroc[chosen] if higher[chosen] else 1 - auroc[chosen]), "d": float(columns["d"][chosen]),
         "f1": float(columns["f1"][chosen]),
-        "auroc": one.auroc, "auroc_low": one.interval.low, "auroc_high": one.interval.high,
+        "auroc": one.auroc, "auroc_low": max(one.interval.low, 0.0), "auroc_high": min(one.interval.high, 1.0),
     }  # fmt: skip
     if reference is not None:
         compared = best.compare(sides, statistics.fold, ours, reference, None, *args)
         low, high = compared.interval
-        row |= {"n_compared": compared.n_prototypes, "diff": compared.difference, "diff_low": low, "diff_high": high}
+        row |= {
+            "n_compared": compared.n_prototypes,
+            "auroc_compared": compared.best.auroc,
+            "auroc_random": compared.reference.auroc,
+        }
+        row |= {"diff": compared.difference, "diff_low": low, "diff_high": high}
     return row
 
 
@@ -142,11 +150,8 @@ def accuracy_columns(fitted: Classifier | None) -> dict[str, Any]:
     row: dict[str, Any] = {"kept": len(fitted.latents), "c": fitted.c}
     for name, one in (("", fitted.codes), ("_raw", fitted.raw), ("_null", fitted.permuted)):
         if one is not None:
-            row |= {
-                f"accuracy{name}": one.balanced,
-                f"accuracy{name}_low": one.interval.low,
-                f"accuracy{name}_high": one.interval.high,
-            }
+            low, high = max(one.interval.low, 0.0), min(one.interval.high, 1.0)
+            row |= {f"accuracy{name}": one.balanced, f"accuracy{name}_low": low, f"accuracy{name}_high": high}
     return row
 
 

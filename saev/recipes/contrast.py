@@ -47,8 +47,8 @@ def contrast(
 
     Raises ValueError for what does not fit, before activations are read.
     """
-    directory = Path(directory or new_directory("contrast"))
     studies = prepare(dictionaries, groups, settings, dataset, layers, runs, activations)
+    directory = Path(directory or new_directory("contrast"))
     if settings.baselines:
         sizes = []  # before anything is fitted
         for study in studies:

@@ -42,8 +42,8 @@ def traits(
 
     Raises ValueError for what does not fit, before activations are read.
     """
-    directory = Path(directory or new_directory("traits"))
     studies = prepare(dictionaries, train, source, settings, test, layers)
+    directory = Path(directory or new_directory("traits"))
     if settings.baselines:
         sizes = [  # before anything is fitted
             baseline_size(settings.baseline_size, study.members, fitted_tokens(study, settings.tokens))

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
     """Compare the groups by the named dictionaries and the baselines; the rows of the results."""
     settings, groups, directory = build(ContrastSettings, cfg), build(Groups, cfg), Path(cfg.paths.run_dir)
-    check_dictionaries([*cfg.dictionaries, *cfg.runs])
+    runs = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    check_dictionaries([*cfg.dictionaries, *runs])
     check_device(str(cfg.device))
     answer_slurm()
     saved = find_dictionaries(list(cfg.dictionaries)) if cfg.dictionaries else []
@@ -38,7 +39,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
 
     result = contrast(
         saved or None, groups, settings, dataset=cfg.dataset, layers=layers_of(cfg.layer), directory=directory,
-        runs=list(cfg.runs) or None, activations=cfg.paths.activations, codes=cfg.codes, device=cfg.device,
+        runs=runs or None, activations=cfg.paths.activations, codes=cfg.codes, device=cfg.device,
     )  # fmt: skip
     terminal().print(contrast_table(result.results))
     files = {

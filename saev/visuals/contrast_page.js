@@ -83,11 +83,11 @@ function showCard() {
   const row = Object.fromEntries(D.columns.map((key, i) => [key, D.rows[state.pair][state.method].find(each => each[0] == state.latent)[i]]));
   const higher = row.z >= 0 ? "a" : "b", lower = higher === "a" ? "b" : "a", third = card.rows.third.length;
   place.append(element("p", { className: "caption" }, element("b", {}, `latent ${titled(state.latent)}`), element("span", {}, ` higher in ${label(higher)} · AUROC ${text(higher === "a" ? row.auroc : 1 - row.auroc)} · p ${text(row.p_family)} (family-wise) · fires on ${Math.round(100 * row.fires_a)} % of ${label("a")}, ${Math.round(100 * row.fires_b)} % of ${label("b")} · F1 ${text(row.f1)} on held-out folds`)));
-  place.append(strip(card, card.rows[higher + "_high"], `${label(higher)}, highest codes`), strip(card, card.rows[lower + "_high"], `${label(lower)}, highest codes: counter-examples where it fires`),
-    strip(card, card.rows[higher + "_low"], `${label(higher)}, lowest codes: counter-examples where it is silent`), strip(card, card.rows[lower + "_low"], `${label(lower)}, lowest codes`));
-  if (third) place.append(strip(card, card.rows.third.slice(0, 8), `${label("third")}, highest codes (scored alone, not used for choosing)`));
+  place.append(strip(card, card.rows[higher + "_high"], `${label(higher)}, highest codes`), strip(card, card.rows[lower + "_high"], `${label(lower)}, highest codes (it fires on ${Math.round(100 * row["fires_" + lower])} % of them)`),
+    strip(card, card.rows[higher + "_low"], `${label(higher)}, lowest codes (it is silent on ${Math.round(100 - 100 * row["fires_" + higher])} % of them)`), strip(card, card.rows[lower + "_low"], `${label(lower)}, lowest codes`));
+  if (third) place.append(strip(card, card.rows.third, `${label("third")}, highest codes (shown, not used for choosing)`));
   place.append(element("p", { className: "note" }, "Codes of both groups, and mean maps"), element("div", { className: "side" }, histograms(card), maps(card)));
-  const film = [...card.rows.film, ...card.rows.third].sort((x, y) => card.codes[y] - card.codes[x]);
+  const film = card.rows.film;
   place.append(element("p", { className: "note" }, `All images in the order of the code${third ? ", the third group among them" : ""} (${film.length} of ${card.codes.length}, evenly)`), element("div", { className: "film", tabIndex: 0 }, ...film.map(position => figure(card, position))));
 }
 
@@ -110,17 +110,19 @@ function scatter() {
 
 function showRanking() {
   const head = at("ranking").tHead, body = at("ranking").tBodies[0], q = Number(at("q").value || 1), fires = Number(at("fires").value || 0), find = at("find").value.trim().toLowerCase();
+  const kept = document.activeElement && at("ranking").contains(document.activeElement) ? document.activeElement.dataset.key : null; // rows are made anew
   const index = key => D.columns.indexOf(key), all = D.rows[state.pair][state.method];
   const rows = all.filter(row => (row[index("q")] ?? 1) <= q && Math.max(row[index("fires_a")], row[index("fires_b")]) >= fires && titled(row[0]).toLowerCase().includes(find));
   const key = row => row[state.sort] === null ? -Infinity : D.columns[state.sort] === "z" ? Math.abs(row[state.sort]) : row[state.sort];
   rows.sort((x, y) => (key(x) - key(y)) * (state.down ? -1 : 1));
   head.replaceChildren(element("tr", {}, ...D.columns.map((column, i) => {
-    const heading = element("th", { scope: "col", title: MEANINGS[column] || "" }, element("button", { type: "button", onclick: () => { state.down = state.sort === i ? !state.down : true; state.sort = i; showRanking(); } }, HEADINGS[column]));
+    const heading = element("th", { scope: "col", title: MEANINGS[column] || "" }, element("button", { type: "button", "data-key": column, onclick: () => { state.down = state.sort === i ? !state.down : true; state.sort = i; showRanking(); } }, HEADINGS[column]));
     if (state.sort === i) heading.setAttribute("aria-sort", state.down ? "descending" : "ascending");
     return heading;
   })));
   body.replaceChildren(...rows.map(row => element("tr", { className: row[0] === state.latent ? "chosen" : "" }, ...row.map((value, i) => element("td", {},
-    i === 0 && cards()[value] ? element("button", { type: "button", onclick: () => { state.latent = value; showRanking(); showCard(); at("one").scrollIntoView({ behavior: "smooth" }); } }, titled(value)) : i === 0 ? titled(value) : text(value))))));
+    i === 0 && cards()[value] ? element("button", { type: "button", "data-key": String(value), onclick: () => { state.latent = value; showRanking(); showCard(); at("one").scrollIntoView({ behavior: "smooth" }); } }, titled(value)) : i === 0 ? titled(value) : text(value))))));
+  if (kept) at("ranking").querySelector(`[data-key="${kept}"]`)?.focus({ preventScroll: true });
   at("count").textContent = `${rows.length} of ${all.length} latents`;
 }
 
@@ -128,7 +130,7 @@ function choose(pairNumber, method) {
   state.pair = pairNumber; state.method = method;
   const latents = D.rows[pairNumber][method].map(row => row[0]).filter(latent => cards()[latent]);
   state.latent = latents.includes(state.latent) ? state.latent : latents[0] ?? null;
-  [...at("pairs").children].forEach((tab, i) => { tab.setAttribute("aria-selected", i === pairNumber); tab.tabIndex = i === pairNumber ? 0 : -1; });
+  [...at("pairs").children].forEach((tab, i) => { tab.setAttribute("aria-selected", i === pairNumber); tab.setAttribute("aria-controls", "panel"); tab.tabIndex = i === pairNumber ? 0 : -1; });
   at("name-a").textContent = label("a"); at("name-b").textContent = label("b"); at("name-third").textContent = label("third"); at("has-third").hidden = !pair().sizes[2];
   for (const [i, id] of ["x", "y"].entries()) at(id).replaceChildren(...latents.map((latent, j) => element("option", { value: latent, selected: j === Math.min(i, latents.length - 1) }, titled(latent))));
   showRanking(); showCard(); scatter();
@@ -137,11 +139,11 @@ function choose(pairNumber, method) {
 const PHOTOS = new Set([...document.styleSheets[0].cssRules].map(rule => /^\.p(\d+)$/.exec(rule.selectorText || "")).filter(Boolean).map(found => Number(found[1])));
 at("pairs").append(...D.pairs.map((each, i) => element("button", { type: "button", role: "tab", onclick: () => choose(i, state.method) }, `${each.name} (${each.sizes[0]} and ${each.sizes[1]})`)));
 at("pairs").addEventListener("keydown", event => {
-  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-  if (step) { choose((state.pair + step + D.pairs.length) % D.pairs.length, state.method); at("pairs").children[state.pair].focus(); }
+  const step = { ArrowRight: 1, ArrowLeft: -1, Home: -state.pair, End: D.pairs.length - 1 - state.pair }[event.key];
+  if (step !== undefined) { event.preventDefault(); choose((state.pair + step + D.pairs.length) % D.pairs.length, state.method); at("pairs").children[state.pair].focus(); }
 });
 at("method").append(...D.methods.map((each, i) => element("option", { value: i }, each)));
-at("method").addEventListener("change", () => choose(state.pair, Number(at("method").value)));
+at("method").addEventListener("change", () => { state.latent = null; choose(state.pair, Number(at("method").value)); });
 for (const id of ["q", "fires", "find"]) at(id).addEventListener("input", showRanking);
 for (const id of ["x", "y"]) at(id).addEventListener("change", scatter);
 choose(0, 0);

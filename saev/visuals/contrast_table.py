@@ -14,7 +14,7 @@ from saev.visuals.tables import new_table
 COLUMNS = (
     Column("separating", "separating", whole, "latents with a |z| that at most a share alpha of the permutations has for any latent"),
     Column("auroc", "AUROC", three, "of the latent that is best on training folds, on held-out images; mean over folds [95 % over images]"),
-    Column("diff", "− random", three, "that less the AUROC of the best of equally many random vectors, on the same images"),
+    Column("diff", "− random", three, "AUROC of the best of n_compared latents less that of as many random vectors, on the same images"),
     Column("accuracy", "L1", three, "balanced accuracy on held-out folds of L1 logistic regression on all latents [95 % over images]"),
     Column("accuracy_raw", "raw", three, "balanced accuracy of logistic regression on raw activations, averaged over tokens"),
     Column("accuracy_null", "null", three, "balanced accuracy of the L1 regression with permuted groups"),

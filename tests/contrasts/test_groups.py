@@ -33,6 +33,17 @@ def test_conditions_hold_for_all_of_their_parts():
     assert holds(parse({"view": ["dorsal"], "year": 1990}, "a"), table, "a").tolist() == [True, False, False, False]
 
 
+def test_missing_values_fulfil_nothing_and_numbers_compare_by_value():
+    table = pl.DataFrame(
+        {"view": ["NA", "nan", "?", "x"], "flag": [True, False, None, True], "f": [1.0, 2.5, None, 1.0]}
+    )
+    assert holds(parse("view!=x", "a"), table, "a").tolist() == [False] * 4
+    assert holds(parse("flag=true", "a"), table, "a").tolist() == [True, False, False, True]
+    assert holds(parse("f=1", "a"), table, "a").tolist() == [True, False, False, True]
+    with pytest.raises(ValueError, match="column 'view' holds no numbers"):
+        holds(parse("view>3", "a"), table, "a")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -40,6 +51,8 @@ def test_conditions_hold_for_all_of_their_parts():
         ("view=dorsl", "a=view=dorsl: no image has this value in column 'view'; did you mean dorsal?"),
         ("dorsal", "'dorsal' is no condition: write column=value"),
         ("view>dorsal", "'dorsal' is no number"),
+        ("view==dorsal", "'view==dorsal' is no condition"),
+        ("view=dorsal,", "what stands beside a comma is no condition"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(text, said):
@@ -125,3 +138,23 @@ def test_groups_that_overlap_or_are_empty_are_refused(store):
         pairs_of(Groups(by="species", min_images=20), store.examples, READABLE)
     with pytest.raises(ValueError, match="by=year: 1 values"):
         pairs_of(Groups(by="year", where="year=1990"), store.examples, READABLE)
+
+
+def test_labels_name_the_column_where_values_alone_say_little(store, caplog):
+    (pair,) = pairs_of(
+        Groups(a="species=erato,year<1995", b="year>=2005", third="race=p", min_images=2), store.examples, READABLE
+    )
+    assert pair.labels[0] == "species=erato,year<1995"
+    table = store.examples.with_columns(pl.Series("flag", [i % 2 == 0 for i in range(24)]))
+    (pair,) = pairs_of(Groups(by="flag"), table, READABLE)
+    assert pair.labels[:2] == ("flag=False", "flag=True")
+    pairs_of(Groups(by="species", min_images=2), store.examples, READABLE)
+    assert "third" not in caplog.text
+    pairs_of(Groups(a="species=erato", b="species=melpomene", third="race=h"), store.examples, READABLE)
+    assert "third=h has no image beside those of a and b" in caplog.text
+
+
+def test_too_many_values_are_not_compared_two_by_two():
+    table = pl.DataFrame({"path": [f"{i}" for i in range(100)]})
+    with pytest.raises(ValueError, match="by=path: 100 values make 4950 pairs"):
+        pairs_of(Groups(by="path"), table, np.ones(100, bool))

@@ -46,3 +46,24 @@ def test_folds_hold_whole_clusters_of_both_groups():
         counts = np.bincount(fold[group], minlength=5)
         assert counts.max() - counts.min() <= 1
     assert (fold == sides.folds(5, seed=3)).all() and (fold != sides.folds(5, seed=4)).any()
+
+
+def test_folds_have_clusters_of_both_groups_however_few_there_are():
+    for n_a, n_b in ((3, 3), (4, 7), (2, 20), (5, 5), (13, 6)):
+        rows = np.arange(n_a + n_b)
+        sides = Sides("x", rows[:n_a], rows[n_a:], rows, np.zeros_like(rows))
+        fold = sides.folds(5)
+        assert fold.max() + 1 == min(5, n_a, n_b)
+        for number in range(fold.max() + 1):
+            inside = sides.cluster_is_a[fold == number]
+            assert inside.any() and not inside.all()
+
+
+def test_the_smallest_p_is_that_of_all_arrangements():
+    rows = np.arange(6)
+    balanced = Sides("x", rows[:3], rows[3:], rows, np.zeros_like(rows))
+    assert balanced.smallest_p == pytest.approx(2 / 20) and not balanced.alone.any()
+    rows = np.arange(5)
+    assert Sides("x", rows[:2], rows[2:], rows, np.zeros_like(rows)).smallest_p == pytest.approx(1 / 10)
+    strata = np.array([0, 0, 0, 1, 0])
+    assert Sides("x", rows[:2], rows[2:], rows, strata).alone.tolist() == [False, False, False, True, False]

@@ -30,6 +30,7 @@ def place(tmp_path_factory) -> Path:
             "view": ("dorsal", "ventral")[i % 2],
             "specimen": f"s{i // 2}",
             "hybrid": "yes" if i in (7, 60) else "no",
+            "half": "one" if i < N // 2 or i % 2 else "two",
         }
         for i in range(N)
     ]
@@ -184,6 +185,30 @@ def test_partners_in_another_run(cli, place):
     assert "The same latents in other runs" in page and "1 of 1" in page
 
 
+def test_few_specimens_and_strata_of_one_group_are_said(place, caplog, tmp_path):
+    caplog.set_level("INFO")
+    settings = ContrastSettings(
+        baselines=(), channels=False, classifier=False, permutations=99, bootstrap=0, group="specimen"
+    )
+    groups = {"a": {"specimen": ["s0", "s1", "s2"]}, "b": {"specimen": ["s30", "s31", "s32"]}, "min_images": 2}
+    result = saev.contrast(
+        place / "saes" / "planted", Groups(**groups), settings, dataset=place / "activations", directory=tmp_path
+    )
+    assert "3 and 3 (specimen) have so few arrangements that no p is below 0.1" in caplog.text
+    row = result.results.row(0, named=True)
+    assert row["separating"] == 0 and row["auroc"] is not None and row["auroc_high"] is None
+    with pytest.raises(ValueError, match="is of a single specimen: give several"):
+        saev.contrast(
+            place / "saes" / "planted", Groups(a="specimen=s0", b="specimen=s1", min_images=2), settings,
+            dataset=place / "activations", directory=tmp_path,
+        )  # fmt: skip
+    with pytest.raises(ValueError, match="called 'channels'"):
+        saev.contrast(
+            {"channels": saev.load(place / "saes" / "planted")}, Groups(by="species"), settings,
+            dataset=place / "activations", layers=[4], directory=tmp_path,
+        )  # fmt: skip
+
+
 def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
     sae = saev.load(place / "saes" / "planted")
     settings = ContrastSettings(baselines=(), channels=False, classifier=False, permutations=99, bootstrap=0)
@@ -209,6 +234,9 @@ def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
         (("by=species", "images=folder", "images.root=/nowhere"), "/nowhere"),
         (("by=species", "layer=[5]"), "layer"),
         (("by=species", "baselines=[]", "channels=false", "dataset=/nowhere"), "/nowhere"),
+        (("by=species", "group=specimen", "strata=half"), "strata=half, group=specimen: no specimen of one group"),
+        (("by=species", "group=species", "min_images=2"), "group=species"),
+        (("by=species", "runs=/nowhere"), "/nowhere is not there"),
     ],
 )
 def test_what_does_not_fit_is_refused(cli, place, arguments, said):
