@@ -110,7 +110,7 @@ def merge(path: str | os.PathLike, rows: pl.DataFrame | Iterable[Mapping[str, An
             f"{', '.join(others)}: the rows are of another run than {folder.name}: merge them into that, or change their run."
         )
     try:
-        with exclusive(folder / LOCK):
+        with exclusive(folder / LOCK, mode=0o666):  # also for others who may write in a shared folder
             before = read(folder)
             new = added.join(before, on=KEY, how="anti", maintain_order="left").unique(
                 KEY, keep="first", maintain_order=True

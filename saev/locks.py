@@ -17,15 +17,15 @@ class Busy(ValueError):
 
 
 @contextmanager
-def exclusive(path: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold the lock file `path`. If another process holds it, wait, or raise Busy(busy) if a message is given.
+def exclusive(path: Path, busy: str | None = None, mode: int = 0o644) -> Iterator[None]:
+    """Hold the lock file `path` (permissions `mode`). If another process holds it, wait, or raise Busy(busy) if a message is given.
 
     Busy is raised after half a second, because `is_locked` holds the lock for a moment.
     """
     from filelock import FileLock, Timeout  # slow to import
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=PATIENCE_S if busy else -1)
+    lock = FileLock(path, timeout=PATIENCE_S if busy else -1, mode=mode)
     try:
         lock.acquire()
     except Timeout:

@@ -11,7 +11,7 @@ import torch
 
 import saev
 from saev import annotations
-from saev.annotations import FILE, SCHEMA
+from saev.annotations import FILE, LOCK, SCHEMA
 from saev.nn import SparseAutoencoder, TopK
 
 HEADER = ",".join(SCHEMA)
@@ -149,6 +149,12 @@ def test_rows_of_writers_side_by_side_are_all_kept(folder):
     assert {*annotations.read(folder).select("author", "latent").iter_rows()} == {
         (a, i) for a in ("ada", "bob", "eve") for i in range(8)
     }
+
+
+def test_others_who_may_write_in_the_folder_can_take_the_lock(folder):
+    """Guards against a lock that only the first author could open."""
+    saev.annotate(folder, 3, "eye spot")
+    assert (folder / LOCK).stat().st_mode & 0o777 == 0o666
 
 
 def test_two_processes_lose_no_row(folder, nursery, tmp_path):
