@@ -84,7 +84,8 @@ def named(groups: Groups, table: pl.DataFrame, readable: Bool[np.ndarray, " imag
         return from_table(Path(groups.pairs), where, third)
     assert groups.a is not None and groups.b is not None, "checked by Groups"
     both = {"a": parse(groups.a, "a"), "b": parse(groups.b, "b"), "where": where, "third": third}
-    return [(f"{label(both['a'])} / {label(both['b'])}", both)]
+    full = say_little(both["a"], both["b"])
+    return [(f"{label(both['a'], full)} / {label(both['b'], full)}", both)]
 
 
 def from_table(file: Path, where: tuple[Condition, ...], third: tuple[Condition, ...]) -> list[tuple[str, Sides]]:
@@ -128,12 +129,17 @@ def pair_of(name: str, sides: Sides, table: pl.DataFrame, readable: Bool[np.ndar
     third = here & masks["third"] & ~a & ~b if sides["third"] else np.zeros(len(table), bool)
     if sides["third"] and not third.any():
         log.warning("%s: third=%s has no image beside those of a and b, and of where=", name, label(sides["third"]))
-    short = {label(sides[key]) for key in ("a", "b")}
-    full = len(short) < 2 or any(
-        number(text) is not None or text.lower() in ("true", "false", "yes", "no") for text in short
-    )
+    full = say_little(sides["a"], sides["b"])
     labels = tuple(label(sides[key], full) if sides[key] else "" for key in ("a", "b", "third"))
     return Pair(name, labels, *map(np.flatnonzero, (a, b, third)))  # type: ignore[arg-type]
+
+
+def say_little(a: Sequence[Condition], b: Sequence[Condition]) -> bool:
+    """Whether the values of two groups say little without their columns: equal ones, numbers, yes and no."""
+    texts = {label(a), label(b)}
+    return len(texts) < 2 or any(
+        number(text) is not None or text.lower() in ("true", "false", "yes", "no") for text in texts
+    )
 
 
 def label(conditions: Sequence[Condition], full: bool = False) -> str:

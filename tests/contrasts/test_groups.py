@@ -148,6 +148,8 @@ def test_labels_name_the_column_where_values_alone_say_little(store, caplog):
     table = store.examples.with_columns(pl.Series("flag", [i % 2 == 0 for i in range(24)]))
     (pair,) = pairs_of(Groups(by="flag"), table, READABLE)
     assert pair.labels[:2] == ("flag=False", "flag=True")
+    (pair,) = pairs_of(Groups(a="flag=true", b="flag=false"), table, READABLE)
+    assert pair.name == "flag=true / flag=false"
     pairs_of(Groups(by="species", min_images=2), store.examples, READABLE)
     assert "third" not in caplog.text
     pairs_of(Groups(a="species=erato", b="species=melpomene", third="race=h"), store.examples, READABLE)
