@@ -1,4 +1,4 @@
-"""Permutation tests of all latents: the groups of clusters are permuted, those of one set of strata among each other.
+"""Permutation tests of all latents: the groups of clusters are permuted, among those of about as many images in each stratum.
 
 The statistic is the sum over group a of ranks within strata (Mann-Whitney; with strata van Elteren), standardised by its mean
 and variance over all permutations of the clusters, which have a closed form. So z is the Mann-Whitney z with tie correction where
@@ -42,7 +42,7 @@ def standardised(
 
 
 def exchangeable(sides: Sides) -> list[Int64[np.ndarray, " members"]]:
-    """The clusters of each set of strata."""
+    """The clusters that may be exchanged for each other."""
     return [np.flatnonzero(sides.exchangeable == number) for number in range(sides.exchangeable.max() + 1)]
 
 

@@ -66,12 +66,17 @@ class Sides:
 
     @cached_property
     def exchangeable(self) -> Int64[np.ndarray, " clusters"]:
-        """The set of strata in which a cluster has images, numbered from 0: labels are permuted within one of these."""
-        return np.unique(self.images > 0, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
+        """A number for clusters with about as many images in each stratum (1, 2 to 3, 4 to 7, ...): labels are permuted within it.
+
+        A cluster of many images has larger sums of ranks: were it exchanged for a small one, groups of which one has the larger
+        clusters would seem to differ.
+        """
+        size = np.where(self.images > 0, np.floor(np.log2(np.maximum(self.images, 1))) + 1, 0)
+        return np.unique(size, axis=0, return_inverse=True)[1].ravel().astype(np.int64)
 
     @property
     def comparable(self) -> bool:
-        """Whether clusters of both groups have images in the same strata. Otherwise z is 0 and every p 1."""
+        """Whether clusters of both groups can be exchanged. Otherwise z is 0 and every p 1."""
         a, b = (self.exchangeable[group] for group in (self.cluster_is_a, ~self.cluster_is_a))
         return bool(np.isin(a, b).any())
 
@@ -82,7 +87,7 @@ class Sides:
 
     @cached_property
     def alone(self) -> Bool[np.ndarray, " clusters"]:
-        """Clusters in sets of strata that only one of the groups has: they are in no test."""
+        """Clusters that can be exchanged for none of the other group: they are in no test."""
         both = np.intersect1d(self.exchangeable[self.cluster_is_a], self.exchangeable[~self.cluster_is_a])
         return ~np.isin(self.exchangeable, both)
 

@@ -83,8 +83,8 @@ def sides_of(
     sides = Sides(pair.name, rows[: len(pair.a)], rows[len(pair.a) :], cluster, stratum)
     if not sides.comparable:
         raise ValueError(
-            f"strata={settings.strata}, group={settings.group}: no {settings.group} of one group of {pair.name} has images in the same "
-            "strata as one of the other: drop one of both keys, or look at one stratum, where=."
+            f"group={settings.group}: no {settings.group} of one group of {pair.name} has about as many images (within a factor of two, "
+            "in each of the strata) as one of the other, so that none can be exchanged: take as many images of each, where=."
         )
     return sides
 
@@ -94,8 +94,8 @@ def warn_of_few(sides: Sides, settings: ContrastSettings) -> None:
     what = settings.group or "image"
     if n := int(sides.alone.sum()):
         log.warning(
-            "%s: %d of %d (%s) are in sets of strata (%s) that one group alone has: z and p leave them out", sides.name, n,
-            len(sides.alone), what, settings.strata,
+            "%s: %d of %d (%s) have numbers of images%s that the other group has not: z and p leave them out", sides.name, n,
+            len(sides.alone), what, f" in each {settings.strata}" if settings.strata else "",
         )  # fmt: skip
     if sides.smallest_p > settings.alpha:
         n_a, n_b = int(sides.cluster_is_a.sum()), int((~sides.cluster_is_a).sum())

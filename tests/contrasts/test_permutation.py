@@ -125,3 +125,23 @@ def test_z_of_training_folds_is_that_of_their_clusters(strata, per_cluster):
             "part", sides.rows[at & sides.is_a], sides.rows[at & ~sides.is_a], sides.cluster[at], sides.stratum[at]
         )
         np.testing.assert_allclose(z[:, number], z_scores(standardised(sums[:, training], part), part), atol=1e-9)
+
+
+def test_groups_of_specimens_of_unequal_size_do_not_seem_to_differ():
+    """Noise, as one group has most of the large specimens: z alone would be too large in most simulations."""
+    counts = [8] * 6 + [1] * 4 + [8] * 2 + [1] * 12  # images of each specimen: a, then b
+    cluster = np.repeat(np.arange(len(counts)), counts)
+    rows = np.arange(len(cluster))
+    in_a = cluster < 10
+    sides = Sides("x", rows[in_a], rows[~in_a], cluster, np.zeros_like(cluster))
+    found = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        of_specimen = rng.normal(size=(len(counts), 4))[cluster]  # images of a specimen are alike
+        scores = (of_specimen + 0.2 * rng.normal(size=of_specimen.shape)).astype(np.float32)
+        (one,) = pair_statistics(scores, [sides], n_permutations=199, bootstrap=0, seed=seed)
+        found.append(one.columns["p_family"].min() <= 0.05)
+    assert 0.02 <= np.mean(found) <= 0.085  # binomial, 300: 5 % +- 3 standard errors
+    large, small = rows[cluster < 6], rows[cluster >= 12]
+    both = np.concatenate([cluster[large], cluster[small]])
+    assert not Sides("x", large, small, both, np.zeros_like(both)).comparable

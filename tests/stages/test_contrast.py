@@ -234,7 +234,7 @@ def test_the_library_compares_dictionaries_in_memory(place, tmp_path):
         (("by=species", "images=folder", "images.root=/nowhere"), "/nowhere"),
         (("by=species", "layer=[5]"), "layer"),
         (("by=species", "baselines=[]", "channels=false", "dataset=/nowhere"), "/nowhere"),
-        (("by=species", "group=specimen", "strata=half"), "strata=half, group=specimen: no specimen of one group"),
+        (("by=species", "group=specimen", "strata=half"), "group=specimen: no specimen of one group"),
         (("by=species", "group=species", "min_images=2"), "group=species"),
         (("by=species", "runs=/nowhere"), "/nowhere is not there"),
     ],
