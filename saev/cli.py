@@ -30,6 +30,7 @@ STAGES = {
 # Verbs that take directories as plain arguments -> the key that lists them.
 DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "map", "show"), "dictionaries")
 TOOLS = {
+    "explore": "all runs below outputs -> their latents and images in the browser, to filter and click through",
     "annotate": "name the latents of a dictionary; pages and tables show the names",
     "convert": "dictionaries and activations of other libraries <-> ours; each conversion is proven",
     "status": "the states of a sweep's jobs, and their results; default: the newest sweep or run",

@@ -133,10 +133,12 @@ def test_a_dependency_has_a_lower_and_an_upper_bound(requirement):
     assert bounds[">="] < bounds["<"]
 
 
-def test_uv_sync_brings_the_demo_that_others_get_as_an_extra():
-    assert PROJECT["dependency-groups"]["demo"] == PROJECT["project"]["optional-dependencies"]["demo"]
-    assert "demo" in PROJECT["tool"]["uv"]["default-groups"]
-    assert not {"onnx", "pip"} & {requirement.name for requirement in REQUIRED}
+@pytest.mark.parametrize("extra", ["demo", "explore"])
+def test_uv_sync_brings_what_others_get_as_an_extra(extra):
+    extras = PROJECT["project"]["optional-dependencies"][extra]
+    assert PROJECT["dependency-groups"][extra] == extras
+    assert extra in PROJECT["tool"]["uv"]["default-groups"]
+    assert not {Requirement(text).name for text in extras} & {requirement.name for requirement in REQUIRED}
 
 
 def test_one_faiss_on_every_platform():

@@ -1,0 +1,362 @@
+"""The explorer's layout, a marimo notebook that `saev explore` runs; what it shows is computed by the other modules."""
+
+import marimo
+
+app = marimo.App(width="full", app_title="saev explore")
+
+
+@app.cell
+def _():
+    import marimo as mo
+    import polars as pl
+
+    from saev.explore import cards, plots, server
+    from saev.explore.latents import RANGES, Filters, filtered, first_latent, open_ended
+    from saev.explore.opening import opened_at, prepare, settings_of
+    from saev.explore.widget import Pictures
+
+    session = server.session()
+    runs = session.runs()
+    return (
+        Filters, Pictures, RANGES, cards, filtered, first_latent, mo, open_ended, opened_at, pl, plots, prepare, runs, session, settings_of,
+    )  # fmt: skip
+
+
+@app.cell
+def _(mo, runs, session):
+    get_path, set_path = mo.state(session.first(runs))
+    get_latent, set_latent = mo.state(None)
+    get_example, set_example = mo.state(None)
+    get_tab, set_tab = mo.state("Runs")
+    get_encoded, set_encoded = mo.state(0)
+    get_named, set_named = mo.state(0)
+
+    def follow(widget):
+        """Go where the last click in pictures leads."""
+        if not widget.value.get("chosen"):
+            return
+        kind, number, _ = widget.value["chosen"]
+        (set_latent if kind == "latent" else set_example)(number)
+        set_tab("Latent" if kind == "latent" else "Image")
+
+    return (
+        follow,
+        get_encoded,
+        get_example,
+        get_latent,
+        get_named,
+        get_path,
+        get_tab,
+        set_encoded,
+        set_example,
+        set_latent,
+        set_named,
+        set_path,
+        set_tab,
+    )
+
+
+@app.cell
+def _(Pictures, mo):
+    # Made once: what they show is set below. Made anew with each click, a browser may ask for a script that is gone already.
+    previews, top, picked = (mo.ui.anywidget(Pictures()) for _ in range(3))
+    return picked, previews, top
+
+
+@app.cell
+def _(mo, runs, settings_of):
+    _columns = settings_of(runs) or ["kind"]
+    colour = mo.ui.dropdown(_columns, value="kind" if "kind" in _columns else _columns[0], label="colour")
+    shape = mo.ui.dropdown(["", *_columns], value="layer" if "layer" in _columns else "", label="shape")
+    pareto = mo.ui.checkbox(label="Pareto-optimal only")
+    _layers = sorted(map(str, runs["layer"].drop_nulls().unique().to_list()), key=lambda one: (len(one), one))
+    layers = mo.ui.multiselect(_layers, label="layers")
+    sparse = mo.ui.checkbox(value=True, label="L0 below a tenth of the latents")
+    return colour, layers, pareto, shape, sparse
+
+
+@app.cell
+def _(layers, mo, pareto, pl, runs, set_latent, set_path, set_tab, sparse):
+    shown_runs = runs.filter(pl.col("pareto")) if pareto.value else runs
+    if layers.value:
+        shown_runs = shown_runs.filter(pl.col("layer").cast(pl.String).is_in(layers.value))
+    if sparse.value and "l0" in shown_runs.columns:
+        shown_runs = shown_runs.filter((pl.col("l0") <= 0.1 * pl.col("n_latents")).fill_null(True))
+
+    def choose_run(chosen):
+        if len(chosen):
+            set_path(chosen["path"][0])
+            set_latent(None)
+            set_tab("Latents")
+
+    run_table = mo.ui.table(
+        shown_runs, selection="single", page_size=12, on_change=choose_run, freeze_columns_left=["name"], max_columns=None,
+        show_column_summaries=False, show_data_types=False, 
+        format_mapping={name: "{:.4g}" for name, kind in shown_runs.schema.items() if kind.is_float()},
+    )  # fmt: skip
+    return choose_run, run_table, shown_runs
+
+
+@app.cell
+def _(choose_run, colour, mo, plots, shape, shown_runs):
+    plot = mo.md("No dictionary has a finite L0 and NMSE.")
+    if {"l0", "nmse"} <= {*shown_runs.columns} and len(shown_runs):
+        plot = mo.ui.altair_chart(
+            plots.frontier_chart(shown_runs, colour.value, shape.value or None), chart_selection=False, legend_selection=False,
+            on_change=lambda chosen: choose_run(chosen) if len(chosen) == 1 else None,
+        )  # fmt: skip
+    return (plot,)
+
+
+@app.cell
+def _(colour, layers, mo, pareto, plot, run_table, shape, sparse):
+    _controls = mo.hstack([colour, shape, layers, pareto, sparse], justify="start", gap=1.5, wrap=True)
+    runs_view = mo.vstack(
+        [
+            _controls,
+            mo.md("Click a point, or the box of a row, to open the dictionary. Rings: Pareto-optimal."),
+            plot,
+            run_table,
+        ]
+    )
+    return (runs_view,)
+
+
+@app.cell
+def _(get_encoded, get_named, get_path, mo, opened_at, runs, session):
+    path, _ = get_path(), (get_encoded(), get_named())  # again when codes or a name have been added
+    opened, problem = None, None
+    with mo.status.spinner("Opening codes, atoms and results"):
+        try:
+            opened = opened_at(path, session)
+        except ValueError as error:
+            problem = str(error)
+    title = next(
+        (f"{row['name']}, layer {row.get('layer')}" for row in runs.iter_rows(named=True) if row["path"] == path), path
+    )
+    return opened, path, problem, title
+
+
+@app.cell
+def _(mo, opened, path, problem, title):
+    encode = mo.ui.run_button(label=f"Encode {title}")
+    missing = None
+    if problem is not None:
+        missing = mo.callout(mo.md(problem), kind="warn")
+    elif opened is None:
+        missing = mo.vstack(
+            [mo.md(f"**{title}** has no codes yet. On a shell: `saev encode {path}`, or here:"), encode]
+        )
+    return encode, missing
+
+
+@app.cell
+def _(encode, mo, path, prepare, session, set_encoded):
+    if encode.value:
+        with mo.status.spinner("Encoding"):
+            prepare(path, session)
+        set_encoded(lambda n: n + 1)
+    return
+
+
+@app.cell
+def _(RANGES, mo):
+    # Made once, so that filters stay while dictionaries change.
+    frequency, value = (
+        mo.ui.range_slider(
+            *RANGES[name], step=0.05, value=list(RANGES[name]), label=label, show_value=True, debounce=True
+        )
+        for name, label in (("frequency", "log10 frequency"), ("value", "log10 mean value"))
+    )
+    text = mo.ui.text(placeholder="number, class, trait, pair, name", label="search", debounce=300)
+    class_ap = mo.ui.slider(0, 1, step=0.05, label="AP of its class, at least", show_value=True, debounce=True)
+    trait_gain = mo.ui.slider(
+        0, 0.6, step=0.02, label="AP of its trait above a constant score", show_value=True, debounce=True
+    )
+    p_family = mo.ui.checkbox(label="separates groups (p ≤ 0.05, family-wise)")
+    is_named = mo.ui.checkbox(label="with a name")
+    return class_ap, frequency, is_named, p_family, text, trait_gain, value
+
+
+@app.cell
+def _(mo, opened, plots):
+    cells_chart = None
+    if opened is not None:
+        cells_chart = mo.ui.altair_chart(
+            plots.density_chart(opened.latents), chart_selection="interval", legend_selection=False
+        )
+    return (cells_chart,)
+
+
+@app.cell
+def _(
+    Filters, cells_chart, class_ap, filtered, frequency, is_named, mo, open_ended, opened, p_family, set_latent, set_tab, text, trait_gain,
+    value,
+):  # fmt: skip
+    chosen_latents = latent_table = None
+    if opened is not None:
+        _filters = Filters(
+            open_ended("frequency", frequency.value), open_ended("value", value.value), class_ap.value, trait_gain.value,
+            0.05 if p_family.value else None, text.value, is_named.value,
+        )  # fmt: skip
+        chosen_latents = filtered(opened.latents, _filters)
+        _brushed = cells_chart.value
+        if len(_brushed) and len(_brushed) < len(cells_chart.dataframe):
+            _ends = {
+                name: (_brushed[f"low_{name}"].min(), _brushed[f"high_{name}"].max()) for name in ("frequency", "value")
+            }
+            chosen_latents = filtered(chosen_latents, Filters(**_ends))
+
+        def choose_latent(rows):
+            if len(rows):
+                set_latent(int(rows["latent"][0]))
+                set_tab("Latent")
+
+        latent_table = mo.ui.table(
+            chosen_latents, selection="single", page_size=15, on_change=choose_latent, show_column_summaries=False, show_data_types=False,
+            freeze_columns_left=["latent"], label=f"{len(chosen_latents):,} of {opened.codes.n_latents:,} latents; choose one:",
+            format_mapping={name: "{:.3g}" for name, kind in chosen_latents.schema.items() if kind.is_float()},
+        )  # fmt: skip
+    return chosen_latents, latent_table
+
+
+@app.cell
+def _(cards, chosen_latents, opened, previews):
+    if opened is not None:
+        previews.widget.data = cards.gallery_card(opened, chosen_latents)
+    return
+
+
+@app.cell
+def _(follow, previews):
+    follow(previews)
+    return
+
+
+@app.cell
+def _(
+    cells_chart, class_ap, frequency, is_named, latent_table, missing, mo, opened, p_family, previews, text, title, trait_gain, value,
+):  # fmt: skip
+    if opened is None:
+        latents_view = missing
+    else:
+        _known = {*opened.latents.columns}
+        _controls = [text, frequency, value]
+        _controls += [class_ap] if "class_ap" in _known else []
+        _controls += [trait_gain] if "trait_ap" in _known else []
+        _controls += [p_family] if "p_family" in _known else []
+        _controls += [is_named] if "name" in _known else []
+        _cells = mo.vstack([mo.md("Drag over cells to choose latents:"), cells_chart])
+        latents_view = mo.vstack([
+            mo.md(f"**{title}**"), mo.hstack([mo.vstack(_controls), _cells], widths=[1, 1.3], gap=2), latent_table,
+            mo.md("**Six of them, from often to rarely firing**"), previews,
+        ])  # fmt: skip
+    return (latents_view,)
+
+
+@app.cell
+def _(first_latent, get_latent, mo, opened, set_latent):
+    number = None
+    if opened is not None:
+        _latent = get_latent()
+        number = mo.ui.number(
+            0, opened.codes.n_latents - 1, step=1, value=first_latent(opened.latents) if _latent is None else _latent, label="latent",
+            on_change=lambda one: set_latent(int(one)), debounce=True,
+        )  # fmt: skip
+    return (number,)
+
+
+@app.cell
+def _(cards, number, opened, top):
+    if opened is not None:
+        top.widget.data = cards.latent_card(opened, int(number.value))
+    return
+
+
+@app.cell
+def _(follow, top):
+    follow(top)
+    return
+
+
+@app.cell
+def _(mo, number, opened):
+    naming = None
+    if opened is not None:
+        naming = mo.md("{name} {note} {confidence}").batch(
+            name=mo.ui.text(label=f"name of latent {int(number.value)}"), note=mo.ui.text(label="note"),
+            confidence=mo.ui.number(0, 1, step=0.1, value=None, label="confidence"),
+        ).form(submit_button_label="annotate", bordered=False)  # fmt: skip
+    return (naming,)
+
+
+@app.cell
+def _(naming, number, opened, set_named):
+    said = ""
+    if naming is not None and naming.value is not None:
+        try:
+            opened.annotate(int(number.value), **naming.value)
+            set_named(lambda n: n + 1)
+        except ValueError as error:
+            said = str(error)
+    return (said,)
+
+
+@app.cell
+def _(missing, mo, naming, number, opened, said, title, top):
+    latent_view = missing
+    if opened is not None:
+        latent_view = mo.vstack([
+            mo.hstack([mo.md(f"**{title}**"), number], justify="start", gap=2), top, naming, mo.plain_text(said),
+        ])  # fmt: skip
+    return (latent_view,)
+
+
+@app.cell
+def _(get_example, mo, opened, set_example):
+    image = None
+    if opened is not None:
+        _start = next(
+            (label for label, one in opened.labels.items() if one == get_example()), next(iter(opened.labels))
+        )
+        image = mo.ui.dropdown(opened.labels, value=_start, searchable=True, label="image", on_change=set_example)
+    return (image,)
+
+
+@app.cell
+def _(cards, image, opened, picked):
+    if opened is not None:
+        picked.widget.data = cards.image_card(opened, int(image.value))
+    return
+
+
+@app.cell
+def _(follow, picked):
+    follow(picked)
+    return
+
+
+@app.cell
+def _(image, missing, mo, opened, picked, title):
+    image_view = missing
+    if opened is not None:
+        image_view = mo.vstack([mo.hstack([mo.md(f"**{title}**"), image], justify="start", gap=2), picked])
+    return (image_view,)
+
+
+@app.cell
+def _(get_tab, mo, set_tab):
+    tabs = mo.ui.tabs(dict.fromkeys(("Runs", "Latents", "Latent", "Image"), ""), value=get_tab(), on_change=set_tab)
+    return (tabs,)
+
+
+@app.cell
+def _(image_view, latent_view, latents_view, mo, runs_view, session, tabs):
+    _views = {"Runs": runs_view, "Latents": latents_view, "Latent": latent_view, "Image": image_view}
+    _credits = session.images.credits() if session.images is not None else ""
+    mo.vstack([tabs, _views[tabs.value], mo.plain_text(_credits)])
+    return
+
+
+if __name__ == "__main__":
+    app.run()

@@ -1,0 +1,206 @@
+// Draws the data of saev/explore/cards.py: rows of photos with maps of one latent, or one photo whose patches can be clicked.
+// `model.get("data")` is the data; a click sets `chosen` of the model: [latent or example, number, clicks so far].
+
+const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+const element = (tag, properties = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+};
+const round = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
+
+const scaleOf = (width) => Math.max(4, Math.floor(420 / width)); // pixels of the canvas to a patch
+
+// The photo stays as it is where the latent is strong, and is dimmed elsewhere; patches above half of the upper value are outlined.
+function paint(canvas, map, [height, width], visible) {
+  const scale = scaleOf(width), draw = canvas.getContext("2d");
+  canvas.width = width * scale;
+  canvas.height = height * scale;
+  if (!visible || !map) return;
+  const strong = (y, x) => y >= 0 && x >= 0 && y < height && x < width && map[y * width + x] > 127;
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      const code = map[y * width + x] / 255;
+      draw.fillStyle = `rgba(0, 0, 0, ${0.58 * (1 - Math.sqrt(code))})`;
+      draw.fillRect(x * scale, y * scale, scale, scale);
+    }
+  draw.fillStyle = "#ffd500";
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) {
+      if (!strong(y, x)) continue;
+      const [left, top] = [x * scale, y * scale];
+      if (!strong(y - 1, x)) draw.fillRect(left, top, scale, 4);
+      if (!strong(y + 1, x)) draw.fillRect(left, top + scale - 4, scale, 4);
+      if (!strong(y, x - 1)) draw.fillRect(left, top, 4, scale);
+      if (!strong(y, x + 1)) draw.fillRect(left + scale - 4, top, 4, scale);
+    }
+}
+
+function picture(card, className) {
+  const photo = card.src
+    ? element("img", { src: card.src, alt: card.label, title: card.path })
+    : element("div", { className: "none", textContent: card.grid ? "" : "no photo", title: card.path });
+  const canvas = element("canvas");
+  return [element("div", { className }, photo, canvas), canvas];
+}
+
+function choose(model, kind, number) {
+  const clicks = (model.get("chosen") || [])[2] || 0;
+  model.set("chosen", [kind, number, clicks + 1]);
+  model.save_changes();
+}
+
+function photosOf(model, cards, maps) {
+  const row = element("div", { className: "row" });
+  for (const card of cards) {
+    const [frame, canvas] = picture(card, "frame");
+    const map = card.map && bytes(card.map);
+    if (card.grid) {
+      maps.push((visible) => paint(canvas, map, card.grid, visible));
+      maps.at(-1)(true);
+    }
+    const caption = element("span", {}, element("b", { textContent: card.code }), ` ${card.label}`);
+    const button = element("button", { className: "photo", type: "button", title: `image ${card.example}: ${card.path}` }, frame, caption);
+    button.addEventListener("click", () => choose(model, "example", card.example));
+    row.append(button);
+  }
+  return row;
+}
+
+function mapSwitch(maps) {
+  const shown = element("input", { type: "checkbox", checked: true });
+  shown.addEventListener("change", () => maps.forEach((one) => one(shown.checked)));
+  return element("label", { className: "switch" }, shown, " heat maps (outlined: above half of the latent's largest code)");
+}
+
+function drawGallery(model, el, data) {
+  const maps = [];
+  el.append(mapSwitch(maps));
+  for (const { latent, about, cells } of data.latents) {
+    const open = element("button", { className: "open", type: "button", textContent: `Latent ${latent}` });
+    open.addEventListener("click", () => choose(model, "latent", latent));
+    el.append(element("h4", {}, open, ` ${about}`), photosOf(model, cells, maps));
+  }
+}
+
+function drawLatent(model, el, data) {
+  const maps = [], photos = element("div", {}, mapSwitch(maps)), side = element("div", {});
+  for (const [heading, cards] of Object.entries(data.rows))
+    if (cards.length) photos.append(element("h4", { textContent: heading }), photosOf(model, cards, maps));
+  if (!Object.values(data.rows).some((cards) => cards.length)) photos.append(element("p", { textContent: "It fires on none of these images." }));
+  const facts = element("table", {}, ...data.facts.map(([what, value]) =>
+    element("tr", {}, element("th", { scope: "row", textContent: what }), element("td", { textContent: value }))));
+  side.append(element("h4", { textContent: `Latent ${data.latent}` }), facts);
+  if (data.range) side.append(element("h4", { textContent: "Images by their largest code" }), bars(data));
+  for (const [heading, rows] of Object.entries(data.near)) {
+    side.append(element("h4", { textContent: heading }));
+    for (const [j, cosine, about] of rows) side.append(listed(model, j, about, cosine.toFixed(2), Math.max(0, cosine)));
+  }
+  el.append(element("div", { className: "wide" }, photos, side));
+}
+
+function bars({ bars: counts, range }) {
+  const most = Math.max(...counts), row = element("div", { className: "bars" });
+  counts.forEach((n, i) => {
+    const low = range[0] + ((range[1] - range[0]) * i) / counts.length, high = range[0] + ((range[1] - range[0]) * (i + 1)) / counts.length;
+    const bar = element("i", { title: `${round(low)} to ${round(high)}: ${n} images` });
+    bar.style.height = n ? `${Math.max(2, (100 * n) / most)}%` : "0";
+    row.append(bar);
+  });
+  const ends = element("div", { className: "ends" }, ...range.map((x) => element("span", { textContent: round(x) })));
+  return element("div", {}, row, ends);
+}
+
+// A latent with a bar behind it; a click opens it.
+function listed(model, j, about, value, fraction) {
+  const bar = element("i", {});
+  bar.style.width = `${100 * fraction}%`;
+  const text = element("span", {}, element("b", { textContent: j }), ` ${about}`);
+  const button = element("button", { type: "button", className: "latent", title: `open latent ${j}: ${about}` }, bar, text, element("em", { textContent: value }));
+  button.addEventListener("click", () => choose(model, "latent", j));
+  return button;
+}
+
+function drawImage(model, el, data) {
+  const [frame, canvas] = picture(data, "frame large");
+  const list = element("div", { className: "list" });
+  el.append(element("div", { className: "pair" }, element("div", {}, frame, element("small", { textContent: data.path })), list));
+  const latents = data.grid && new Int32Array(bytes(data.latents).buffer);
+  const codes = data.grid && bytes(data.codes);
+  let patch = null, latent = null;
+
+  const mapOf = (j) => {
+    const map = new Uint8Array(data.grid[0] * data.grid[1]);
+    for (let i = 0; i < latents.length; i++) if (latents[i] === j) map[Math.floor(i / data.top)] = codes[i];
+    const largest = Math.max(1, ...map);
+    return map.map((code) => Math.ceil((255 * code) / largest));
+  };
+  const show = () => {
+    const [height, width] = data.grid || [1, 1];
+    paint(canvas, latent === null ? null : mapOf(latent), [height, width], latent !== null);
+    if (patch !== null) {
+      const draw = canvas.getContext("2d"), scale = scaleOf(width);
+      for (const [colour, line] of [["#000000", 7], ["#ffffff", 3]]) {
+        draw.strokeStyle = colour;
+        draw.lineWidth = line;
+        draw.strokeRect((patch % width) * scale + 2, Math.floor(patch / width) * scale + 2, scale - 4, scale - 4);
+      }
+    }
+    const rows = patch === null ? data.strongest : [...Array(data.top).keys()]
+      .map((i) => [latents[patch * data.top + i], (codes[patch * data.top + i] / 255) * data.upper]).filter(([j]) => j >= 0);
+    const title = patch === null ? "Strongest latents of the image" : `Patch ${Math.floor(patch / width) + 1}, ${(patch % width) + 1}: its latents`;
+    list.replaceChildren(element("h4", { textContent: title }), ...rows.map(([j, code]) => item(j, code, rows[0][1])));
+    if (data.grid) list.append(element("small", { textContent: "Click a patch for its latents, a latent for its map (among each patch's largest codes)." }));
+    if (patch !== null) {
+      const all = element("button", { type: "button", className: "open", textContent: "whole image" });
+      all.addEventListener("click", () => { patch = null; show(); });
+      list.append(all);
+    }
+  };
+  const item = (j, code, most) => {
+    const bar = element("i", {});
+    bar.style.width = `${Math.max(2, (100 * code) / most)}%`;
+    const text = element("span", {}, element("b", { textContent: j }), ` ${data.about[j] || ""}`);
+    const map = element("button", { type: "button", className: j === latent ? "latent on" : "latent" }, bar, text, element("em", { textContent: round(code) }));
+    map.setAttribute("aria-pressed", j === latent);
+    map.addEventListener("click", () => { latent = latent === j ? null : j; show(); });
+    const open = element("button", { type: "button", className: "open", textContent: "open", title: `Latent ${j} on all images` });
+    open.addEventListener("click", () => choose(model, "latent", j));
+    return element("div", { className: "item" }, map, open);
+  };
+  if (data.grid) {
+    canvas.tabIndex = 0;
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-label", "patches of the photo: click one, or move with the arrow keys");
+    canvas.addEventListener("click", (event) => {
+      const box = canvas.getBoundingClientRect(), [height, width] = data.grid;
+      const x = Math.floor(((event.clientX - box.left) / box.width) * width), y = Math.floor(((event.clientY - box.top) / box.height) * height);
+      patch = Math.min(height - 1, Math.max(0, y)) * width + Math.min(width - 1, Math.max(0, x));
+      show();
+    });
+    canvas.addEventListener("keydown", (event) => {
+      const [height, width] = data.grid;
+      const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: width, ArrowUp: -width }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      const next = patch === null ? 0 : patch + step;
+      if (next >= 0 && next < height * width) patch = next;
+      show();
+    });
+  }
+  show();
+}
+
+function render({ model, el }) {
+  const draw = () => {
+    const root = element("div", { className: "saev" });
+    const data = model.get("data");
+    if (data.kind === "gallery") drawGallery(model, root, data);
+    if (data.kind === "latent") drawLatent(model, root, data);
+    if (data.kind === "image") drawImage(model, root, data);
+    el.replaceChildren(root);
+  };
+  model.on("change:data", draw);
+  draw();
+}
+export default { render };
