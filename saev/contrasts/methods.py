@@ -16,6 +16,7 @@ from saev.scoring.scorers import Activations, BothSigns, TokenScorer, about, kin
 from saev.shards.selected_tokens import Selection
 
 CHANNELS, RAW = "channels", "raw activations"
+BASELINES = ("random_vectors", "kmeans", "pca", "semi_nmf", "untrained", CHANNELS)  # kinds
 
 
 class Method(NamedTuple):

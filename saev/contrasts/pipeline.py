@@ -16,11 +16,12 @@ from jaxtyping import Bool
 from saev.contrasts.cards import Card
 from saev.contrasts.conditions import texts_of
 from saev.contrasts.groups import Pair, columns_of, pairs_of
-from saev.contrasts.methods import CHANNELS, RAW, Method, methods_of
+from saev.contrasts.methods import BASELINES, CHANNELS, RAW, Method, methods_of
 from saev.contrasts.other_runs import open_others, partner_rows, separating
 from saev.contrasts.settings import ContrastSettings, Groups
+from saev.contrasts.shown_latents import cards_of
 from saev.contrasts.study import Study, images_of, sides_of, warn_of_few
-from saev.contrasts.tables import BASELINES, cards_of, layer_tables
+from saev.contrasts.tables import layer_tables
 from saev.device import resolve_device
 from saev.images.tables import shortened
 from saev.saved import Dictionaries, Recording, find_dictionaries, open_recording
