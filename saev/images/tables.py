@@ -21,7 +21,7 @@ def read_table(file: Path, key: str = "", column: str = "label") -> dict[str, di
     rows: dict[str, dict[str, str]] = {}
     for number, name, row in lines:
         if name in rows:
-            raise ValueError(f"{file}, line {number}: second row of {name!r}; keep one row for each image.")
+            raise ValueError(f"{file}, line {number}: second row of {name!r}; keep one of them.")
         rows[name] = row
     return rows
 

@@ -27,12 +27,19 @@ def columns_of(store: ActivationStore) -> list[str]:
     return sorted(set(store.examples.columns) - set(RESERVED))
 
 
-def joined(store: ActivationStore, file: str | os.PathLike, option: str, key: str = "") -> pl.DataFrame:
+def joined(
+    store: ActivationStore,
+    file: str | os.PathLike,
+    option: str,
+    key: str = "",
+    used: Collection[str] | None = None,
+) -> pl.DataFrame:
     """examples.parquet with the columns of a csv or tsv, null where an image has no row.
 
     The table's column `key` (default: the first) names values of the column of the same name, or else images (path, ending of it,
     file name or stem). ValueError for a table that is not there, has no other column, a column that the recording has, or no row
-    for any image; `option` is what the user gave the table for.
+    for any image; `option` is what the user gave the table for. Of columns that the recording has, those that are not in `used`
+    (None: all are) are left out instead.
     """
     file, examples = Path(file), store.examples
     if not file.is_file():
@@ -50,6 +57,10 @@ def joined(store: ActivationStore, file: str | os.PathLike, option: str, key: st
         if without:
             log.warning("%s=%s: no row for %s=%s", option, file, key, shortened(without))
     else:
+        if same := [name for name in columns_of(store) if name.lower() == key.lower()]:
+            raise ValueError(
+                f"{option}={file}: its first column {key!r} is no column of {store.name}; did you mean {same[0]}?"
+            )
         values = examples["path"].to_list()
         path_of = match(rows, values, file)
         report_matches(file, store, rows, path_of, 0, option)
@@ -58,7 +69,10 @@ def joined(store: ActivationStore, file: str | os.PathLike, option: str, key: st
     names = list(next(iter(added.values())))
     if not names:
         raise ValueError(f"{option}={file} has one column alone: give others beside {key!r}.")
-    if taken := [name for name in names if name in examples.columns]:
+    taken = [name for name in names if name in examples.columns]
+    if used is not None:
+        names, taken = [name for name in names if name not in taken], [name for name in taken if name in used]
+    if taken:
         raise ValueError(f"{option}={file}: {store.name} has a column {taken[0]!r} already: rename the table's.")
     return examples.with_columns(
         pl.Series(name, [added.get(value, {}).get(name) for value in values]) for name in names

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
 from saev.progress import bar
-from saev.taxon_map.statistics import f1
+from saev.taxon_map.statistics import f1, permuted
 from saev.taxon_map.tree import Tree
 
 AND, OR = 0, 1
@@ -85,13 +85,15 @@ class Halves:
     leaf_of_group: Int64[np.ndarray, " groups"]
 
     def permuted(self, rng: np.random.Generator) -> Int64[np.ndarray, " images"]:
-        """The leaf of each image with the leaves of groups permuted within each half."""
-        side = np.zeros(len(self.leaf_of_group), bool)
-        side[self.group] = self.training
-        leaf = self.leaf_of_group.copy()
-        for half in (side, ~side):
-            leaf[half] = rng.permutation(leaf[half])
-        return leaf[self.group]
+        """The leaf of each image with the leaves permuted within `strata`."""
+        return permuted(self.leaf_of_group, self.strata, rng)[self.group]
+
+    @property
+    def strata(self) -> Int64[np.ndarray, " groups"]:
+        """A number for the groups of one half and as many images: nodes keep their sizes in each half."""
+        other = np.zeros(len(self.leaf_of_group), np.int64)
+        other[self.group] = ~self.training
+        return 2 * np.bincount(self.group) + other
 
 
 def halves(group: Int64[np.ndarray, " images"], leaf_of_group: Int64[np.ndarray, " groups"], seed: int) -> Halves:

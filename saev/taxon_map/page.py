@@ -7,6 +7,7 @@ import polars as pl
 
 from saev.images.source import ImageSource
 from saev.taxon_map.latent_map import LatentMap
+from saev.taxon_map.settings import CLUSTER
 from saev.taxon_map.tree import Node
 from saev.visuals.map_page import HeatMap, MapNode, write_map_page
 
@@ -33,7 +34,15 @@ def heat_map(one: LatentMap, results: pl.DataFrame) -> HeatMap:
         first, stop = np.searchsorted(leaf[one.rows], [node.first, node.stop]).tolist()
         top = top_images(one, node, number[latent])
         nodes.append(MapNode(node.name, node.rank, node.value, node.depth, first, stop, top))
-    return HeatMap(codes, one.selection.images[one.rows], one.latents[one.columns], one.tree.ranks, nodes, one.names)
+    return HeatMap(
+        codes,
+        one.selection.images[one.rows],
+        one.latents[one.columns],
+        one.tree.ranks,
+        nodes,
+        one.names,
+        one.tree.common,
+    )
 
 
 def top_images(one: LatentMap, node: Node, latent: int) -> list[tuple[int, float, bool]]:
@@ -50,17 +59,25 @@ def facts_of(one: LatentMap) -> list[tuple[str, str]]:
     rows, columns = len(one.rows), len(one.columns)
     chosen = f" where {settings.where}" if settings.where else ""
     some = f"; the map has {rows:,} of them, evenly from the nodes of the lowest rank" if rows < n_images else ""
+    some += f", at most {settings.per_node} of each" if some and settings.per_node else ""
+    images = f"{one.selection.store.name}: {n_images:,} images{chosen}{some}"
+    if n_images < one.n_images:
+        images = f"{one.selection.store.name}: a random {n_images:,} of {one.n_images:,} images{chosen}, and counts are of these"
+    seed, group = (
+        f"; seed {settings.seed}",
+        f", within groups of as many images ({settings.group})" if settings.group else "",
+    )
+    tested = [("Nulls", f"{len(one.maxima)} permutations of the images' taxa{group}{seed}")]
+    if one.coalitions is not None:
+        searches = f"; null: {len(one.coalition_null)} searches with permuted taxa"
+        tested.append(("Coalitions", f"at most {settings.n_coalition} latents{searches}"))
     least = f"fire on at least {settings.min_images} images"
     fires = f", above {settings.threshold:g} of their largest code" if settings.threshold else ""
     shown = f"; the map has the {columns:,} that differ most between nodes" if columns < n_latents else ""
     return [
-        ("Images", f"{one.selection.store.name}, {n_images:,} images{chosen}{some}"),
+        ("Images", images),
         ("Ranks", ", ".join(one.tree.ranks)),
         ("Latents", f"{n_latents:,} that {least}{fires}{shown}"),
         ("Code of an image", f"{settings.pool} over its tokens ({one.selection.tokens}), layer {one.selection.layer}"),
-        (
-            "Nulls",
-            f"{len(one.maxima)} permutations of the images' taxa"
-            + (f", by {settings.group}" if settings.group else ""),
-        ),
+        *([("Seed", str(settings.seed))] if settings.rows == (CLUSTER,) else tested),
     ]

@@ -18,7 +18,9 @@ class MapSettings:
     pool: Literal["max", "mean", "top3"] = "max"  # of a latent's codes over the tokens of an image
     threshold: float = bounded(0.0, at_least=0, below=1)  # a latent fires above this fraction of its largest code
     min_images: int = bounded(3, at_least=1)  # latents that fire on fewer are left out
-    group: str | None = None  # column of examples.parquet: images of one group stay together in splits and permutations
+    group: str | None = (
+        None  # column of examples.parquet or taxonomy: its images stay together in halves and permutations
+    )
 
     permutations: int = bounded(200, at_least=0)  # of the images' labels, for the null of single latents
     n_coalition: int = bounded(4, at_least=0)  # latents of a coalition, at most; 0: no coalitions

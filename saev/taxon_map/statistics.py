@@ -5,11 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int64, Num
 from scipy.sparse import csc_matrix
+from scipy.special import gammaln
 from scipy.stats import hypergeom
 
 from saev.progress import bar
 from saev.scoring.blocks import size
 from saev.taxon_map.tree import Tree
+
+LEVEL = 0.05  # p up to which a latent counts as above the null
 
 BLOCK = 1 << 23  # (latent, leaf) counts in memory at once
 
@@ -61,6 +64,28 @@ def tail(
     return hypergeom.sf(counts.hits[latent, node] - 1, n_images, counts.size[node], counts.firing[latent])
 
 
+def permuted(
+    values: Int64[np.ndarray, " n"], strata: Int64[np.ndarray, " n"], rng: np.random.Generator
+) -> Int64[np.ndarray, " n"]:
+    """The values permuted within each stratum."""
+    out = values.copy()
+    for stratum in np.unique(strata):
+        out[strata == stratum] = rng.permutation(values[strata == stratum])
+    return out
+
+
+def smallest_p(
+    tree: Tree, leaf_of_group: Int64[np.ndarray, " groups"], strata: Int64[np.ndarray, " groups"]
+) -> Float64[np.ndarray, " nodes"]:
+    """The probability that permuted leaves give a node the groups that it has: no p is expected below it."""
+    inside = tree.members(leaf_of_group)
+    log_ways = np.zeros(len(tree.nodes))
+    for stratum in np.unique(strata):
+        n, k = np.count_nonzero(strata == stratum), inside[strata == stratum].sum(0)
+        log_ways += gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+    return np.exp(-log_ways)
+
+
 def null_maxima(
     fires: csc_matrix,
     tree: Tree,
@@ -71,10 +96,11 @@ def null_maxima(
 ) -> Float64[np.ndarray, "n nodes"]:
     """The largest F1 over all latents for each node, with the leaves of groups of images permuted, `n` times.
 
+    Leaves are permuted among groups of as many images, so that nodes keep their sizes, on which the F1 of chance depends.
     Time: the codes' entries per permutation, as counts of inner nodes are sums of those of leaves.
     """
     rng = np.random.default_rng(seed)
-    leaves = [rng.permutation(leaf_of_group)[group] for _ in range(n)]
+    leaves = [permuted(leaf_of_group, np.bincount(group), rng)[group] for _ in range(n)]
     largest = np.zeros((n, len(tree.nodes)))
     width = max(1, BLOCK // tree.n_leaves)
     starts = range(0, size(fires)[1], width)

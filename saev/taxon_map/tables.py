@@ -1,5 +1,6 @@
 """The tables of one dictionary's map."""
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,12 @@ import polars as pl
 from jaxtyping import Float64, Int64
 
 from saev.annotations import with_names
+from saev.images.tables import shortened
 from saev.taxon_map.latent_map import LatentMap
 from saev.taxon_map.settings import CLUSTER
 from saev.taxon_map.statistics import family_wise_p, tail
 
+log = logging.getLogger(__name__)
 BEST = 20  # latents of a node that are listed whatever the null says
 FEWEST = 2  # images of a node in each half, for a coalition
 
@@ -67,31 +70,53 @@ def nodes_table(one: LatentMap) -> pl.DataFrame:
             "p_hypergeometric": nullable(np.full(len(p), np.nan) if clustered else p),
             "null_f1": nullable(above[node]),
             "p": nullable(family_wise_p(f1[latent, node], node, one.maxima)),
+            "higher_f1_for": pl.Series(higher(one, f1, latent, node), dtype=pl.String),
         }
     )
     return named(table, one)
 
 
-def of_nodes(one: LatentMap, node: Int64[np.ndarray, " n"]) -> dict[str, list[Any]]:
-    """The columns that say which node a row is of."""
-    nodes = [one.tree.nodes[k] for k in node.tolist()]
+def higher(
+    one: LatentMap,
+    f1: Float64[np.ndarray, "latents nodes"],
+    latent: Int64[np.ndarray, " pairs"],
+    node: Int64[np.ndarray, " pairs"],
+) -> list[str | None]:
+    """For (latent, node) pairs the node above or below with the highest F1 of this latent; None: no such node has a higher one."""
+    contains = one.tree.contains()
+    related = np.where((contains | contains.T)[node], f1[latent], -1.0)
+    best = related.argmax(1)
+    above = related[np.arange(len(best)), best] > f1[latent, node]
+    return [one.tree.nodes[k].name if more else None for k, more in zip(best.tolist(), above.tolist(), strict=True)]
+
+
+def of_nodes(one: LatentMap, node: Int64[np.ndarray, " n"]) -> dict[str, Any]:
+    """The columns that say which node a row is of; `same_images_as`: its parent, where that has no other images."""
+    nodes, parents = [one.tree.nodes[k] for k in node.tolist()], one.tree.parents()
+    same = [
+        parent.name if (parent := parents[k]) and parent.n_images == one.tree.nodes[k].n_images else None
+        for k in node.tolist()
+    ]
     return {
         "node": [each.name for each in nodes],
         "rank": [each.rank for each in nodes],
         "value": [each.value for each in nodes],
         "depth": [each.depth for each in nodes],
         "n_images": [each.n_images for each in nodes],
+        "same_images_as": pl.Series(same, dtype=pl.String),
     }
 
 
 def coalitions_table(one: LatentMap) -> pl.DataFrame:
-    """A row per node with at least `FEWEST` images in each half: the coalition, and how it does on the half it was not chosen on."""
-    columns = {
+    """A row per node with at least `FEWEST` images in each half and a latent that fires on those of the first: the coalition, and
+    how it does on the half it was not chosen on."""
+    columns: dict[str, Any] = {
         "node": pl.String,
         "rank": pl.String,
         "value": pl.String,
         "depth": pl.Int64,
         "n_images": pl.Int64,
+        "same_images_as": pl.String,
         "coalition": pl.String,
         "latents": pl.List(pl.Int64),
     }
@@ -99,7 +124,15 @@ def coalitions_table(one: LatentMap) -> pl.DataFrame:
         return named(pl.DataFrame(schema=columns), one)
     judged = one.coalitions
     sizes = np.array([node.n_images for node in one.tree.nodes])
-    kept = np.flatnonzero((judged.size >= FEWEST) & (sizes - judged.size >= FEWEST))
+    large = (judged.size >= FEWEST) & (sizes - judged.size >= FEWEST)
+    kept = np.flatnonzero(large & (judged.search.f1 > 0))
+    for why, without in (
+        (f"fewer than {FEWEST} images in a half", ~large),
+        ("no latent fires on the images it would be chosen on", large & (judged.search.f1 == 0)),
+    ):
+        if without.any():
+            names = shortened(node.name for node, no in zip(one.tree.nodes, without.tolist(), strict=True) if no)
+            log.warning("%s: no coalition: %s: %s", one.name, why, names)
     names, null = one.latents[one.candidates], one.coalition_null
     p = (1 + (null >= judged.f1).sum(0)) / (1 + len(null)) if len(null) else np.full(len(sizes), np.nan)
     above = np.quantile(null, 0.95, axis=0) if len(null) else np.full(len(sizes), np.nan)
@@ -117,7 +150,8 @@ def coalitions_table(one: LatentMap) -> pl.DataFrame:
             "train_f1": judged.search.f1[kept].astype(np.float64),
             "null_f1": nullable(above[kept]),
             "p": nullable(p[kept]),
-        }
+        },
+        schema_overrides=columns,
     )
     return named(table, one)
 
@@ -140,15 +174,16 @@ def images_table(one: LatentMap) -> pl.DataFrame:
     row = np.full(len(images), -1)
     row[one.rows] = np.arange(len(one.rows))
     order = np.lexsort((np.where(row < 0, len(row), row), tree.leaf))
-    values: dict[str, list[str | None]] = {rank: [None] * tree.n_leaves for rank in tree.ranks}
-    for node in tree.nodes:
-        values[node.rank][node.first : node.stop] = [node.value] * (node.stop - node.first)
+    values = {rank: [path[k] if k < len(path) else None for path in tree.paths] for k, rank in enumerate(tree.ranks)}
     table = pl.DataFrame(
         {
             "row": pl.Series(row[order]).replace(-1, None),
             "example": images[order],
             "path": one.selection.store.examples["path"].gather(images[order]),
-            **{rank: [values[rank][leaf] for leaf in tree.leaf[order].tolist()] for rank in tree.ranks},
+            **{
+                rank: pl.Series([of_leaf[leaf] for leaf in tree.leaf[order].tolist()], dtype=pl.String)
+                for rank, of_leaf in values.items()
+            },
         }
     )
     return named(table, one)

@@ -1,10 +1,11 @@
 """The tree of the images' taxa: leaves are the paths that occur, a node is a range of leaves."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float32, Int64, Num
+from jaxtyping import Bool, Float32, Int64, Num
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +23,42 @@ class Node:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-    """Nodes in the order of the rows, each before the nodes below it; `leaf` is the leaf of each image."""
+    """Nodes in the order of the rows, each before the nodes below it; `leaf` is the leaf of each image, `paths` the values of each leaf."""
 
     ranks: tuple[str, ...]
     nodes: tuple[Node, ...]
     leaf: Int64[np.ndarray, " images"]
-    n_leaves: int
+    paths: tuple[tuple[str, ...], ...]
+
+    @property
+    def n_leaves(self) -> int:
+        return len(self.paths)
+
+    @property
+    def depth(self) -> Int64[np.ndarray, " images"]:
+        """The number of ranks at which each image has a value."""
+        return np.array([len(path) for path in self.paths], np.int64)[self.leaf]
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The values that all images have, from the highest rank on."""
+        alike = [len({*values}) == 1 for values in zip(*self.paths, strict=False)]
+        return self.paths[0][: [*alike, False].index(False)]
+
+    def contains(self) -> Bool[np.ndarray, "nodes nodes"]:
+        """Whether the leaves of a node (row) contain those of another (column)."""
+        first, stop = np.array([(node.first, node.stop) for node in self.nodes]).T
+        return (first[:, None] <= first) & (stop[:, None] >= stop) & ~np.eye(len(first), dtype=bool)
+
+    def parents(self) -> list[Node | None]:
+        """The parent of each node; None: it has none."""
+        above: list[Node] = []
+        parents: list[Node | None] = []
+        for node in self.nodes:
+            above = [one for one in above if one.depth < node.depth]
+            parents.append(above[-1] if above else None)
+            above.append(node)
+        return parents
 
     def over_nodes(self, of_leaves: Num[np.ndarray, "n leaves"]) -> Num[np.ndarray, "n nodes"]:
         """The sum over the leaves of each node."""
@@ -71,17 +102,25 @@ def tree_of(taxa: Mapping[str, Sequence[str | None]]) -> Tree:
         name = "/".join(f"{rank}={value}" for rank, value in zip(ranks, prefix, strict=False))
         n_images = int(sizes[first : last + 1].sum())
         nodes.append(Node(name, ranks[len(prefix) - 1], prefix[-1], len(prefix), first, last + 1, n_images))
-    return Tree(ranks, tuple(nodes), leaf, len(leaves))
+    names = [node.name for node in nodes]
+    if twice := next((name for name in names if names.count(name) > 1), None) if len({*names}) < len(names) else None:
+        raise ValueError(
+            f"rows={','.join(ranks)}: two nodes would be named {twice}: replace the / in the values of these columns."
+        )
+    return Tree(ranks, tuple(nodes), leaf, tuple(leaves))
 
 
 def position(value: str) -> tuple[int, float, str]:
     """What values are sorted by: numbers first, by size.
 
-    >>> sorted(["10", "b", "9", "a"], key=position)
-    ['9', '10', 'a', 'b']
+    >>> sorted(["10.0", "b", "9", "a", "-1"], key=position)
+    ['-1', '9', '10.0', 'a', 'b']
     """
-    number = float(value) if value.isascii() and value.isdigit() else None
-    return (1, 0.0, value) if number is None else (0, number, value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.inf
+    return (0, number, value) if math.isfinite(number) else (1, 0.0, value)
 
 
 def path_of(values: Sequence[str | None]) -> tuple[str, ...]:

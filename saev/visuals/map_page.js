@@ -258,10 +258,10 @@ function setCross(column, band) {
   cross = {column, band};
   const first = bandStart(band), stop = bands.stops[band], latent = data.latents[column];
   const above = data.nodes.filter(([, depth, from, to]) => from <= first && stop <= to && (!bands.depth || depth <= bands.depth));
-  const taxon = above.map(node => node[0]).join(" › ") || "no value";
+  const taxon = [...data.common, ...above.map(node => node[0])].join(" › ") || "no value";
   let sum = 0, active = 0;
   for (let i = first; i < stop; i++) { const code = codes[i * C + column]; sum += code; active += code > 0; }
-  const code = (sum / (stop - first) / 255 * data.largest[column]).toPrecision(3);
+  const code = (sum / (stop - first) / 255 * data.largest[column]).toPrecision(2);
   const best = data.best[latent], note = best ? `; best latent of ${data.nodes[best[0]][0]}, F1 ${best[1].toFixed(3)}` : "";
   const what = bands.depth ? `${stop - first} images` : data.paths[first];
   const value = bands.depth ? `mean code ${sum ? code : 0}, not 0 on ${active}` : `code ${sum ? code : 0}`;

@@ -26,6 +26,7 @@ from saev.visuals.report import ENVIRONMENT, aspect
 
 BEST = 5  # latents that are listed for a node
 SIDE, QUALITY = 80, 70  # of the photos
+LEVEL = 0.05  # p up to which a latent is above the null
 OPEN = 24  # nodes up to which all are unfolded
 
 
@@ -52,6 +53,7 @@ class HeatMap:
     ranks: Sequence[str]
     nodes: Sequence[MapNode]
     names: Mapping[int, str] = dataclasses.field(default_factory=dict)  # of annotated latents
+    common: Sequence[str] = ()  # the values that all images have
 
 
 def write_map_page(
@@ -85,7 +87,8 @@ def write_map_page(
     page = ENVIRONMENT.get_template("map_page.html.j2").render(
         title=title, facts=facts, data=page_data(heat, results, store), codes=packed(quantised(heat.codes)),
         nodes=cards(heat, results, nodes, coalitions, album), unfolded=len(heat.nodes) <= OPEN, album=album, aspect=aspect(store),
-        n_images=8, credits=[text for text in credits if text], ranks=heat.ranks, shape=heat.codes.shape,
+        n_images=8, credits=[text for text in credits if text], ranks=heat.ranks,
+        tested=results["p"].is_not_null().any(), coalitions=len(coalitions) > 0, shape=heat.codes.shape,
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -94,9 +97,9 @@ def write_map_page(
 
 
 def quantised(codes: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns"]:
-    """The size of each code as a fraction of the largest of its column, in 255 steps; 0 where a code is 0 alone."""
+    """The size of each code as a fraction of the largest of its column, in 255 steps; at least 1 where it is not 0."""
     size = np.abs(codes)
-    return np.ceil(255 * (size / np.maximum(size.max(0), 1e-30))).astype(np.uint8)
+    return np.maximum(np.rint(255 * (size / np.maximum(size.max(0), 1e-30))), size > 0).astype(np.uint8)
 
 
 def packed(values: UInt8[np.ndarray, "rows columns"]) -> str:
@@ -115,6 +118,7 @@ def page_data(heat: HeatMap, results: pl.DataFrame, store: ActivationStore) -> d
         "rows": heat.codes.shape[0],
         "columns": heat.codes.shape[1],
         "ranks": list(heat.ranks),
+        "common": list(heat.common),
         "nodes": [[node.value, node.depth, node.first, node.stop] for node in heat.nodes],
         "images": heat.examples.tolist(),
         "paths": store.examples["path"].gather(heat.examples).to_list(),
@@ -132,6 +136,7 @@ def cards(
     """What the page says of each node."""
     by_node = {row["node"]: row for row in coalitions.iter_rows(named=True)}
     latents = nodes.partition_by("node", as_dict=True, maintain_order=True)
+    values: dict[str | None, str] = {node.name: node.value for node in heat.nodes}
     out = []
     for node, row in zip(heat.nodes, results.iter_rows(named=True), strict=True):
         best = [
@@ -140,6 +145,7 @@ def cards(
                 "title": titled(each["latent"], heat.names),
                 "numbers": [three(each[key]) for key in ("f1", "sufficiency", "necessity", "p")],
                 "firing": whole(each["n_firing"]),
+                "higher": values.get(each.get("higher_f1_for")),
                 "width": round(100 * each["f1"]),
             }
             for each in latents[(node.name,)].head(BEST).iter_rows(named=True)
@@ -153,7 +159,8 @@ def cards(
             } | {"n_test": coalition["n_test"]}
         out.append(
             {"node": node, "n_images": whole(row["n_images"]), "null": three(row["null_f1"]), "latents": best,
-             "above": row["null_f1"] is None or row["f1"] > row["null_f1"], "coalition": coalition,
+             "above": row["p"] is None or row["p"] <= LEVEL, "same": row.get("same_images_as") is not None,
+             "higher": values.get(row.get("higher_f1_for")), "coalition": coalition,
              "latent": titled(row["latent"], heat.names),
              "f1": three(row["f1"]),
              "pictures": [(example, album.path(example), digits(code), inside) for example, code, inside in node.top

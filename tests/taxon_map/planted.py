@@ -1,5 +1,6 @@
 """A recording of 96 images of four animals, and a dictionary whose latents fire where the animals say."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,18 +39,28 @@ def planted_recording(root: Path) -> tuple[ActivationStore, np.ndarray]:
     """(the recording at layer 4: each code is on one patch of its image; the codes)."""
     animal = animals()
     codes = planted_codes(animal)
+    columns = {
+        "animal": animal.tolist(),
+        "specimen": [f"{animal[i]}{i // 8}" for i in range(N)],
+        "camera": [f"c{i % 3}" for i in range(N)],
+    }
+    return recorded(root, codes, columns), codes
+
+
+def recorded(root: Path, codes: np.ndarray, columns: Mapping[str, Sequence]) -> ActivationStore:
+    """A recording at layer 4 with these columns of images: each code is on one patch of its image."""
+    n, d = codes.shape
     meaning = {"images": {"name": "animals"}, "vit": {"name": "none", "image_size": [16, 16]}}
-    writer = RecordingWriter(root, meaning, N, 40, [4], {"patches": PATCHES}, D, "float32")
+    writer = RecordingWriter(root, meaning, n, 40, [4], {"patches": PATCHES}, d, "float32")
     for shard in writer.pending():
         with writer.shard(shard) as out:
             for i in writer.examples_of(shard):
-                acts = np.zeros((PATCHES, D), np.float32)
-                acts[np.arange(D) % PATCHES, np.arange(D)] = codes[i]
+                acts = np.zeros((PATCHES, d), np.float32)
+                acts[np.arange(d) % PATCHES, np.arange(d)] = codes[i]
                 row = {"key": f"{i}", "path": f"{i:03}.jpg", "grid_h": 2, "grid_w": 2}
-                row |= {"animal": str(animal[i]), "specimen": f"{animal[i]}{i // 8}", "camera": f"c{i % 3}"}
-                out.add(i, {4: acts}, row)
+                out.add(i, {4: acts}, row | {name: values[i] for name, values in columns.items()})
     writer.finish()
-    return ActivationStore(root), codes
+    return ActivationStore(root)
 
 
 def identity(scale: float = 1.0) -> SparseAutoencoder:

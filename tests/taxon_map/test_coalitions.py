@@ -83,6 +83,18 @@ def test_halves_keep_groups_together_and_divide_each_leaf():
     assert all(len({*permuted[group == one].tolist()}) == 1 for one in range(12))
 
 
+def test_permuted_leaves_keep_their_number_of_images_in_each_half():
+    size = np.array([30] * 3 + [2] * 45)
+    leaf_of_group = np.array([0] * 3 + [1, 2, 3] * 15)
+    group = np.arange(48).repeat(size)
+    half = halves(group, leaf_of_group, 0)
+    permuted = half.permuted(np.random.default_rng(0))
+    assert not np.array_equal(permuted, leaf_of_group[group])
+    for side in (True, False):
+        counts = [np.bincount(leaf[half.training == side]).tolist() for leaf in (permuted, leaf_of_group[group])]
+        assert counts[0] == counts[1]
+
+
 def test_without_a_relation_held_out_f1_is_that_of_permuted_labels():
     tree = tree_of({"species": ["a"] * 30 + ["b"] * 70})
     above, gaps = 0, []

@@ -7,12 +7,25 @@ import polars as pl
 import pytest
 import torch
 from scipy.stats import hypergeom
-from taxon_map.planted import RARE, SILENT, D, N, identity, planted_recording, taxonomy
+from taxon_map.planted import (
+    ANIMALS,
+    FAMILY,
+    RARE,
+    SILENT,
+    D,
+    N,
+    identity,
+    planted_codes,
+    planted_recording,
+    recorded,
+    taxonomy,
+)
 
 import saev
 from saev.baselines.kmeans import KMeansDictionary
 from saev.nn import Normaliser
-from saev.taxon_map.pipeline import map_latents
+from saev.taxon_map.page import facts_of
+from saev.taxon_map.pipeline import groups_of, map_latents
 from saev.taxon_map.settings import MapSettings
 
 ROWS = MapSettings(rows=("family", "animal"), permutations=100, searches=19)
@@ -105,13 +118,15 @@ def test_threshold_and_bounds_of_the_heat_map(recording):
     assert result.results["p"].null_count() == len(result.results) and "coalition_f1" not in result.results.columns
 
 
-def test_clusters_of_images_have_no_null(recording):
+def test_clusters_of_images_have_no_null_and_no_coalitions(recording, caplog):
     store, _, _, _ = recording
-    settings = MapSettings(rows=("cluster",), n_clusters=4, max_images=50)
+    settings = MapSettings(rows=("cluster",), n_clusters=4, max_images=50, group="specimen", per_node=3, searches=9)
     result = map_latents({"planted": identity()}, store, settings, layer=4, device="cpu")
     assert result.results["rank"].unique().to_list() == ["cluster"] and 2 <= len(result.results) <= 4
     assert result.results["p"].null_count() == result.results["p_hypergeometric"].null_count() == len(result.results)
     assert len(result.images) == 50 and result.images["cluster"].is_sorted()
+    assert not len(result.coalitions) and "no effect with rows=cluster: group, per_node, searches" in caplog.text
+    assert ("Images", "data: a random 50 of 96 images, and counts are of these") in facts_of(result.maps[0])
 
 
 def test_groups_are_permuted_together(recording):
@@ -153,6 +168,17 @@ def test_dense_dictionaries_beside_sparse_ones_are_left_out(recording, caplog):
     assert result.results.filter(member="a").drop("member").equals(result.results.filter(member="b").drop("member"))
 
 
+def test_a_dictionary_that_cannot_be_compared_is_left_out(recording, caplog):
+    settings = MapSettings(rows=("animal",), permutations=0, n_coalition=0)
+    both = {"bad": nan_codes(), "good": identity()}
+    result = map_latents(both, recording[0], settings, layer=4, device="cpu")
+    assert [one.name for one in result.maps] == [
+        "good"
+    ] and "left out: bad returns scores that are not finite" in caplog.text
+    with pytest.raises(ValueError, match="no dictionary could be compared"):
+        map_latents({"a": nan_codes(), "b": nan_codes()}, recording[0], settings, layer=4, device="cpu")
+
+
 def nan_codes() -> saev.SparseAutoencoder:
     sae = identity()
     sae.b_enc[7] = float("nan")
@@ -163,7 +189,7 @@ def nan_codes() -> saev.SparseAutoencoder:
     ("dictionary", "settings", "said"),
     [
         (identity, {"rows": ("anmal",)}, "did you mean animal"),
-        (dense, {"rows": ("animal",)}, "latents fire everywhere: other (100% of its codes are not 0): name sparse"),
+        (dense, {"rows": ("animal",)}, "latents fire on most tokens: other (100% of its codes are not 0): name sparse"),
         (nan_codes, {"rows": ("animal",)}, "not finite"),
         (identity, {"rows": ("animal",), "min_images": N + 1}, "0 latents fire on at least min_images=97 of 96 images"),
         (identity, {"rows": ("animal",), "group": "specimn"}, "did you mean specimen?"),
@@ -192,3 +218,98 @@ def test_settings_out_of_bounds(settings, said):
     with pytest.raises(ValueError) as error:
         MapSettings(**settings)
     assert said in str(error.value)
+
+
+def mapped(root, columns, codes=None, taxonomy=None, **settings):
+    """The map of a new recording with these columns."""
+    codes = planted_codes(np.repeat(ANIMALS, N // 4)) if codes is None else codes
+    store, settings = recorded(root / "columns", codes, columns), {"permutations": 19, "searches": 9, **settings}
+    return map_latents(
+        {"one": identity()}, store, MapSettings(**settings), layer=4, device="cpu", directory=root / "out", taxonomy=taxonomy
+    )  # fmt: skip
+
+
+ANIMAL = [animal for animal in ANIMALS for _ in range(N // 4)]
+
+
+def test_nodes_with_one_image_have_no_coalition_and_all_tables(tmp_path, caplog):
+    result = mapped(tmp_path, {"image": [f"i{i:02}" for i in range(N)]}, rows=("image",), permutations=0, searches=0)
+    assert len(result.results) == N and not len(result.coalitions)
+    assert result.results["coalition_f1"].null_count() == N
+    assert "no coalition: fewer than 2 images in a half: image=i00" in caplog.text
+
+
+def test_ranks_that_all_images_or_parents_have_are_named(tmp_path):
+    families = [FAMILY[one] for one in ANIMAL]
+    genera = ["Cats" if family == "Felidae" else None for family in families]
+    columns = {"kingdom": ["Animalia"] * N, "family": families, "genus": genera, "animal": ANIMAL}
+    result = mapped(tmp_path, columns, rows=("kingdom", "family", "genus", "animal"))
+    assert result.images["kingdom"].to_list() == ["Animalia"] * N
+    assert result.maps[0].tree.common == ("Animalia",) and '"common": ["Animalia"]' in result.pages[0].read_text()
+    cats = "kingdom=Animalia/family=Felidae"
+    same = {row["node"]: row["same_images_as"] for row in result.results.iter_rows(named=True)}
+    assert same == {"kingdom=Animalia/family=Canidae": None, cats: None, f"{cats}/genus=Cats": cats,
+                    f"{cats}/genus=Cats/animal=lion": None, f"{cats}/genus=Cats/animal=lynx": None}  # fmt: skip
+    higher = {row["node"]: row["higher_f1_for"] for row in result.nodes.filter(latent=0).iter_rows(named=True)}
+    assert higher[cats] is None and higher[f"{cats}/genus=Cats"] is None
+    assert higher[f"{cats}/genus=Cats/animal=lion"] == cats
+
+
+def test_missing_values_are_counted_down_the_ranks(tmp_path, caplog):
+    family = [None if i < 40 else FAMILY[animal] for i, animal in enumerate(ANIMAL)]
+    mapped(tmp_path, {"family": family, "animal": ANIMAL}, rows=("family", "animal"), n_coalition=0)
+    assert "40 of 96 images have no family:" in caplog.text
+    assert "40 of 96 images have no animal, or no family above it" in caplog.text
+
+
+def test_images_without_a_taxon_do_not_count_in_explained(tmp_path):
+    label = [None if i >= 24 else "AB"[i % 2] for i in range(N)]
+    codes = planted_codes(np.array(ANIMAL))
+    codes[:, 6], codes[:24, 7], codes[24:, 7] = (np.arange(N) % 2) * (np.arange(N) < 24), 0, 1
+    result = mapped(tmp_path, {"label": label}, codes, rows=("label",), max_latents=2, n_coalition=0)
+    explained = dict(result.latents.select("latent", "explained").iter_rows())
+    assert explained[6] == pytest.approx(1) and explained[7] == 0
+    assert 6 in result.latents.filter(pl.col("column").is_not_null())["latent"]
+
+
+def test_a_node_on_whose_images_nothing_fires_has_no_coalition(tmp_path, caplog):
+    codes = planted_codes(np.array(ANIMAL))
+    codes[ANIMAL.index("fox") :] = 0
+    result = mapped(tmp_path, {"animal": ANIMAL}, codes, rows=("animal",), searches=0)
+    assert "animal=fox" not in result.coalitions["node"] and "no latent fires" in caplog.text
+
+
+def test_groups_may_be_of_the_taxonomy_and_may_be_missing(tmp_path, caplog):
+    tree = tmp_path / "tree.csv"
+    skins = ["NA" if i % 6 == 0 else f"s{i // 2}" for i in range(N)]
+    rows = [f"{i:03}.jpg,{FAMILY[one]},x,{skin}\n" for i, (one, skin) in enumerate(zip(ANIMAL, skins, strict=True))]
+    tree.write_text("".join(["path,family,animal,skin\n", *rows]))
+    result = mapped(tmp_path, {"animal": ANIMAL}, taxonomy=tree, rows=("family",), group="skin")
+    assert result.results["n_images"].to_list() == [48, 48] and "too few" not in caplog.text
+    with pytest.raises(ValueError, match="has a column 'animal' already"):
+        mapped(tmp_path / "b", {"animal": ANIMAL}, taxonomy=tree, rows=("family", "animal"))
+
+
+@pytest.mark.parametrize("missing", ["NA", "nan", "?", ""])
+def test_images_without_a_group_are_groups_of_their_own(missing):
+    table = pl.DataFrame({"skin": ["a", missing, "a", missing, None]})
+    assert len({*groups_of(table, np.arange(5), "skin").tolist()}) == 4
+
+
+def test_names_of_nodes_that_collide_are_refused(tmp_path):
+    columns = {"a": ["A", "A", "A/b=x", "A/b=x"] * 24, "b": ["x", "y"] * 48}
+    with pytest.raises(ValueError, match="two nodes would be named a=A/b=x: replace the /"):
+        mapped(tmp_path, columns, rows=("a", "b"))
+
+
+def test_few_permutations_are_said(tmp_path, caplog):
+    mapped(tmp_path, {"animal": ANIMAL}, rows=("animal",), permutations=5, n_coalition=0)
+    assert "permutations=5: the smallest p is 1/6: give at least 19" in caplog.text
+
+
+def test_pages_of_an_earlier_run_into_the_directory_are_removed(recording, tmp_path):
+    settings = MapSettings(rows=("animal",), permutations=0, n_coalition=0)
+    for dictionaries in ({"a": identity(), "b": identity()}, {"a": identity()}):
+        result = map_latents(dictionaries, recording[0], settings, layer=4, device="cpu", directory=tmp_path)
+        assert sorted(tmp_path.glob("*.html")) == sorted(result.pages)
+    assert 'href="results.csv"' in result.pages[0].read_text()

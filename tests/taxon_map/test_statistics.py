@@ -6,7 +6,7 @@ from scipy.sparse import csc_matrix
 from scipy.stats import hypergeom
 
 from saev.taxon_map import statistics
-from saev.taxon_map.statistics import count, family_wise_p, null_maxima, tail
+from saev.taxon_map.statistics import count, family_wise_p, null_maxima, permuted, smallest_p, tail
 from saev.taxon_map.tree import Tree, tree_of
 
 
@@ -77,3 +77,39 @@ def test_at_most_5_percent_of_nodes_without_a_latent_have_a_latent_with_p_below_
         maxima = null_maxima(fires, tree, np.arange(60), tree.leaf, 39, seed)
         rejected += family_wise_p(f1, np.zeros(15, np.int64), maxima).min() <= 0.05
     assert rejected <= 18  # binomial(200, 0.05): above 18 in 0.5 % of cases; F1 has ties, so p is larger than uniform
+
+
+def unequal_groups() -> tuple[Tree, np.ndarray, np.ndarray]:
+    """(tree, group of each image, size of each group): a and b have groups of 12 and of 2 images, c has all three of 30."""
+    sizes = {"a": [12] * 5 + [2] * 5, "b": [12] * 3 + [2] * 20, "c": [30] * 3}
+    size = np.concatenate([*sizes.values()])
+    leaf = np.repeat([*sizes], [len(one) for one in sizes.values()])
+    return tree_of({"species": leaf.repeat(size).tolist()}), np.arange(len(size)).repeat(size), size
+
+
+def test_with_groups_of_unequal_size_p_is_at_most_0_05_in_5_percent_without_a_relation():
+    tree, group, size = unequal_groups()
+    leaf_of_group = np.array([0] * 10 + [1] * 23 + [2] * 3)
+    rejected = np.zeros(3, int)
+    for seed in range(200):
+        fires = csc_matrix((np.random.default_rng(seed).random((len(group), 10)) < 0.3).astype(np.int8))
+        best = count(fires, tree, tree.leaf).f1().max(0)
+        maxima = null_maxima(fires, tree, group, leaf_of_group, 19, seed)
+        rejected += family_wise_p(best, np.arange(3), maxima) <= 0.05
+    assert (rejected[:2] >= 2).all() and (rejected[:2] <= 19).all()  # binomial(200, 0.05): outside in 0.4 % of cases
+    assert rejected[2] == 0  # the groups of c have no others of their size
+    assert (smallest_p(tree, leaf_of_group, size) > 0.05).tolist() == [False, False, True]
+
+
+def test_the_smallest_p_is_the_fraction_of_permutations_that_change_nothing():
+    tree, _, _ = unequal_groups()
+    leaf_of_group = np.array([0] * 4 + [1] * 2 + [2])
+    strata = np.array([1, 1, 2, 2, 1, 1, 2])
+    rng = np.random.default_rng(0)
+    draws = np.stack([permuted(leaf_of_group, strata, rng) for _ in range(4000)])
+    for k in range(3):
+        same = ((draws == k) == (leaf_of_group == k)).all(1).mean()
+        assert smallest_p(tree, leaf_of_group, strata)[k] == pytest.approx(same, abs=0.03)
+    for stratum in (1, 2):
+        columns = strata == stratum
+        assert (np.sort(draws[:, columns], 1) == np.sort(leaf_of_group[columns])).all()

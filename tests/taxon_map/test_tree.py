@@ -81,6 +81,8 @@ def test_ranks_come_from_columns_and_from_a_table_by_value_or_by_image(store, tm
         (["family"], "animal,family\nlion,\n", "column 'family' is empty"),
         (["family"], "animal\nlion\n", "taxonomy=TABLE has one column alone"),
         (["family"], "image,family\nx.jpg,F\n", "0 of the 96 images"),
+        (["family"], "Animal,family\nlion,F\n", "its first column 'Animal' is no column of data; did you mean animal?"),
+        (["family"], "animal,family\nlion,F\nlion,G\n", "second row of 'lion'; keep one of them"),
         (["camera"], "animal,camera\nlion,F\n", "taxonomy=TABLE: data has a column 'camera' already"),
     ],
 )
@@ -90,6 +92,12 @@ def test_ranks_that_are_not_there(store, tmp_path, rows, table, said):
     with pytest.raises(ValueError) as error:
         ranks_of(store.examples if table is None else joined(store, file, "taxonomy"), rows)
     assert said.replace("TABLE", str(file)) in str(error.value)
+
+
+def test_columns_that_the_recording_has_and_that_are_not_used_are_left_out(store, tmp_path):
+    (tmp_path / "tree.csv").write_text("animal,family,camera\nlion,F,other\n")
+    table = joined(store, tmp_path / "tree.csv", "taxonomy", used={"family"})
+    assert table["camera"].equals(store.examples["camera"]) and {*table["family"].to_list()} == {"F", None}
 
 
 def test_a_missing_table_is_named(store, tmp_path):

@@ -104,7 +104,8 @@ def test_nodes_have_their_latents_and_coalitions(tmp_path, store):
         and page.count("Coalition <b>") == 1
     )
     assert "best latent 71, F1 0.600, null 0.300" in page
-    assert page.count("not above the null") == 0
+    assert page.count("not above the null") == 1  # p is 0.1, whatever the 95th percentile
+    assert "F1 0.950 on the other half, with 3 images of the node" in page
 
 
 def test_the_terminals_table_has_a_row_per_node(capsys):
@@ -142,7 +143,7 @@ def test_a_browser_draws_the_map(tmp_path, store):
         title[1].replace("&lt;", "<").replace("&gt;", ">")
     )
     path = store.examples["path"][3]
-    assert cell.startswith(f"F<b> › g · {path}latent 74: code 5.00") and "best latent of G, F1 0.200" in cell
+    assert cell.startswith(f"F<b> › g · {path}latent 74: code 5.0") and "best latent of G, F1 0.200" in cell
     assert n_hits == 3 and y0 == 0 and y1 < 9  # F, f, and f.jpg; the first is zoomed to
     assert collapsed.startswith("G · 3 imageslatent 70: mean code") and n == 2
     mean = np.stack([quantised(codes)[:6].mean(0), quantised(codes)[6:].mean(0)])
