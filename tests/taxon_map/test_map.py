@@ -25,8 +25,9 @@ import saev
 from saev.baselines.kmeans import KMeansDictionary
 from saev.nn import Normaliser
 from saev.taxon_map.page import facts_of
-from saev.taxon_map.pipeline import groups_of, map_latents
+from saev.taxon_map.pipeline import map_latents
 from saev.taxon_map.settings import MapSettings
+from saev.taxon_map.studies import groups_of
 
 ROWS = MapSettings(rows=("family", "animal"), permutations=100, searches=19)
 
