@@ -150,6 +150,7 @@ function drawImage(model, el, data) {
       .map((i) => [latents[patch * data.top + i], (codes[patch * data.top + i] / 255) * data.upper]).filter(([j]) => j >= 0);
     const title = patch === null ? "Strongest latents of the image" : `Patch ${Math.floor(patch / width) + 1}, ${(patch % width) + 1}: its latents`;
     list.replaceChildren(element("h4", { textContent: title }), ...rows.map(([j, code]) => item(j, code, rows[0][1])));
+    if (!rows.length) list.append(element("p", { textContent: "No latent fires here." }));
     if (data.grid) list.append(element("small", { textContent: "Click a patch for its latents, a latent for its map (among each patch's largest codes)." }));
     if (patch !== null) {
       const all = element("button", { type: "button", className: "open", textContent: "whole image" });

@@ -1,0 +1,66 @@
+"""The explorer in a real browser: refused without the token; points, rows, photos, patches and names are clicked."""
+
+import shutil
+import time
+
+import pytest
+
+from saev import annotations
+from saev.explore import server
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium"),
+]
+
+
+def text(content: str) -> str:
+    return f"!one.children.length && one.textContent.trim() === {content!r}"
+
+
+def has(content: str) -> str:
+    return f"shown(one => !one.children.length && one.textContent.includes({content!r})).length"
+
+
+def test_views_lead_to_each_other_by_clicks(outputs, tmp_path):
+    from explore.browser import browsing
+
+    folder = shutil.copytree(outputs.dictionary, tmp_path / "out" / "train" / "run" / "saes" / "k=4").parents[3]
+    shutil.copytree(outputs.root / "probe", folder / "probe")
+    (folder / "train" / "run" / "results.parquet").write_bytes(
+        (outputs.root / "train" / "run" / "results.parquet").read_bytes()
+    )
+    session = outputs.session()
+    session = type(session)((folder,), session.codes, session.activations, session.images, device="cpu")
+    with server.serving(session) as running:
+        with browsing(running.address.partition("?")[0], tmp_path / "without") as browser:
+            browser.until("location.pathname.includes('/auth/login')")
+            assert not browser.js("shown(one => one.tagName === 'MARIMO-TABLE').length")
+        with browsing(running.address, tmp_path / "with") as browser:
+            browser.until(f"shown(one => {text('Pareto-optimal only')}).length")
+            browser.until("shown(one => one.tagName === 'CANVAS').length")
+            time.sleep(1)  # cells that the page's own first values start
+            browser.click("one.matches('tbody [role=checkbox]')")
+            browser.until(has("40 of 40 latents"))
+            browser.click("one.tagName === 'INPUT' && one.placeholder.startsWith('number')")
+            browser.type("beak")
+            browser.until(has("1 of 40 latents"))
+            browser.until("shown(one => one.matches('.saev h4')).length === 1")
+            browser.click(text("Latent 5"))
+            browser.until("shown(one => one.matches('.saev td') && one.textContent === 'not beak').length")
+            browser.click("one.matches('.saev .photo')")
+            browser.click("one.matches('.saev .large canvas')")
+            browser.until("shown(one => one.matches('.saev h4') && one.textContent.startsWith('Patch 3, 3')).length")
+            browser.press("ArrowRight")  # the focus is on the photo
+            browser.until("shown(one => one.matches('.saev h4') && one.textContent.startsWith('Patch 3, 4')).length")
+            latent = browser.js("shown(one => one.matches('.saev .item b'))[0].textContent")
+            browser.click("one.matches('.saev .item .latent')")
+            browser.until("shown(one => one.matches('.saev .latent.on')).length")
+            browser.click("one.matches('.saev .item .open')")
+            browser.until(f"shown(one => one.matches('.saev h4') && one.textContent === 'Latent {latent}').length")
+            browser.click("one.tagName === 'INPUT' && one.type === 'text'", 1)  # after the latent's number
+            browser.type("eye spot")
+            browser.click(text("annotate"))
+            browser.until("shown(one => one.matches('.saev td') && one.textContent === 'eye spot').length")
+            assert annotations.names(folder / "train" / "run" / "saes" / "k=4") == {int(latent): "eye spot"}
+            assert not browser.errors
