@@ -72,6 +72,11 @@ def test_a_command_works(command, cli, tiny, tmp_path, monkeypatch):
         folder = save_dictionary(SparseAutoencoder(4, 1024, TopK(2)), tmp_path / "k=2")
         assert cli("annotate", str(folder), *arguments[2:]).code == 0
         return
+    if arguments[:1] == ["explore"]:  # it serves until it is stopped: tests/explore start it
+        assert cli("explore", "--help").code == 0
+        keys = [word for word in arguments if "=" in word]
+        assert cli("show", *keys, "--cfg", "job", "--resolve").code == 0  # which image sets both verbs know
+        return
     if arguments[:1] and arguments[0] in TOOLS:
         monkeypatch.setenv("SAEV_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr("saev.stages.doctor.MIN_FREE_GB", 0)
