@@ -10,14 +10,12 @@ dictionary. `--quick` has an eighth of the latents. `--check` exits with 1 where
 
 import argparse
 import resource
-import sys
 import time
 from collections.abc import Sequence
 
 import numpy as np
 from bench_traits import codes
-from rich.console import Console
-from rich.table import Table
+from goals import print_goals
 from scipy.sparse import csc_matrix
 from scipy.stats import bootstrap, mannwhitneyu, permutation_test, rankdata
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -101,12 +99,7 @@ def main() -> None:
         ),
         (f"partners of 200 latents among {n} of another dictionary", f"{matched:.1f} s", "", True),
     ]
-    table = Table("what", "measured", "goal", "reached")
-    for what, measured, goal_text, reached in rows:
-        table.add_row(what, measured, goal_text, "yes" if reached else "no")
-    Console().print(table)
-    if options.check and not all(reached for *_, reached in rows):
-        sys.exit(1)
+    print_goals(rows, options.check)
 
 
 if __name__ == "__main__":

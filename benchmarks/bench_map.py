@@ -13,15 +13,13 @@ import queue
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from goals import print_goals
 from scipy.sparse import csc_matrix
 
 from saev.shards import ActivationStore, RecordingWriter
@@ -150,12 +148,7 @@ def main() -> None:
             )
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     rows.append(("memory", f"{gib:.2f} GiB", "4 GiB", gib < 4))
-    table = Table("what", "measured", "goal", "reached")
-    for what, measured, goal, reached in rows:
-        table.add_row(what, measured, goal, "yes" if reached else "no")
-    Console().print(table)
-    if options.check and not all(reached for *_, reached in rows):
-        sys.exit(1)
+    print_goals(rows, options.check)
 
 
 if __name__ == "__main__":

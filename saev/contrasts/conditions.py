@@ -46,8 +46,8 @@ def parse(conditions: Conditions, key: str) -> tuple[Condition, ...]:
     for part in conditions.split(","):
         match = PATTERN.match(part)
         if match is None or not match["column"] or match["value"].startswith("="):
-            what = repr(part.strip()) if part.strip() else "what stands beside a comma"
-            raise ValueError(f"{key}={conditions}: {what} is no condition: write column=value.")
+            what = f"{part.strip()!r} is no condition" if part.strip() else "a condition is empty"
+            raise ValueError(f"{key}={conditions}: {what}: write column=value, with commas between conditions.")
         column, sign, value = match.group("column", "sign", "value")
         values = (value,) if sign in COMPARISONS else tuple(each.strip() for each in value.split("|"))
         if sign in COMPARISONS and number(value) is None:
@@ -102,12 +102,11 @@ def texts_of(table: pl.DataFrame, column: str, where: str) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Texts that mean one number, or one of true and false, in one form.
+    """Texts that mean one number, or one of true and false, in one form; codes like 007 are no numbers.
 
-    >>> plain("1.0"), plain("True"), plain("erato")
-    ('1', 'true', 'erato')
+    >>> plain("1.0"), plain("1.50"), plain("007"), plain("True"), plain("erato")
+    ('1', '1.5', '007', 'true', 'erato')
     """
-    value = number(text)
-    if value is not None:
-        return f"{value:g}" if abs(value) < 1e6 else text
+    if re.fullmatch(r"-?(0|[1-9]\d*)\.\d+", text):
+        return text.rstrip("0").removesuffix(".")
     return text.lower() if text.lower() in ("true", "false") else text

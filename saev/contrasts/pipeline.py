@@ -37,10 +37,9 @@ class ContrastResult:
     """Tables of `saev.contrast`.
 
     `contrast` has a row per layer, method, pair and latent; `results` a row per layer, method and pair; `across` a row per layer,
-    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions, `path` a
-    row per penalty of them; `partners` a row per
-    separating latent and dictionary of `runs`. `cards` is what
-    the page shows, by layer, method, number of the pair and latent.
+    method and latent that separates a pair, over all pairs; `classifier` the weights of L1 logistic regressions, `path` a row per
+    penalty of them; `partners` a row per separating latent and dictionary of `runs`. `cards` is what the page shows, by layer,
+    method, number of the pair and latent.
     """
 
     store: ActivationStore

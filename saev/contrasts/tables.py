@@ -72,6 +72,8 @@ def layer_tables(
 
 def statistics_of(method: Method, study: Study, settings: ContrastSettings) -> list[PairStatistics]:
     """The statistics of a method's latents, one of each pair."""
+    if not np.isfinite(method.scores if isinstance(method.scores, np.ndarray) else method.scores.data).all():
+        raise ValueError(f"{method.name} has pooled codes that are NaN or infinite: leave it out, or train it again.")
     batches = n_batches(study.sides, settings.permutations + settings.bootstrap)
     with bar(method.name, batches * method.n_latents) as advance:
         return pair_statistics(
@@ -112,7 +114,11 @@ def result_row(
     higher, auroc = columns["z"] >= 0, columns["auroc"]
     chosen, ours = int(np.abs(columns["z"]).argmax()), best.Method(method.scores, statistics.fold_z)
     args = (settings.bootstrap, settings.seed)
-    one = best.best_of(sides, statistics.fold, ours, method.n_latents, *args)
+    compared = None if reference is None else best.compare(sides, statistics.fold, ours, reference, None, *args)
+    if compared is not None and compared.n_prototypes == method.n_latents:
+        one = compared.best
+    else:
+        one = best.best_of(sides, statistics.fold, ours, method.n_latents, *args)
     row = {
         "pair": pair.name, "n_a": len(pair.a), "n_b": len(pair.b), "n_third": len(pair.third),
         "clusters_a": int(sides.cluster_is_a.sum()), "clusters_b": int((~sides.cluster_is_a).sum()),
@@ -124,8 +130,7 @@ def result_row(
         "f1": float(columns["f1"][chosen]),
         "auroc": one.auroc, "auroc_low": max(one.interval.low, 0.0), "auroc_high": min(one.interval.high, 1.0),
     }  # fmt: skip
-    if reference is not None:
-        compared = best.compare(sides, statistics.fold, ours, reference, None, *args)
+    if compared is not None:
         low, high = compared.interval
         row |= {
             "n_compared": compared.n_prototypes,

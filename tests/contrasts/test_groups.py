@@ -40,6 +40,9 @@ def test_missing_values_fulfil_nothing_and_numbers_compare_by_value():
     assert holds(parse("view!=x", "a"), table, "a").tolist() == [False] * 4
     assert holds(parse("flag=true", "a"), table, "a").tolist() == [True, False, False, True]
     assert holds(parse("f=1", "a"), table, "a").tolist() == [True, False, False, True]
+    codes = pl.DataFrame({"code": ["007", "7", "1234567.25", "1234567.5"]})
+    assert holds(parse("code=7", "a"), codes, "a").tolist() == [False, True, False, False]
+    assert holds(parse("code=1234567.50", "a"), codes, "a").tolist() == [False, False, False, True]
     with pytest.raises(ValueError, match="column 'view' holds no numbers"):
         holds(parse("view>3", "a"), table, "a")
 
@@ -52,7 +55,7 @@ def test_missing_values_fulfil_nothing_and_numbers_compare_by_value():
         ("dorsal", "'dorsal' is no condition: write column=value"),
         ("view>dorsal", "'dorsal' is no number"),
         ("view==dorsal", "'view==dorsal' is no condition"),
-        ("view=dorsal,", "what stands beside a comma is no condition"),
+        ("view=dorsal,", "a condition is empty: write column=value"),
     ],
 )
 def test_conditions_that_do_not_fit_are_refused(text, said):
