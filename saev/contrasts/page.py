@@ -42,7 +42,16 @@ def write_contrast_page(
     grids, paths = grids_of(result, used), {i: str(store.examples["path"][i]) for i in used}
     columns, most = columns_of(results), min(ROWS, max(results["n_latents"].to_list()))
     data = (
-        page_data(result.contrast, result.pairs, result.cards, methods, names_of(result.contrast), grids, paths)
+        page_data(
+            result.contrast,
+            result.pairs,
+            result.cards,
+            methods,
+            names_of(result.contrast),
+            grids,
+            paths,
+            specimens_of(results),
+        )
         if methods
         else ""
     )
@@ -70,6 +79,13 @@ EXPLAINED = (
     "For each pair and method. AUROC, − random, L1, raw and null are chosen and measured on different images: where nothing "
     "separates the groups, they are on average 0.5, and − random 0."
 )
+
+
+def specimens_of(results: pl.DataFrame) -> dict[str, tuple[int, int]] | None:
+    """By pair, the numbers of specimens (groups of images) in a and in b; None where images are not grouped."""
+    if results["group"].null_count() == len(results):
+        return None
+    return {pair: (a, b) for pair, a, b in results.select("pair", "clusters_a", "clusters_b").iter_rows()}
 
 
 def left_out(results: pl.DataFrame, methods: Sequence[Shown]) -> str:

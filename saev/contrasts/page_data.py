@@ -36,6 +36,7 @@ def page_data(
     names: Mapping[tuple[int, str], Mapping[int, str]],
     grids: Mapping[int, tuple[int, int]],
     paths: Mapping[int, str],
+    specimens: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """JSON for the page's script, safe inside a <script> element.
 
@@ -44,6 +45,7 @@ def page_data(
         cards: by layer, method, number of the pair and latent.
         names: of annotated latents, by layer and method.
         grids, paths: of the images, by their number in the recording.
+        specimens: by pair, how many specimens the images of a and of b are of; None: each image is one.
     """
     per_pair = max(Counter((layer, method, pair) for layer, method, pair, _ in cards).values(), default=0)
     used = sorted({int(i) for pair in pairs for group in (pair.a, pair.b, pair.third) for i in group})
@@ -51,7 +53,8 @@ def page_data(
     data = {
         "images": [[example, paths[example], *grids.get(example, (0, 0))] for example in used],
         "pairs": [
-            {"name": pair.name, "labels": pair.labels, "sizes": [len(pair.a), len(pair.b), len(pair.third)],
+            {"name": pair.name, "labels": pair.labels, "specimens": specimens and list(specimens[pair.name]),
+             "sizes": [len(pair.a), len(pair.b), len(pair.third)],
              "images": [number[int(i)] for group in (pair.a, pair.b, pair.third) for i in group]}
             for pair in pairs
         ],

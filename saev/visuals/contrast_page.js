@@ -67,7 +67,8 @@ function maps(card) {
   const most = Math.max(1, ...difference.map(Math.abs)), signed = btoa(String.fromCharCode(...difference.map(value => Math.round(127 + 127 * value / most))));
   const two = value => { const s = (value - 127) / 127, c = s > 0 ? [0, 114, 178] : [213, 94, 0]; return [...c.map(x => 255 + (x - 255) * Math.abs(s)), 255]; };
   const one = (coded, colour, caption) => element("figure", {}, heat(coded, height, width, colour), element("figcaption", {}, caption));
-  return element("div", { className: "maps" }, one(a, magenta, `${label("a")}: mean of ${pair().sizes[0]} images`), one(b, magenta, `${label("b")}: mean of ${pair().sizes[1]} images`),
+  const mean = i => `${label("ab"[i])}: mean of ${pair().sizes[i]} images${pair().specimens ? ` of ${pair().specimens[i]} specimens` : ""}`;
+  return element("div", { className: "maps" }, one(a, magenta, mean(0)), one(b, magenta, mean(1)),
     one(signed, two, `difference: blue ${label("a")}, orange ${label("b")}, at most ${text(most / 255 * upper)}`));
 }
 

@@ -102,7 +102,11 @@ def test_a_planted_latent_is_found_with_its_images(cli, place):
 
     data = data_of(page)
     card = data["cards"][0][0][str(PLANTED)]
-    assert data["methods"] == ["planted"] and data["pairs"][0]["sizes"] == [40, 40, 0]
+    assert (
+        data["methods"] == ["planted"]
+        and data["pairs"][0]["sizes"] == [40, 40, 0]
+        and data["pairs"][0]["specimens"] == [20, 20]
+    )
     examples = [data["images"][i][0] for i in data["pairs"][0]["images"]]
     row = {example: i for i, example in enumerate(images["example"].to_list())}
     assert card["codes"] == pytest.approx([float(pooled[row[example], PLANTED]) for example in examples], rel=1e-3)
