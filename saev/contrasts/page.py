@@ -1,6 +1,5 @@
 """contrast.html: the results of `saev contrast`. One file without network; a script draws rankings, photos and maps from its data."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,13 +8,12 @@ import polars as pl
 from saev.contrasts.page_data import ROWS, Shown, page_data
 from saev.contrasts.page_tables import across_table, partners_table
 from saev.contrasts.pipeline import ContrastResult
-from saev.files import write_atomically
 from saev.visuals.columns import MISSING, whole
 from saev.visuals.contrast_table import cell, columns_of, ordered, title_of
+from saev.visuals.page import write_page
 from saev.visuals.pictures import Album, Images
-from saev.visuals.report import ENVIRONMENT, aspect
 
-SIDE, QUALITY = 112, 72  # of photos: there are many
+SIDE = 224  # of photos: there are many
 
 
 def write_contrast_page(
@@ -28,13 +26,13 @@ def write_contrast_page(
     title: str = "Contrast",
 ) -> Path:
     """Write the page in one step and return its path. `images`: the source of the photos; None: a page without photos."""
-    path, store, results = Path(path), result.store, result.results
+    store, results = result.store, result.results
     layers = results["layer"].n_unique() > 1
     methods = [
         Shown(title_of({"layer": layer, "method": method}, layers), layer, method)
         for layer, method in dict.fromkeys((layer, method) for layer, method, _, _ in result.cards)
     ]
-    album = Album(images, store, SIDE, QUALITY)
+    album = Album(images, store, SIDE)
     used = sorted({int(i) for pair in result.pairs for group in (pair.a, pair.b, pair.third) for i in group})
     if images is not None:
         for example in shown_examples(result):
@@ -63,16 +61,11 @@ def write_contrast_page(
         }
         for row in ordered(results)
     ]
-    page = ENVIRONMENT.get_template("contrast_page.html.j2").render(
-        title=title, facts=facts_of(result), columns=columns, explained=EXPLAINED, results=rows, data=data, n_rows=most,
-        missing=MISSING, pool=results["pool"][0], across=across_table(result, layers), note=left_out(results, methods),
-        partners=partners_table(result, layers), album=album,
-        aspect=aspect(store), n_images=8, credits=[text for text in credits if text],
-        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+    return write_page(
+        path, "contrast_page.html.j2", title=title, facts=facts_of(result), columns=columns, explanation=EXPLAINED, results=rows,
+        data=data, n_rows=most, missing=MISSING, pool=results["pool"][0], across=across_table(result, layers),
+        note=left_out(results, methods), partners=partners_table(result, layers), album=album, credits=credits, files=files,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
-    return path
 
 
 EXPLAINED = (

@@ -1,6 +1,5 @@
 """The numbers, maps and image numbers that contrast.html draws, as one JSON value."""
 
-import base64
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float
 
 from saev.contrasts.cards import Card
 from saev.contrasts.groups import Pair
+from saev.visuals.pictures import as_bytes, map_bytes, packed
 
 ROWS = 200  # latents of each pair and method in the page's ranking
 COLUMNS = (
@@ -88,20 +87,14 @@ def card_data(card: Card) -> dict[str, Any]:
     means = None
     if card.means is not None:
         largest = max(float(np.abs(one).max()) for one in card.means)
-        means = [[encoded(one, largest) for one in card.means], list(card.means[0].shape), rounded(largest)]
+        means = [[packed(as_bytes(one, largest)) for one in card.means], list(card.means[0].shape), rounded(largest)]
     return {
         "codes": [rounded(code) for code in card.codes.tolist()],
         "rows": card.rows,
-        "maps": {str(position): encoded(one, card.upper) for position, one in card.maps.items() if one.any()},
+        "maps": {str(position): map_bytes(one, card.upper) for position, one in card.maps.items() if one.any()},
         "means": means,
         "upper": rounded(card.upper),
     }
-
-
-def encoded(one: Float[np.ndarray, "grid_h grid_w"], upper: float) -> str:
-    """A map as base64 of a byte per patch."""
-    scaled = np.rint(255 * np.clip(one / upper, 0, 1)) if upper > 0 else np.zeros_like(one)
-    return base64.b64encode(scaled.astype(np.uint8).tobytes()).decode()
 
 
 def rounded(value: Any) -> Any:

@@ -1,4 +1,3 @@
-"use strict";
 const D = JSON.parse(document.getElementById("data").textContent), at = id => document.getElementById(id);
 const state = { pair: 0, method: 0, latent: null, sort: D.columns.indexOf("z"), down: true };
 const HEADINGS = { latent: "latent", auroc: "AUROC", z: "z", p_family: "p, family", q: "q", fires_a: "fires, A", fires_b: "fires, B", mean_a: "mean, A",
@@ -25,28 +24,27 @@ const pair = () => D.pairs[state.pair], cards = () => D.cards[state.pair][state.
 const titled = latent => name(latent) ? `${latent} (${name(latent)})` : String(latent);
 const group = position => position < pair().sizes[0] ? "a" : position < pair().sizes[0] + pair().sizes[1] ? "b" : "third";
 const label = which => pair().labels["a b third".split(" ").indexOf(which)];
-const bytes = coded => Uint8Array.from(atob(coded), c => c.charCodeAt(0));
 
 function heat(coded, height, width, colour) {
   const canvas = element("canvas", { width, height }), context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  bytes(coded).forEach((value, i) => image.data.set(colour(value), 4 * i));
+  bytesOf(coded).forEach((value, i) => image.data.set(colour(value), 4 * i));
   context.putImageData(image, 0, 0);
   return canvas;
 }
-const magenta = value => [230, 0, 100, .75 * value];
+const purple = value => [125, 46, 141, value]; // of mean maps, which have no photo
 
 function figure(card, position) {
   const [example, path, height, width] = D.images[pair().images[position]], which = group(position), coded = card.maps[position];
-  const view = element("div", { className: `view group ${which} ${PHOTOS.has(example) ? "p" + example : "gone"}`, role: "img", title: `${path} (${label(which)})` });
+  const view = element("button", { type: "button", className: `view group ${which} ${PHOTOS.has(example) ? "p" + example : "gone"}`, title: `${path} (${label(which)})` });
   view.setAttribute("aria-label", `${path}: ${label(which)}, code ${text(card.codes[position])}`);
-  if (coded && height) view.append(heat(coded, height, width, magenta));
-  return element("figure", { className: "shown" }, view, element("figcaption", { title: `${path} (${label(which)})` }, `${text(card.codes[position])} ${label(which)}`));
+  if (card.means && height) { Object.assign(view.dataset, { grid: `${height} ${width}`, map: coded || "" }); mark(view); }
+  return element("figure", { className: "shown" }, view, element("figcaption", { title: `${path} (${label(which)})` }, element("b", {}, text(card.codes[position])), ` ${label(which)}`));
 }
 
 function histograms(card) {
   const [n_a, n_b] = pair().sizes, parts = [card.codes.slice(0, n_a), card.codes.slice(n_a, n_a + n_b)], all = parts.flat();
   const low = Math.min(0, ...all), high = Math.max(...all) || 1, bins = 24, w = 360, h = 74;
-  const drawing = svg("svg", { viewBox: `0 0 ${w} ${2 * h + 18}`, width: w, role: "img", "aria-label": "histograms of the codes of both groups" });
+  const drawing = svg("svg", { class: "drawn", viewBox: `0 0 ${w} ${2 * h + 18}`, width: w, role: "img", "aria-label": "histograms of the codes of both groups" });
   parts.forEach((values, row) => {
     const counts = new Array(bins).fill(0);
     for (const value of values) counts[Math.min(bins - 1, Math.floor((value - low) / (high - low || 1) * bins))]++;
@@ -63,12 +61,12 @@ function histograms(card) {
 
 function maps(card) {
   if (!card.means) return element("p", { className: "note" }, "No maps: these codes are not of patches on a grid.");
-  const [[a, b], [height, width], upper] = card.means, difference = bytes(a).map ? Array.from(bytes(a), (value, i) => value - bytes(b)[i]) : [];
+  const [[a, b], [height, width], upper] = card.means, difference = bytesOf(a).map ? Array.from(bytesOf(a), (value, i) => value - bytesOf(b)[i]) : [];
   const most = Math.max(1, ...difference.map(Math.abs)), signed = btoa(String.fromCharCode(...difference.map(value => Math.round(127 + 127 * value / most))));
   const two = value => { const s = (value - 127) / 127, c = s > 0 ? [0, 114, 178] : [213, 94, 0]; return [...c.map(x => 255 + (x - 255) * Math.abs(s)), 255]; };
   const one = (coded, colour, caption) => element("figure", {}, heat(coded, height, width, colour), element("figcaption", {}, caption));
   const mean = i => `${label("ab"[i])}: mean of ${pair().sizes[i]} images${pair().specimens ? ` of ${pair().specimens[i]} specimens` : ""}`;
-  return element("div", { className: "maps" }, one(a, magenta, mean(0)), one(b, magenta, mean(1)),
+  return element("div", { className: "maps" }, one(a, purple, mean(0)), one(b, purple, mean(1)),
     one(signed, two, `difference: blue ${label("a")}, orange ${label("b")}, at most ${text(most / 255 * upper)}`));
 }
 
@@ -97,10 +95,10 @@ function scatter() {
   place.replaceChildren();
   if (!x || !y) { place.append(element("p", { className: "note" }, "No latents with pictures for this pair and dictionary.")); return; }
   const scale = codes => { const low = Math.min(0, ...codes), high = Math.max(...codes) || 1; return value => (value - low) / (high - low || 1) * (size - 2 * pad) + pad; };
-  const sx = scale(x.codes), sy = scale(y.codes), drawing = svg("svg", { viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": "codes of two latents on all images of the pair" });
+  const sx = scale(x.codes), sy = scale(y.codes), drawing = svg("svg", { class: "drawn", viewBox: `0 0 ${size} ${size}`, width: size, role: "img", "aria-label": "codes of two latents on all images of the pair" });
   drawing.append(svg("path", { d: `M${pad} ${pad}V${size - pad}H${size - pad}`, fill: "none", stroke: "var(--soft)" }));
   x.codes.forEach((value, position) => {
-    const which = group(position), cx = sx(value), cy = size - sy(y.codes[position]), style = { fill: which === "b" ? "none" : `var(--${which})`, stroke: `var(--${which})`, "fill-opacity": .55 };
+    const which = group(position), colour = `var(--${which === "third" ? "yes" : which})`, cx = sx(value), cy = size - sy(y.codes[position]), style = { fill: which === "b" ? "none" : colour, stroke: colour, "fill-opacity": .55 };
     const mark = which === "third" ? svg("rect", { x: cx - 3, y: cy - 3, width: 6, height: 6, ...style }) : svg("circle", { cx, cy, r: 3.5, ...style });
     mark.append(svg("title", {}, `${D.images[pair().images[position]][1]} (${label(which)})`));
     drawing.append(mark);

@@ -1,29 +1,19 @@
-"""The page's top images: the chosen latents of a dictionary, their best images and heat maps."""
+"""The page's top images: the chosen latents of a dictionary, their best images and maps."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from saev.annotations import titled
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
 from saev.visuals.columns import digits, thousands, whole
-from saev.visuals.pictures import Album, heat, png
+from saev.visuals.pictures import Album, Shown
 from saev.visuals.settings import Choice
 from saev.visuals.top_images import NONE, Survey, grid, heatmaps
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One image of one latent: its thumbnail (False where the photo is missing) and its heat map (None without patches)."""
-
-    example: int
-    path: str
-    value: str
-    photo: bool
-    heat: str | None
 
 
 @dataclass(frozen=True)
@@ -35,8 +25,19 @@ class Latent:
     images: str
     mean: str
     highest: str
+    half: str  # of the highest
     shown: list[Shown]
     about: str = ""  # caption: the class of a probe
+
+    @property
+    def labels(self) -> str:
+        """The classes of its images."""
+        return " ".join(dict.fromkeys(one.label for one in self.shown))
+
+    @property
+    def marked(self) -> bool:
+        """Whether an image has a map."""
+        return any(one.grid for one in self.shown)
 
 
 def gallery(
@@ -50,27 +51,32 @@ def gallery(
     names: Mapping[int, str],
 ) -> list[Latent]:
     """These latents (number -> caption) of a dictionary, or of its codes, with their names; heat maps only where it reads patch tokens."""
-    upper = {latent: float(survey.value[latent, 0]) for latent in latents}
     shown_by: dict[int, list[int]] = {}  # example -> latents: an image is encoded once for all of them
     for latent in latents:
         for example in survey.example[latent].tolist():
             if example != NONE:
                 shown_by.setdefault(example, []).append(latent)
-    maps: dict[tuple[int, int], str] = {}
+    maps: dict[tuple[int, int], Float[np.ndarray, "grid_h grid_w"]] = {}
     for example, numbers in shown_by.items():
         if not patches or grid(store, example) is None:
             continue
         for latent, codes in zip(numbers, heatmaps(dictionary, store, layer, example, numbers), strict=True):
-            maps[latent, example] = png(heat(codes, upper[latent]))
+            maps[latent, example] = codes
     return [_latent(latent, survey, album, maps, about, names) for latent, about in latents.items()]
 
 
 def _latent(
-    latent: int, survey: Survey, album: Album, maps: Mapping[tuple[int, int], str], about: str, names: Mapping[int, str]
+    latent: int,
+    survey: Survey,
+    album: Album,
+    maps: Mapping[tuple[int, int], Float[np.ndarray, "grid_h grid_w"]],
+    about: str,
+    names: Mapping[int, str],
 ) -> Latent:
+    highest = float(survey.value[latent, 0])
     pairs = zip(survey.example[latent].tolist(), survey.value[latent].tolist(), strict=True)
     shown = [
-        Shown(example, album.path(example), digits(value), album.add(example), maps.get((latent, example)))
+        album.shown(example, digits(value), maps.get((latent, example)), highest)
         for example, value in pairs
         if example != NONE
     ]
@@ -79,7 +85,8 @@ def _latent(
         frequency=f"{digits(100 * survey.frequency[latent], 2)} %",
         images=f"{whole(int(survey.images[latent]))} of {whole(survey.n_images)}",
         mean=digits(float(survey.mean_value[latent])),
-        highest=digits(float(survey.value[latent, 0])),
+        highest=digits(highest),
+        half=digits(highest / 2),
         shown=shown,
         about=about,
     )

@@ -1,4 +1,3 @@
-"use strict";
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent), R = data.rows, C = data.columns;
 const canvas = $("canvas"), context = canvas.getContext("2d", {alpha: false});
@@ -392,11 +391,6 @@ document.querySelectorAll(".go").forEach(button => button.addEventListener("clic
   $("map").scrollIntoView({behavior: "smooth"});
 }));
 document.querySelectorAll(".go").forEach(button => { button.disabled = !data.latents.includes(Number(button.dataset.latent)); });
-$("filter").addEventListener("input", event => {
-  const text = event.target.value.trim().toLowerCase();
-  document.querySelectorAll("details.node").forEach(one => { one.hidden = !one.dataset.name.includes(text); });
-});
-
 const ready = load().then(() => {
   setColours(); setBands(0); whole();
   new ResizeObserver(redraw).observe(canvas);

@@ -6,7 +6,6 @@ columns is four look-ups, so a frame takes as long at every zoom, whatever ranks
 
 import base64
 import dataclasses
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,14 @@ import polars as pl
 from jaxtyping import Float32, Int64, UInt8
 
 from saev.annotations import titled
-from saev.files import write_atomically
 from saev.progress import bar
 from saev.shards import ActivationStore
 from saev.visuals.columns import digits, whole
+from saev.visuals.page import write_page
 from saev.visuals.pictures import Album, Images
-from saev.visuals.report import ENVIRONMENT, aspect
 
 BEST = 5  # latents that are listed for a node
-SIDE, QUALITY = 80, 70  # of the photos
+SMALL = 96  # pixels of the photos that are no node's
 LEVEL = 0.05  # p up to which a latent is above the null
 OPEN = 24  # nodes up to which all are unfolded
 
@@ -77,23 +75,20 @@ def write_map_page(
         facts: (name, value) pairs that say what was compared.
         images: the recorded images; None: a page without photos.
     """
-    path, album = Path(path), Album(images, store, SIDE, QUALITY)
+    album = Album(images, store)
     if images is not None:
-        shown = dict.fromkeys([*heat.examples.tolist(), *(one for node in heat.nodes for one, *_ in node.top)])
-        with bar("Photos", len(shown)) as advance:
-            for example in shown:
-                album.add(example)
+        top = dict.fromkeys(one for node in heat.nodes for one, *_ in node.top)
+        small = [example for example in heat.examples.tolist() if example not in top]
+        with bar("Photos", len(top) + len(small)) as advance:
+            for example in (*top, *small):
+                album.add(example, None if example in top else SMALL)
                 advance(1)
-    page = ENVIRONMENT.get_template("map_page.html.j2").render(
-        title=title, facts=facts, data=page_data(heat, results, store), codes=packed(quantised(heat.codes)),
-        nodes=cards(heat, results, nodes, coalitions, album), unfolded=len(heat.nodes) <= OPEN, album=album, aspect=aspect(store),
-        n_images=8, credits=[text for text in credits if text], ranks=heat.ranks,
+    return write_page(
+        path, "map_page.html.j2", title=title, facts=facts, data=page_data(heat, results, store), codes=packed(quantised(heat.codes)),
+        nodes=cards(heat, results, nodes, coalitions, album), unfolded=len(heat.nodes) <= OPEN, album=album,
+        credits=credits, files=files, ranks=heat.ranks,
         tested=results["p"].is_not_null().any(), coalitions=len(coalitions) > 0, shape=heat.codes.shape,
-        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
-    return path
 
 
 def quantised(codes: Float32[np.ndarray, "rows columns"]) -> UInt8[np.ndarray, "rows columns"]:
@@ -163,7 +158,7 @@ def cards(
              "higher": values.get(row.get("higher_f1_for")), "coalition": coalition,
              "latent": titled(row["latent"], heat.names),
              "f1": three(row["f1"]),
-             "pictures": [(example, album.path(example), digits(code), inside) for example, code, inside in node.top
+             "pictures": [(album.shown(example, digits(code)), inside) for example, code, inside in node.top
                           if example in album.uris]}
         )  # fmt: skip
     return out

@@ -1,25 +1,37 @@
-"""Photos for the page: each one as the model saw it, embedded once, with heat maps laid over it.
+"""Photos for the page: each one as the model saw it, embedded once, and the codes by which the page's script marks it.
 
-A thumbnail is one CSS class however often it is shown. A heat map is a PNG with one pixel per patch, which the browser
-enlarges without smoothing.
+A thumbnail is one CSS class however often it is shown. A map is a byte per patch.
 """
 
 import base64
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from saev.shards import ActivationStore
 from saev.vits.flex import FlexTransform
 from saev.vits.transform import ImageTransform
 
-HEAT = (230, 0, 100)  # magenta, rare in photos of nature
-STRONGEST = 0.75  # opacity of a code at the common upper value: the photo stays visible
+STEPS = 255  # of a byte
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image of one latent: what page.html.j2's macro `photo` draws."""
+
+    example: int
+    path: str
+    label: str  # class; "" where the recording has none
+    value: str
+    photo: bool  # whether the album has its thumbnail
+    grid: str = ""  # patches down and across; "" without a map
+    map: str = ""  # `map_bytes`
 
 
 @runtime_checkable
@@ -38,7 +50,7 @@ class Images(Protocol):
 class Album:
     """Thumbnails of a dataset's images, made on demand, and the errors of photos that could not be opened."""
 
-    def __init__(self, images: Images | None, store: ActivationStore, side: int = 144, quality: int = 78):
+    def __init__(self, images: Images | None, store: ActivationStore, side: int = 320, quality: int = 75):
         self.images, self.store, self.side, self.quality = images, store, side, quality
         self.uris: dict[int, str] = {}
         self.sizes: dict[int, tuple[int, int]] = {}  # of the thumbnails: width, height
@@ -54,8 +66,8 @@ class Album:
         except (OSError, ValueError):  # `add` records an error for each photo
             return {}
 
-    def add(self, example: int) -> bool:
-        """Make the thumbnail of an image of the store; whether it could be made."""
+    def add(self, example: int, side: int | None = None) -> bool:
+        """Make the thumbnail of an image of the store, with this many pixels or the album's `side`; whether it could be made."""
         if example in self.uris or example in self.missing:
             return example in self.uris
         path = self.path(example)
@@ -68,9 +80,20 @@ class Album:
         except (OSError, ValueError) as error:  # moved, deleted, unreadable: the page goes without it
             self.missing[example] = str(error)
             return False
-        view = model_view(picture, self.store.manifest.meaning.get("vit", {}), self.side)
-        self.uris[example], self.sizes[example] = uri_of(view, "jpeg", quality=self.quality), view.size
+        view = model_view(picture, self.store.manifest.meaning.get("vit", {}), side or self.side)
+        self.uris[example], self.sizes[example] = uri_of(view, self.quality), view.size
         return True
+
+    def shown(
+        self, example: int, value: str, map: Float[np.ndarray, "grid_h grid_w"] | None = None, upper: float = 0.0
+    ) -> Shown:
+        """The image with a code's text, and with the codes of its patches; `upper` is the latent's highest value."""
+        grid, coded = ("", "") if map is None else ("{} {}".format(*map.shape), map_bytes(map, upper))
+        return Shown(example, self.path(example), self.label(example), value, self.add(example), grid, coded)
+
+    def label(self, example: int) -> str:
+        """The image's class; "" where the recording has none."""
+        return str(self.store.examples["class"][example] or "") if "class" in self.store.examples.columns else ""
 
     def path(self, example: int) -> str:
         """The image's path relative to its source."""
@@ -105,21 +128,24 @@ def seen_by(vit: Mapping[str, Any], size: tuple[int, int]) -> ImageTransform:
     return ImageTransform((height, width), *plain, resize=vit.get("resize", "crop"))
 
 
-def uri_of(picture: Image.Image, kind: str, **options: Any) -> str:
-    """The picture as a data URI of this kind, jpeg or png."""
+def uri_of(picture: Image.Image, quality: int) -> str:
+    """The picture as a data URI: WebP, a third smaller than JPEG."""
     buffer = io.BytesIO()
-    picture.save(buffer, kind, optimize=True, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    picture.save(buffer, "webp", quality=quality)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def heat(codes: Float[np.ndarray, "grid_h grid_w"], upper: float) -> UInt8[np.ndarray, "grid_h grid_w 4"]:
-    """RGBA, a pixel per patch: one colour, its opacity proportional to the code, `STRONGEST` at `upper` and beyond."""
-    pixels = np.empty((*codes.shape, 4), np.uint8)
-    pixels[..., :3] = HEAT
-    pixels[..., 3] = np.rint(255 * STRONGEST * np.clip(codes / upper, 0, 1)) if upper > 0 else 0
-    return pixels
+def packed(array: Shaped[np.ndarray, "*shape"]) -> str:
+    """The array's bytes, little-endian, in base64."""
+    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
 
 
-def png(pixels: UInt8[np.ndarray, "height width 4"]) -> str:
-    """RGBA pixels as a PNG data URI."""
-    return uri_of(Image.fromarray(pixels, "RGBA"), "png")
+def as_bytes(codes: Float[np.ndarray, "*shape"], upper: float) -> UInt8[np.ndarray, "*shape"]:
+    """Codes from 0 to `upper` as bytes, rounded up, so that a code above 0 stays above 0; NaN is 0."""
+    return np.ceil(STEPS * np.clip(np.nan_to_num(codes) / (upper or 1.0), 0, 1)).astype(np.uint8)
+
+
+def map_bytes(codes: Float[np.ndarray, "grid_h grid_w"], upper: float) -> str:
+    """A map as base64 of a byte per patch; "" for a map of zeros."""
+    coded = as_bytes(codes, upper)
+    return packed(coded) if coded.any() else ""

@@ -1,4 +1,4 @@
-"""report.html: results, training curves and top images of a run's SAEs. One file, no script, no network.
+"""report.html: results, training curves and top images of a run's SAEs. One file without network.
 
 write_report(
     run / "report.html", rows, {name: saev.load(run / "saes" / name) for name in names},
@@ -8,19 +8,16 @@ write_report(
 """
 
 import datetime
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import torch
 from jaxtyping import Int
 
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
-from saev.files import write_atomically
 from saev.shards import ActivationStore
 from saev.visuals import plots
 from saev.visuals.choose import choose_latents
@@ -28,15 +25,12 @@ from saev.visuals.columns import COLUMNS, failed, finite, mark, whole
 from saev.visuals.frontier import frontier, series_of
 from saev.visuals.gallery import gallery, spread, why_none
 from saev.visuals.history import Curves, read_history
+from saev.visuals.page import write_page
 from saev.visuals.pictures import Album, Images
 from saev.visuals.settings import Choice
 from saev.visuals.style import colours, data_uri
 from saev.visuals.top_images import Survey, survey
 
-ENVIRONMENT = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)  # fmt: skip
 MOST_IMAGES = 4096  # where `examples` is None: a minute on two cores at ViT-S and 64 tokens
 
 
@@ -84,7 +78,6 @@ def write_report(
 
     Raises ValueError where `layer` or `tokens` are not in the store.
     """
-    path = Path(path)
     surveyed = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
     named = [str(row["member"]) for row in rows] or list(members)
     diverged = {str(row["member"]) for row in rows if failed(row)}
@@ -109,7 +102,9 @@ def write_report(
     columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
     series = {name: name for name in (*curves, *surveys)}
     series |= dict(zip((str(row["member"]) for row in rows), series_of(rows), strict=True))
-    page = ENVIRONMENT.get_template("report.html.j2").render(
+    return write_page(
+        path,
+        "report.html.j2",
         title=title,
         facts=facts(store, layer, tokens, rows, date),
         columns=columns,
@@ -124,19 +119,15 @@ def write_report(
         left_out=[name for name in sound if name not in shown],
         unsound=[name for name in named if name in diverged or (name in members and name not in sound)],
         album=album,
-        aspect=aspect(store),
         patches=patches,
         choice=None if chosen else choice,
         n_images=n_images,
         surveyed={"images": whole(len(surveyed)), "are": examples_are,
                    "tokens": whole(max((s.n_tokens for s in surveys.values()), default=0))},
         config=config.strip(),
-        credits=[text for text in credits if text],
-        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+        credits=credits,
+        files=files,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
-    return path
 
 
 def facts(
@@ -206,10 +197,3 @@ def evenly(examples: Sequence[int] | Int[np.ndarray, " images"], most: int) -> I
     """
     n = min(most, len(examples))
     return np.asarray(examples, np.int64)[np.arange(n) * len(examples) // max(n, 1)]
-
-
-def aspect(store: ActivationStore) -> str | None:
-    """Width / height of the model's view, as CSS writes it; None where each image has its own shape."""
-    if not (size := store.manifest.meaning.get("vit", {}).get("image_size")):
-        return None
-    return f"{size[1]} / {size[0]}"

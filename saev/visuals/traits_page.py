@@ -1,35 +1,22 @@
 """traits.html: the results of `saev traits`. One file without network; a small script sorts and searches the table of traits."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import polars as pl
 
 from saev.annotations import titled
 from saev.dictionary import Dictionary
-from saev.files import write_atomically
 from saev.shards import ActivationStore
 from saev.visuals.columns import MISSING, digits, whole
-from saev.visuals.pictures import Album, Images, heat, png
-from saev.visuals.report import ENVIRONMENT, aspect
+from saev.visuals.page import write_page
+from saev.visuals.pictures import Album, Images, Shown
 from saev.visuals.style import add_legend, colours, data_uri, height_for, panel, readable_log
 from saev.visuals.top_images import grid, heatmaps
 from saev.visuals.traits_table import cell, columns_of, full, title_of
 
 MOST = 60  # traits with pictures
-
-
-class Picture(NamedTuple):
-    """One image of a trait's best latent."""
-
-    example: int
-    path: str
-    value: str
-    photo: bool
-    heat: str | None
-    has: bool
 
 
 def write_traits_page(
@@ -55,7 +42,7 @@ def write_traits_page(
         names: of annotated latents, by method and layer.
         images: the source of the test images; None: a page without photos.
     """
-    path, unit = Path(path), results["unit"][0]
+    unit = results["unit"][0]
     several_layers = results["layer"].n_unique() > 1
     rows = full(results).sort("map", descending=True, nulls_last=True).to_dicts()
     columns = columns_of(rows)
@@ -66,17 +53,13 @@ def write_traits_page(
     )
     headings, cells = trait_cells(traits, best, several_layers)
     left_out = f"The first {len(galleries)} traits of the table are shown." if len(best) > len(galleries) else ""
-    page = ENVIRONMENT.get_template("traits_page.html.j2").render(
-        title=title, facts=facts_of(traits, results), unit=unit, columns=columns,
+    return write_page(
+        path, "traits_page.html.j2", title=title, facts=facts_of(traits, results), unit=unit, columns=columns,
         methods=[{"name": title_of(row, several_layers), "cells": [cell(column, row) for column in columns]} for row in rows],
         curves=figures(results, several_layers, unit), bands=results["map_low"].count() > 0,
-        trait_headings=headings, trait_rows=cells, galleries=galleries, left_out=left_out, album=album, aspect=aspect(store),
-        n_images=8, credits=[text for text in credits if text],
-        files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()},
+        trait_headings=headings, trait_rows=cells, galleries=galleries, left_out=left_out, album=album,
+        n_images=8, credits=credits, files=files,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
-    return path
 
 
 def facts_of(traits: pl.DataFrame, results: pl.DataFrame) -> list[tuple[str, str]]:
@@ -195,7 +178,7 @@ def galleries_of(
         title, strips = titled(latent, names.get((row["method"], row["layer"]), {})), []
         for what, text in (("top", ""), ("missed", "have the trait, lowest scores:")):
             pictures = [
-                picture(one, latent, upper, album, store, row["layer"], dictionary)
+                (picture(one, latent, upper, album, store, row["layer"], dictionary), one["has"])
                 for one in shown.filter(pl.col("what") == what).sort("rank").iter_rows(named=True)
             ]
             strips.append((text, pictures))
@@ -203,7 +186,8 @@ def galleries_of(
         out.append(
             {"trait": row["trait"], "method": row["method"], "latent": title, "ap": f"{row['test_ap']:.3f}{low}",
              "prevalence": f"{row['prevalence']:.3f}", "n_pos": whole(row["n_pos_test"]), "n_test": whole(row["n_test"]),
-             "strips": strips}
+             "strips": strips, "highest": digits(upper), "half": digits(upper / 2),
+             "marked": any(one.grid for _, pictures in strips for one, _ in pictures)}
         )  # fmt: skip
     return out
 
@@ -216,9 +200,9 @@ def picture(
     store: ActivationStore,
     layer: int,
     dictionary: Dictionary | None,
-) -> Picture:
-    """A photo with the heat map of a latent; without one where the image has no grid, or the dictionary fewer latents."""
-    example, overlay = row["example"], None
+) -> Shown:
+    """A photo with the map of a latent; without one where the image has no grid, or the dictionary fewer latents."""
+    example, codes = row["example"], None
     if dictionary is not None and latent < dictionary.n_latents and grid(store, example) is not None:
-        overlay = png(heat(heatmaps(dictionary, store, layer, example, [latent])[0], upper))
-    return Picture(example, album.path(example), digits(row["score"]), album.add(example), overlay, row["has"])
+        codes = heatmaps(dictionary, store, layer, example, [latent])[0]
+    return album.shown(example, digits(row["score"]), codes, upper)

@@ -46,7 +46,7 @@ def test_a_map_of_families_and_animals_with_photos(cli, folder):
     assert results.filter(node="family=Felidae")["latent"].to_list() == [0]
     wolf = results.filter(node="family=Canidae/animal=wolf")
     assert wolf["coalition_f1"][0] == 1 and "Felidae" in shown.out and "coal." in shown.out
-    assert {*nodes["member"]} == {"planted"} and page.read_text().count("data:image/jpeg") == N
+    assert {*nodes["member"]} == {"planted"} and page.read_text().count("data:image/webp") == N
     checked = cli("doctor", str(page.parent))
     assert checked.code == 0 and "finished: " in checked.out, checked.text
 

@@ -68,7 +68,7 @@ def test_the_report_shows_the_images_given_beside_a_dataset(cli, tiny, tmp_path)
     done = cli(*call, f"images.root={tmp_path / 'photos'}", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.text
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "image/jpeg" in page and "no image source" not in page
+    assert "image/webp" in page and "no image source" not in page
     blind = cli(*call, f"images.root={tmp_path / 'nowhere'}", f"hydra.run.dir={tmp_path / 'blind'}")
     assert blind.code == 0 and "report.html will show no photos" in blind.text
     assert "nowhere" in (tmp_path / "blind" / "report.html").read_text()

@@ -68,7 +68,7 @@ def test_the_page_is_that_of_encoding_and_reads_no_activations(folder, store, tm
     encoded(folder, store, tmp_path / "codes", dtype="float32")
     monkeypatch.setattr(type(store), "read", None)
     assert page(folder, store, codes=tmp_path / "codes", directory=tmp_path / "b") == encoding
-    assert encoding.count("data:image/png") > 8 and "topk: from its codes in" in caplog.text
+    assert encoding.count('data-map="') > 8 and "topk: from its codes in" in caplog.text
 
 
 def test_directories_of_codes_are_shown_without_their_dictionary(folder, store, tmp_path, monkeypatch):

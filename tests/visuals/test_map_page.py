@@ -85,7 +85,7 @@ def test_quantised_codes_are_fractions_of_the_largest():
 
 def test_each_photo_is_embedded_once_and_framed_by_whether_it_is_in_the_node(tmp_path, store):
     page = written(tmp_path / "map.html", store, Photos())
-    assert page.count("data:image/jpeg") == N_IMAGES
+    assert page.count("data:image/webp") == N_IMAGES
     assert page.count('class="view p1"') == 3 and page.count('"shown has"') == 3 and page.count('"shown hasnot"') == 3
     assert "by us" in page and "some &lt;images&gt;" in page and "F&lt;b&gt;" in page and "<b>F<b>" not in page
 

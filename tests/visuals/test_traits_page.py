@@ -100,7 +100,7 @@ def test_the_page_has_every_trait_escaped_and_frames_the_images(tables, photos, 
     ).read_text()  # fmt: skip
     assert "red &lt;b&gt;" in page and "red <b>" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert page.count('class="shown has"') == 4 and page.count('class="shown hasnot"') == 2
-    assert page.count("<img") == 2  # figures: no dictionary, no heat maps
+    assert page.count("<img") == 2 and "data-map=" not in page  # no dictionary, no maps
     assert 'href="r.csv"' in page
 
 
