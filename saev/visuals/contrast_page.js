@@ -41,6 +41,9 @@ function figure(card, position) {
   return element("figure", { className: "shown" }, view, element("figcaption", { title: `${path} (${label(which)})` }, element("b", {}, text(card.codes[position])), ` ${label(which)}`));
 }
 
+// What dimming and outline mean, as macro `scale` of parts.html.j2.
+const legend = upper => element("span", { className: "scale" }, " ", element("span", { className: "ramp" }), ` 0 to ${text(upper)} `, element("span", { className: "swatch" }), ` above ${text(upper / 2)}`);
+
 function histograms(card) {
   const [n_a, n_b] = pair().sizes, parts = [card.codes.slice(0, n_a), card.codes.slice(n_a, n_a + n_b)], all = parts.flat();
   const low = Math.min(0, ...all), high = Math.max(...all) || 1, bins = 24, w = 360, h = 74;
@@ -81,7 +84,7 @@ function showCard() {
   if (!card) { place.append(element("p", { className: "note" }, "Choose a latent with pictures from the ranking.")); return; }
   const row = Object.fromEntries(D.columns.map((key, i) => [key, D.rows[state.pair][state.method].find(each => each[0] == state.latent)[i]]));
   const higher = row.z >= 0 ? "a" : "b", lower = higher === "a" ? "b" : "a", third = card.rows.third.length;
-  place.append(element("p", { className: "caption" }, element("b", {}, `latent ${titled(state.latent)}`), element("span", {}, ` higher in ${label(higher)} · AUROC ${text(higher === "a" ? row.auroc : 1 - row.auroc)} · p ${text(row.p_family)} (family-wise) · fires on ${Math.round(100 * row.fires_a)} % of ${label("a")}, ${Math.round(100 * row.fires_b)} % of ${label("b")} · F1 ${text(row.f1)} on held-out folds`)));
+  place.append(element("p", { className: "caption" }, element("b", {}, `latent ${titled(state.latent)}`), element("span", {}, ` higher in ${label(higher)} · AUROC ${text(higher === "a" ? row.auroc : 1 - row.auroc)} · p ${text(row.p_family)} (family-wise) · fires on ${Math.round(100 * row.fires_a)} % of ${label("a")}, ${Math.round(100 * row.fires_b)} % of ${label("b")} · F1 ${text(row.f1)} on held-out folds`), card.means ? legend(card.upper) : ""));
   place.append(strip(card, card.rows[higher + "_high"], `${label(higher)}, highest codes`), strip(card, card.rows[lower + "_high"], `${label(lower)}, highest codes (it fires on ${Math.round(100 * row["fires_" + lower])} % of them)`),
     strip(card, card.rows[higher + "_low"], `${label(higher)}, lowest codes (it is silent on ${Math.round(100 - 100 * row["fires_" + higher])} % of them)`), strip(card, card.rows[lower + "_low"], `${label(lower)}, lowest codes`));
   if (third) place.append(strip(card, card.rows.third, `${label("third")}, highest codes (shown, not used for choosing)`));

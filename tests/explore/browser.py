@@ -68,8 +68,11 @@ class Browser:
 
     def press(self, key: str) -> None:
         """Press a key."""
+        more = {"Enter": {"windowsVirtualKeyCode": 13, "text": "\r"}, "Escape": {"windowsVirtualKeyCode": 27}}.get(
+            key, {}
+        )
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key)
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **more)
 
     def type(self, text: str) -> None:
         """Type a text where the cursor is."""

@@ -3,14 +3,17 @@
 import base64
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from explore.browser import browsing
 from PIL import Image
 from trait_evaluation.sources.recorded import recorded
+from validating import assert_valid
 
 import saev
 from saev.contrasts.settings import ContrastSettings, Groups
@@ -123,6 +126,38 @@ def test_a_planted_latent_is_found_with_its_images(cli, place):
         mean.ravel(), abs=largest / 255
     )
     assert shape == [1, 2]
+
+
+@pytest.mark.slow
+def test_the_page_is_valid(cli, place):
+    images = ("images=folder", f"images.root={place / 'photos'}")
+    assert_valid(
+        contrasted(cli, place, "a=species=erato", "b=species=melpomene", "third=hybrid=yes", "channels=false", *images)[
+            1
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+def test_the_page_draws_marked_photos_that_are_enlarged(cli, place, tmp_path):
+    photos = ("images=folder", f"images.root={place / 'photos'}")
+    _, page, _ = contrasted(
+        cli, place, "a=species=erato", "b=species=melpomene", "channels=false", "classifier=false", *photos
+    )
+    (tmp_path / "contrast.html").write_text(page)
+    with browsing(f"file://{tmp_path / 'contrast.html'}", tmp_path / "profile") as browser:
+        browser.call("Emulation.setDeviceMetricsOverride", width=420, height=800, deviceScaleFactor=2, mobile=True)
+        browser.until("document.querySelectorAll('#card .strip .marks path.light').length")
+        assert browser.js("document.documentElement.scrollWidth") == 420
+        assert f"latent {PLANTED}" in browser.js("document.querySelector('#card .caption').textContent")
+        browser.js("document.querySelector('#card .view').focus()")
+        browser.press("Enter")
+        browser.until("document.querySelector('dialog').open && !!document.querySelector('dialog .marks')")
+        assert f"latent {PLANTED}" in browser.js("document.querySelector('dialog .about').textContent")
+        browser.press("Escape")
+        browser.until("!document.querySelector('dialog').open")
+        assert not browser.errors
 
 
 def test_a_view_separates_no_groups_within_its_values(cli, place, tmp_path):

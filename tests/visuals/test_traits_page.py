@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 from trait_evaluation.sources.recorded import recorded
+from validating import assert_valid
 
 from saev.images import FolderImages
 from saev.shards import ActivationStore
@@ -102,6 +103,12 @@ def test_the_page_has_every_trait_escaped_and_frames_the_images(tables, photos, 
     assert page.count('class="shown has"') == 4 and page.count('class="shown hasnot"') == 2
     assert page.count("<img") == 2 and "data-map=" not in page  # no dictionary, no maps
     assert 'href="r.csv"' in page
+
+
+@pytest.mark.slow
+def test_the_page_is_valid(tables, photos, tmp_path):
+    store, images = photos
+    assert_valid(write_traits_page(tmp_path / "traits.html", *tables, store=store, images=images).read_text())
 
 
 def test_a_page_without_photos_has_no_pictures(tables, photos, tmp_path):
