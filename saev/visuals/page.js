@@ -23,7 +23,7 @@ function enlarge(view) {
   if (view.dataset.grid) { Object.assign(shown.dataset, view.dataset); mark(shown); }
   large.querySelector(".stage").replaceChildren(shown);
   about.replaceChildren(view.closest("figure").querySelector("figcaption").cloneNode(true).textContent, document.createElement("br"),
-    Object.assign(document.createElement("small"), { textContent: [of?.textContent, view.title].filter(Boolean).join(" · ") }));
+    Object.assign(document.createElement("small"), { textContent: [of?.textContent, view.getAttribute("aria-label")].filter(Boolean).join(" · ") }));
   if (!large.open) large.showModal();
 }
 function step(by) {
@@ -43,6 +43,10 @@ large.addEventListener("close", () => { current?.focus(); current?.scrollIntoVie
 document.getElementById("previous").addEventListener("click", () => step(-1));
 document.getElementById("following").addEventListener("click", () => step(1));
 document.getElementById("close").addEventListener("click", () => large.close());
+
+// --- print: what is folded is shown
+addEventListener("beforeprint", () => document.querySelectorAll("details:not([open])").forEach(one => { one.open = one.printed = true; }));
+addEventListener("afterprint", () => document.querySelectorAll("details").forEach(one => { if (one.printed) one.open = one.printed = false; }));
 
 // --- search: hides the elements of a selector whose data-text does not contain the text
 function filter(input) {
