@@ -20,7 +20,8 @@ import saev
 from saev.codes import CodesManifest, CodeStore, CodeWriter, EncodeSettings
 from saev.explore import cards, plots
 from saev.explore.latents import Filters, filtered
-from saev.explore.opening import Opened, named
+from saev.explore.opened import Opened
+from saev.explore.opening import named
 from saev.explore.results import TABLES
 from saev.nn import SparseAutoencoder, TopK
 from saev.ops.sparse import SparseCodes

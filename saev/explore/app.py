@@ -11,14 +11,17 @@ def _():
     import polars as pl
 
     from saev.explore import cards, plots, server
+    from saev.explore.compare import KINDS, compare
     from saev.explore.latents import RANGES, Filters, filtered, first_latent, open_ended
-    from saev.explore.opening import opened_at, prepare, settings_of
+    from saev.explore.opening import opened_at, prepare
+    from saev.explore.runs import settings_of
     from saev.explore.widget import Pictures
 
     session = server.session()
     runs = session.runs()
     return (
-        Filters, Pictures, RANGES, cards, filtered, first_latent, mo, open_ended, opened_at, pl, plots, prepare, runs, session, settings_of,
+        Filters, KINDS, Pictures, RANGES, cards, compare, filtered, first_latent, mo,
+        open_ended, opened_at, pl, plots, prepare, runs, session, settings_of,
     )  # fmt: skip
 
 
@@ -30,14 +33,17 @@ def _(mo, runs, session):
     get_tab, set_tab = mo.state("Runs")
     get_encoded, set_encoded = mo.state(0)
     get_named, set_named = mo.state(0)
+    get_pair, set_pair = mo.state(None)
 
-    def follow(widget):
-        """Go where the last click in pictures leads."""
+    def follow(widget, other=None):
+        """Go where the last click in pictures leads; `other`: the path of the dictionary that it is compared with."""
         if not widget.value.get("chosen"):
             return
         kind, number, _ = widget.value["chosen"]
-        (set_latent if kind == "latent" else set_example)(number)
-        set_tab("Latent" if kind == "latent" else "Image")
+        if kind == "other":
+            set_path(other)
+        (set_example if kind == "example" else set_latent)(number)
+        set_tab("Image" if kind == "example" else "Latent")
 
     return (
         follow,
@@ -45,12 +51,14 @@ def _(mo, runs, session):
         get_example,
         get_latent,
         get_named,
+        get_pair,
         get_path,
         get_tab,
         set_encoded,
         set_example,
         set_latent,
         set_named,
+        set_pair,
         set_path,
         set_tab,
     )
@@ -59,8 +67,8 @@ def _(mo, runs, session):
 @app.cell
 def _(Pictures, mo):
     # Made once: what they show is set below. Made anew with each click, a browser may ask for a script that is gone already.
-    previews, top, picked = (mo.ui.anywidget(Pictures()) for _ in range(3))
-    return picked, previews, top
+    previews, top, picked, sides = (mo.ui.anywidget(Pictures()) for _ in range(4))
+    return picked, previews, sides, top
 
 
 @app.cell
@@ -324,10 +332,26 @@ def _(get_example, mo, opened, set_example):
 
 
 @app.cell
-def _(cards, image, opened, picked):
+def _(mo, session):
+    uploaded = mo.ui.file(filetypes=[".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"], label="a photo of your own")
+    if session.reader is None:
+        uploaded = mo.md("For photos that were not recorded, start with the backbone: `vit=...`.")
+    return (uploaded,)
+
+
+@app.cell
+def _(cards, image, mo, opened, picked, session, uploaded):
+    refused = mo.md("")
     if opened is not None:
-        picked.widget.data = cards.image_card(opened, int(image.value))
-    return
+        try:
+            if session.reader is not None and uploaded.value:
+                with mo.status.spinner("Reading the photo"):
+                    picked.widget.data = session.reader.card(opened, uploaded.contents(), uploaded.name())
+            else:
+                picked.widget.data = cards.image_card(opened, int(image.value))
+        except ValueError as error:
+            refused = mo.callout(mo.plain_text(str(error)), kind="warn")
+    return (refused,)
 
 
 @app.cell
@@ -337,22 +361,95 @@ def _(follow, picked):
 
 
 @app.cell
-def _(image, missing, mo, opened, picked, title):
+def _(image, missing, mo, opened, picked, refused, title, uploaded):
     image_view = missing
     if opened is not None:
-        image_view = mo.vstack([mo.hstack([mo.md(f"**{title}**"), image], justify="start", gap=2), picked])
+        _choices = mo.hstack([mo.md(f"**{title}**"), image, uploaded], justify="start", gap=2, wrap=True)
+        image_view = mo.vstack([_choices, refused, picked])
     return (image_view,)
 
 
 @app.cell
+def _(KINDS, mo, path, runs):
+    _rows = runs.filter(runs["path"] != path).iter_rows(named=True)
+    _others = {f"{row['name']} · {row['run']} · layer {row.get('layer')}": row["path"] for row in _rows}
+    other_path = mo.ui.dropdown(_others, searchable=True, label="compare with")
+    by = mo.ui.dropdown({"atoms, where they can be": None, "codes": True}, value="atoms, where they can be", label="by")
+    where = mo.ui.multiselect(KINDS, label="latents")
+    return by, other_path, where
+
+
+@app.cell
+def _(by, compare, mo, opened, opened_at, other_path, session):
+    comparison, other, said_of_pair = None, None, "Choose a second dictionary."
+    if opened is not None and other_path.value:
+        with mo.status.spinner("Comparing all latents"):
+            try:
+                other = opened_at(other_path.value, session)
+                if other is None:
+                    said_of_pair = "It has no codes yet: open it under Runs and encode it."
+                else:
+                    comparison = compare(opened, other, by.value)
+                    said_of_pair = comparison.summary()
+            except ValueError as error:
+                said_of_pair = str(error)
+    return comparison, other, said_of_pair
+
+
+@app.cell
+def _(comparison, mo, pl, set_pair, where):
+    pair_table = None
+    if comparison is not None:
+        _rows = comparison.pairs
+        _rows = _rows.filter(pl.col("where").is_in(where.value)) if where.value else _rows
+        pair_table = mo.ui.table(
+            _rows, selection="single", page_size=12, show_column_summaries=False, show_data_types=False,
+            on_change=lambda rows: set_pair((rows["latent"][0], rows["other"][0])) if len(rows) else None,
+            format_mapping={name: "{:.3g}" for name, kind in _rows.schema.items() if kind.is_float()},
+        )  # fmt: skip
+    return (pair_table,)
+
+
+@app.cell
+def _(cards, comparison, get_pair, opened, other, sides):
+    if comparison is not None:
+        sides.widget.data = cards.pair_card(opened, other, *(get_pair() or comparison.pairs.row(0)[:2]))
+    return
+
+
+@app.cell
+def _(follow, other_path, sides):
+    follow(sides, other_path.value)
+    return
+
+
+@app.cell
+def _(by, missing, mo, opened, other_path, pair_table, said_of_pair, sides, title, where):
+    compare_view = missing
+    if opened is not None:
+        _choices = mo.hstack([mo.md(f"**{title}**"), other_path, by, where], justify="start", gap=2, wrap=True)
+        _shown = [mo.md("Choose a row:"), pair_table, sides] if pair_table is not None else []
+        compare_view = mo.vstack([_choices, mo.plain_text(said_of_pair), *_shown])
+    return (compare_view,)
+
+
+@app.cell
 def _(get_tab, mo, set_tab):
-    tabs = mo.ui.tabs(dict.fromkeys(("Runs", "Latents", "Latent", "Image"), ""), value=get_tab(), on_change=set_tab)
+    tabs = mo.ui.tabs(
+        dict.fromkeys(("Runs", "Latents", "Latent", "Image", "Compare"), ""), value=get_tab(), on_change=set_tab
+    )
     return (tabs,)
 
 
 @app.cell
-def _(image_view, latent_view, latents_view, mo, runs_view, session, tabs):
-    _views = {"Runs": runs_view, "Latents": latents_view, "Latent": latent_view, "Image": image_view}
+def _(compare_view, image_view, latent_view, latents_view, mo, runs_view, session, tabs):
+    _views = {
+        "Runs": runs_view,
+        "Latents": latents_view,
+        "Latent": latent_view,
+        "Image": image_view,
+        "Compare": compare_view,
+    }
     _credits = session.images.credits() if session.images is not None else ""
     mo.vstack([tabs, _views[tabs.value], mo.plain_text(_credits)])
     return

@@ -8,9 +8,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int64, Shaped
 
-from saev.explore.image import patch_latents, strongest
-from saev.explore.latent import chosen_images, column, histogram, neighbours
-from saev.explore.opening import Opened
+from saev.explore.image import NONE, PatchLatents, patch_latents, strongest
+from saev.explore.latent import chosen_images, column, histograms, neighbours
+from saev.explore.opened import Opened
 from saev.visuals.columns import digits
 from saev.visuals.pictures import Album
 
@@ -46,13 +46,18 @@ def photo(opened: Opened, album: Album, example: int) -> dict[str, Any]:
 
 def gallery_card(opened: Opened, table: pl.DataFrame, latents: int = 6, n: int = 8) -> dict[str, Any]:
     """The images with the highest codes of so many latents of a table of latents, evenly from often to rarely firing."""
-    order = table.filter(pl.col("images") > 0).sort("firings", descending=True)
-    places = np.unique(np.linspace(0, len(order) - 1, min(latents, len(order))).round().astype(int))
     shown = []
-    for row in order[places.tolist()].iter_rows(named=True):
+    for row in gallery_latents(table, latents).iter_rows(named=True):
         card = latent_card(opened, row["latent"], n, highest=True)
         shown.append({"latent": row["latent"], "about": line(row), "cells": next(iter(card["rows"].values()))})
     return {"kind": "gallery", "latents": shown}
+
+
+def gallery_latents(table: pl.DataFrame, n: int) -> pl.DataFrame:
+    """At most n rows of a table of latents that fire on an image, evenly from often to rarely firing."""
+    order = table.filter(pl.col("images") > 0).sort("firings", descending=True)
+    places = np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(int))
+    return order[places.tolist()]
 
 
 def latent_card(opened: Opened, latent: int, n: int = 8, highest: bool = False) -> dict[str, Any]:
@@ -72,10 +77,14 @@ def latent_card(opened: Opened, latent: int, n: int = 8, highest: bool = False) 
     card = {"kind": "latent", "latent": latent, "upper": upper, "rows": shown}
     if highest:
         return card
-    bars = histogram(values)
-    return {**card, "facts": facts(opened.latents.row(latent, named=True)), "bars": bars["images"].to_list(),
-            "range": [float(bars[end].item(i)) for end, i in (("low", 0), ("high", -1))] if len(bars) else None,
-            "near": near(opened, latent, (rows, values))}  # fmt: skip
+    return {**card, "facts": facts(opened.latents.row(latent, named=True)), "near": near(opened, latent, (rows, values)),
+            "histograms": [histogram_card(*one) for one in histograms(opened.codes, latent)]}  # fmt: skip
+
+
+def histogram_card(heading: str, unit: str, bins: pl.DataFrame) -> dict[str, Any]:
+    """A histogram with its heading and the unit that it counts; no bars where it is empty."""
+    ends = [bins["low"].item(0), bins["high"].item(-1)] if len(bins) else [0.0, 0.0]
+    return {"heading": heading, "unit": unit, "bars": bins["n"].to_list(), "range": ends}
 
 
 def cell(opened: Opened, latent: int, example: int, code: float, upper: float) -> dict[str, Any]:
@@ -86,23 +95,49 @@ def cell(opened: Opened, latent: int, example: int, code: float, upper: float) -
 
 
 def image_card(opened: Opened, example: int, top: int = 16) -> dict[str, Any]:
-    """A photo and the `top` largest codes of each of its patches: latents (int32) and codes (bytes; 255 at the largest of the image),
-    by patch; what is known of these latents; and the strongest latents of the image."""
+    """`image_data` of an encoded image, with the `top` largest codes of each of its patches."""
     one, patches = photo(opened, opened.large, example), patch_latents(opened.codes, example, top)
-    whole, codes = strongest(opened.codes, example)
-    card = {
-        "kind": "image",
-        **one,
-        "strongest": [[int(j), round(float(code), 4)] for j, code in zip(whole, codes, strict=True)],
-    }
+    return image_data(opened, one, patches, strongest(opened.codes, example), opened.errors(example))
+
+
+def image_data(
+    opened: Opened,
+    one: Mapping[str, Any],
+    patches: PatchLatents | None,
+    strong: tuple[np.ndarray, np.ndarray],
+    errors: Float[np.ndarray, "grid_h grid_w"] | None,
+) -> dict[str, Any]:
+    """A photo and the largest codes of its patches, by patch: latents (uint16 positions in `names`, of which the first means none) and
+    codes (bytes; 255 at the largest of the image); what is known of these latents; the strongest latents of the image; and the error of
+    its reconstruction: the mean over patches, and by patch in bytes, 255 at `upper`."""
+    whole, codes = strong
+    rows = [[int(j), round(float(code), 4)] for j, code in zip(whole, codes, strict=True)]
+    card = {"kind": "image", **one, "strongest": rows}
     if patches is None:
         return {**card, "grid": None, "about": about(opened, whole)}
     upper = float(patches.codes.max(initial=0))
-    named = np.unique(np.concatenate([patches.latents[patches.latents >= 0].astype(np.int64), whole]))
+    names = np.unique(np.append(patches.latents.astype(np.int64), NONE))  # NONE first
+    error = None
+    if errors is not None and not np.isnan(errors).all():
+        most = float(np.nanmax(errors))
+        error = {"mean": digits(float(np.nanmean(errors))), "upper": most, "map": packed(as_bytes(errors, most))}
     return {
-        **card, "top": top, "upper": upper, "latents": packed(patches.latents), "codes": packed(as_bytes(patches.codes, upper)),
-        "about": about(opened, named),
+        **card, "top": patches.latents.shape[1], "upper": upper, "names": names.tolist(), "error": error,
+        "about": about(opened, np.unique(np.concatenate([names[1:], whole]))),
+        "latents": packed(np.searchsorted(names, patches.latents).astype(np.uint16)), "codes": packed(as_bytes(patches.codes, upper)),
     }  # fmt: skip
+
+
+def pair_card(first: Opened, second: Opened, latent: int, other: int, n: int = 8) -> dict[str, Any]:
+    """The images with the highest codes of a latent of one dictionary, and of a latent of another."""
+    sides = []
+    for opened, number in ((first, latent), (second, other)):
+        card = latent_card(opened, number, n, highest=True)
+        row = opened.latents.row(number, named=True)
+        sides.append(
+            {"latent": number, "about": line(row), "cells": next(iter(card["rows"].values())), "name": opened.one.name}
+        )
+    return {"kind": "pair", "sides": sides}
 
 
 def about(opened: Opened, latents: Int64[np.ndarray, " n"]) -> dict[str, str]:

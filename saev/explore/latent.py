@@ -86,7 +86,22 @@ def neighbours(
     return pl.concat(tables)
 
 
+def histograms(codes: CodeStore, latent: int, bins: int = 24) -> list[tuple[str, str, pl.DataFrame]]:
+    """(heading, what is counted, bins of equal width) of a latent's codes over tokens, and over the images on which it fires of their
+    largest code and of the fraction of their tokens on which it fires."""
+    _, largest = column(codes, latent)
+    tokens, values = codes.latent(latent)
+    start, stop = (codes.images["rows"].struct.field(name).to_numpy() for name in ("start", "stop"))
+    fires = np.bincount(np.searchsorted(start, tokens, "right") - 1, minlength=len(start))
+    fraction = (fires[fires > 0] / (stop - start)[fires > 0]).astype(np.float32)
+    return [
+        ("Images by their largest code", "images", histogram(largest, bins)),
+        ("Tokens by their code", "tokens", histogram(values, bins)),
+        ("Images by the fraction of their tokens on which it fires", "images", histogram(fraction, bins)),
+    ]
+
+
 def histogram(values: Float32[np.ndarray, " firing"], bins: int = 24) -> pl.DataFrame:
-    """Images by pooled code: low, high and images of bins of equal width; without rows where it never fires."""
+    """low, high and n (values inside) of bins of equal width; without rows where there are no values."""
     counts, edges = np.histogram(values, bins) if len(values) else (np.zeros(0, np.int64), np.zeros(1))
-    return pl.DataFrame({"low": edges[:-1], "high": edges[1:], "images": counts.astype(np.int64)})
+    return pl.DataFrame({"low": edges[:-1], "high": edges[1:], "n": counts.astype(np.int64)})

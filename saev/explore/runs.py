@@ -21,6 +21,7 @@ from saev.shards.manifest import FILE as MANIFEST
 
 FIRST = ("name", "run", "kind", "l0", "nmse", "dead", "n_latents", "layer", "dataset")  # columns, in this order
 LAST = ("path",)
+USUAL = ("kind", "sae", "objective", "decoder", "k", "d_sae", "layer", "dataset", "run")  # settings that come first
 
 
 def dictionaries(directories: Sequence[Path]) -> pl.DataFrame:
@@ -110,3 +111,15 @@ def pareto(points: Float64[np.ndarray, "n 2"]) -> Bool[np.ndarray, " n"]:
     optimal = np.empty(len(points), bool)
     optimal[order] = (y < before) & (y == y[x_first])
     return optimal
+
+
+def settings_of(table: pl.DataFrame, without: Sequence[str] = ("name", "path", "l0", "nmse")) -> list[str]:
+    """The columns of a table of dictionaries in which they differ, by which points can be coloured."""
+
+    def differs(column: pl.Series) -> bool:
+        return column.n_unique() > 1 and (
+            column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean
+        )
+
+    columns = [name for name in (*USUAL, *table.columns) if name in table.columns and name not in without]
+    return [name for name in dict.fromkeys(columns) if differs(table[name])]

@@ -50,7 +50,10 @@ function choose(model, kind, number) {
   model.save_changes();
 }
 
-function photosOf(model, cards, maps) {
+// Whether a click leads somewhere: on an exported page only to its latents and images.
+const opens = (model, kind, number) => !model.get("opens") || model.get("opens")[kind].has(number);
+
+function photosOf(model, cards, maps, kind = "example") {
   const row = element("div", { className: "row" });
   for (const card of cards) {
     const [frame, canvas] = picture(card, "frame");
@@ -61,7 +64,8 @@ function photosOf(model, cards, maps) {
     }
     const caption = element("span", {}, element("b", { textContent: card.code }), ` ${card.label}`);
     const button = element("button", { className: "photo", type: "button", title: `image ${card.example}: ${card.path}` }, frame, caption);
-    button.addEventListener("click", () => choose(model, "example", card.example));
+    if (kind && opens(model, kind, card.example)) button.addEventListener("click", () => choose(model, kind, card.example));
+    else button.disabled = true;
     row.append(button);
   }
   return row;
@@ -91,7 +95,7 @@ function drawLatent(model, el, data) {
   const facts = element("table", {}, ...data.facts.map(([what, value]) =>
     element("tr", {}, element("th", { scope: "row", textContent: what }), element("td", { textContent: value }))));
   side.append(element("h4", { textContent: `Latent ${data.latent}` }), facts);
-  if (data.range) side.append(element("h4", { textContent: "Images by their largest code" }), bars(data));
+  for (const one of data.histograms) if (one.bars.length) side.append(element("h4", { textContent: one.heading }), bars(one));
   for (const [heading, rows] of Object.entries(data.near)) {
     side.append(element("h4", { textContent: heading }));
     for (const [j, cosine, about] of rows) side.append(listed(model, j, about, cosine.toFixed(2), Math.max(0, cosine)));
@@ -99,16 +103,31 @@ function drawLatent(model, el, data) {
   el.append(element("div", { className: "wide" }, photos, side));
 }
 
-function bars({ bars: counts, range }) {
+function bars({ bars: counts, range, unit, heading }) {
   const most = Math.max(...counts), row = element("div", { className: "bars" });
   counts.forEach((n, i) => {
     const low = range[0] + ((range[1] - range[0]) * i) / counts.length, high = range[0] + ((range[1] - range[0]) * (i + 1)) / counts.length;
-    const bar = element("i", { title: `${round(low)} to ${round(high)}: ${n} images` });
+    const bar = element("i", { title: `${round(low)} to ${round(high)}: ${n} ${unit}` });
     bar.style.height = n ? `${Math.max(2, (100 * n) / most)}%` : "0";
     row.append(bar);
   });
   const ends = element("div", { className: "ends" }, ...range.map((x) => element("span", { textContent: round(x) })));
-  return element("div", {}, row, ends);
+  const drawing = element("div", {}, row, ends);
+  drawing.setAttribute("role", "img");
+  drawing.setAttribute("aria-label", `${heading}, from ${round(range[0])} to ${round(range[1])}, the tallest bar ${most} ${unit}`);
+  return drawing;
+}
+
+// A latent of each of two dictionaries, one beside the other.
+function drawPair(model, el, data) {
+  const maps = [];
+  const sides = data.sides.map(({ latent, name, about, cells }, i) => {
+    const open = element("button", { className: "open", type: "button", textContent: `Latent ${latent}` });
+    open.addEventListener("click", () => choose(model, i ? "other" : "latent", latent));
+    const row = photosOf(model, cells, maps, i ? "" : "example");
+    return element("section", {}, element("h4", {}, open, ` of ${name}`), element("small", { textContent: about }), row);
+  });
+  el.append(mapSwitch(maps), element("div", { className: "sides" }, ...sides));
 }
 
 // A latent with a bar behind it; a click opens it.
@@ -117,7 +136,8 @@ function listed(model, j, about, value, fraction) {
   bar.style.width = `${100 * fraction}%`;
   const text = element("span", {}, element("b", { textContent: j }), ` ${about}`);
   const button = element("button", { type: "button", className: "latent", title: `open latent ${j}: ${about}` }, bar, text, element("em", { textContent: value }));
-  button.addEventListener("click", () => choose(model, "latent", j));
+  if (opens(model, "latent", j)) button.addEventListener("click", () => choose(model, "latent", j));
+  else button.disabled = true;
   return button;
 }
 
@@ -125,9 +145,9 @@ function drawImage(model, el, data) {
   const [frame, canvas] = picture(data, "frame large");
   const list = element("div", { className: "list" });
   el.append(element("div", { className: "pair" }, element("div", {}, frame, element("small", { textContent: data.path })), list));
-  const latents = data.grid && new Int32Array(bytes(data.latents).buffer);
+  const latents = data.grid && Array.from(new Uint16Array(bytes(data.latents).buffer), (i) => data.names[i]);
   const codes = data.grid && bytes(data.codes);
-  let patch = null, latent = null;
+  let patch = null, latent = null, error = false;
 
   const mapOf = (j) => {
     const map = new Uint8Array(data.grid[0] * data.grid[1]);
@@ -137,7 +157,8 @@ function drawImage(model, el, data) {
   };
   const show = () => {
     const [height, width] = data.grid || [1, 1];
-    paint(canvas, latent === null ? null : mapOf(latent), [height, width], latent !== null);
+    const map = error ? bytes(data.error.map) : latent === null ? null : mapOf(latent);
+    paint(canvas, map, [height, width], map !== null);
     if (patch !== null) {
       const draw = canvas.getContext("2d"), scale = scaleOf(width);
       for (const [colour, line] of [["#000000", 7], ["#ffffff", 3]]) {
@@ -150,6 +171,7 @@ function drawImage(model, el, data) {
       .map((i) => [latents[patch * data.top + i], (codes[patch * data.top + i] / 255) * data.upper]).filter(([j]) => j >= 0);
     const title = patch === null ? "Strongest latents of the image" : `Patch ${Math.floor(patch / width) + 1}, ${(patch % width) + 1}: its latents`;
     list.replaceChildren(element("h4", { textContent: title }), ...rows.map(([j, code]) => item(j, code, rows[0][1])));
+    if (data.error) list.append(errorLine());
     if (!rows.length) list.append(element("p", { textContent: "No latent fires here." }));
     if (data.grid) list.append(element("small", { textContent: "Click a patch for its latents, a latent for its map (among each patch's largest codes)." }));
     if (patch !== null) {
@@ -158,16 +180,23 @@ function drawImage(model, el, data) {
       list.append(all);
     }
   };
+  const errorLine = () => {
+    const here = patch === null ? data.error.mean : round((bytes(data.error.map)[patch] / 255) * data.error.upper);
+    const button = element("button", { type: "button", className: "open", textContent: error ? "hide its map" : "show its map" });
+    button.addEventListener("click", () => { error = !error; latent = null; show(); });
+    return element("p", { className: "error" }, `Error of the reconstruction${patch === null ? ", mean of patches" : ""}: ${here} `,
+      element("small", { textContent: "(1: what the mean token costs; the map is bright where it is large)" }), button);
+  };
   const item = (j, code, most) => {
     const bar = element("i", {});
     bar.style.width = `${Math.max(2, (100 * code) / most)}%`;
     const text = element("span", {}, element("b", { textContent: j }), ` ${data.about[j] || ""}`);
     const map = element("button", { type: "button", className: j === latent ? "latent on" : "latent" }, bar, text, element("em", { textContent: round(code) }));
     map.setAttribute("aria-pressed", j === latent);
-    map.addEventListener("click", () => { latent = latent === j ? null : j; show(); });
+    map.addEventListener("click", () => { latent = latent === j ? null : j; error = false; show(); });
     const open = element("button", { type: "button", className: "open", textContent: "open", title: `Latent ${j} on all images` });
     open.addEventListener("click", () => choose(model, "latent", j));
-    return element("div", { className: "item" }, map, open);
+    return element("div", { className: "item" }, map, ...(opens(model, "latent", j) ? [open] : []));
   };
   if (data.grid) {
     canvas.tabIndex = 0;
@@ -199,6 +228,7 @@ function render({ model, el }) {
     if (data.kind === "gallery") drawGallery(model, root, data);
     if (data.kind === "latent") drawLatent(model, root, data);
     if (data.kind === "image") drawImage(model, root, data);
+    if (data.kind === "pair") drawPair(model, root, data);
     el.replaceChildren(root);
   };
   model.on("change:data", draw);

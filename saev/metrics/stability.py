@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -20,24 +20,46 @@ class Stability(NamedTuple):
     shared: Float[Tensor, ""]  # fraction of the assigned pairs with a cosine of SAME or more
 
 
+class Matches(NamedTuple):
+    """For each row of a the row of b with the largest cosine, and for each of b the row of a; of equal ones the lower number."""
+
+    cosine_a: Float[Tensor, " n"]
+    partner_a: Int64[Tensor, " n"]  # rows of b
+    cosine_b: Float[Tensor, " m"]
+    partner_b: Int64[Tensor, " m"]  # rows of a
+
+
+def best_matches(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], block: int = 2048) -> Matches:
+    """The best partners in both directions by signed cosine, computed in blocks of block x block; a zero row has cosine 0.
+
+    >>> [x.tolist() for x in best_matches(torch.eye(2), torch.tensor([[0.0, 3.0]]))]
+    [[0.0, 1.0], [0, 0], [1.0], [1]]
+    """
+    a, b = normalize(a.detach().float(), dim=1), normalize(b.detach().float(), dim=1)
+    best_a, best_b = a.new_full((len(a),), -2.0), b.new_full((len(b),), -2.0)
+    of_a, of_b = (torch.zeros(len(x), dtype=torch.int64, device=x.device) for x in (a, b))
+    for i in range(0, len(a), block):
+        for j in range(0, len(b), block):
+            cos = a[i : i + block] @ b[j : j + block].T
+            for best, of, start, other, dim in ((best_a, of_a, i, j, 1), (best_b, of_b, j, i, 0)):
+                value, number = cos.max(dim)
+                rows = slice(start, start + len(value))
+                better = value > best[rows]
+                best[rows] = torch.where(better, value, best[rows])
+                of[rows] = torch.where(better, number + other, of[rows])
+    return Matches(best_a, of_a, best_b, of_b)
+
+
 def mean_max_cosine(
     a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_model"], block: int = 2048
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Mean over the atoms of a of the largest cosine with an atom of b, and the same of b with a; signed, float64 means.
 
-    Computed in blocks of block x block, never as one matrix. A zero atom has cosine 0.
-
     >>> [round(float(x), 4) for x in mean_max_cosine(torch.eye(2), torch.tensor([[1.0, 1.0]]))]
     [0.7071, 0.7071]
     """
-    a, b = normalize(a.detach().float(), dim=1), normalize(b.detach().float(), dim=1)
-    best_a, best_b = a.new_full((len(a),), -1.0), b.new_full((len(b),), -1.0)
-    for i in range(0, len(a), block):
-        for j in range(0, len(b), block):
-            cos = a[i : i + block] @ b[j : j + block].T
-            best_a[i : i + block] = torch.maximum(best_a[i : i + block], cos.amax(1))
-            best_b[j : j + block] = torch.maximum(best_b[j : j + block], cos.amax(0))
-    return best_a.double().mean(), best_b.double().mean()
+    matches = best_matches(a, b, block)
+    return matches.cosine_a.double().mean(), matches.cosine_b.double().mean()
 
 
 def matched_cosines(

@@ -57,14 +57,17 @@ class Browser:
             time.sleep(0.1)
         return value
 
-    def click(self, accept: str, number: int = 0) -> None:
-        """Press the mouse on the middle of an element, as soon as it is there; `accept` is a function of `one`."""
+    def click(self, accept: str, number: int = 0, at: float = 0.5) -> None:
+        """Press the mouse on an element, in its middle, as soon as it is there; `accept` is a function of `one`."""
         find = f"shown(one => {accept})[{number}]"
         self.until(f"!!{find}")
-        box = self.js(f"(() => {{ const one = {find}; one.scrollIntoView({{block: 'center'}}); "
-                      "const b = one.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; })()")  # fmt: skip
+        self.js(f"{find}.scrollIntoView({{block: 'center'}})")
+        left, top, width, height = self.js(
+            f"(({{left, top, width, height}}) => [left, top, width, height])({find}.getBoundingClientRect())"
+        )
+        x, y = left + at * width, top + at * height
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
-            self.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str) -> None:
         """Press a key."""
@@ -73,6 +76,19 @@ class Browser:
         )
         for kind in ("keyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **more)
+
+    def upload(self, file: Path) -> None:
+        """Choose a file in the first input of files, as soon as it is there."""
+        find = """(function find(root) {
+          for (const one of root.querySelectorAll("*")) {
+            if (one.matches("input[type=file]")) return one;
+            const below = one.shadowRoot && find(one.shadowRoot);
+            if (below) return below;
+          }
+        })(document)"""
+        self.until(f"!!{find}")
+        node = self.call("Runtime.evaluate", expression=find)["result"]["objectId"]
+        self.call("DOM.setFileInputFiles", files=[str(file)], objectId=node)
 
     def type(self, text: str) -> None:
         """Type a text where the cursor is."""

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import torch
@@ -10,10 +11,13 @@ from PIL import Image
 
 import saev
 from saev.codes import CodeStore
-from saev.explore.opening import Opened, Session, open_dictionary
+from saev.explore.opened import Opened
+from saev.explore.opening import Session, open_dictionary, prepare
+from saev.explore.upload import Reader
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.runs.ledger import Sweep
 from saev.runs.planning import Job
+from saev.vits.micro import MicroVit
 
 D_MODEL, N_LATENTS = 16, 40
 
@@ -127,5 +131,38 @@ def write_results(root: Path, dictionary: Path) -> None:
 def opened(outputs: Outputs) -> Opened:
     """k=4 of the run."""
     one = open_dictionary(str(outputs.dictionary), outputs.session())
+    assert one is not None
+    return one
+
+
+@pytest.fixture(scope="session")
+def photographed(tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """Six noisy photos of a folder, recorded with a small ViT in float32, and two dictionaries with their codes, 0 and 1."""
+    root, rng = tmp_path_factory.mktemp("upload"), np.random.default_rng(0)
+    (root / "photos").mkdir()
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 255, (40, 48, 3), np.uint8)).resize((96, 80)).save(root / "photos" / f"{i}.png")
+    images, vit = saev.images.FolderImages(str(root / "photos")), MicroVit()
+    recording = saev.record(images, vit, layers=[2], dtype="float32", root=root / "activations")
+    about = {
+        "dataset": recording.name,
+        "layer": 2,
+        "token_roles": "patches",
+        "vit": vit.identity(),
+        "hook": "resid_post",
+    }
+    session = Session((root,), root / "codes", root / "activations", images, device="cpu", reader=Reader(vit, "cpu"))
+    for seed in range(2):
+        torch.manual_seed(seed)
+        sae = SparseAutoencoder(32, 64, TopK(3), Normaliser(torch.zeros(32), torch.tensor(1.0))).eval()
+        saev.save_dictionary(sae, root / str(seed), provenance=about)
+        prepare(str(root / str(seed)), session)
+    return session
+
+
+@pytest.fixture(scope="session")
+def recorded(photographed: Session) -> Opened:
+    """Dictionary 0 of `photographed`."""
+    one = open_dictionary(str(photographed.directories[0] / "0"), photographed)
     assert one is not None
     return one

@@ -49,7 +49,7 @@ def test_views_lead_to_each_other_by_clicks(outputs, tmp_path):
             browser.click(text("Latent 5"))
             browser.until("shown(one => one.matches('.saev td') && one.textContent === 'not beak').length")
             browser.click("one.matches('.saev .photo')")
-            browser.click("one.matches('.saev .large canvas')")
+            browser.click("one.matches('.saev .large canvas')", at=0.6)
             browser.until("shown(one => one.matches('.saev h4') && one.textContent.startsWith('Patch 3, 3')).length")
             browser.press("ArrowRight")  # the focus is on the photo
             browser.until("shown(one => one.matches('.saev h4') && one.textContent.startsWith('Patch 3, 4')).length")
@@ -64,3 +64,28 @@ def test_views_lead_to_each_other_by_clicks(outputs, tmp_path):
             browser.until("shown(one => one.matches('.saev td') && one.textContent === 'eye spot').length")
             assert annotations.names(folder / "train" / "run" / "saes" / "k=4") == {int(latent): "eye spot"}
             assert not browser.errors
+
+
+def test_a_photo_is_uploaded_and_two_dictionaries_are_compared(photographed, recorded, tmp_path):
+    from explore.browser import browsing
+
+    shutil.copy(recorded.album.images.folder / recorded.codes.images["path"][0], tmp_path / "mine.png")
+    with server.serving(photographed) as running, browsing(running.address, tmp_path / "profile") as browser:
+        browser.click(text("Image"))
+        browser.until("shown(one => one.matches('.saev .large canvas')).length")
+        browser.upload(tmp_path / "mine.png")
+        browser.until("shown(one => one.matches('.saev small') && one.textContent === 'mine.png').length")
+        browser.click("one.matches('.saev .error .open')")
+        browser.until(f"shown(one => {text('hide its map')}).length")
+        browser.click(text("Compare"))
+        browser.until(has("Choose a second dictionary."))
+        browser.click("one.matches('[data-testid=marimo-plugin-searchable-dropdown] button')")
+        browser.click("one.matches('[role=option]')")
+        browser.until(has("latents of the first have a partner in the second"))
+        assert browser.js("shown(one => one.matches('.saev .sides h4')).length") == 2
+        browser.click("one.matches('.saev .sides h4 button')", 1)
+        latent = browser.until(
+            "(shown(one => one.matches('.saev .wide h4') && one.textContent.startsWith('Latent '))[0] || {}).textContent"
+        )
+        assert latent and browser.until(has("1, layer 2")), "the second dictionary is opened"
+        assert not browser.errors

@@ -1,6 +1,7 @@
 """Images and neighbours of a latent, and latents of patches, against dense arrays; what the page draws of them."""
 
 import base64
+import dataclasses
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,8 @@ from codes.test_encoding import encoded, selection
 from saev.codes import CodeStore, EncodeSettings
 from saev.explore import cards
 from saev.explore.image import patch_latents, strongest
-from saev.explore.latent import chosen_images, cofiring, column, histogram, neighbours
+from saev.explore.latent import chosen_images, cofiring, column, histograms, neighbours
+from saev.visuals.columns import digits
 
 TOP = 3
 
@@ -30,7 +32,14 @@ def test_a_column_and_its_images_are_those_of_the_dense_codes(opened):
         assert (np.diff(dense[spread, latent]) <= 0).all() and len(spread) == min(5, len(rows))
         if len(rows):
             assert dense[spread[0], latent] == values.max() and dense[spread[-1], latent] == values.min()
-        assert histogram(values)["images"].sum() == len(rows)
+        by_image, by_token, by_fraction = (table for _, _, table in histograms(opened.codes, latent))
+        tokens = [opened.codes.image(int(opened.examples[row])).dense()[:, latent] for row in rows]
+        assert by_image["n"].sum() == by_fraction["n"].sum() == len(rows)
+        assert by_token["n"].sum() == sum(np.count_nonzero(codes) for codes in tokens)
+        if len(rows):
+            fractions = [np.mean(codes != 0) for codes in tokens]
+            np.testing.assert_array_equal(by_fraction["n"], np.histogram(np.float32(fractions), 24)[0])
+            assert by_token["high"][-1] == pytest.approx(max(codes.max() for codes in tokens))
 
 
 @pytest.mark.parametrize("kind", ["relu", "signed", "one-hot"])
@@ -101,7 +110,8 @@ def test_the_card_of_an_image_has_the_codes_of_its_patches(opened):
         and card["path"] == "7.jpg"
         and card["src"].startswith("data:image/jpeg")
     )
-    np.testing.assert_array_equal(unpacked(card["latents"], "<i4").reshape(16, 16), patches.latents)
+    latents = np.array(card["names"])[unpacked(card["latents"], "<u2")]
+    np.testing.assert_array_equal(latents.reshape(16, 16), patches.latents)
     shown = unpacked(card["codes"], "u1").reshape(16, 16) / 255 * card["upper"]
     np.testing.assert_allclose(shown, patches.codes, atol=card["upper"] / 255)
     assert ((shown > 0) == (patches.codes > 0)).all(), "a small code is not 0"
@@ -109,11 +119,28 @@ def test_the_card_of_an_image_has_the_codes_of_its_patches(opened):
     assert {*card["about"]} == known
 
 
+def test_errors_of_patches_are_those_of_the_decoded_codes(opened):
+    """Against float64 activations and the mean squared distance of all patch tokens from their mean."""
+    store, layer = opened.store, opened.codes.manifest.layer
+    acts = [store.read(layer, i, "patches").astype(np.float64) for i in range(40)]
+    mean = np.concatenate(acts).mean(0)
+    scale = np.mean([((x - mean) ** 2).sum(1).mean() for x in acts])
+    assert opened.mean_error == pytest.approx(scale, rel=1e-5)
+    with torch.inference_mode():
+        decoded = opened.dictionary.decode(torch.from_numpy(opened.codes.image(7).dense())).numpy()
+    expected = ((acts[7] - decoded) ** 2).sum(1) / scale
+    np.testing.assert_allclose(opened.errors(7).ravel(), expected, rtol=1e-4)
+    error = cards.image_card(opened, 7)["error"]
+    assert error["mean"] == digits(float(expected.mean())) and error["upper"] == pytest.approx(expected.max(), rel=1e-4)
+    assert unpacked(error["map"], "u1").max() == 255
+    without = dataclasses.replace(opened, store=None)
+    assert cards.image_card(without, 7)["error"] is None
+
+
 def test_the_card_of_a_latent_has_maps_of_its_images(opened):
     card = cards.latent_card(opened, 3, n=4)
-    assert [len(cells) for cells in card["rows"].values()] == [4, 4, 4] and sum(card["bars"]) == opened.latents[
-        "images"
-    ][3]
+    assert [len(cells) for cells in card["rows"].values()] == [4, 4, 4]
+    assert sum(card["histograms"][0]["bars"]) == opened.latents["images"][3]
     best = next(iter(card["rows"].values()))[0]
     codes = opened.codes.map(3, best["example"])
     assert card["upper"] == pytest.approx(codes.max())
@@ -122,7 +149,11 @@ def test_the_card_of_a_latent_has_maps_of_its_images(opened):
     )
     assert ("best class", "wing") in card["facts"] and all(j != 3 for rows in card["near"].values() for j, *_ in rows)
     silent = cards.latent_card(opened, 39)
-    assert not any(silent["rows"].values()) and silent["range"] is None and silent["upper"] == 0
+    assert (
+        not any(silent["rows"].values())
+        and not any(one["bars"] for one in silent["histograms"])
+        and silent["upper"] == 0
+    )
     assert [*cards.gallery_card(opened, opened.latents, latents=3)["latents"]] and not cards.gallery_card(
         opened, opened.latents[39:]
     )["latents"]
@@ -145,7 +176,6 @@ def test_a_line_names_a_trait_that_exceeds_a_constant_score_alone():
 
 
 def test_codes_of_any_dictionary_are_prepared_once_and_names_are_added(outputs, tmp_path):
-    import dataclasses
     import shutil
 
     from saev.explore.opening import open_dictionary, prepare, stored

@@ -6,8 +6,7 @@ import pytest
 from explore.conftest import N_LATENTS
 
 from saev.explore import plots
-from saev.explore.opening import settings_of
-from saev.explore.runs import dictionaries, pareto, with_pareto
+from saev.explore.runs import dictionaries, pareto, settings_of, with_pareto
 
 
 def test_the_table_has_settings_and_results_of_runs_and_sweeps_and_of_dictionaries_alone(outputs, tiny):
