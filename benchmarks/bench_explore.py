@@ -103,6 +103,7 @@ def main() -> None:
         measured = {what: times(call, range(20)) for what, call in steps.items()}
         measured["click a latent"] = times(lambda j: cards.latent_card(opened, j), latents)
         measured["click an image"] = times(lambda i: cards.image_card(opened, i), images)
+        measured["compare two latents"] = times(lambda j: cards.pair_card(opened, opened, j, latents[0]), latents)
         rows = [
             (what, f"{median:.0f}, {longest:.0f} ms", "100 ms", longest < 100)
             for what, (median, longest) in measured.items()

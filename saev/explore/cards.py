@@ -1,30 +1,17 @@
 """What the page draws, as plain data: rows of photos with maps of one latent, and one photo with its patches' latents."""
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int64, Shaped
+from jaxtyping import Float, Int64
 
 from saev.explore.image import NONE, PatchLatents, patch_latents, strongest
 from saev.explore.latent import chosen_images, column, histograms, neighbours
 from saev.explore.opened import Opened
 from saev.visuals.columns import digits
-from saev.visuals.pictures import Album
-
-STEPS = 255  # of a byte
-
-
-def packed(array: Shaped[np.ndarray, "*shape"]) -> str:
-    """The array's bytes, little-endian, in base64."""
-    return base64.b64encode(array.astype(array.dtype.newbyteorder("<")).tobytes()).decode()
-
-
-def as_bytes(codes: Float[np.ndarray, "*shape"], upper: float) -> Shaped[np.ndarray, "*shape"]:
-    """Codes from 0 to `upper` as bytes, rounded up, so that a code above 0 stays above 0; NaN is 0."""
-    return np.ceil(STEPS * np.clip(np.nan_to_num(codes) / (upper or 1.0), 0, 1)).astype(np.uint8)
+from saev.visuals.pictures import Album, as_bytes, packed
 
 
 def photo(opened: Opened, album: Album, example: int) -> dict[str, Any]:

@@ -59,20 +59,20 @@ function drawLatents() {
   };
   search.addEventListener("input", () => { state.text = search.value; fill(); });
   fill();
-  view.replaceChildren(element("p", { className: "tools" }, element("label", {}, "Search ", search)), below);
+  view.replaceChildren(element("p", { className: "controls" }, element("label", {}, "Search ", search)), below);
 }
 
 // A list to choose from, and the view of the chosen one.
 function drawOne(kind, numbers, nameOf, data) {
   const select = element("select", {}, ...numbers.map((number) => element("option", { value: number, textContent: nameOf(number), selected: number === state[kind] })));
   select.addEventListener("change", () => { location.hash = `${kind}=${select.value}`; });
-  view.replaceChildren(element("p", { className: "tools" }, element("label", {}, `${kind[0].toUpperCase()}${kind.slice(1)} `, select)), drawn(data));
+  view.replaceChildren(element("p", { className: "controls" }, element("label", {}, `${kind[0].toUpperCase()}${kind.slice(1)} `, select)), drawn(data));
 }
 
 function draw() {
   const [kind, number] = location.hash.slice(1).split("=");
   if (number !== undefined && OPENS[kind === "latent" ? "latent" : "example"].has(Number(number))) state[kind] = Number(number);
-  document.querySelectorAll("nav a").forEach((link) => {
+  document.querySelectorAll(".views a").forEach((link) => {
     if (link.hash === `#${kind || "latents"}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   });

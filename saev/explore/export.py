@@ -6,19 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import polars as pl
 
 from saev.explore.cards import gallery_latents, image_card, latent_card, line
 from saev.explore.opened import Opened
-from saev.files import write_atomically
 from saev.progress import bar
+from saev.visuals import page
 from saev.visuals.pictures import Album
-from saev.visuals.report import ENVIRONMENT
 
 HERE = Path(__file__).parent
-TEMPLATES = ENVIRONMENT.overlay(loader=jinja2.ChoiceLoader([ENVIRONMENT.loader, jinja2.FileSystemLoader(HERE)]))  # type: ignore[list-item]
 LATENTS, IMAGES = 24, 64  # where none are named
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
 BEST = {"class_low": 0.0, "trait_gain": 0.0, "p_family": 0.05}  # columns of `latent_table` by which latents are chosen
@@ -104,13 +101,15 @@ def write_page(
         "columns": table.columns,
         "rows": table.rows(),
     }
-    page = TEMPLATES.get_template("export.html.j2").render(
-        title=title, credits=credits, data=as_json(data), n_latents=len(latents), n_images=len(images), of=opened.codes.n_latents,
-        widget=(HERE / "widget.js").read_text(), css=(HERE / "widget.css").read_text(), script=(HERE / "export.js").read_text(),
+    facts = [
+        ("latents", f"{len(latents)} of {opened.codes.n_latents:,}"),
+        ("images", f"{len(images)} of {len(opened.examples):,}"),
+    ]
+    widget, css, script = ((HERE / name).read_text() for name in ("widget.js", "widget.css", "export.js"))
+    return page.write_page(
+        path, "explore_page.html.j2", album=Album(None, opened.album.store), credits=[credits], title=title, facts=facts,
+        data=as_json(data), widget=widget, css=css, script=script,
     )  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, page.encode())
-    return path
 
 
 def as_json(data: Any) -> str:

@@ -1,7 +1,6 @@
 // Draws the data of saev/explore/cards.py: rows of photos with maps of one latent, or one photo whose patches can be clicked.
 // `model.get("data")` is the data; a click sets `chosen` of the model: [latent or example, number, clicks so far].
 
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 const element = (tag, properties = {}, ...children) => {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
@@ -9,39 +8,18 @@ const element = (tag, properties = {}, ...children) => {
 };
 const round = (x) => (x >= 100 ? x.toFixed(0) : x >= 10 ? x.toFixed(1) : x.toFixed(2));
 
-const scaleOf = (width) => Math.max(4, Math.floor(420 / width)); // pixels of the canvas to a patch
-
-// The photo stays as it is where the latent is strong, and is dimmed elsewhere; patches above half of the upper value are outlined.
-function paint(canvas, map, [height, width], visible) {
-  const scale = scaleOf(width), draw = canvas.getContext("2d");
-  canvas.width = width * scale;
-  canvas.height = height * scale;
-  if (!visible || !map) return;
-  const strong = (y, x) => y >= 0 && x >= 0 && y < height && x < width && map[y * width + x] > 127;
-  for (let y = 0; y < height; y++)
-    for (let x = 0; x < width; x++) {
-      const code = map[y * width + x] / 255;
-      draw.fillStyle = `rgba(0, 0, 0, ${0.58 * (1 - Math.sqrt(code))})`;
-      draw.fillRect(x * scale, y * scale, scale, scale);
-    }
-  draw.fillStyle = "#ffd500";
-  for (let y = 0; y < height; y++)
-    for (let x = 0; x < width; x++) {
-      if (!strong(y, x)) continue;
-      const [left, top] = [x * scale, y * scale];
-      if (!strong(y - 1, x)) draw.fillRect(left, top, scale, 4);
-      if (!strong(y + 1, x)) draw.fillRect(left, top + scale - 4, scale, 4);
-      if (!strong(y, x - 1)) draw.fillRect(left, top, 4, scale);
-      if (!strong(y, x + 1)) draw.fillRect(left + scale - 4, top, 4, scale);
-    }
-}
-
+// The photo, or a grey square where it is missing.
 function picture(card, className) {
   const photo = card.src
     ? element("img", { src: card.src, alt: card.label, title: card.path })
     : element("div", { className: "none", textContent: card.grid ? "" : "no photo", title: card.path });
-  const canvas = element("canvas");
-  return [element("div", { className }, photo, canvas), canvas];
+  return element("div", { className }, photo);
+}
+
+// Show the map of a latent on a photo (see marks.js); null: none.
+function setMarks(frame, map, grid) {
+  frame.querySelector(".marks:not(.patch)")?.remove();
+  if (map) frame.append(marksOf(map, ...grid));
 }
 
 function choose(model, kind, number) {
@@ -56,10 +34,9 @@ const opens = (model, kind, number) => !model.get("opens") || model.get("opens")
 function photosOf(model, cards, maps, kind = "example") {
   const row = element("div", { className: "row" });
   for (const card of cards) {
-    const [frame, canvas] = picture(card, "frame");
-    const map = card.map && bytes(card.map);
+    const frame = picture(card, "frame"), map = card.map && bytesOf(card.map);
     if (card.grid) {
-      maps.push((visible) => paint(canvas, map, card.grid, visible));
+      maps.push((visible) => setMarks(frame, visible ? map : null, card.grid));
       maps.at(-1)(true);
     }
     const caption = element("span", {}, element("b", { textContent: card.code }), ` ${card.label}`);
@@ -74,7 +51,7 @@ function photosOf(model, cards, maps, kind = "example") {
 function mapSwitch(maps) {
   const shown = element("input", { type: "checkbox", checked: true });
   shown.addEventListener("change", () => maps.forEach((one) => one(shown.checked)));
-  return element("label", { className: "switch" }, shown, " heat maps (outlined: above half of the latent's largest code)");
+  return element("label", { className: "switch" }, shown, " heat maps: dark where the code is 0, undimmed at the latent's largest code, outlined above half of it");
 }
 
 function drawGallery(model, el, data) {
@@ -135,18 +112,18 @@ function listed(model, j, about, value, fraction) {
   const bar = element("i", {});
   bar.style.width = `${100 * fraction}%`;
   const text = element("span", {}, element("b", { textContent: j }), ` ${about}`);
-  const button = element("button", { type: "button", className: "latent", title: `open latent ${j}: ${about}` }, bar, text, element("em", { textContent: value }));
+  const button = element("button", { type: "button", className: "entry", title: `open latent ${j}: ${about}` }, bar, text, element("em", { textContent: value }));
   if (opens(model, "latent", j)) button.addEventListener("click", () => choose(model, "latent", j));
   else button.disabled = true;
   return button;
 }
 
 function drawImage(model, el, data) {
-  const [frame, canvas] = picture(data, "frame large");
+  const frame = picture(data, "frame large");
   const list = element("div", { className: "list" });
   el.append(element("div", { className: "pair" }, element("div", {}, frame, element("small", { textContent: data.path })), list));
-  const latents = data.grid && Array.from(new Uint16Array(bytes(data.latents).buffer), (i) => data.names[i]);
-  const codes = data.grid && bytes(data.codes);
+  const latents = data.grid && Array.from(new Uint16Array(bytesOf(data.latents).buffer), (i) => data.names[i]);
+  const codes = data.grid && bytesOf(data.codes);
   let patch = null, latent = null, error = false;
 
   const mapOf = (j) => {
@@ -157,15 +134,13 @@ function drawImage(model, el, data) {
   };
   const show = () => {
     const [height, width] = data.grid || [1, 1];
-    const map = error ? bytes(data.error.map) : latent === null ? null : mapOf(latent);
-    paint(canvas, map, [height, width], map !== null);
+    const map = error ? bytesOf(data.error.map) : latent === null ? null : mapOf(latent);
+    setMarks(frame, map, data.grid);
+    frame.querySelector(".patch")?.remove();
     if (patch !== null) {
-      const draw = canvas.getContext("2d"), scale = scaleOf(width);
-      for (const [colour, line] of [["#000000", 7], ["#ffffff", 3]]) {
-        draw.strokeStyle = colour;
-        draw.lineWidth = line;
-        draw.strokeRect((patch % width) * scale + 2, Math.floor(patch / width) * scale + 2, scale - 4, scale - 4);
-      }
+      const chosen = element("span", { className: "marks patch" }), path = `M${patch % width} ${Math.floor(patch / width)}h1v1h-1z`;
+      chosen.innerHTML = `<svg viewBox="0 0 ${width} ${height}" preserveAspectRatio="none"><path class="dark" d="${path}"/><path class="light" d="${path}"/></svg>`;
+      frame.append(chosen);
     }
     const rows = patch === null ? data.strongest : [...Array(data.top).keys()]
       .map((i) => [latents[patch * data.top + i], (codes[patch * data.top + i] / 255) * data.upper]).filter(([j]) => j >= 0);
@@ -181,7 +156,7 @@ function drawImage(model, el, data) {
     }
   };
   const errorLine = () => {
-    const here = patch === null ? data.error.mean : round((bytes(data.error.map)[patch] / 255) * data.error.upper);
+    const here = patch === null ? data.error.mean : round((bytesOf(data.error.map)[patch] / 255) * data.error.upper);
     const button = element("button", { type: "button", className: "open", textContent: error ? "hide its map" : "show its map" });
     button.addEventListener("click", () => { error = !error; latent = null; show(); });
     return element("p", { className: "error" }, `Error of the reconstruction${patch === null ? ", mean of patches" : ""}: ${here} `,
@@ -191,7 +166,7 @@ function drawImage(model, el, data) {
     const bar = element("i", {});
     bar.style.width = `${Math.max(2, (100 * code) / most)}%`;
     const text = element("span", {}, element("b", { textContent: j }), ` ${data.about[j] || ""}`);
-    const map = element("button", { type: "button", className: j === latent ? "latent on" : "latent" }, bar, text, element("em", { textContent: round(code) }));
+    const map = element("button", { type: "button", className: j === latent ? "entry on" : "entry" }, bar, text, element("em", { textContent: round(code) }));
     map.setAttribute("aria-pressed", j === latent);
     map.addEventListener("click", () => { latent = latent === j ? null : j; error = false; show(); });
     const open = element("button", { type: "button", className: "open", textContent: "open", title: `Latent ${j} on all images` });
@@ -199,16 +174,16 @@ function drawImage(model, el, data) {
     return element("div", { className: "item" }, map, ...(opens(model, "latent", j) ? [open] : []));
   };
   if (data.grid) {
-    canvas.tabIndex = 0;
-    canvas.setAttribute("role", "application");
-    canvas.setAttribute("aria-label", "patches of the photo: click one, or move with the arrow keys");
-    canvas.addEventListener("click", (event) => {
-      const box = canvas.getBoundingClientRect(), [height, width] = data.grid;
+    frame.tabIndex = 0;
+    frame.setAttribute("role", "application");
+    frame.setAttribute("aria-label", "patches of the photo: click one, or move with the arrow keys");
+    frame.addEventListener("click", (event) => {
+      const box = frame.getBoundingClientRect(), [height, width] = data.grid;
       const x = Math.floor(((event.clientX - box.left) / box.width) * width), y = Math.floor(((event.clientY - box.top) / box.height) * height);
       patch = Math.min(height - 1, Math.max(0, y)) * width + Math.min(width - 1, Math.max(0, x));
       show();
     });
-    canvas.addEventListener("keydown", (event) => {
+    frame.addEventListener("keydown", (event) => {
       const [height, width] = data.grid;
       const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: width, ArrowUp: -width }[event.key];
       if (!step) return;

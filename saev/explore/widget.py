@@ -7,12 +7,13 @@ import anywidget
 import traitlets
 
 HERE = Path(__file__).parent
+MARKS = HERE.parent / "visuals"  # marks.js and marks.css, that all pages share
 
 
 class Pictures(anywidget.AnyWidget):
     """Photos of latents, or of an image with its patches. A click sets `chosen`: latent or example, its number, and the clicks so far."""
 
-    _esm = HERE / "widget.js"
-    _css = HERE / "widget.css"
+    _esm = (MARKS / "marks.js").read_text() + (HERE / "widget.js").read_text()
+    _css = (MARKS / "marks.css").read_text() + (HERE / "widget.css").read_text()
     data: Any = traitlets.Dict().tag(sync=True)
     chosen: Any = traitlets.List().tag(sync=True)

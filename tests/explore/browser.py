@@ -62,9 +62,12 @@ class Browser:
         find = f"shown(one => {accept})[{number}]"
         self.until(f"!!{find}")
         self.js(f"{find}.scrollIntoView({{block: 'center'}})")
-        left, top, width, height = self.js(
-            f"(({{left, top, width, height}}) => [left, top, width, height])({find}.getBoundingClientRect())"
-        )
+        box = f"(({{left, top, width, height}}) => [left, top, width, height])({find}.getBoundingClientRect())"
+        before = None
+        while (where := self.js(box)) != before:  # the page may still be moving
+            before = where
+            time.sleep(0.1)
+        left, top, width, height = where
         x, y = left + at * width, top + at * height
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)

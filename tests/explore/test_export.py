@@ -70,7 +70,7 @@ def test_the_page_works_from_a_file(opened, tmp_path):
             "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1
         )
         browser.until("shown(one => one.matches('.rows tbody tr')).length === 3")
-        browser.click("one.matches('.tools input')")
+        browser.click("one.matches('.controls input[type=search]')")
         browser.type("beak")
         browser.until("shown(one => one.matches('.rows tbody tr')).length === 1")
         browser.click("one.matches('.rows tbody a')")
@@ -78,9 +78,9 @@ def test_the_page_works_from_a_file(opened, tmp_path):
         assert browser.js("shown(one => one.matches('.saev .photo:disabled')).length") > 0, (
             "images that are not on the page"
         )
-        browser.click("one.matches('nav a')", 2)
+        browser.click("one.matches('.views a')", 2)
         browser.until("shown(one => one.matches('.saev .large img') && one.complete && one.clientHeight > 100).length")
-        browser.click("one.matches('.saev .large canvas')", at=0.6)
+        browser.click("one.matches('.saev .large')", at=0.6)
         browser.until("shown(one => one.matches('.saev h4') && one.textContent.startsWith('Patch 3, 3')).length")
         assert browser.js("location.hash") == "#image"
         browser.js("location.hash = 'latent=39'")

@@ -108,7 +108,7 @@ def test_the_card_of_an_image_has_the_codes_of_its_patches(opened):
         patches is not None
         and card["grid"] == [4, 4]
         and card["path"] == "7.jpg"
-        and card["src"].startswith("data:image/jpeg")
+        and card["src"].startswith("data:image/webp")
     )
     latents = np.array(card["names"])[unpacked(card["latents"], "<u2")]
     np.testing.assert_array_equal(latents.reshape(16, 16), patches.latents)
