@@ -7,10 +7,11 @@ from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from saev.runs.signals import After, Signals, answer_slurm
+from saev.runs.signals import After, Signals, answer_slurm, rules
 
 
 class DirectIO(TorchCheckpointIO):
@@ -27,7 +28,10 @@ class Checkpoint(L.Callback):
     """Saves `path` every `every_n_steps` steps, and after the current step when a signal has arrived, in all processes.
 
     After a signal the run stops without a validation, exits because its job is requeued, or continues until it is killed.
-    Before the first step and after the last there is nothing to save, and the earlier signal handlers act.
+    Before the first batch and after the last there is nothing to save, and the earlier signal handlers act.
+
+    Several processes meet before each step, when all have their batch, or several times a second while one is missing: so all
+    learn of a signal to one of them, at the same step.
 
     Written under a temporary name in the same folder, then renamed: a kill leaves the last complete checkpoint.
     """
@@ -40,17 +44,22 @@ class Checkpoint(L.Callback):
         self.received: int | None = None  # the signal that stops the fit
         self.saved: int | None = None  # the step last saved here
         self.leaving = After.NOTHING
+        self.group: dist.ProcessGroup | None = None  # of all processes, on the CPU: asking it waits for no device
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         answer_slurm()
         trainer.strategy.checkpoint_io = DirectIO()
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data.answer_signals = lambda: self._while_waiting(trainer)
+        if trainer.world_size > 1:
+            self.group = dist.new_group(backend="gloo")  # type: ignore[assignment]
+            data.meet = lambda more: self._meet(trainer, more)
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.signals.listen()
-        trainer.datamodule.answer_signals = lambda: self._while_waiting(trainer)  # type: ignore[attr-defined]
-        if trainer.received_sigterm:  # during set-up; Lightning would exit after the first step, without saving
-            trainer._signal_connector.received_sigterm = False
-            self.signals.note(signal.SIGTERM)
+        self._take_sigterm(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
         self._answer(trainer, save=trainer.global_step % self.every_n_steps == 0)
@@ -66,11 +75,8 @@ class Checkpoint(L.Callback):
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx, dataloader_idx=0
     ) -> None:
-        """A validation may take long. Several processes cannot save or stop here together: they have different numbers of batches."""
-        if trainer.world_size == 1:
+        if trainer.world_size == 1:  # several have different numbers of batches; they answer where they meet
             self._answer(trainer)
-        elif self.saved == trainer.global_step and self.signals.pending == After.REQUEUE:
-            self.leaving = After.REQUEUE
         self._leave()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -88,34 +94,53 @@ class Checkpoint(L.Callback):
         resume = f"resume with: ckpt_path={directory}"
         if self.saved == trainer.global_step:
             return f"; {resume}"
-        why = " without saving, as a batch is missing and several processes save only together"
         if not self.path.is_file():
-            return f"{why}; nothing is saved yet: repeat the command"
-        return f"{why}; {'the last checkpoint' if self.saved is None else f'step {self.saved}'} is saved; {resume}"
+            return "; nothing is saved yet: repeat the command"
+        return f"; {'the last checkpoint' if self.saved is None else f'step {self.saved}'} is saved; {resume}"
 
-    def _answer(self, trainer: L.Trainer, save: bool = False) -> None:
+    def _answer(
+        self, trainer: L.Trainer, save: bool = False, ready: bool = True, more: bool = False
+    ) -> tuple[bool, bool]:
+        """Save and prepare to leave as the signals ask; with several processes, as a signal to any of them does, in all.
+
+        Returns whether all processes are ready for the next step, and whether any has more batches.
+        """
         number, after = self.signals.take()
-        if trainer.world_size > 1:  # all processes act on a signal to one, after the same step
-            strongest = torch.tensor(int(after), device=trainer.strategy.root_device)
-            after = After(int(trainer.strategy.reduce(strongest, reduce_op="max")))
+        if self.group is not None:
+            largest = torch.tensor([int(after), number or 0, not ready, more])
+            dist.all_reduce(largest, dist.ReduceOp.MAX, self.group)
+            strongest, number, waiting, others = largest.tolist()
+            after, ready, more = After(strongest), not waiting, bool(others)
         if (save or after) and self.saved != trainer.global_step:
             self._save(trainer)
-        self.leaving = after
+        self.leaving = max(self.leaving, after)
         if after == After.STOP:
-            self.received = number or signal.SIGTERM
+            self.received = number
             if trainer.global_step != trainer.max_steps:
                 trainer.should_stop = True
             else:  # only the final validation is left
                 self.leaving = After.NOTHING
+        return ready, more
+
+    def _take_sigterm(self, trainer: L.Trainer) -> None:
+        """Answer SIGTERM before the first step, for which Lightning would exit after it, without saving."""
+        if trainer.received_sigterm:
+            trainer._signal_connector.received_sigterm = False
+            self.signals.received[signal.SIGTERM] = rules()[signal.SIGTERM]
 
     def _while_waiting(self, trainer: L.Trainer) -> None:
-        """Answer a signal while a batch does not arrive. Other processes are at other batches, so several save nothing."""
-        if self.signals.pending and trainer.world_size == 1:
-            self._answer(trainer)
-        elif self.signals.pending:
-            number, self.leaving = self.signals.take()
-            self.received = number or signal.SIGTERM
+        """Answer a signal while a batch does not arrive; the processes that have theirs wait in `_meet`."""
+        self._take_sigterm(trainer)
+        self._answer(trainer, ready=False, more=True)
         self._leave()
+
+    def _meet(self, trainer: L.Trainer, more: bool) -> bool:
+        """Wait until every process has its batch, so that all answer a signal after the same step; whether any has more."""
+        while True:
+            ready, others = self._answer(trainer, more=more)
+            self._leave()
+            if ready:
+                return others
 
     def _leave(self) -> None:
         if self.leaving == After.REQUEUE:

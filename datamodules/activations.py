@@ -63,6 +63,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         self.streams: dict[tuple[Any, ...], TokenStream] = {}  # selecting tokens may take seconds
         self.in_flight = InFlight()
         self.answer_signals: Callable[[], None] | None = None  # called while a batch is waited for
+        self.meet: Callable[[bool], bool] | None = None  # `Batches.meet`, where several processes train
         self.whole_batch = False  # with fewer tokens than a batch has, take all of them as one, instead of refusing
 
     def prepare_data(self) -> None:
@@ -177,16 +178,22 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         stream, (rank, world) = self.stream(self.train_examples), self.division
         n_parts = stream.plan.world // world
         joint = Joint(stream, range(rank * n_parts, (rank + 1) * n_parts))
-        return Batches(functools.partial(joint.batches, self.consumed), self.depth, self._while_waiting)
+        return Batches(functools.partial(joint.batches, self.consumed), self.depth, self._while_waiting, self._meet)
 
     def val_dataloader(self) -> Batches:
         """The held-out images' batches in order, once."""
         stream = self.stream(self.val_examples, shuffle=False)
-        return Batches(functools.partial(stream.batches, 0, stream.n_batches), self.depth, self._while_waiting)
+        most = self.trainer.limit_val_batches if self.trainer is not None else None
+        n = min(stream.n_batches, most) if isinstance(most, int) else stream.n_batches
+        make = functools.partial(stream.batches, 0, stream.n_batches)
+        return Batches(make, self.depth, self._while_waiting, self._meet, n)
 
     def _while_waiting(self) -> None:
         if self.answer_signals is not None:
             self.answer_signals()
+
+    def _meet(self, more: bool) -> bool:
+        return more if self.meet is None else self.meet(more)
 
     @property
     def _on_gpu(self) -> bool:

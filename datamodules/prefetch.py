@@ -2,7 +2,7 @@
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,7 +15,7 @@ def prefetch(
     depth: int,
     closing: threading.Event | None = None,
     while_waiting: Callable[[], None] | None = None,
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """The items in order, computed up to `depth` ahead in a background thread; an exception is raised in its order.
 
     Closing the iterator (also by an exception in the consumer) sets `closing`, so that the computation of an item can

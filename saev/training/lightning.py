@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
-LEAVING_S = 4  # less than the interval at which Lightning checks its processes
+FAILED_S = 2.0  # for a process that has broken a collective to end
+LEAVING_S = 1.0  # for the others, when this one is done: they write nothing. Lightning checks them every 5 s
 
 
 def quieten_lightning() -> None:
@@ -31,7 +32,7 @@ def ended(processes: Sequence[subprocess.Popen]) -> str:
     failed = []
     for number, process in enumerate(processes, 1):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            if code := process.wait(LEAVING_S / 2):
+            if code := process.wait(FAILED_S):
                 failed.append(f"process {number} ({signal.Signals(-code).name if code < 0 else f'exit code {code}'})")
     return ", ".join(failed)
 

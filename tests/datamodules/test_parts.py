@@ -24,6 +24,7 @@ def make(dataset, rank=0, world=1, **kw):
         global_rank=rank,
         distributed_sampler_kwargs={"rank": rank, "num_replicas": world},
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        limit_val_batches=1.0,
     )
     return data
 

@@ -1,5 +1,7 @@
 """Two processes train the bank that one process trains, however the work is divided and whoever goes on with it."""
 
+import signal
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -132,6 +134,30 @@ def test_every_process_stops_a_member_that_diverges(run, two, dataset):
     for i in (0, 2):
         expected = {name: value for name, value in state(module).items() if name.startswith(f"bank.members.{i}.")}
         assert_equal({name: found["state"][name] for name in expected}, expected, within=CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("run", "number"),
+    [("training", signal.SIGINT), ("waiting", signal.SIGTERM), ("validation", signal.SIGINT)],
+)
+def test_a_signal_to_one_process_is_answered_by_both_while_a_batch_is_missing(run, number, two):
+    left, folder = two
+    one, other = (left(run, rank) for rank in range(2))
+    for found in (one, other):
+        assert found["received"] == number and found["waited"] < 2
+        assert found["saved"] == found["steps"] and found["steps"] in ((10,) if run == "validation" else (6, 7))
+    assert one["steps"] == other["steps"]
+    assert torch.load(folder / run / "last.ckpt", weights_only=True)["global_step"] == one["steps"]
+    if run != "waiting":
+        assert_equal(left(f"{run}-resumed")["state"], left("undisturbed")["state"])
+
+
+def test_processes_that_keep_running_after_a_signal_stay_at_the_same_step(two):
+    left, folder = two
+    assert torch.load(folder / "goes-on" / "last.ckpt", weights_only=True)["global_step"] in (6, 7)
+    for rank in range(2):
+        assert left("goes-on", rank)["steps"] == 14 and left("goes-on", rank)["received"] is None
+        assert_equal(left("goes-on", rank)["state"], left("undisturbed")["state"])
 
 
 def test_another_number_of_parts_is_refused_with_the_remedy(two, dataset):
