@@ -5,18 +5,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 
 from saev.visuals.columns import digits, finite, missed_target
-from saev.visuals.style import MARKERS, add_legend, colours, height_for, panel, readable_log
+from saev.visuals.labels import place_labels
+from saev.visuals.style import MARKERS, Look, add_legend, height_for, looks, panel, readable_log
 
+Rows = Sequence[Mapping[str, Any]]
 LABELLED = 12  # points; with more, only the ends of each series are labelled
 LONGEST = 24  # characters of a setting in a legend; a longer one keeps its end
-PLACES = (((6, 5), "left"), ((6, -12), "left"), ((-6, 5), "right"), ((-6, -12), "right"))  # of labels beside each other
-HALO = [withStroke(linewidth=2.5, foreground="white")]  # labels stay legible on lines
+HIGHEST = 1.2  # NMSE: worse dictionaries are not drawn, they would press the others together
+BASELINE = "#767676"  # grey, dashed, with hollow markers
+BESIDE = 4.0  # the lines of baselines end at this multiple of the SAEs' largest L0, and begin at this fraction of their smallest
+NAMES = {"pca": "PCA", "kmeans": "k-means", "random_vectors": "random", "semi_nmf": "semi-NMF"}
 # SAEs that differ in one of these, in architecture, objective or decoder are on different lines
-LINE = ("d_sae", "lr", "init", "b_dec", "dead_tokens", "train_tokens", "normalise", "dataset", "layer", "tokens")
+LINE = ("d_sae", "lr", "init", "b_dec", "dead_tokens", "train_tokens", "normalise", "dataset", "layer", "tokens",
+        "whiten", "rank", "refit", "centred", "unit_norm", "l1_penalty")  # fmt: skip
 
 
 def series_of(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> list[str]:
@@ -37,9 +42,11 @@ def series_of(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -
 
 def _series(row: Mapping[str, Any], settings: Sequence[str]) -> str:
     parts = ("sae", "objective", "decoder") if row.get("baseline") is None else ("baseline", "variant", "code")
-    kinds = [str(row[key]) for key in parts if row.get(key) not in (None, "plain", "free")]
+    kinds = [
+        NAMES.get(row[key], str(row[key])) for key in parts if row.get(key) not in (None, "plain", "free", "onehot")
+    ]
     values = {key: str(row[key]) for key in settings if row.get(key) is not None}
-    if row.get("baseline") == "kmeans":  # its size is what was asked for
+    if row.get("baseline") in ("kmeans", "semi_nmf"):  # their size is what was asked for
         values.pop("d_sae", None)
     shown = (f"{key}={text if len(text) <= LONGEST else '…' + text[1 - LONGEST :]}" for key, text in values.items())
     return ", ".join([*kinds, *shown]) or "SAE"
@@ -47,8 +54,8 @@ def _series(row: Mapping[str, Any], settings: Sequence[str]) -> str:
 
 def asked(row: Mapping[str, Any]) -> str:
     """The setting that was to determine L0: a target (with the L0 reached where it was missed), k, or the penalty."""
-    if row.get("baseline") == "kmeans":
-        return f"{row.get('n_latents')} centroids"
+    if row.get("baseline") in ("kmeans", "semi_nmf"):
+        return f"{row.get('n_latents')} {'centroids' if row['baseline'] == 'kmeans' else 'atoms'}"
     if finite(row, "l0_target"):
         return f"target {row['l0_target']:g}" + (f", got {digits(row['l0'])}" if missed_target(row) else "")
     if ("topk" in str(row.get("sae", "")) or row.get("baseline")) and row.get("k") is not None:
@@ -56,50 +63,80 @@ def asked(row: Mapping[str, Any]) -> str:
     return f"λ={row['sparsity']:g}" if row.get("sparsity") is not None else str(row.get("member", ""))
 
 
-def frontier(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> Figure | None:
-    """NMSE against L0 (log axis), a point per SAE and a line per series (`series_of`); None without a finite point."""
-    series = series_of(rows, settings)
-    points = [
-        (name, row) for name, row in zip(series, rows, strict=True) if finite(row, "nmse") and (row.get("l0") or 0) > 0
-    ]
+def frontier(rows: Rows, settings: Sequence[str] = (), baselines: Rows = ()) -> Figure | None:
+    """NMSE against L0 (log axis): a point per SAE and a line per series (`series_of`), grey and dashed those of `baselines`. None where
+    there is no point to draw.
+
+    A label says what was asked for (`asked`); of more than LABELLED points those at the ends of lines have one.
+    """
+    look, points = looks(series_of(rows, settings)), drawn(rows, settings)
     if not points:
         return None
-    names = sorted({name for name, _ in points})
-    figure, axes = panel(height=height_for(names))
-    labelled: list[tuple[str, Mapping[str, Any]]] = []
-    for number, (name, colour) in enumerate(colours(sorted(set(series))).items()):
-        members = sorted((row for of, row in points if of == name), key=lambda row: (row["l0"], -row["nmse"]))
-        marker = MARKERS[number % len(MARKERS)]
-        by_setting: dict[
-            str, list[Mapping[str, Any]]
-        ] = {}  # the line goes through the mean of equal settings, e.g. of seeds
-        for row in members:
-            by_setting.setdefault(asked({**row, "l0": row.get("l0_target")}), []).append(row)
-        line = sorted(tuple(np.mean([[row["l0"], row["nmse"]] for row in of], 0)) for of in by_setting.values())
-        axes.plot(*np.array(line).reshape(-1, 2).T, color=colour, linewidth=1.2)
-        x, y = [row["l0"] for row in members], [row["nmse"] for row in members]
-        label = name if members else None
-        axes.plot(x, y, marker=marker, color=colour, linestyle="none", markersize=6, zorder=4, label=label)
-        for row in members if len(points) <= LABELLED else (*members[:1], *members[1:][-1:]):
-            if not _has_label(name, row, labelled):
-                n_beside = sum(_near(row, other, 0.1) for _, other in labelled)
-                (x, y), side = PLACES[n_beside % len(PLACES)]
-                style = {"xytext": (x, y), "textcoords": "offset points", "fontsize": 8.5, "path_effects": HALO}
-                axes.annotate(asked(row), (row["l0"], row["nmse"]), ha=side, **style)
-                labelled.append((name, row))
+    l0 = [row["l0"] for of in points.values() for row in of]
+    lines = drawn([row for row in baselines if shown_beside(row, min(l0) / BESIDE, max(l0) * BESIDE)])
+    every = [row for of in (*points.values(), *lines.values()) for row in of]
+    width, height = (5.6, 0.4) if lines else (4.6, 0)
+    figure, axes = panel(width, height + height_for([*points, *lines]))
+    for name, of in points.items():
+        draw_line(axes, name, of, look[name], linewidth=1.2)
+    for name, marker in zip(lines, reversed(MARKERS), strict=False):
+        draw_line(axes, name, lines[name], Look(BASELINE, marker), linestyle="--", linewidth=1, hollow=True)
     axes.set(xscale="log", xlabel="L0: active latents per token (log scale)", ylabel="NMSE (0 = perfect, 1 = mean)")
-    axes.set_ylim(0, max(row["nmse"] for _, row in points) * 1.15 or 1)
-    lowest, highest = min(row["l0"] for _, row in points), max(row["l0"] for _, row in points)
-    axes.set_xlim(lowest / 1.5, highest * 1.9)
+    axes.set_ylim(0, max(row["nmse"] for row in every) * 1.15 or 1)
+    axes.set_xlim(min(row["l0"] for row in every) / 1.5, max(row["l0"] for row in every) * 1.9)
     readable_log(axes.xaxis)
-    add_legend(figure, names)
+    add_legend(figure, [*points, *lines])
+    few = sum(map(len, points.values())) <= LABELLED
+    named = [(name, row) for name, of in points.items() for row in (of if few else (*of[:1], *of[1:][-1:]))]
+    sized = [(name, row) for name, of in lines.items() for row in of if row.get("k") is None]  # k is the L0 of others
+    labels = [(asked(row), row["l0"], row["nmse"]) for row in different([*named, *sized])]
+    place_labels(figure, axes, labels, [(row["l0"], row["nmse"]) for row in every])
     return figure
 
 
-def _has_label(name: str, row: Mapping[str, Any], labelled: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
-    """Whether a labelled point beside this one has the same label: a seed of the same setting, or a line that overlaps."""
-    return any(asked(other) == asked(row) and _near(row, other, 0.1 if of == name else 0.02) for of, other in labelled)
+def drawn(rows: Rows, settings: Sequence[str] = ()) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each series that can be drawn (`can_be_drawn`), by L0."""
+    series: dict[str, list[Mapping[str, Any]]] = {}
+    for name, row in zip(series_of(rows, settings), rows, strict=True):
+        if can_be_drawn(row):
+            series.setdefault(name, []).append(row)
+    return {name: sorted(of, key=lambda row: (row["l0"], -row["nmse"])) for name, of in series.items()}
 
 
-def _near(row: Mapping[str, Any], other: Mapping[str, Any], tolerance: float) -> bool:
+def can_be_drawn(row: Mapping[str, Any]) -> bool:
+    """Whether L0 is above 0 and NMSE at most HIGHEST."""
+    return finite(row, "nmse") and row["nmse"] <= HIGHEST and (row.get("l0") or 0) > 0
+
+
+def shown_beside(row: Mapping[str, Any], least: float, most: float) -> bool:
+    """Whether a baseline is drawn beside SAEs: near their L0, or a single point (k-means) at any smaller one."""
+    return can_be_drawn(row) and row["l0"] <= most and (row["l0"] >= least or row.get("k") is None)
+
+
+def draw_line(
+    axes: Axes, name: str, rows: Rows, look: Look, linestyle: str = "-", linewidth: float = 1, hollow: bool = False
+) -> None:
+    """The points of a series, and its line through the mean of equal settings, e.g. of seeds."""
+    by_setting: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_setting.setdefault(asked({**row, "l0": row.get("l0_target")}), []).append(row)
+    means = sorted(tuple(np.mean([[row["l0"], row["nmse"]] for row in of], 0)) for of in by_setting.values())
+    axes.plot(*np.array(means).T, color=look.colour, linestyle=linestyle, linewidth=linewidth, zorder=2)
+    x, y = [row["l0"] for row in rows], [row["nmse"] for row in rows]
+    fill = "white" if hollow else look.colour
+    style = {"markersize": 5 if hollow else 6, "markerfacecolor": fill, "zorder": 3 if hollow else 4}
+    axes.plot(x, y, look.marker, color=look.colour, label=name, **style)
+
+
+def different(named: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Mapping[str, Any]]:
+    """The rows to be labelled: of near points with the same label one, of a series (seeds of a setting) or of lines that overlap."""
+    kept: list[tuple[str, Mapping[str, Any]]] = []
+    for name, row in named:
+        if not any(asked(one) == asked(row) and near(row, one, 0.1 if of == name else 0.05) for of, one in kept):
+            kept.append((name, row))
+    return [row for _, row in kept]
+
+
+def near(row: Mapping[str, Any], other: Mapping[str, Any], tolerance: float) -> bool:
+    """Whether L0 and NMSE of two rows differ by at most this fraction."""
     return all(math.isclose(row[key], other[key], rel_tol=tolerance) for key in ("l0", "nmse"))

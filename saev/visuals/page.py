@@ -34,7 +34,7 @@ def write_page(
     path: str | Path,
     template: str,
     *,
-    album: Album,
+    album: Album | None = None,
     files: Mapping[str, str | Path] | None = None,
     credits: Sequence[str] = (),
     **values: Any,
@@ -43,13 +43,13 @@ def write_page(
 
     Args:
         template: a file of this folder that extends page.html.j2.
-        album: the photos; each is embedded once.
+        album: the photos; each is embedded once. None: a page without photos.
         files: label -> path, shown relative to the page. credits: paragraphs.
         values: what else the template reads, title and facts among it.
     """
     path = Path(path)
     page = ENVIRONMENT.get_template(template).render(
-        album=album, ratio=ratio_of(album), credits=[text for text in credits if text],
+        album=album, ratio=ratio_of(album) if album else None, credits=[text for text in credits if text],
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()}, **values,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,36 +8,53 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from saev.visuals.style import NEVER, PALETTE, add_legend, colours, height_for, panel, readable_log
+from saev.visuals.style import MARKERS, NEVER, PALETTE, Look, add_legend, height_for, looks, panel, readable_log
 
+FIRST = Look(PALETTE[0], MARKERS[0])
 NAMED = 8  # curves; with more, the legend names series
 DEX = 0.25  # width of a bar of the histogram, in powers of ten
 DASHES = ("-", "--", ":", "-.", (0, (6, 1)), (0, (1, 1)), (0, (3, 1, 1, 1)), (0, (9, 3)))
 
 
 def curve(
-    history: Mapping[str, Mapping[str, Sequence[float]]], metric: str, label: str, series: Mapping[str, str]
+    history: Mapping[str, Mapping[str, Sequence[float]]],
+    metric: str,
+    label: str,
+    series: Mapping[str, str],
+    log: bool = True,
 ) -> Figure | None:
-    """A training curve per SAE over training tokens, both axes logarithmic; None where nothing was logged.
+    """A training curve per SAE over training tokens (log axis); the y axis logarithmic with `log`, else from 0 or the lowest value to
+    the highest. None where nothing was logged.
 
-    `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's line, which determines its
-    colour. The legend names members, or series where there are more than NAMED.
+    `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's line, which determines how it looks
+    (`looks`). The legend names members, or series where there are more than NAMED.
     """
-    lines = {name: positive(of["tokens"], of.get(metric, ())) for name, of in history.items()}
+    lines = {name: known(of["tokens"], of.get(metric, ()), log) for name, of in history.items()}
     lines = {name: line for name, line in lines.items() if len(line)}
     if not lines:
         return None
-    colour = colours(sorted(set(series.values())))
+    look = looks(series.values())
     named, n_drawn = len(lines) <= NAMED, dict.fromkeys(series.values(), 0)
     labels = list(dict.fromkeys(lines if named else (series[name] for name in lines)))
     figure, axes = panel(height=height_for(labels))
     for name, line in lines.items():
         n, n_drawn[series[name]] = n_drawn[series[name]], n_drawn[series[name]] + 1
         text = name if named else series[name] if n == 0 else None
-        style = {"linestyle": DASHES[n % len(DASHES)] if named else "-", "marker": "o" if len(line) == 1 else None}
-        axes.plot(*line.T, color=colour[series[name]], label=text, linewidth=1.4, **style)
-    axes.set(xscale="log", yscale="log", xlabel="training tokens (log scale)", ylabel=label)
-    for axis in (axes.xaxis, axes.yaxis):
+        style = {"linestyle": DASHES[n % len(DASHES)] if named else "-", "marker": look[series[name]].marker}
+        every = None if len(line) == 1 else (0.02 + 0.06 * (n % 4), 0.25)  # of the length of the axes
+        axes.plot(
+            *line.T,
+            color=look[series[name]].colour,
+            label=text,
+            linewidth=1.4,
+            markevery=every,
+            markersize=4.5,
+            **style,
+        )
+    axes.set(xscale="log", yscale="log" if log else "linear", xlabel="training tokens (log scale)", ylabel=label)
+    if not log:
+        axes.set_ylim(min(0.0, *(line[:, 1].min() for line in lines.values())), None)
+    for axis in (axes.xaxis, axes.yaxis)[: 1 + log]:
         readable_log(axis)
     add_legend(figure, labels)
     return figure
@@ -48,15 +65,16 @@ def frequencies(
     n_tokens: int,
     title: str,
     top: float | None = None,
-    colour: str = PALETTE[0],
+    look: Look = FIRST,
 ) -> Figure:
     """Histogram of firing frequencies: % of the dictionary over log10 of the fraction of tokens; dead latents apart.
 
-    `top` is the upper end of the y axis, equal for SAEs that are compared.
+    `look` is the SAE's in the other figures; `top` is the upper end of the y axis, equal for SAEs that are compared.
     """
     fractions, edges, never = frequency_histogram(frequency, n_tokens)
     figure, axes = panel(3.6, 2.6)
-    axes.bar(edges[:-1], 100 * fractions, width=DEX, align="edge", color=colour, edgecolor="white", linewidth=0.5)
+    axes.bar(edges[:-1], 100 * fractions, width=DEX, align="edge", color=look.colour, edgecolor="white", linewidth=0.5)
+    axes.plot(0.03, 0.94, look.marker, color=look.colour, transform=axes.transAxes, clip_on=False)
     dead = edges[0] - 0.9
     axes.bar(dead, 100 * never, width=0.5, color=NEVER)
     axes.annotate(f"{100 * never:.0f}%" if never >= 0.005 or not never else "<1%", (dead, 100 * never), ha="center",
@@ -88,7 +106,7 @@ def frequency_histogram(
     return counts / max(len(frequency), 1), edges, float((~fires).mean()) if len(frequency) else 0.0
 
 
-def positive(x: Sequence[float], y: Sequence[float]) -> Float[np.ndarray, "points 2"]:
-    """The points that a logarithmic plot can show."""
-    points = np.array([(a, b) for a, b in zip(x, y, strict=False) if a > 0 and b is not None and b > 0], float)
-    return points.reshape(-1, 2)
+def known(x: Sequence[float], y: Sequence[float], log: bool = True) -> Float[np.ndarray, "points 2"]:
+    """The points with finite coordinates, x above 0; with `log` y above 0, too."""
+    points = np.array([(a, math.nan if b is None else b) for a, b in zip(x, y, strict=False)], float).reshape(-1, 2)
+    return points[np.isfinite(points).all(1) & (points[:, 0] > 0) & ((points[:, 1] > 0) | (not log))]

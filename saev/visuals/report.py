@@ -21,14 +21,13 @@ from saev.dictionary import Dictionary
 from saev.shards import ActivationStore
 from saev.visuals import plots
 from saev.visuals.choose import choose_latents
-from saev.visuals.columns import COLUMNS, failed, finite, mark, whole
-from saev.visuals.frontier import frontier, series_of
+from saev.visuals.columns import failed, whole
 from saev.visuals.gallery import gallery, spread, why_none
-from saev.visuals.history import Curves, read_history
 from saev.visuals.page import write_page
 from saev.visuals.pictures import Album, Images
+from saev.visuals.results import merged, results, series_by_member
 from saev.visuals.settings import Choice
-from saev.visuals.style import colours, data_uri
+from saev.visuals.style import data_uri, looks
 from saev.visuals.top_images import Survey, survey
 
 MOST_IMAGES = 4096  # where `examples` is None: a minute on two cores at ViT-S and 64 tokens
@@ -54,6 +53,8 @@ def write_report(
     choice: Choice = Choice(),  # noqa: B008 it is frozen
     chosen: Mapping[str, Mapping[int, str]] | None = None,
     names: Mapping[str, Mapping[int, str]] | None = None,
+    baselines: Sequence[Mapping[str, Any]] = (),
+    notice: str = "",
     n_images: int = 8,
     max_members: int = 12,
     progress: bool = False,
@@ -64,7 +65,7 @@ def write_report(
         rows: a row per SAE as in results.parquet; any number may be NaN, None or missing. Without rows the page shows
             latents only.
         members: dictionaries by `row["member"]`, in eval mode, or their codes of `examples`, which are read instead of the
-            activations; those of failed SAEs are not read and may be missing.
+            activations; those of failed SAEs are not read and may be missing. None at all: a page of results without latents.
         store, layer, tokens: the activations they were trained on.
         examples: images of the store for frequencies and top images; None: up to 4096, evenly spaced.
         examples_are: what these are, for the captions ("held-out", "all", "training").
@@ -73,12 +74,16 @@ def write_report(
         config: YAML text. credits: paragraphs. files: label -> path, shown relative to the page.
         choice: the rule by which latents are chosen; or `chosen`: member -> latent -> caption.
         names: member -> latent -> name, of annotated latents.
+        baselines: rows of fits that were measured on the same tokens, with `run`, the directory of the fit, for the frontier.
+        notice: a sentence at the top of the page.
         n_images: images per latent. max_members: SAEs whose latents are shown.
         progress: show a progress bar on stderr.
 
     Raises ValueError where `layer` or `tokens` are not in the store.
     """
-    surveyed = evenly(range(store.manifest.n_examples), MOST_IMAGES) if examples is None else np.asarray(examples)
+    if examples is None:
+        examples = evenly(range(store.manifest.n_examples), MOST_IMAGES)
+    surveyed = np.asarray(examples if members else (), np.int64)
     named = [str(row["member"]) for row in rows] or list(members)
     diverged = {str(row["member"]) for row in rows if failed(row)}
     sound = [name for name in named if name not in diverged and is_sound(members.get(name))]
@@ -97,23 +102,15 @@ def write_report(
         galleries.append(
             {"name": name, "latents": sections, "why_none": "" if sections else why_none(surveys[name], choice)}
         )
-    curves = read_history(history) if history else {}
-    probed = read_history(history, ["probe_map"], "val") if history else {}
-    columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
-    series = {name: name for name in (*curves, *surveys)}
-    series |= dict(zip((str(row["member"]) for row in rows), series_of(rows), strict=True))
+    histories = {"": history} if history else {}
+    series = series_by_member(rows, [*merged(histories, ("l0",), "train"), *surveys])
     return write_page(
         path,
         "report.html.j2",
         title=title,
         facts=facts(store, layer, tokens, rows, date),
-        columns=columns,
-        rows=[{"name": str(row["member"]), "failed": failed(row), "mark": mark(row),
-               "cells": [column.text(row) for column in columns]} for row in rows],
-        held_out=next((whole(row["n_tokens"]) for row in rows if row.get("n_tokens")), None),
-        frontier=picture(frontier(rows)),
-        omitted=[str(row["member"]) for row in rows if not finite(row, "nmse")],
-        curves=[uri for figure in training_curves(curves, probed, series) if (uri := picture(figure))],
+        notice=notice,
+        **results(rows, histories, Path(path), series, baselines=baselines),
         histograms=histograms(surveys, series),
         galleries=galleries,
         left_out=[name for name in sound if name not in shown],
@@ -122,7 +119,7 @@ def write_report(
         patches=patches,
         choice=None if chosen else choice,
         n_images=n_images,
-        surveyed={"images": whole(len(surveyed)), "are": examples_are,
+        surveyed=None if not members else {"images": whole(len(surveyed)), "are": examples_are,
                    "tokens": whole(max((s.n_tokens for s in surveys.values()), default=0))},
         config=config.strip(),
         credits=credits,
@@ -160,26 +157,14 @@ def sight(vit: Mapping[str, Any]) -> str:
     return ""
 
 
-def training_curves(curves: Curves, probed: Curves, series: Mapping[str, str]) -> list[Any]:
-    """Figures of the error and of L0 over training, and of mAP at validations where classes were probed."""
-    labels = {"z_mse": "MSE of z (1 = mean; log scale)", "l0": "L0: active latents (log scale)"}
-    figures = [plots.curve(curves, metric, label, series) for metric, label in labels.items()]
-    return [*figures, plots.curve(probed, "probe_map", "mAP of the best latents (log scale)", series)]
-
-
 def histograms(surveys: Mapping[str, Survey], series: Mapping[str, str]) -> list[tuple[str, str]]:
     """(member, figure) of firing frequencies, all on one scale, in the colours of the series."""
-    colour = colours(sorted(set(series.values())))
+    look = looks(series.values())
     bars = [plots.frequency_histogram(s.frequency, s.n_tokens) for s in surveys.values()]
     top = max([0.0, *(max(fractions.max(initial=0), never) for fractions, _, never in bars)]) * 115 or None
     return [
-        (n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top, colour[series[n]]))) for n, s in surveys.items()
+        (n, data_uri(plots.frequencies(s.frequency, s.n_tokens, n, top, look[series[n]]))) for n, s in surveys.items()
     ]
-
-
-def picture(figure: Any) -> str | None:
-    """The figure as a data URI; None for None."""
-    return None if figure is None else data_uri(figure)
 
 
 def is_sound(dictionary: Dictionary | CodeStore | None) -> bool:

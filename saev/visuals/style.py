@@ -3,9 +3,9 @@
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -65,6 +65,20 @@ def save(figure: Figure, path: Path) -> None:
 def colours(series: Sequence[str]) -> dict[str, str]:
     """A colour per series, in order: 21 different ones (after seven lighter, then darker), then they repeat."""
     return {name: shade(PALETTE[i % len(PALETTE)], i // len(PALETTE) % 3) for i, name in enumerate(series)}
+
+
+class Look(NamedTuple):
+    """How the points of a series look."""
+
+    colour: str
+    marker: str
+
+
+def looks(series: Iterable[str]) -> dict[str, Look]:
+    """Colour and marker of each series, by its place among the different ones: 210 pairs. Figures of one page give all series in the
+    same order, so that an SAE looks the same in all of them; further series at the end change nothing."""
+    names = list(dict.fromkeys(series))
+    return {name: Look(colour, MARKERS[i % len(MARKERS)]) for i, (name, colour) in enumerate(colours(names).items())}
 
 
 def shade(colour: str, level: int) -> str:

@@ -8,9 +8,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from saev.visuals.columns import COLUMNS, mark, remarks
-from saev.visuals.frontier import asked, frontier, series_of
+from saev.visuals.frontier import BASELINE, asked, frontier, series_of
 from saev.visuals.plots import curve, frequencies
-from saev.visuals.style import colours
+from saev.visuals.results import series_by_member
+from saev.visuals.style import colours, looks
 
 
 def boxes(texts, figure):
@@ -88,15 +89,53 @@ def test_colours_do_not_clash():
     assert len(set(made.values())) == 21
 
 
-def test_an_sae_has_one_colour():
+def test_an_sae_has_one_colour_and_marker():
     rows = [{**ROWS[3], "member": f"{i}", "lr": 1 / (i + 1), "nmse": 0.1 * i + 0.1} for i in range(9)]
-    series = dict(zip((row["member"] for row in rows), series_of(rows), strict=True))
+    rows[4]["nmse"] = float("nan")  # not drawn, and no other's colour changes
+    series = series_by_member(rows, ["further"])
     history = {name: {"tokens": [10, 20], "z_mse": [1, 0.5]} for name in series}
-    of_curves = {line.get_label(): line.get_color() for line in curve(history, "z_mse", "MSE", series).axes[0].lines}
-    of_points = {
-        line.get_label(): line.get_color() for line in frontier(rows).axes[0].lines if line.get_marker() != "None"
-    }
-    assert of_curves == of_points and len(set(of_curves.values())) == 9
+    lines = curve(history, "z_mse", "MSE", series).axes[0].lines
+    of_curves = {line.get_color(): line.get_marker() for line in lines}
+    (points,) = frontier(rows).axes
+    of_points = {line.get_color(): line.get_marker() for line in points.lines if line.get_marker() != "None"}
+    assert len(of_curves) == 10 and len(of_points) == 8 and of_points.items() <= of_curves.items()
+    look = looks(series.values())
+    assert {of.colour: of.marker for of in look.values()} == of_curves
+    (bars,) = frequencies(np.array([0.0, 0.5]), 100, "one", None, look[series["3"]]).axes
+    assert (
+        bars.lines[0].get_marker() == look[series["3"]].marker and bars.lines[0].get_color() == look[series["3"]].colour
+    )
+
+
+def test_baselines_are_grey_lines_beside_the_saes():
+    pca = [{"baseline": "pca", "whiten": False, "k": k, "l0": float(k), "nmse": 1 / k} for k in (1, 4, 16, 64, 256)]
+    more = [
+        {"baseline": "kmeans", "n_latents": 512, "l0": 1.0, "nmse": 0.7},
+        {"baseline": "semi_nmf", "n_latents": 256, "l0": 50.0, "nmse": 0.3},
+        {"baseline": "random_vectors", "variant": "tokens", "k": 16, "l0": 16.0, "nmse": 0.6},
+        {"baseline": "random_vectors", "variant": "tokens", "k": None, "l0": 2048.0, "nmse": 0.01},  # far from the SAEs
+    ]
+    figure = frontier(ROWS, (), [*pca, *more])
+    grey = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines if line.get_color() == BASELINE}
+    points = {name: list(x) for name, x in grey.items() if not name.startswith("_")}
+    assert points == {"PCA": [4, 16, 64], "k-means": [1], "semi-NMF": [50], "random, tokens": [16]}
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert "512 centroids" in texts and "256 atoms" in texts
+    colours_alone = [line.get_color() for line in frontier(ROWS).axes[0].lines]
+    assert colours_alone == [line.get_color() for line in figure.axes[0].lines if line.get_color() != BASELINE]
+
+
+def test_an_sae_far_above_1_does_not_hide_the_others():
+    figure = frontier([*ROWS, {**ROWS[0], "member": "z", "nmse": 7e4}])
+    assert figure.axes[0].get_ylim()[1] < 1
+    assert frontier([{**ROWS[0], "nmse": 7e4}]) is None
+
+
+def test_probe_scores_may_be_0_or_below():
+    history = {"a": {"tokens": [0, 10, 20, 30], "probe_r": [0.2, -0.1, 0.0, float("nan")]}}
+    (axes,) = curve(history, "probe_r", "R", {"a": "a"}, log=False).axes
+    assert axes.lines[0].get_xydata().tolist() == [[10, -0.1], [20, 0]] and axes.get_yscale() == "linear"
+    assert curve(history, "probe_map", "mAP", {"a": "a"}, log=False) is None
 
 
 @pytest.mark.parametrize("n", [1, 4, 8, 20])
