@@ -1,7 +1,7 @@
 """Lightning callbacks: hook -> saev.metrics -> metrics of the bank; no formulas here.
 
 A callback adds `name -> a value per member` to `BankModule.latest` (training) or `BankModule.validated` (held-out data);
-`MetricsWriter`, the last callback, writes them, and the counts by bin in the callbacks' `distributions` (`name -> a list per
+`MetricsWriter`, the last callback but `Page`, writes them, and the counts by bin in the callbacks' `distributions` (`name -> a list per
 member`).
 """
 
@@ -11,6 +11,7 @@ from callbacks.member_cost import MemberCost
 from callbacks.member_export import MemberExport
 from callbacks.metrics_writer import MetricsWriter
 from callbacks.mixing import Mixing
+from callbacks.page import Page
 from callbacks.probe import Probe
 from callbacks.progress import BankProgress
 from callbacks.sparsity_warmup import SparsityWarmup
@@ -26,6 +27,7 @@ __all__ = [
     "MemberExport",
     "MetricsWriter",
     "Mixing",
+    "Page",
     "Probe",
     "SparsityWarmup",
     "Throughput",

@@ -4,11 +4,12 @@ recording ──▶ ActivationDataModule ─┐
 members ──▶ SAEBank ──▶ BankModule ─┴─ Trainer ──▶ saes/<member>, results.parquet, report.html
 """
 
+import contextlib
 import dataclasses
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from callbacks import MetricsWriter
 from datamodules import ActivationDataModule
 from saev.images.source import ImageSource
 from saev.nn import Member, Normaliser, SAEBank
-from saev.recipes.report import report
+from saev.recipes.report import RunReport, rows_of
 from saev.recipes.trainer import LightningParts, build_trainer, interrupted_by
 from saev.runs.directory import new_directory, open_run
 from saev.runs.ledger import CHECKPOINT
@@ -108,13 +109,14 @@ def train(
     with open_run(directory, configuration, ckpt_path=resume, first_process=rank() == 0) as checkpoint:
         data.prepare_data()
         data.setup("fit")
-        trainer = build_trainer(members, data, settings, parts, directory)
+        page_config = yaml.safe_dump(dict(configuration), sort_keys=False)
+        page = RunReport(directory, members, data, page_config, images) if settings.report else None
+        trainer = build_trainer(members, data, settings, parts, directory, page and page.write_unfinished)
         module = build_module(members, data, settings, parts.optimiser, trainer.max_steps * data.batch_size)
         if trainer.is_global_zero:
             announce(members, data, directory, trainer.max_steps)
         try:
-            page_config = yaml.safe_dump(dict(configuration), sort_keys=False) if settings.report else None
-            trained = run(trainer, module, members, data, directory, checkpoint, page_config, images)
+            trained = run(trainer, module, members, data, directory, checkpoint, page)
             if trainer.is_global_zero and not settings.keep_checkpoint:
                 (directory / CHECKPOINT).unlink(missing_ok=True)
             return trained
@@ -159,8 +161,7 @@ def run(
     data: ActivationDataModule,
     directory: Path,
     resumed: Path | None,
-    page_config: str | None,
-    images: ImageSource | None = None,
+    page: RunReport | None,
 ) -> TrainedBank:
     """Fit, validate on the held-out images and write the results; SystemExit where a signal ended the fit."""
     try:
@@ -177,6 +178,9 @@ def run(
         if trainer.is_global_zero:
             remedy = checkpoint.remedy(trainer, directory)
             log.warning("stopped at step %d of %d%s", trainer.global_step, trainer.max_steps, remedy)
+            if page is not None:
+                with page_errors_logged("the checkpoint is complete"):
+                    page.write_unfinished(trainer, module, remedy)
         raise SystemExit(128 + (checkpoint.received or 0))
     trainer.validate(module, data, verbose=False)
     rows = collect(members, module, data)
@@ -187,12 +191,19 @@ def run(
     }
     if trainer.is_global_zero:
         write_table(directory, "results", rows)  # first: a page that fails must not cost the run its metrics
-        if page_config is not None:
-            try:
-                files["report"] = report(directory, rows, data, page_config, files, images)
-            except Exception:  # the run has its results, whatever is wrong with the page
-                log.exception("report.html could not be written; results and dictionaries are complete")
+        if page is not None:
+            with page_errors_logged("results and dictionaries are complete"):
+                files["report"] = page.write(rows, files)
     return TrainedBank(directory, pl.DataFrame(rows, infer_schema_length=None), files)
+
+
+@contextlib.contextmanager
+def page_errors_logged(complete: str) -> Iterator[None]:
+    """Log an error of the page: the run has everything else."""
+    try:
+        yield
+    except Exception:
+        log.exception("report.html could not be written; %s", complete)
 
 
 def build_module(
@@ -227,13 +238,15 @@ def announce(members: Sequence[Member], data: ActivationDataModule, directory: P
 
 def collect(members: Sequence[Member], module: BankModule, data: ActivationDataModule) -> list[dict[str, Any]]:
     """A row per member: its settings and the metrics of the final validation."""
-    rows = []
-    for member, trained, metrics in zip(members, module.bank, module.validated_rows(), strict=True):
-        settings = {**member.row(), "d_sae": trained.sae.n_latents, "dead_tokens": trained.dead_tokens}
-        # not measured, e.g. dead_train in a run shorter than dead_tokens: null rather than NaN
-        known = {key: value if trained.stopped or math.isfinite(value) else None for key, value in metrics.items()}
-        row = {"member": trained.name, **settings, **data.where(), **known}
-        for remark in remarks(row) if module.global_rank == 0 else ():
-            log.warning("%s: %s", trained.name, remark)
-        rows.append({**row, "train_tokens": int(module.tokens_seen), "failed": trained.stopped})
+    # not measured, e.g. dead_train in a run shorter than dead_tokens: null rather than NaN
+    tokens = int(module.tokens_seen)
+    metrics = [
+        {"member": trained.name, "tokens": tokens}
+        | {key: value if trained.stopped or math.isfinite(value) else None for key, value in row.items()}
+        for trained, row in zip(module.bank, module.validated_rows(), strict=True)
+    ]
+    rows = rows_of(members, module, data, metrics)
+    for row in rows if module.global_rank == 0 else ():
+        for remark in remarks(row):
+            log.warning("%s: %s", row["member"], remark)
     return rows

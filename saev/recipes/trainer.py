@@ -10,13 +10,13 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.loggers import Logger
 
-from callbacks import Checkpoint, MemberExport, MetricsWriter
+from callbacks import Checkpoint, MemberExport, MetricsWriter, Page
 from datamodules import ActivationDataModule
 from saev.nn import Member
 from saev.recipes.callbacks import default_callbacks
 from saev.runs.provenance import git_commit
 from saev.training.bank.ddp import check_members
-from saev.training.bank.module import OptimiserFactory
+from saev.training.bank.module import BankModule, OptimiserFactory
 from saev.training.settings import TrainSettings
 
 
@@ -48,8 +48,9 @@ def build_trainer(
     settings: TrainSettings,
     parts: LightningParts,
     directory: Path,
+    page: Callable[[L.Trainer, BankModule], object] | None = None,
 ) -> L.Trainer:
-    """Lightning's Trainer with the callbacks, the export of members and, last, the writer of metrics."""
+    """Lightning's Trainer with the callbacks, the export of members, the writer of metrics and, last, `page`, called at validations."""
     callbacks = list(default_callbacks(settings, directory) if parts.callbacks is None else parts.callbacks)
     hyperparameters = {member.name: member.row() for member in members}
     callbacks.append(MemberExport(directory / "saes", hyperparameters, provenance(data, settings.normalise)))
@@ -59,6 +60,8 @@ def build_trainer(
         for logger in of_member:
             logger.log_hyperparams({**hyperparameters[name], **shared})
     callbacks.append(MetricsWriter(directory / "metrics.jsonl", loggers))
+    if page is not None:
+        callbacks.append(Page(page))  # type: ignore[arg-type]
     # Lightning would answer Slurm's signals itself, beside callbacks.Checkpoint
     plugins = [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else None
     if parts.split_members:  # then all processes read the same stream

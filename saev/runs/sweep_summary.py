@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from saev.checkpoint import CONFIG as DICTIONARY
 from saev.files import read_parquet
 from saev.progress import print_line, terminal
 from saev.runs import planning
-from saev.runs.ledger import RESULTS, JobState, Sweep, job_states
+from saev.runs.baselines import fitted_baselines
+from saev.runs.ledger import FILE, RESULTS, JobState, Sweep, job_states
 from saev.runs.slurm import QueueUnavailable
 from saev.runs.tables import write_table
 from saev.visuals.frontier import frontier
 from saev.visuals.style import save
+from saev.visuals.sweep_page import write_sweep_page
 from saev.visuals.tables import evaluation_table, results_table
 
 log = logging.getLogger(__name__)
@@ -26,7 +30,7 @@ PLOT = "frontier.png"
 
 
 def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: bool = True) -> dict[str, JobState]:
-    """Write results.parquet, results.csv and frontier.png of the finished jobs and print them; the state of each job.
+    """Write results.parquet, results.csv, frontier.png and report.html of the finished jobs and print them; the state of each job.
 
     `errors` are the launchers' messages by folder, for jobs that left no error.txt. `table`: print the rows (a single job
     has just printed its own).
@@ -45,7 +49,7 @@ def summarise(directory: Path, sweep: Sweep, errors: Mapping[str, str], table: b
         console.print((evaluation_table if sweep.verb == "fit" else results_table)(named))
     if rows:
         try:
-            files |= write_summary(directory, sweep, rows)
+            files |= write_summary(directory, sweep, rows, states)
         except PermissionError as error:  # the sweep of another user
             log.warning("nothing is written: %s", error)
     print_states(console, sweep, states)
@@ -65,14 +69,43 @@ def known_states(directory: Path, sweep: Sweep) -> dict[str, JobState]:
         return job_states(directory, sweep.jobs, ask_slurm=False)
 
 
-def write_summary(directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]]) -> dict[str, Path]:
-    """Write the table and the plot; their paths."""
+def write_summary(
+    directory: Path, sweep: Sweep, rows: Sequence[Mapping[str, Any]], states: Mapping[str, JobState]
+) -> dict[str, Path]:
+    """Write the table, the plot and the page; their paths. An error of the page is logged."""
     write_table(directory, "results", rows)
-    figure = frontier(rows, settings_of(sweep))
-    if figure is None:
-        return {"results": directory / "results.csv"}
-    save(figure, directory / PLOT)
-    return {"results": directory / "results.csv", "plot": directory / PLOT}
+    files, settings = {"results": directory / "results.csv"}, settings_of(sweep)
+    if (figure := frontier(rows, settings)) is not None:
+        save(figure, directory / PLOT)
+        files["plot"] = directory / PLOT
+    jobs = [{"folder": folder, "state": of.state, "note": of.note} for folder, of in states.items()]
+    try:
+        baselines = baselines_of(directory, rows)
+        files["report"] = write_sweep_page(directory, rows, jobs, settings=settings, baselines=baselines)
+    except PermissionError:
+        raise
+    except Exception:
+        log.exception("report.html of the sweep could not be written; its results are complete")
+    return files
+
+
+def baselines_of(directory: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The fitted baselines that were measured on the same tokens as all of the SAEs; none where the SAEs differ in these."""
+    first = directory / rows[0]["job"] / "saes" / rows[0]["member"]
+    same = len({tuple(row.get(key) for key in ("dataset", "layer", "tokens", "n_tokens")) for row in rows}) == 1
+    if not same or "sae" not in rows[0] or not (first / DICTIONARY).is_file():
+        return []
+    return fitted_baselines(json.loads((first / DICTIONARY).read_text())["provenance"], rows[0]["n_tokens"])
+
+
+def summarise_if_last(run: Path) -> None:
+    """Write the results of the sweep to which a finished run belongs, if all of its jobs are finished: of those that Slurm runs
+    without a waiting process, the last one does this."""
+    if (run.parent / FILE).is_file():
+        sweep = Sweep.load(run.parent)
+        states = job_states(run.parent, sweep.jobs, ask_slurm=False)
+        if all(of.state == "finished" for of in states.values()):
+            write_summary(run.parent, sweep, collect(run.parent, sweep, states), states)
 
 
 def collect(directory: Path, sweep: Sweep, states: Mapping[str, JobState]) -> list[dict[str, Any]]:

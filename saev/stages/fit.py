@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from saev.config.fit_job import prepare
 from saev.runs.directory import check_same, recorded_failure, results_of
+from saev.runs.signals import in_slurm
 from saev.training.settings import MAY_DIFFER
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
 
         from saev.progress import terminal
         from saev.recipes.fit import fit
+        from saev.runs.sweep_summary import summarise_if_last
         from saev.runs.tables import print_files, relative
         from saev.visuals.tables import evaluation_table
 
@@ -40,4 +42,6 @@ def run(cfg: DictConfig) -> dict[str, float]:
         {"results": directory / "results.csv", "dictionaries": directory / "saes"},
         f"saev evaluate {relative(directory)}",
     )
+    if in_slurm():
+        summarise_if_last(directory)
     return {row["member"]: row["nmse"] for row in rows}

@@ -13,7 +13,7 @@ from saev.config.train_job import n_processes, prepare, warn_unused
 from saev.progress import terminal
 from saev.runs.directory import check_same, recorded_failure, results_of
 from saev.runs.planning import key_of
-from saev.runs.signals import rank
+from saev.runs.signals import in_slurm, rank
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ def run(cfg: DictConfig) -> dict[str, float]:
         from saev.config.lightning_parts import lightning_parts
         from saev.config.processes import relaunchable
         from saev.recipes.train import train
+        from saev.runs.sweep_summary import summarise_if_last
         from saev.runs.tables import print_files, relative
         from saev.visuals.tables import results_table
 
@@ -53,6 +54,8 @@ def run(cfg: DictConfig) -> dict[str, float]:
     if first_process:
         terminal().print(results_table(bank.results.to_dicts()))
         print_files(bank.files, f"saev evaluate {relative(directory)}")
+        if in_slurm():
+            summarise_if_last(directory)
     return dict(zip(bank.results["member"], bank.results["nmse"], strict=True))
 
 
