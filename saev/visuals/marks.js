@@ -29,8 +29,14 @@ function marksOf(map, height, width) {
   return box;
 }
 
-// Mark an element with data-grid ("height width") and data-map (base64; empty: 0 everywhere).
+// Mark an element with data-grid ("height width"), data-map (base64; empty: 0 everywhere) and perhaps data-mask, a bit per patch: the
+// patches of a class, around which a line is dashed.
 function mark(view) {
-  const [height, width] = view.dataset.grid.split(" ").map(Number);
-  view.append(marksOf(bytesOf(view.dataset.map), height, width));
+  const [height, width] = view.dataset.grid.split(" ").map(Number), marks = marksOf(bytesOf(view.dataset.map), height, width);
+  if (view.dataset.mask) {
+    const bits = bytesOf(view.dataset.mask), of = Uint8Array.from({ length: height * width }, (_, i) => (bits[i >> 3] >> (7 - (i % 8))) & 1 && 255);
+    const path = outlineOf(of, height, width);
+    marks.lastChild.insertAdjacentHTML("afterbegin", `<path class="mask" d="${path}"/><path class="mask dashes" d="${path}"/>`);
+  }
+  view.append(marks);
 }

@@ -49,7 +49,8 @@ def write_page(
     """
     path = Path(path)
     page = ENVIRONMENT.get_template(template).render(
-        album=album, ratio=ratio_of(album) if album else None, credits=[text for text in credits if text],
+        album=album, ratio=ratio_of(album) if album else None, masks=bool(album and album.store.manifest.labels),
+        credits=[text for text in credits if text],
         files={label: os.path.relpath(file, path.parent) for label, file in (files or {}).items()}, **values,
     )  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ A thumbnail is one CSS class however often it is shown. A map is a byte per patc
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 
 from saev.shards import ActivationStore
+from saev.visuals.masks import Masks
 from saev.vits.flex import FlexTransform
 from saev.vits.transform import ImageTransform
 
@@ -27,11 +28,12 @@ class Shown:
 
     example: int
     path: str
-    label: str  # class; "" where the recording has none
+    label: str  # class of the image, or of its strongest patch; "" where the recording has none
     value: str
     photo: bool  # whether the album has its thumbnail
     grid: str = ""  # patches down and across; "" without a map
     map: str = ""  # `map_bytes`
+    mask: str = ""  # a bit per patch, whether it is of the class `label`, in base64
 
 
 @runtime_checkable
@@ -52,6 +54,7 @@ class Album:
 
     def __init__(self, images: Images | None, store: ActivationStore, side: int = 320, quality: int = 75):
         self.images, self.store, self.side, self.quality = images, store, side, quality
+        self.masks = Masks(store)
         self.uris: dict[int, str] = {}
         self.sizes: dict[int, tuple[int, int]] = {}  # of the thumbnails: width, height
         self.missing: dict[int, str] = {}
@@ -88,8 +91,13 @@ class Album:
         self, example: int, value: str, map: Float[np.ndarray, "grid_h grid_w"] | None = None, upper: float = 0.0
     ) -> Shown:
         """The image with a code's text, and with the codes of its patches; `upper` is the latent's highest value."""
-        grid, coded = ("", "") if map is None else ("{} {}".format(*map.shape), map_bytes(map, upper))
-        return Shown(example, self.path(example), self.label(example), value, self.add(example), grid, coded)
+        shown = Shown(example, self.path(example), self.label(example), value, self.add(example))
+        if map is None:
+            return shown
+        shown = replace(shown, grid="{} {}".format(*map.shape), map=map_bytes(map, upper))
+        if (peak := self.masks.at_peak(example, map)) is None:
+            return shown
+        return replace(shown, label=peak[0], mask=packed(np.packbits(peak[1])))
 
     def label(self, example: int) -> str:
         """The image's class; "" where the recording has none."""
