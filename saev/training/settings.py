@@ -10,7 +10,7 @@ Tokens = Literal["patches", "cls", "special", "all"]
 Normalise = Literal["none", "scalar", "standardise"]
 
 
-MOST_TOKENS, MOST_EPOCHS = 100_000_000, 10  # of a run whose n_tokens is not given
+MOST_TOKENS, MOST_EPOCHS = 100_000_000, 10  # of a run whose n_tokens is not given (docs/log/2026-11-28-epochs.md)
 
 
 @dataclasses.dataclass(frozen=True)
