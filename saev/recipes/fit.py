@@ -136,4 +136,6 @@ def run(
         row = {"member": name, **hyperparameters[name], "d_sae": dictionary.n_latents, **data.where(), **metrics[name]}
         rows.append({**row, "train_tokens": n_tokens, "failed": False})
     write_table(directory, "results", rows)
+    if not settings.keep_checkpoint:
+        (directory / CHECKPOINT).unlink(missing_ok=True)
     return FittedBaselines(directory, pl.DataFrame(rows, infer_schema_length=None), dictionaries)

@@ -89,7 +89,8 @@ class FitSettings(StreamSettings):
 
     device: str = "auto"  # cuda where available; or cpu, cuda, cuda:1
     save_every_s: float = bounded(60, at_least=0)  # seconds between checkpoints
+    keep_checkpoint: bool = False  # of the finished fit, which can then be measured again
 
 
 # keys that may change when a fit is resumed
-MAY_DIFFER = ("device", "save_every_s", "datamodule.readers", "datamodule.retry_s", "datamodule.depth")
+MAY_DIFFER = ("device", "save_every_s", "keep_checkpoint", "datamodule.readers", "datamodule.retry_s", "datamodule.depth")
