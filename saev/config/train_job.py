@@ -17,11 +17,9 @@ from saev.nn import Member
 from saev.runs.planning import key_of
 from saev.shards import ActivationStore
 from saev.shards.reader import ROLES
-from saev.training.settings import StreamSettings, TrainSettings
+from saev.training.settings import FEW_STEPS, StreamSettings, TrainSettings
 
 log = logging.getLogger(__name__)
-
-FEW_STEPS = 100
 
 
 class DataFacts(NamedTuple):

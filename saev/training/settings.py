@@ -10,6 +10,7 @@ Tokens = Literal["patches", "cls", "special", "all"]
 Normalise = Literal["none", "scalar", "standardise"]
 
 
+FEW_STEPS = 100  # with fewer a run hardly trains
 MOST_TOKENS, MOST_EPOCHS = 100_000_000, 10  # of a run whose n_tokens is not given (docs/log/2026-11-28-epochs.md)
 
 
@@ -73,14 +74,17 @@ class TrainSettings(StreamSettings):
 
     @property
     def batch(self) -> int:
-        """batch_size, or for None about a thousand steps of 256 to 16384 tokens (docs/log/2026-11-27-defaults.md).
+        """batch_size, or for None about a thousand steps of 256 to 16384 tokens (docs/log/2026-11-27-defaults.md), fewer where
+        there would not be FEW_STEPS steps.
 
-        >>> [TrainSettings(n_tokens=n).batch for n in (50_000, 1_000_000, 10_000_000, 100_000_000)]
-        [256, 1024, 8192, 16384]
+        >>> [TrainSettings(n_tokens=n).batch for n in (6_000, 50_000, 1_000_000, 10_000_000, 100_000_000)]
+        [32, 256, 1024, 8192, 16384]
         """
         if self.batch_size is not None:
             return self.batch_size
-        return max(256, min(16384, 1 << round(math.log2((self.n_tokens or 4_000_000) / 1000))))
+        n = self.n_tokens or 4_000_000
+        least = min(256, 1 << int(math.log2(max(1, n // FEW_STEPS))))
+        return max(least, min(16384, 1 << max(0, round(math.log2(n / 1000)))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,4 +97,11 @@ class FitSettings(StreamSettings):
 
 
 # keys that may change when a fit is resumed
-MAY_DIFFER = ("device", "save_every_s", "keep_checkpoint", "datamodule.readers", "datamodule.retry_s", "datamodule.depth")
+MAY_DIFFER = (
+    "device",
+    "save_every_s",
+    "keep_checkpoint",
+    "datamodule.readers",
+    "datamodule.retry_s",
+    "datamodule.depth",
+)

@@ -58,6 +58,7 @@ def test_every_baseline_has_what_an_sae_has(cli, command, tiny, tmp_path):
     assert "dead (%)" in done.out and "tokens/s" not in done.out
     nmse = dict(zip(table["member"], table["nmse"], strict=True))
     assert nmse["pca,k=4"] < nmse["pca,k=1"] < 1 and nmse["kmeans"] < 1 and nmse["random_vectors"] < 1
+    assert not (run / "checkpoints" / "last.ckpt").exists()
     again = cli(*command, f"hydra.run.dir={run}")
     assert again.code == 0 and "finished already" in again.text
 
@@ -132,8 +133,9 @@ def test_the_same_command_resumes_and_another_is_refused(cli, command, interrupt
     assert other.code == 1 and "resumes the baselines of that run, without seed=1" in other.err
     other = cli("fit", f"ckpt_path={run}", "batch_size=7")
     assert other.code == 1 and "batch_size" in other.err and "by ckpt_path=" in other.err
-    done = cli(*command, f"hydra.run.dir={run}")
+    done = cli(*command, f"hydra.run.dir={run}", "keep_checkpoint=true")
     assert done.code == 0 and "resuming from" in done.text, done.text
+    assert (run / "checkpoints" / "last.ckpt").is_file()
 
 
 @pytest.mark.slow

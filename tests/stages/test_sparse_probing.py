@@ -1,5 +1,6 @@
 """k-sparse and image-level probes as the stage makes them: rows against fits by hand, reasons for what cannot be fitted."""
 
+import contextlib
 from itertools import product
 
 import numpy as np
@@ -94,6 +95,20 @@ def probe(store, data=None, sources=None, batch_size=100, **own):
 @pytest.fixture(scope="module")
 def found(store):
     return probe(store)
+
+
+def test_one_progress_bar_counts_the_fits_of_all_dictionaries_and_levels(store, monkeypatch):
+    bars = []
+
+    @contextlib.contextmanager
+    def counting(what, total):
+        bars.append([what, total, 0])
+        yield lambda n: bars[-1].__setitem__(2, bars[-1][2] + n)
+
+    monkeypatch.setattr("saev.probing.sparse.probing.bar", counting)
+    probe(store, levels=("token", "image"), pooling=("mean", "max"), ridges=())
+    (what, total, done) = bars[0]
+    assert len(bars) == 1 and what == "Sparse probes" and done == total == len(MEMBERS) * (1 + 2) * len(CLASSES.ids)
 
 
 def row_of(rows, **wanted):

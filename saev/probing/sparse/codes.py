@@ -220,9 +220,11 @@ def entries(codes: SparseCodes, row: Int[np.ndarray, " tokens"]) -> tuple[np.nda
 
 def read_views(
     settings: SparseSettings, data: LabelledData, sources: Sequence[Source], references: Source | None = None
-) -> Iterator[View]:
-    """Every dictionary at every level, those of `references` of images alone, after one read. ValueError where codes exceed
-    `budget_gib`."""
+) -> tuple[int, Iterator[View]]:
+    """Every dictionary at every level, those of `references` of images alone, and how many these are, after one read.
+
+    ValueError where codes exceed `budget_gib`.
+    """
     levels = [level for level in ("token", "image") if level in settings.levels]
     sources = [*sources, *([references] if references else [])]
     levels_of = {name: levels for source in sources for name in source.names}
@@ -242,8 +244,16 @@ def read_views(
                 f"sparse.budget_gib={settings.budget_gib}: the codes take more; raise it, probe fewer dictionaries at a "
                 "time, lower sparse.tokens, or keep the largest codes alone (latent_topk)."
             )
+    of_level = {"token": 1, "image": len(settings.pooling) * len(data.splits[0].variants)}
+    return sum(of_level[level] for levels in levels_of.values() for level in levels), views(samples, levels_of)
+
+
+def views(
+    samples: Mapping[tuple[str, str], TokenSample | ImageSample], levels_of: Mapping[str, Sequence[str]]
+) -> Iterator[View]:
+    """The samples, which are released one after the other, by dictionary and level."""
     for name, levels in levels_of.items():
         for level in levels:
-            train, val = (samples[level, split.name].rows(name) for split in data.splits)
+            train, val = (samples[level, split].rows(name) for split in ("train", "val"))
             for pooling, variant in train:
                 yield View(name, variant, level, pooling, train[pooling, variant], val[pooling, variant])

@@ -9,7 +9,7 @@ and permuted labels have rows too: pooled over an image, many directions of any 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from saev.probing.settings import SparseSettings
 from saev.probing.sparse.codes import Rows, View, pad_columns, read_views
 from saev.probing.sparse.linear_fits import LinearFit, evaluate_logits, ridge_fit, standardised
 from saev.probing.sparse.sparse_probes import sparse_probes
-from saev.probing.splits import TRUE, LabelledData
+from saev.probing.splits import LabelledData
 from saev.progress import bar
 
 KEYS = ("member", "labels", "level", "pooling", "k", "selection")
@@ -49,13 +49,15 @@ def sparse_probing(
     fires, of all dictionaries (ValueError above `budget_gib`); then some 50 per code of the dictionary that is being probed.
     """
     rows, totals = [], []
-    for view in read_views(settings, data, sources, references):
-        of_view = [*class_rows(settings, data, view)]
-        summed = summaries(of_view)
-        if view.level == "image":
-            for i, total in enumerate(summed):
-                total |= over_images(view.val, of_view[i :: len(summed)], total["map"], drawn)
-        rows, totals = rows + of_view, totals + summed
+    n, views = read_views(settings, data, sources, references)
+    with bar("Sparse probes", n * len(data.ids)) as advance:
+        for view in views:
+            of_view = [*class_rows(settings, data, view, advance)]
+            summed = summaries(of_view)
+            if view.level == "image":
+                for i, total in enumerate(summed):
+                    total |= over_images(view.val, of_view[i :: len(summed)], total["map"], drawn)
+            rows, totals = rows + of_view, totals + summed
     return rows, totals
 
 
@@ -78,40 +80,42 @@ def over_images(
     return numbers | sample.intervals({"map": map, **numbers}, len(drawn))
 
 
-def class_rows(settings: SparseSettings, data: LabelledData, view: View) -> Iterator[dict[str, Any]]:
-    """The rows of one dictionary at one level, class by class; those of a class without a probe have a reason and no numbers."""
+def class_rows(
+    settings: SparseSettings, data: LabelledData, view: View, advance: Callable[[int], None]
+) -> Iterator[dict[str, Any]]:
+    """The rows of one dictionary at one level, class by class; those of a class without a probe have a reason and no numbers.
+
+    `advance` is called with 1 after each class.
+    """
     train, val = standardised(*pad_columns(view.train.codes, view.val.codes))
-    labels = None if view.labels == TRUE else f"({view.labels} labels)"
-    description = " ".join(part for part in ("Sparse probes:", view.member, view.level, view.pooling, labels) if part)
     ks = [*sorted(settings.k), *([None] if view.level == "image" and settings.ridges else [])]
-    with bar(description, len(data.ids)) as advance:
-        for c, (id, name) in enumerate(zip(data.ids, data.names, strict=True)):
-            y, truth = view.train.of_class(c), view.val.of_class(c)
-            reason = reason_not_to_fit(y, truth)
-            fits: Fits = {} if reason else fit_class(settings, train, y, ks, view.train.cluster)
-            for k in ks:
-                numbers: dict[str, Any] = dict.fromkeys(NUMBERS)
-                if k in fits:
-                    fit, ridge = fits[k]
-                    training = (None if k is None else fit.latents.tolist(), ridge, fit.converged, fit.loss)
-                    numbers |= dict(zip(NUMBERS[:4], training, strict=True)) | evaluate_logits(fit.logits(val), truth)
-                    if view.level == "image":
-                        numbers["scores"] = fit.logits(val)
-                yield {
-                    "member": view.member,
-                    "labels": view.labels,
-                    "level": view.level,
-                    "pooling": view.pooling,
-                    "k": k,
-                    "selection": None if k is None else settings.selection,
-                    "class_id": id,
-                    "class": name,
-                    "n_rows_train": int(y.sum()),
-                    "n_rows_val": int(truth.sum()),
-                    "reason": reason,
-                    **numbers,
-                }
-            advance(1)
+    for c, (id, name) in enumerate(zip(data.ids, data.names, strict=True)):
+        y, truth = view.train.of_class(c), view.val.of_class(c)
+        reason = reason_not_to_fit(y, truth)
+        fits: Fits = {} if reason else fit_class(settings, train, y, ks, view.train.cluster)
+        for k in ks:
+            numbers: dict[str, Any] = dict.fromkeys(NUMBERS)
+            if k in fits:
+                fit, ridge = fits[k]
+                training = (None if k is None else fit.latents.tolist(), ridge, fit.converged, fit.loss)
+                numbers |= dict(zip(NUMBERS[:4], training, strict=True)) | evaluate_logits(fit.logits(val), truth)
+                if view.level == "image":
+                    numbers["scores"] = fit.logits(val)
+            yield {
+                "member": view.member,
+                "labels": view.labels,
+                "level": view.level,
+                "pooling": view.pooling,
+                "k": k,
+                "selection": None if k is None else settings.selection,
+                "class_id": id,
+                "class": name,
+                "n_rows_train": int(y.sum()),
+                "n_rows_val": int(truth.sum()),
+                "reason": reason,
+                **numbers,
+            }
+        advance(1)
 
 
 def fit_class(
