@@ -72,8 +72,7 @@ def frontier(rows: Rows, settings: Sequence[str] = (), baselines: Rows = ()) -> 
     look, points = looks(series_of(rows, settings)), drawn(rows, settings)
     if not points:
         return None
-    l0 = [row["l0"] for of in points.values() for row in of]
-    lines = drawn([row for row in baselines if shown_beside(row, min(l0) / BESIDE, max(l0) * BESIDE)])
+    lines = drawn(beside(rows, baselines))
     every = [row for of in (*points.values(), *lines.values()) for row in of]
     width, height = (5.6, 0.4) if lines else (4.6, 0)
     figure, axes = panel(width, height + height_for([*points, *lines]))
@@ -108,9 +107,12 @@ def can_be_drawn(row: Mapping[str, Any]) -> bool:
     return finite(row, "nmse") and row["nmse"] <= HIGHEST and (row.get("l0") or 0) > 0
 
 
-def shown_beside(row: Mapping[str, Any], least: float, most: float) -> bool:
-    """Whether a baseline is drawn beside SAEs: near their L0, or a single point (k-means) at any smaller one."""
-    return can_be_drawn(row) and row["l0"] <= most and (row["l0"] >= least or row.get("k") is None)
+def beside(rows: Rows, baselines: Rows) -> list[Mapping[str, Any]]:
+    """The baselines that are drawn beside SAEs: with an L0 of a quarter of their smallest to four times their largest, and single points
+    (k-means) at any smaller one."""
+    l0 = [row["l0"] for row in rows if can_be_drawn(row)]
+    shown = (row for row in baselines if can_be_drawn(row) and l0 and row["l0"] <= BESIDE * max(l0))
+    return [row for row in shown if row["l0"] >= min(l0) / BESIDE or row.get("k") is None]
 
 
 def draw_line(

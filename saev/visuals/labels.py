@@ -1,11 +1,13 @@
 """Labels of points in a plot that lie on no other label and on no point."""
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.text import Annotation, Text
@@ -13,6 +15,7 @@ from matplotlib.transforms import BboxBase
 
 HALO: list[AbstractPathEffect] = [withStroke(linewidth=2.5, foreground="white")]  # labels stay legible on lines
 DISTANCES = (6, 14, 24, 36, 50, 66)  # from the point, in points of 1/72 inch
+NEAR = 26  # up to this distance a position without a line is preferred
 LEADER = 10  # from this distance on a thin line leads to the point
 RADIUS = 4.5  # of a marker
 DIRECTIONS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
@@ -22,7 +25,8 @@ def place_labels(
     figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, float]], points: Sequence[tuple[float, float]]
 ) -> list[Annotation]:
     """Write each label (text, x, y of its point) beside its point, at the first of the distances and directions that is free: within
-    the axes, on none of the `points` and on no earlier label. A label without a free position is left out.
+    the axes, on none of the `points` and on no earlier label; near the point rather where no line passes. A label without a free
+    position is left out.
 
     To be called when everything else is drawn: it fixes the layout.
     """
@@ -31,31 +35,51 @@ def place_labels(
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels must not move the axes
-    per_point = figure.dpi / 72
-    centres = axes.transData.transform(np.array(points, float).reshape(-1, 2))
-    markers = np.concatenate([centres - RADIUS * per_point, centres + RADIUS * per_point], 1)
-    frame = axes.get_window_extent(renderer)
-    taken, placed = markers, []
+    centres, radius = axes.transData.transform(np.array(points, float).reshape(-1, 2)), RADIUS * figure.dpi / 72
+    taken = np.concatenate([centres - radius, centres + radius], 1)
+    frame, lines, placed = axes.get_window_extent(renderer), along_lines(axes), []
     for text, x, y in labels:
         label = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8.5)
-        for dx, dy in offsets():
-            label.set(
-                ha=("center", "left", "right")[int(np.sign(dx))], va=("center", "bottom", "top")[int(np.sign(dy))]
-            )
-            label.xyann = (dx, dy)
-            label.update_positions(renderer)
-            box = Text.get_window_extent(label, renderer)  # without an arrow
-            if inside(box, frame) and not overlaps(box, taken):
-                taken = np.concatenate([taken, [box.extents]])
-                label.set_path_effects(HALO)
-                placed.append(label)
-                if max(abs(dx), abs(dy)) > LEADER:
-                    line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": RADIUS}
-                    axes.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=line, zorder=2)
-                break
-        else:
+        label.set_path_effects(HALO)
+        free = [position for position in offsets() if is_free(moved(label, *position, renderer), frame, taken)]
+        if not free:
             label.remove()
+            continue
+        near = (one for one in free if math.hypot(*one) <= NEAR and not overlaps(moved(label, *one, renderer), lines))
+        dx, dy = next(near, free[0])
+        taken = np.concatenate([taken, [moved(label, dx, dy, renderer).extents]])
+        placed.append(label)
+        if max(abs(dx), abs(dy)) > LEADER:
+            leader = {"arrowstyle": "-", "linewidth": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": RADIUS}
+            axes.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=leader, zorder=2)
     return placed
+
+
+def moved(label: Annotation, dx: float, dy: float, renderer: RendererAgg) -> BboxBase:
+    """The box of a label, in pixels, after it has been moved to this offset from its point (in 1/72 inch)."""
+    label.set(ha=("center", "left", "right")[int(np.sign(dx))], va=("center", "bottom", "top")[int(np.sign(dy))])
+    label.xyann = (dx, dy)
+    label.update_positions(renderer)
+    return Text.get_window_extent(label, renderer)
+
+
+def along_lines(axes: Axes, step: float = 3.0) -> Float[np.ndarray, "n 4"]:
+    """Points along the lines that are drawn, `step` pixels apart, as boxes without extent."""
+    spots = [np.zeros((0, 2))]
+    for line in axes.lines:
+        xy = axes.transData.transform(line.get_xydata())  # type: ignore[arg-type]
+        for start, stop in itertools.pairwise(xy) if line.get_linestyle() != "None" else ():
+            n = max(int(np.linalg.norm(stop - start) / step), 1)
+            spots.append(start + (stop - start) * np.linspace(0, 1, n + 1)[:, None])
+    spots = np.concatenate(spots)
+    return np.concatenate([spots, spots], 1)
+
+
+def is_free(box: BboxBase, frame: BboxBase, taken: Float[np.ndarray, "n 4"]) -> bool:
+    """Whether the box lies within the frame and on none of the taken boxes."""
+    return bool(
+        box.x0 >= frame.x0 and box.y0 >= frame.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
+    ) and not overlaps(box, taken)
 
 
 def offsets() -> Iterator[tuple[float, float]]:
@@ -64,11 +88,6 @@ def offsets() -> Iterator[tuple[float, float]]:
         for dx, dy in DIRECTIONS:
             scale = distance / np.hypot(dx, dy) if distance > LEADER else distance * (0.75 if dx and dy else 1)
             yield float(dx * scale), float(dy * scale)
-
-
-def inside(box: BboxBase, frame: BboxBase) -> bool:
-    """Whether the box lies within the frame."""
-    return bool(box.x0 >= frame.x0 and box.y0 >= frame.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1)
 
 
 def overlaps(box: BboxBase, boxes: Float[np.ndarray, "n 4"]) -> bool:

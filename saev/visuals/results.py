@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from saev.visuals import plots
 from saev.visuals.columns import COLUMNS, failed, mark, whole
-from saev.visuals.frontier import HIGHEST, can_be_drawn, frontier, series_of
+from saev.visuals.frontier import HIGHEST, beside, can_be_drawn, frontier, series_of
 from saev.visuals.history import Curves, read_history
 from saev.visuals.style import data_uri
 
@@ -36,7 +36,8 @@ def results(
     """
     columns = [column for column in COLUMNS if any(row.get(column.key) is not None for row in rows)]
     n_tokens = {row["n_tokens"] for row in rows if row.get("n_tokens")}
-    fits = {name: row["run"] for name, row in zip(series_of(baselines), baselines, strict=True)}
+    shown, names = beside(rows, baselines), series_of(baselines)
+    fits = {name: row["run"] for name, row in zip(names, baselines, strict=True) if row in shown}
     return {
         "columns": columns,
         "rows": [{"name": str(row["member"]), "link": row.get("link"), "failed": failed(row), "mark": mark(row),
@@ -44,6 +45,7 @@ def results(
         "held_out": whole(n_tokens.pop()) if len(n_tokens) == 1 else None,
         "frontier": picture(frontier(rows, settings, baselines)),
         "omitted": [str(row["member"]) for row in rows if not can_be_drawn(row)],
+        "elsewhere": sorted({*names} - {*fits}),
         "baselines": [(name, relative_link(Path(run), page)) for name, run in fits.items()],
         "highest": HIGHEST,
         "probed": any(row.get("probe_map") is not None for row in rows),

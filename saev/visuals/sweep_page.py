@@ -1,5 +1,6 @@
 """report.html of a sweep: all jobs with their states, the joint table and frontier, and links to the jobs' own reports."""
 
+import datetime
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,5 +58,6 @@ def facts(rows: Rows, jobs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]
         ("Jobs", counts),
         ("Dictionaries", f"{len(rows)}"),
         *((label, ", ".join(of)) for label, of in values.items()),
+        ("Date", f"{datetime.datetime.now():%Y-%m-%d %H:%M}"),
     ]
     return [(label, value) for label, value in pairs if value]

@@ -112,6 +112,9 @@ def test_a_detached_job_is_submitted_and_left_alone(start, tiny, tmp_path):
     assert not (sweep / folder / "results.parquet").exists()
     until((sweep / folder / "results.parquet").is_file)
     until(lambda: slurm.states([job]) == {job: "COMPLETED"})
+    assert (sweep / "results.csv").is_file() and (sweep / "report.html").is_file(), (
+        "written by the job that was the last"
+    )
 
 
 def test_two_processes_and_a_plain_batch_job_save_requeue_themselves_and_resume(start, tiny, tmp_path):

@@ -1,6 +1,7 @@
 """What is written in a figure can be read: no label lies on another."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from matplotlib.text import Text
 from saev.visuals.columns import COLUMNS, mark, remarks
 from saev.visuals.frontier import BASELINE, asked, frontier, series_of
 from saev.visuals.plots import curve, frequencies
-from saev.visuals.results import series_by_member
+from saev.visuals.results import results, series_by_member
 from saev.visuals.style import colours, looks
 
 
@@ -119,6 +120,12 @@ def test_baselines_are_grey_lines_beside_the_saes():
     grey = {line.get_label(): line.get_xdata() for line in figure.axes[0].lines if line.get_color() == BASELINE}
     points = {name: list(x) for name, x in grey.items() if not name.startswith("_")}
     assert points == {"PCA": [4, 16, 64], "k-means": [1], "semi-NMF": [50], "random, tokens": [16]}
+    shown = results(
+        ROWS, {}, Path("report.html"), {}, (), [{**row, "run": f"fit/{i}"} for i, row in enumerate([*pca, *more])]
+    )
+    assert [*dict(shown["baselines"])] == ["PCA", "k-means", "semi-NMF", "random, tokens"] and shown["elsewhere"] == []
+    far = [{**row, "l0": 2048.0, "run": "fit/0"} for row in more[:1]]
+    assert results(ROWS, {}, Path("report.html"), {}, (), far)["elsewhere"] == ["k-means"]
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert "512 centroids" in texts and "256 atoms" in texts
     colours_alone = [line.get_color() for line in frontier(ROWS).axes[0].lines]
