@@ -6,6 +6,7 @@ import shutil
 
 import polars as pl
 import pytest
+from validating import assert_valid
 
 from saev.explore import cards
 from saev.explore.export import as_json, default_images, default_latents, numbers, write_page
@@ -53,6 +54,11 @@ def test_the_page_holds_the_cards_and_every_photo_once(opened, tmp_path):
     assert used | {card["src"] for card in data["images"].values()} == {*data["photos"]}
     assert {*expected["about"]} <= {*data["about"]} and "title &lt;/script&gt;" in page and "by nobody" in page
     assert "http" not in page.replace("http://www.w3.org", ""), "it loads nothing"
+
+
+@pytest.mark.slow
+def test_the_page_is_valid(opened, tmp_path):
+    assert_valid(write_page(opened, tmp_path / "page.html", [3, 5], [7, 0], "one page").read_text())
 
 
 def test_the_json_ends_no_script_and_has_null_for_numbers_that_are_not_finite():

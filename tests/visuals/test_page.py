@@ -79,8 +79,7 @@ def test_photos_are_marked_enlarged_and_searched_by_keyboard(tmp_path, store, va
         browser.press("ArrowLeft")
         browser.press("ArrowRight")
         browser.press("Escape")
-        browser.until("!document.querySelector('dialog').open")
-        assert browser.js("document.activeElement === view.closest('figure').nextElementSibling.querySelector('.view')")
+        browser.until("document.activeElement === view.closest('figure').nextElementSibling.querySelector('.view')")
 
         visible = "[...document.querySelectorAll('.latent')].filter(one => !one.hidden).length"
         n = browser.js(visible)
@@ -94,6 +93,13 @@ def test_photos_are_marked_enlarged_and_searched_by_keyboard(tmp_path, store, va
             "[...document.querySelectorAll('nav a')].every(one => document.querySelector(one.getAttribute('href')))"
         )
         assert not browser.errors
+
+        browser.call("Emulation.setScriptExecutionDisabled", value=True)
+        browser.call("Page.reload")
+        browser.until("document.readyState === 'complete' && !document.documentElement.classList.contains('js')")
+        assert browser.js("document.querySelectorAll('.marks').length") == 0
+        assert "webp" in browser.js("getComputedStyle(document.querySelector('.view')).backgroundImage")
+        assert browser.js("document.querySelector('figcaption').getClientRects().length")
 
 
 @pytest.mark.slow
