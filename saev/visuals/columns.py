@@ -67,9 +67,9 @@ COLUMNS = (  # of a run's results
     Column("dead", "dead (%)", percent, "latents that fire on none of the held-out tokens."),
     Column("dense_above_0.1", "dense (%)", percent, "latents that fire on over a tenth of held-out tokens: too common to mean one thing."),
     Column("coherence", "coherence", three, "largest |cosine| between two atoms of the dictionary: 1 means that an atom occurs twice."),
-    Column("probe_r", "probe R", three, "probes in training, judged on other images: 1 - cross-entropy of the best latent of each class / "
+    Column("probe_r", "R", three, "probes in training, judged on other images: 1 - cross-entropy of the best latent of each class / "
            "that of its prevalence, summed over classes."),
-    Column("probe_map", "probe mAP", three, "probes in training, judged on other images: mean over classes of the best latent's "
+    Column("probe_map", "mAP", three, "probes in training, judged on other images: mean over classes of the best latent's "
            "average precision."),
 )  # fmt: skip
 EVALUATION = (  # of `saev evaluate`

@@ -23,8 +23,8 @@ def curve(
     series: Mapping[str, str],
     log: bool = True,
 ) -> Figure | None:
-    """A training curve per SAE over training tokens (log axis); the y axis logarithmic with `log`, else from 0 or the lowest value to
-    the highest. None where nothing was logged.
+    """A training curve per SAE over training tokens (log axis); the y axis is logarithmic with `log`, else it begins at 0 where no value is
+    below. None where nothing was logged.
 
     `history[member]` has equally long lists `tokens` and `metric`; `series` names each member's line, which determines how it looks
     (`looks`). The legend names members, or series where there are more than NAMED.
@@ -52,8 +52,8 @@ def curve(
             **style,
         )
     axes.set(xscale="log", yscale="log" if log else "linear", xlabel="training tokens (log scale)", ylabel=label)
-    if not log:
-        axes.set_ylim(min(0.0, *(line[:, 1].min() for line in lines.values())), None)
+    if not log and all(line[:, 1].min() >= 0 for line in lines.values()):
+        axes.set_ylim(bottom=0)
     for axis in (axes.xaxis, axes.yaxis)[: 1 + log]:
         readable_log(axis)
     add_legend(figure, labels)

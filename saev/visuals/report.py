@@ -133,7 +133,7 @@ def facts(
     """The recording, the backbone and the SAEs, as (name, value) pairs."""
     meaning, roles = store.manifest.meaning, store.manifest.roles
     images, vit = meaning.get("images", {}), meaning.get("vit", {})
-    trained = max((row.get("train_tokens") or 0 for row in rows), default=0)
+    trained, speed = (max((row.get(key) or 0 for row in rows), default=0) for key in ("train_tokens", "tokens_per_s"))
     known = (vit.get("name"), vit.get("arch"), sight(vit))
     backbone = ", ".join(dict.fromkeys(str(part) for part in known if part))
     stored = ", ".join(f"{count if count > 0 else 'its'} {role}" for role, count in roles.items() if count)
@@ -143,6 +143,7 @@ def facts(
         ("Activations", f"block {layer} ({meaning.get('hook', 'resid_post')}), {store.d_model} dimensions"),
         ("Tokens", f"{tokens}; stored per image: {stored}" if stored else tokens),
         ("SAEs", f"{len(rows)}, trained on {whole(trained)} tokens each" if trained else f"{len(rows) or ''}"),
+        ("Speed", f"{whole(speed)} tokens/s" if speed else ""),
         ("Date", date or datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")),
     ]
     return [(name, value) for name, value in pairs if value]

@@ -57,7 +57,7 @@ def test_the_numbers_of_the_report_are_those_of_the_csv(labelled, outputs, tmp_p
     numbers = [{key: float(value) for key, value in row.items() if re.fullmatch(r"-?[\d.e-]+", value)} for row in rows]
     for row, of in zip(numbers, shown.values(), strict=True):
         assert of == {column.label: column.text(row) for column in COLUMNS}
-        assert {"probe R", "probe mAP", "NMSE"} <= {*of} and "–" not in of.values()
+        assert {"R", "mAP", "NMSE"} <= {*of} and "–" not in of.values()
     assert page.count('alt="Training curve"') == 4, "error, L0, R and mAP"
     assert 'href="../outputs/fit/day/same">PCA</a>' in page and "other-layer" not in page
     assert "Training is at step" not in page and 'id="latents"' in page

@@ -142,6 +142,7 @@ def test_probe_scores_may_be_0_or_below():
     history = {"a": {"tokens": [0, 10, 20, 30], "probe_r": [0.2, -0.1, 0.0, float("nan")]}}
     (axes,) = curve(history, "probe_r", "R", {"a": "a"}, log=False).axes
     assert axes.lines[0].get_xydata().tolist() == [[10, -0.1], [20, 0]] and axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < -0.1, "the lowest point is within the axes"
     assert curve(history, "probe_map", "mAP", {"a": "a"}, log=False) is None
 
 

@@ -79,6 +79,7 @@ def test_the_page_holds_every_sae_and_stands_alone(tmp_path, store, sae, photos)
         "one",
         "two",
         "trained on 640 tokens each",
+        "12,346 tokens/s",
         "0.346",
         "16.0",
         "12.3",
