@@ -34,11 +34,11 @@ def test_a_map_decodes_to_its_codes():
     assert map_bytes(np.zeros((2, 2), np.float32), 8.0) == "" and as_bytes(codes * 0, 0.0).sum() == 0
 
 
+ROWS = ({**test_report.ROW, "member": "one"}, test_report.BROKEN)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "rows", [(), ({**test_report.ROW, "member": "one"}, test_report.BROKEN)], ids=["show", "report"]
-)
-@pytest.mark.parametrize("images", [None, Photos()], ids=["without", "photos"])
+@pytest.mark.parametrize(("rows", "images"), [((), None), (ROWS, Photos())], ids=["show", "report"])
 def test_reports_are_valid(tmp_path, store, rows, images):
     assert_valid(report(tmp_path / "report.html", store, rows, images))
 
