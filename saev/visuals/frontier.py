@@ -74,7 +74,7 @@ def frontier(rows: Rows, settings: Sequence[str] = (), baselines: Rows = ()) -> 
         return None
     lines = drawn(beside(rows, baselines))
     every = [row for of in (*points.values(), *lines.values()) for row in of]
-    width, height = (5.6, 0.4) if lines else (4.6, 0)
+    width, height = (5.0, 0.4) if lines else (4.6, 0)
     figure, axes = panel(width, height + height_for([*points, *lines]))
     for name, of in points.items():
         draw_line(axes, name, of, look[name], linewidth=1.2)

@@ -6,11 +6,14 @@ import logging
 import math
 import re
 import time
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from recordings import record
 from training.banks import assert_equal, build
 
@@ -102,6 +105,27 @@ def test_dead_units_are_not_measured_in_a_run_shorter_than_their_window(dataset)
 def test_the_window_of_dead_latents_follows_the_run():
     assert AuxK().window(200_000) == 20_000 and AuxK(dead_tokens=7).window(200_000) == 7
     assert AuxK().window(10**9) == AuxK().window() == 10_000_000
+
+
+def test_a_slow_page_is_not_written_at_each_validation(monkeypatch):
+    written, clock = [], SimpleNamespace(now=0.0)
+    monkeypatch.setattr(time, "monotonic", lambda: clock.now)
+
+    def write(trainer, module):
+        written.append(clock.now)
+        clock.now += 1
+
+    page = Page(write)
+    fitting, validating = TrainerFn.FITTING, TrainerFn.VALIDATING
+    for fn, first, starts in (
+        (validating, True, (0,)),
+        (fitting, False, (1,)),
+        (fitting, True, (2, 10, 22, 23, 30, 50)),
+    ):
+        for clock.now in starts:
+            trainer = Mock(spec=L.Trainer, state=SimpleNamespace(fn=fn), is_global_zero=first)
+            page.on_validation_end(trainer, Mock(spec=L.LightningModule))
+    assert written == [2, 23, 50]
 
 
 def test_coherence_is_the_largest_cosine(dataset):
