@@ -17,7 +17,7 @@ def _():
     from saev.explore.runs import settings_of
     from saev.explore.widget import Pictures
 
-    session = server.session()
+    session = server.current()
     runs = session.runs()
     return (
         Filters, KINDS, Pictures, RANGES, cards, compare, filtered, first_latent, mo,
@@ -35,11 +35,15 @@ def _(mo, runs, session):
     get_named, set_named = mo.state(0)
     get_pair, set_pair = mo.state(None)
 
+    followed = {}
+
     def follow(widget, other=None):
-        """Go where the last click in pictures leads; `other`: the path of the dictionary that it is compared with."""
-        if not widget.value.get("chosen"):
+        """Go once where the last click in pictures leads; `other`: the path of the dictionary that it is compared with."""
+        _chosen = widget.value.get("chosen")
+        if not _chosen or followed.get(id(widget)) == _chosen:
             return
-        kind, number, _ = widget.value["chosen"]
+        followed[id(widget)] = _chosen
+        kind, number, _ = _chosen
         if kind == "other":
             set_path(other)
         (set_example if kind == "example" else set_latent)(number)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from saev.codes.store import CodeStore
 from saev.dictionary import Dictionary
+from saev.nn.autoencoder import SparseAutoencoder
 from saev.shards import ActivationStore
 
 
@@ -27,7 +28,12 @@ def patch_errors(
     start, stop = codes.rows_of(example)
     token = codes.tokens(start, stop)[1]
     acts = torch.from_numpy(np.asarray(store.read(codes.manifest.layer, example, "all")[token], np.float32))
-    errors = squared_errors(dictionary, acts, torch.from_numpy(codes.rows(start, stop).dense()), scale)
+    rows = codes.rows(start, stop)
+    if isinstance(dictionary, SparseAutoencoder):  # dense codes of many latents would take most of the time
+        decoded = dictionary.decode(rows.torch())
+    else:
+        decoded = dictionary.decode(torch.from_numpy(rows.dense()))
+    errors = squared_errors(acts, decoded, scale)
     out = np.full(row["grid_h"] * row["grid_w"], np.nan, np.float32)
     inside = (token >= first) & (token < first + len(out))
     out[token[inside] - first] = errors[inside]
@@ -35,13 +41,10 @@ def patch_errors(
 
 
 def squared_errors(
-    dictionary: Dictionary,
-    acts: Float[Tensor, "tokens d_model"],
-    codes: Float[Tensor, "tokens n_latents"],
-    scale: float,
+    acts: Float[Tensor, "tokens d_model"], decoded: Float[Tensor, "tokens d_model"], scale: float
 ) -> Float32[np.ndarray, " tokens"]:
     """The squared distance of each token from its reconstruction / `scale`."""
-    return ((acts - dictionary.decode(codes).float()) ** 2).sum(1).numpy() / np.float32(scale)
+    return ((acts - decoded.float()) ** 2).sum(1).numpy() / np.float32(scale)
 
 
 def mean_error(store: ActivationStore, layer: int, tokens: str) -> float:

@@ -59,7 +59,7 @@ class Reader:
         peak = codes.amax(0)
         whole = peak.topk(min(TOP, len(peak))).indices
         whole = whole[peak[whole] > 0]
-        errors = squared_errors(opened.dictionary, patches, codes, opened.mean_error).reshape(grid)
+        errors = squared_errors(patches, opened.dictionary.decode(codes), opened.mean_error).reshape(grid)
         source = uri_of(model_view(picture, identity, opened.large.side), opened.large.quality)
         photo_card = {"example": -1, "path": name, "src": source, "grid": list(grid), "label": name}
         best = PatchLatents(grid, latents, np.where(latents == NONE, 0, values).astype(np.float32))

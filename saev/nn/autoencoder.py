@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
 from saev.nn.archetypal import Archetypes
+from saev.nn.decoding import decode
 from saev.nn.normalise import Normaliser
 from saev.nn.sparsifiers import SparsifierSettings
 from saev.nn.sparsifiers.base import Codes, Sparsifier
@@ -95,9 +96,9 @@ class SparseAutoencoder(nn.Module):
         codes = self.sparsifier(self.pre_activations(self.normaliser(acts)))
         return codes * self.w_dec.norm(dim=1) if self.sparsifier.free_atoms else codes
 
-    def decode(self, codes: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_model"]:
-        """The reconstruction of raw activations from codes."""
-        return self.normaliser.inverse(codes @ self.atoms + self.b_dec)
+    def decode(self, codes: Codes) -> Float[Tensor, "batch d_model"]:
+        """The reconstruction of raw activations from codes [batch, d_sae], dense or sparse."""
+        return self.normaliser.inverse(decode(codes, self.atoms) + self.b_dec)
 
     def forward(self, acts: Float[Tensor, "batch d_model"]) -> Float[Tensor, "batch d_model"]:
         """The reconstruction of raw activations."""

@@ -49,12 +49,12 @@ class Browser:
         """The value of an expression."""
         return self.call("Runtime.evaluate", expression=FIND + expression, returnByValue=True)["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60) -> Any:
-        """The value of an expression as soon as it is true."""
+    def until(self, expression: str, seconds: float = 60, step: float = 0.1) -> Any:
+        """The value of an expression as soon as it is true; asked every `step` seconds."""
         end = time.monotonic() + seconds
         while not (value := self.js(expression)):
             assert time.monotonic() < end, f"not within {seconds} s: {expression}; {self.errors}"
-            time.sleep(0.1)
+            time.sleep(step)
         return value
 
     def click(self, accept: str, number: int = 0, at: float = 0.5) -> None:
