@@ -110,11 +110,14 @@ def root_of(group: str, option: str = "") -> str:
     """A root whose defaults have the group; of an experiment, that of its verb."""
     if group == "experiment" and "override /traits:" in FILES[f"experiment/{option}.yaml"].read_text():
         return "traits"
-    for root in ["train", *ROOTS]:
-        entries = OmegaConf.load(FILES[f"{root}.yaml"]).get("defaults", [])
-        if any(isinstance(entry, DictConfig) and group in {str(k).split("@")[0] for k in entry} for entry in entries):
-            return root
-    return "train"  # hydra's own groups
+    return next((root for root in ["train", *ROOTS] if group in groups_of(root)), "train")  # hydra's own groups
+
+
+@functools.cache
+def groups_of(root: str) -> set[str]:
+    """The groups among a root's defaults."""
+    entries = OmegaConf.load(FILES[f"{root}.yaml"]).get("defaults", [])
+    return {str(key).split("@")[0] for entry in entries if isinstance(entry, DictConfig) for key in entry}
 
 
 def together() -> Iterator[tuple[str, tuple[str, ...]]]:
