@@ -18,6 +18,7 @@ def test_regenerating_keeps_the_text_and_replaces_the_picture():
     assert page(fresh) == fresh
 
 
+@pytest.mark.slow
 def test_the_picture_names_packages_and_imports():
     text = picture()
     assert "| 1 | `saev.nn` |" in text and "callbacks --> saev_training" in text

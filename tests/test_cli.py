@@ -161,6 +161,7 @@ def with_saev() -> dict[str, str]:
     return os.environ | {"PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_completes_what_is_typed():
     """In an interactive zsh: a verb gets a space after it; a key ends in `=` without one, and nothing else is printed."""

@@ -108,6 +108,7 @@ def test_a_planted_configuration_is_found(tmp_path, text):
     assert faults and all("saev/probing/x.py" in fault for fault in faults)
 
 
+@pytest.mark.slow
 def test_importing_saev_loads_no_framework():
     script = (
         "import json, sys, time; import torch; t0 = time.perf_counter(); import saev; saev.load, saev.SAEBank; "

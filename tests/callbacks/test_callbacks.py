@@ -155,6 +155,7 @@ def test_mixing_is_measured_against_a_perfect_shuffle(dataset):
     assert float(module.latest["image_mates"][0]) >= 0
 
 
+@pytest.mark.slow
 def test_throughput_counts_training_alone(dataset):
     watching = Throughput()
     _, module, _ = fit(dataset, watching)
@@ -196,6 +197,7 @@ def test_frequencies_are_counted_on_held_out_tokens(dataset):
         assert counts.sum() > 0
 
 
+@pytest.mark.slow
 def test_costs_are_each_members_own(dataset):
     """A member that sleeps costs its sleep, the other does not."""
 
@@ -221,6 +223,7 @@ def test_a_stopped_member_has_no_cost(dataset):
     assert math.isnan(first) and second > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_continues_tokens_since_fired(dataset, tmp_path):
     """Guards against counters that start anew: dead latents would be alive for a whole window after each restart."""
 

@@ -208,6 +208,7 @@ def test_at_slurms_warning_a_job_saves_and_continues(hook, step, saved, submitit
     assert_resumes_as_undisturbed(dataset, tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_collective_that_breaks_after_a_signal_is_that_signals_end(dataset, tmp_path):
     """Before the first step one process may leave by a signal of its own; the other's collective breaks."""
     _, module, checkpoint = fit(dataset, tmp_path, every_n_steps=8)
@@ -321,6 +322,7 @@ def test_outside_the_main_thread_a_run_sets_no_handlers(scontrol, dataset, tmp_p
     assert found and all(of == before for of in found)
 
 
+@pytest.mark.slow
 def test_a_signal_is_answered_while_a_batch_does_not_arrive(dataset, tmp_path, undisturbed, monkeypatch):
     """The stream falls silent after batch 7; the run saves step 6 or 7 (one batch is fetched ahead) and ends at once."""
     batches = TokenStream.batches

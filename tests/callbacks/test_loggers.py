@@ -10,6 +10,7 @@ from conftest import TINY
 
 from saev.metrics.histograms import FREQUENCY_EDGES
 
+pytestmark = pytest.mark.slow
 MEMBERS = ("k=4", "k=8")
 # what a reader of a run expects to find, wherever they look
 TRAIN = {"loss", "reconstruction", "sparsity", "aux", "z_mse", "l0", "gradient_norm", "lr", "sparsity_factor"}

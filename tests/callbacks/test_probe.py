@@ -103,6 +103,7 @@ def test_numbers_are_those_of_a_regression_for_each_latent_and_class(labelled):
         assert module.validated["probe_map"][i] == pytest.approx(mean, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_images_that_are_trained_on_are_not_probed(labelled):
     for dataset in ("train", str(labelled)):  # by whatever name
         probe = Probe(dataset, images=64)
@@ -126,6 +127,7 @@ def test_ignored_labels_are_not_probed(labelled):
     assert probe.sample.classes.ids == (0, 1, 3)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverged_has_no_number_and_the_others_have_theirs(labelled):
     probe = Probe("train", images=64)
     module, _ = fit(labelled, probe, steps=3)

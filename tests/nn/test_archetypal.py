@@ -151,6 +151,7 @@ def test_every_architecture_learns_within_the_constraint(sae, objective):
     assert float((member.sae.w_dec.detach() - before).norm()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_residual_at_its_bound_stays_there():
     member = spec(delta=0.05).build(normaliser(), Z)
     train(member, 60, Z)

@@ -102,6 +102,7 @@ def test_no_c_leaves_exactly_k_where_two_enter_together():
     assert [*found[2].latents] == [0, 1] and len(found[1].latents) <= 1
 
 
+@pytest.mark.slow
 def test_each_greedy_step_is_the_best_of_all_latents_that_are_tried():
     x = codes(latents=30, density=0.15)
     y = union(x, [3, 4, 8], 0.3)

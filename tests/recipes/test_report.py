@@ -46,6 +46,7 @@ def cells(page):
     return {name: dict(zip(headings[1:], of, strict=True)) for name, *of in values}
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_report_are_those_of_the_csv(labelled, outputs, tmp_path):
     saev.fit(labelled, 1, {"pca": saev.baselines.PCA((2, 8))}, directory=outputs / "fit" / "day" / "same")
     saev.fit(labelled, 2, {"kmeans": saev.baselines.KMeans(4)}, directory=outputs / "fit" / "day" / "other-layer")
@@ -63,6 +64,7 @@ def test_the_numbers_of_the_report_are_those_of_the_csv(labelled, outputs, tmp_p
     assert "Training is at step" not in page and 'id="latents"' in page
 
 
+@pytest.mark.slow
 def test_a_page_is_written_at_validations_and_its_error_costs_nothing(tiny, outputs, tmp_path, monkeypatch, caplog):
     pages, write = [], Page.on_validation_end
 
@@ -91,6 +93,7 @@ def test_a_page_is_written_at_validations_and_its_error_costs_nothing(tiny, outp
     assert caplog.text.count("the training goes on") == 2 and "results and dictionaries are complete" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [6, 2])
 def test_a_stopped_run_has_a_page_that_says_so(step, tiny, outputs, tmp_path, monkeypatch):
     def press(self, trainer, *_):

@@ -46,6 +46,7 @@ def test_the_default_directory_is_a_new_run_below_outputs(tiny, tmp_path, monkey
     assert runs[0].results.select("dataset", "layer", "tokens").row(0) == ("tiny", 2, "patches")
 
 
+@pytest.mark.slow
 def test_the_same_call_in_the_same_directory_continues_and_another_one_is_refused(tiny, tmp_path):
     first = saev.train(tiny, 1, members(), n_tokens=640, settings=SETTINGS, directory=tmp_path / "run")
     again = saev.train(tiny, 1, members(), n_tokens=640, settings=SETTINGS, directory=tmp_path / "run")

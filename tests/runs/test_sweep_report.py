@@ -42,6 +42,7 @@ def sweep(tmp_path, monkeypatch):
     return plan
 
 
+@pytest.mark.slow
 def test_the_page_has_all_jobs_and_links_to_their_reports(sweep, tmp_path, capsys):
     (tmp_path / "1_lr=0.2").mkdir()
     (tmp_path / "1_lr=0.2" / "error.txt").write_text("ValueError: <too> large\n")
@@ -60,6 +61,7 @@ def test_the_page_has_all_jobs_and_links_to_their_reports(sweep, tmp_path, capsy
     assert page.count('alt="Training curve"') == 2
 
 
+@pytest.mark.slow
 def test_the_last_job_writes_the_page_and_no_other(sweep, tmp_path):
     summarise_if_last(tmp_path / "0_lr=0.1")
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.parquet").exists()

@@ -130,6 +130,7 @@ def impatient(monkeypatch, tmp_path):
         (tmp_path / folder).mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["sleep 60", "kill -9 $$", "exit 255"], ids=["silent", "killed", "lost"])
 def test_a_transfer_that_breaks_is_continued(dataset, tmp_path, impatient, caplog, failure):
     command = script(
@@ -145,6 +146,7 @@ def test_a_transfer_that_breaks_is_continued(dataset, tmp_path, impatient, caplo
     assert f"000001.tar {said}" in caplog.text and "trying again in" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_unresponsive_source_is_given_up_after_the_limit(dataset, tmp_path, impatient):
     command = script(tmp_path, f"case $1 in *000001.tar) sleep 60;; esac; cat {dataset}/$1")
     with pytest.raises(

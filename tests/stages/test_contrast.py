@@ -182,6 +182,7 @@ def test_all_pairs_of_a_column_and_latents_across_them(cli, place):
     assert "Latents across pairs" in page and f"{PLANTED} of planted" in page
 
 
+@pytest.mark.slow
 def test_names_of_latents_are_in_tables_and_on_the_page(cli, place, tmp_path):
     for run in ("one", "two"):
         about = {"layer": 4, "token_roles": "patches", "dataset": "activations"}
@@ -206,6 +207,7 @@ def test_names_of_latents_are_in_tables_and_on_the_page(cli, place, tmp_path):
     assert f"{PLANTED} (band &lt;two&gt;): 1.00" in page and f"{PLANTED} (band" in shown.out
 
 
+@pytest.mark.slow
 def test_partners_in_another_run(cli, place):
     sae = saev.load(place / "saes" / "planted")
     with torch.no_grad():
@@ -222,6 +224,7 @@ def test_partners_in_another_run(cli, place):
     assert "The same latents in other runs" in page and "1 of 1" in page
 
 
+@pytest.mark.slow
 def test_few_specimens_and_strata_of_one_group_are_said(place, caplog, tmp_path):
     caplog.set_level("INFO")
     settings = ContrastSettings(

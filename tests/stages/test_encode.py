@@ -93,6 +93,7 @@ def test_copies_of_a_dictionary_share_their_codes(cli, tiny, run, tmp_path):
     assert store.root.name.startswith("tiny-")
 
 
+@pytest.mark.slow
 def test_the_images_that_training_held_out_and_other_tokens(cli, tiny, run):
     one = member(run, "topk")
     (held_out,) = encoded(cli, one, f"dataset={tiny}", "examples=held_out")
@@ -117,6 +118,7 @@ def test_parts_divide_the_work(cli, tiny, run):
     np.testing.assert_array_equal(CodeStore(root).rows().dense(), rows)
 
 
+@pytest.mark.slow
 def test_an_interrupted_encoding_resumes(cli, tiny, run):
     (store,) = encoded(cli, member(run, "topk"), f"dataset={tiny}")
     rows, root = store.rows().dense(), store.root
@@ -148,6 +150,7 @@ def test_a_dictionary_is_called_by_its_folder_wherever_one_stands(run, monkeypat
     assert [one.name for one in find_dictionaries(["."])] == [Path.cwd().name]
 
 
+@pytest.mark.slow
 def test_dense_dictionaries_are_refused_until_one_says_what_to_keep(cli, tiny, run, tmp_path):
     one = member(run, "relu")
     weights_are_dense(one)

@@ -91,6 +91,7 @@ def test_numbers_are_those_of_the_codes(cli, tiny, tmp_path, run):
     assert sum(row["value_histogram"]) == int((codes != 0).sum())
 
 
+@pytest.mark.slow
 def test_stability_compares_every_pair(cli, tiny, tmp_path, run):
     again = shutil.copytree(run, tmp_path / "copy")
     table = evaluated(
@@ -215,6 +216,7 @@ def test_settings_of_splicing_are_reported_without_it(cli, tiny, run):
     assert shown.code == 0 and "splice_images=3: no effect without splice=true" in shown.text
 
 
+@pytest.mark.slow
 def test_another_layer_or_backbone_is_warned_of(cli, tiny, tmp_path, run):
     shown = cli("evaluate", str(run), f"dataset={tiny}", "layer=2", "device=cpu")
     assert shown.code == 0 and "was trained on layer 1, not on layer=2" in shown.text

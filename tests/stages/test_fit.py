@@ -127,6 +127,7 @@ def test_interrupted_and_resumed_is_undisturbed(cli, reference, interrupted, num
     assert [line["pass"] for line in lines if line["member"] == "semi_nmf"] == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_and_another_is_refused(cli, command, interrupted):
     run = interrupted(signal.SIGINT)
     other = cli("fit", f"ckpt_path={run}", "seed=1")

@@ -35,6 +35,7 @@ def jobs(cli, tiny, monkeypatch):
     return of
 
 
+@pytest.mark.slow
 def test_settings_of_an_sae_share_a_job(jobs):
     assert jobs("sae=topk", "-m", "k=16,32") == [([], '[["sae=topk","k=16"],["sae=topk","k=32"]]')]
     assert jobs("-m", "sae=topk,relu") == [([], '[["sae=topk"],["sae=relu"]]')]

@@ -97,6 +97,7 @@ def test_what_has_finished_is_read_and_other_settings_are_refused(rows, store, m
     assert fit(store, directory) == found
 
 
+@pytest.mark.slow
 def test_an_interrupted_fit_resumes_to_the_same_rows(rows, store, tmp_path, monkeypatch):
     class Press(L.Callback):
         def on_train_batch_start(self, trainer, *_):
@@ -133,6 +134,7 @@ def test_wrong_settings_are_named(store, tmp_path):
             fit(store, tmp_path / "wrong", **own)
 
 
+@pytest.mark.slow
 def test_nothing_is_chosen_by_the_images_that_are_reported(store, tmp_path, rows):
     settings = LinearProbeSettings(**OWN)
     others = fit_linear(settings, store, 1, (IMAGES[0], np.arange(3, 6)), {"codes": dictionary()}, tmp_path / "others")

@@ -51,6 +51,7 @@ def test_a_map_of_families_and_animals_with_photos(cli, folder):
     assert checked.code == 0 and "finished: " in checked.out, checked.text
 
 
+@pytest.mark.slow
 def test_one_column_without_brackets_and_the_same_rows_again(cli, folder):
     first, second = (mapped(cli, folder, "rows=animal", "group=specimen", "where=camera!=c2")[0] for _ in range(2))
     assert first.equals(second) and first["rank"].unique().to_list() == ["animal"]

@@ -89,6 +89,7 @@ def test_names_of_latents_stand_beside_their_numbers(cli, place, tmp_path):
     assert classes.filter(pl.col("member") == "untrained")["name"].null_count() == 3
 
 
+@pytest.mark.slow
 def test_codes_on_disk_give_the_same_rows(cli, place, tmp_path):
     live, _, _ = probed(cli, place, "nulls=[]")
     shown = cli(
@@ -150,6 +151,7 @@ def test_weights_may_change_when_a_stopped_run_resumes(cli, place, tmp_path, mon
     assert pl.read_parquet(tmp_path / "run" / "classes.parquet").equals(whole)
 
 
+@pytest.mark.slow
 def test_all_pairs_are_written_when_requested(cli, place, tmp_path):
     run = tmp_path / "run"
     classes, _, _ = probed(cli, place, "pairs=true", "nulls=[]", f"hydra.run.dir={run}")
@@ -264,6 +266,7 @@ def test_dead_dictionaries_and_single_classes_have_empty_rows_beside_the_others(
     assert single["status"].to_list() == ["unselected"] * 3 and "no class has a latent" in shown.text
 
 
+@pytest.mark.slow
 def test_what_is_found_is_written_before_what_may_fail(cli, place, tmp_path, monkeypatch):
     def fails(*_):
         raise ValueError("no room")

@@ -58,6 +58,7 @@ def test_a_finished_run_keeps_its_checkpoint_only_when_requested(cli, tiny, tmp_
     assert longer.code == 1 and "only keep_checkpoint=true keeps" in longer.err
 
 
+@pytest.mark.slow
 def test_status_names_single_runs_and_refuses_other_folders(cli, tiny, tmp_path):
     assert cli(*RUN[:-1], f"dataset={tiny}").code == 0
     (run,) = (tmp_path / "outputs" / "train").glob("*/*")

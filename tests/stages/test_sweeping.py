@@ -70,6 +70,7 @@ def test_a_failed_job_is_listed_and_the_others_results_stay(cli, tiny, tmp_path)
     assert cli("status").out == shown.out  # the newest
 
 
+@pytest.mark.slow
 def test_a_sweep_of_baselines_is_resumed_by_its_own_verb(cli, tiny, tmp_path):
     few = (f"dataset={tiny}", "layer=1", "batch_size=50", "hydra.sweeper.check=false")
     done = cli("fit", *few, "-m", "n_latents=100000")

@@ -80,6 +80,7 @@ def test_tables_have_a_row_for_every_cell_and_key_and_the_page_every_trait(cli, 
     assert checked.code == 0 and "finished: " in checked.out, checked.text
 
 
+@pytest.mark.slow
 def test_names_of_latents_are_in_the_captions_of_galleries(cli, place, tmp_path):
     shutil.copytree(place / "saes", tmp_path / "run" / "saes")
     (tmp_path / "photos").mkdir()
@@ -95,6 +96,7 @@ def test_names_of_latents_are_in_the_captions_of_galleries(cli, place, tmp_path)
     assert refused.code == 1 and "annotations.csv: without run" in refused.err
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_rows(cli, place):
     first, second = (
         evaluated(cli, place, *COLUMNS, "channels=false", "supervised=false", "nulls=[]", "several=[]")[0]
@@ -123,6 +125,7 @@ def test_all_baselines_are_fitted_to_the_training_images(cli, place):
     assert "map_low" not in summary.columns or summary["map_low"].null_count() == len(summary)
 
 
+@pytest.mark.slow
 def test_tokens_are_units_with_masks(cli, tmp_path):
     labels = [[1, 2, 2, 1] if i % 2 else [2, 2, 1, 2] for i in range(30)]
     recorded(tmp_path / "masks", [{} for _ in labels], labels, {1: "head", 2: "fin"})
@@ -168,6 +171,7 @@ def test_a_missing_directory_is_named(cli, place):
     assert shown.code == 1 and "nothing" in shown.err and "is not there" in shown.err
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_written_does_not_cost_the_tables(cli, place, monkeypatch):
     monkeypatch.setattr("saev.stages.traits.write_page", lambda *_: 1 / 0)
     shown = cli(
@@ -196,6 +200,7 @@ def test_rows_have_the_same_keys_whatever_a_dictionary_is_called_and_other_keys_
     assert in_memory["test_ap"].to_list() == pytest.approx(first["test_ap"].to_list(), abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_published_protocol_keeps_traits_without_a_positive(tmp_path, cli):
     rows = [{"red": i % 2, "never": 0, "split": "train" if i < 20 else "test"} for i in range(40)]
     recorded(tmp_path / "data", rows)

@@ -127,6 +127,7 @@ def test_a_bank_of_failures_stops_with_the_remedy(dataset):
         trainer.fit(module, data)
 
 
+@pytest.mark.slow
 def test_validation_is_the_formula_on_held_out_tokens(dataset):
     trainer, module, data = build(dataset, specs(), steps=10)
     trainer.fit(module, data)

@@ -3,9 +3,12 @@
 import signal
 import subprocess
 
+import pytest
+
 from saev.training.lightning import ended
 
 
+@pytest.mark.slow
 def test_processes_that_ended_are_named():
     """Guards against a killed rank of which only gloo's traceback tells."""
     procs = [subprocess.Popen(["sleep", "60"]), subprocess.Popen(["sleep", "60"]), subprocess.Popen(["false"])]

@@ -11,6 +11,7 @@ from saev.scoring.blocks import blocks
 from saev.trait_evaluation.grid import Grid, choose
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("convert", [np.asarray, csc_matrix], ids=["dense", "sparse"])
 @pytest.mark.parametrize("compat", [False, True], ids=["strict", "saev"])
 @pytest.mark.parametrize("entries", [40, 1 << 21], ids=["many blocks", "one block"])

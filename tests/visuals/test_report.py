@@ -111,6 +111,7 @@ def test_missing_photos_are_reported(tmp_path, store, sae, gone):
         assert "data:image/webp" not in text and "0.346" in page.text and "Latent" in page.text
 
 
+@pytest.mark.slow
 def test_failed_and_dead_dictionaries_do_not_end_it(tmp_path, store, sae, photos):
     dead = SparseAutoencoder(6, 6, ReLU(0.0)).eval()
     nan = SparseAutoencoder(6, 6, ReLU(0.0)).eval()

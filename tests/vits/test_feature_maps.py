@@ -56,6 +56,7 @@ def renamed(model: torch.nn.Module, extractor: torch.nn.Module) -> dict[str, tor
     return {name: flat[name.replace(".", "_")] for name in extractor.state_dict()}
 
 
+@pytest.mark.slow
 def test_stages_are_recorded_with_a_width_and_grid_of_their_own(photos, tmp_path, resnet):
     vit = TimmCnn(name="resnet", arch="resnet18", checkpoint=str(resnet[0]), img_size=64)
     sizes = {"shard_mb": 0.2, "dtype": "float32"}

@@ -28,6 +28,7 @@ def shapes(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
 def test_each_picture_keeps_its_own_grid_and_its_place(shapes, tmp_path, fit):
     vit = MicroVit(resize="flex", n_patches=20, fit=fit)
@@ -111,6 +112,7 @@ def test_parts_are_byte_identical_to_one_whole_recording(shapes, tmp_path, kind)
     assert contents(last) == contents(whole) and last.name == whole.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", mostly_slow(KINDS))
 def test_resumed_equals_uninterrupted(shapes, tmp_path, monkeypatch, kind):
     whole = of_kind(shapes, tmp_path / "whole", kind).run(False)
