@@ -35,24 +35,44 @@ def place_labels(
     renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # labels must not move the axes
-    centres, radius = axes.transData.transform(np.array(points, float).reshape(-1, 2)), RADIUS * figure.dpi / 72
+    to_pixels, per_point = axes.transData.transform, figure.dpi / 72
+    centres, radius = to_pixels(np.array(points, float).reshape(-1, 2)), RADIUS * per_point
     taken = np.concatenate([centres - radius, centres + radius], 1)
-    frame, lines, placed = axes.get_window_extent(renderer), along_lines(axes), []
+    frame, lines, placed, n_points = axes.get_window_extent(renderer), along_lines(axes), [], len(taken)
+    boxes = np.zeros((0, 4))  # of labels
     for text, x, y in labels:
         label = axes.annotate(text, (x, y), xytext=(0, 0), textcoords="offset points", fontsize=8.5)
         label.set_path_effects(HALO)
-        free = [position for position in offsets() if is_free(moved(label, *position, renderer), frame, taken)]
+        point = to_pixels((x, y))
+        leaders = {(dx, dy): leader(point, dx, dy, per_point) for dx, dy in offsets()}
+        others = taken[:n_points][np.abs(centres - point).max(1) >= radius]
+        obstacles = np.concatenate([others, boxes])
+        free = [
+            position for position, of in leaders.items()
+            if is_free(moved(label, *position, renderer), frame, taken) and not overlap(of, obstacles)
+        ]  # fmt: skip
         if not free:
             label.remove()
             continue
-        near = (one for one in free if math.hypot(*one) <= NEAR and not overlaps(moved(label, *one, renderer), lines))
+        near = (
+            one
+            for one in free
+            if math.hypot(*one) <= NEAR and not overlap(extents(moved(label, *one, renderer)), lines)
+        )
         dx, dy = next(near, free[0])
-        taken = np.concatenate([taken, [moved(label, dx, dy, renderer).extents]])
+        box = extents(moved(label, dx, dy, renderer))
         placed.append(label)
-        if max(abs(dx), abs(dy)) > LEADER:
-            leader = {"arrowstyle": "-", "linewidth": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": RADIUS}
-            axes.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=leader, zorder=2)
+        boxes, taken = np.concatenate([boxes, box]), np.concatenate([taken, box, leaders[dx, dy]])
+        if len(leaders[dx, dy]):
+            line = {"arrowstyle": "-", "linewidth": 0.6, "color": "#666666", "shrinkA": 0, "shrinkB": RADIUS}
+            axes.annotate("", (x, y), xytext=(dx, dy), textcoords="offset points", arrowprops=line, zorder=2)
     return placed
+
+
+def leader(start: Float[np.ndarray, "2"], dx: float, dy: float, per_point: float) -> Float[np.ndarray, "n 4"]:
+    """The line from a point (in pixels) to its label's offset, as `along`; empty where the label is beside the point."""
+    far = max(abs(dx), abs(dy)) > LEADER
+    return along(start + np.array([[0, 0], [dx, dy]]) * per_point) if far else np.zeros((0, 4))
 
 
 def moved(label: Annotation, dx: float, dy: float, renderer: RendererAgg) -> BboxBase:
@@ -63,23 +83,26 @@ def moved(label: Annotation, dx: float, dy: float, renderer: RendererAgg) -> Bbo
     return Text.get_window_extent(label, renderer)
 
 
-def along_lines(axes: Axes, step: float = 3.0) -> Float[np.ndarray, "n 4"]:
-    """Points along the lines that are drawn, `step` pixels apart, as boxes without extent."""
+def along(corners: Float[np.ndarray, "corners 2"], step: float = 3.0) -> Float[np.ndarray, "n 4"]:
+    """Spots along a line through these corners, `step` pixels apart, as boxes without extent."""
     spots = [np.zeros((0, 2))]
-    for line in axes.lines:
-        xy = axes.transData.transform(line.get_xydata())  # type: ignore[arg-type]
-        for start, stop in itertools.pairwise(xy) if line.get_linestyle() != "None" else ():
-            n = max(int(np.linalg.norm(stop - start) / step), 1)
-            spots.append(start + (stop - start) * np.linspace(0, 1, n + 1)[:, None])
-    spots = np.concatenate(spots)
-    return np.concatenate([spots, spots], 1)
+    for start, stop in itertools.pairwise(corners):
+        n = max(int(np.linalg.norm(stop - start) / step), 1)
+        spots.append(start + (stop - start) * np.linspace(0, 1, n + 1)[:, None])
+    return np.tile(np.concatenate(spots), 2)
+
+
+def along_lines(axes: Axes) -> Float[np.ndarray, "n 4"]:
+    """Spots along the lines that are drawn, as `along`."""
+    drawn = (line for line in axes.lines if line.get_linestyle() != "None")
+    return np.concatenate([np.zeros((0, 4)), *(along(axes.transData.transform(line.get_xydata())) for line in drawn)])
 
 
 def is_free(box: BboxBase, frame: BboxBase, taken: Float[np.ndarray, "n 4"]) -> bool:
     """Whether the box lies within the frame and on none of the taken boxes."""
     return bool(
         box.x0 >= frame.x0 and box.y0 >= frame.y0 and box.x1 <= frame.x1 and box.y1 <= frame.y1
-    ) and not overlaps(box, taken)
+    ) and not overlap(extents(box), taken)
 
 
 def offsets() -> Iterator[tuple[float, float]]:
@@ -90,7 +113,12 @@ def offsets() -> Iterator[tuple[float, float]]:
             yield float(dx * scale), float(dy * scale)
 
 
-def overlaps(box: BboxBase, boxes: Float[np.ndarray, "n 4"]) -> bool:
-    """Whether the box shares an area with one of the boxes (x0, y0, x1, y1)."""
-    x0, y0, x1, y1 = box.extents
-    return bool(((boxes[:, 0] < x1) & (boxes[:, 2] > x0) & (boxes[:, 1] < y1) & (boxes[:, 3] > y0)).any())
+def extents(box: BboxBase) -> Float[np.ndarray, "1 4"]:
+    """(x0, y0, x1, y1) of a box."""
+    return np.array([box.extents])
+
+
+def overlap(some: Float[np.ndarray, "n 4"], others: Float[np.ndarray, "m 4"]) -> bool:
+    """Whether one of some boxes (x0, y0, x1, y1) shares an area with one of the others, or a spot lies within it."""
+    x0, y0, x1, y1 = some.T[:, :, None]
+    return bool(((others[:, 0] < x1) & (others[:, 2] > x0) & (others[:, 1] < y1) & (others[:, 3] > y0)).any())

@@ -68,6 +68,15 @@ def test_no_label_lies_on_another_or_on_a_point(n, baselines):
         assert not overlap(box, marker)
     for _, (x0, y0, x1, y1) in labels:
         assert x0 >= frame[0] and y0 >= frame[1] and x1 <= frame[2] and y1 <= frame[3]
+    leaders = [text for text in figure.axes[0].texts if text.arrow_patch is not None]
+    for leader in leaders:
+        (x0, y0), (x1, y1) = leader.arrow_patch.get_transform().transform(leader.arrow_patch.get_path().vertices)[
+            [0, -1]
+        ]
+        on = [
+            sum(b[0] < x < b[2] and b[1] < y < b[3] for x, y in np.linspace((x0, y0), (x1, y1), 50)) for _, b in labels
+        ]
+        assert max(on) <= 1, "a line to a point passes a label"
     again = frontier(rows, (), baselines)
     assert again is not None
     np.testing.assert_array_equal([box for _, box in labels], [box for _, box in drawn(again)[0]])
