@@ -46,7 +46,7 @@ def results(
         "frontier": picture(frontier(rows, settings, baselines)),
         "omitted": [str(row["member"]) for row in rows if not can_be_drawn(row)],
         "elsewhere": sorted({*names} - {*fits}),
-        "baselines": [(name, relative_link(Path(run), page)) for name, run in fits.items()],
+        "baselines": [(name, relative_link(Path(run), page), "/".join(Path(run).parts[-2:])) for name, run in fits.items()],
         "highest": HIGHEST,
         "probed": any(row.get("probe_map") is not None for row in rows),
         "curves": [uri for figure in training_curves(histories, series) if (uri := picture(figure))],

@@ -60,7 +60,7 @@ def test_the_numbers_of_the_report_are_those_of_the_csv(labelled, outputs, tmp_p
         assert of == {column.label: column.text(row) for column in COLUMNS}
         assert {"R", "mAP", "NMSE"} <= {*of} and "–" not in of.values()
     assert page.count('alt="Training curve"') == 4, "error, L0, R and mAP"
-    assert 'href="../outputs/fit/day/same">PCA</a>' in page and "other-layer" not in page
+    assert 'PCA (<a href="../outputs/fit/day/same">day/same</a>)' in page and "other-layer" not in page
     assert "Training is at step" not in page and 'id="latents"' in page
 
 

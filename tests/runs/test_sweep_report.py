@@ -85,6 +85,6 @@ def test_baselines_stand_beside_saes_of_the_same_tokens_alone(sweep, tmp_path):
     finish(tmp_path / "1_lr=0.2", (2, 4), lr=0.2)
     write_summary(tmp_path, sweep, collect(tmp_path, sweep, states), states)
     page = (tmp_path / "report.html").read_text()
-    assert re.findall(r'<a href="([^"]+)">PCA</a>', page) == ["outputs/fit/day/run"]
+    assert re.findall(r'PCA \(<a href="([^"]+)">day/run</a>', page) == ["outputs/fit/day/run"]
     rows = collect(tmp_path, sweep, states)
     assert sweep_summary.baselines_of(tmp_path, [rows[0], {**rows[1], "layer": 2}]) == []

@@ -123,7 +123,9 @@ def test_baselines_are_grey_lines_beside_the_saes():
     shown = results(
         ROWS, {}, Path("report.html"), {}, (), [{**row, "run": f"fit/{i}"} for i, row in enumerate([*pca, *more])]
     )
-    assert [*dict(shown["baselines"])] == ["PCA", "k-means", "semi-NMF", "random, tokens"] and shown["elsewhere"] == []
+    assert [name for name, *_ in shown["baselines"]] == ["PCA", "k-means", "semi-NMF", "random, tokens"] and shown[
+        "elsewhere"
+    ] == []
     far = [{**row, "l0": 2048.0, "run": "fit/0"} for row in more[:1]]
     assert results(ROWS, {}, Path("report.html"), {}, (), far)["elsewhere"] == ["k-means"]
     texts = [text.get_text() for text in figure.axes[0].texts]
