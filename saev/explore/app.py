@@ -7,6 +7,8 @@ app = marimo.App(width="full", app_title="saev explore")
 
 @app.cell
 def _():
+    from html import escape
+
     import marimo as mo
     import polars as pl
 
@@ -20,7 +22,7 @@ def _():
     session = server.current()
     runs = session.runs()
     return (
-        Filters, KINDS, Pictures, RANGES, cards, compare, filtered, first_latent, mo,
+        Filters, KINDS, Pictures, RANGES, cards, compare, escape, filtered, first_latent, mo,
         open_ended, opened_at, pl, plots, prepare, runs, session, settings_of,
     )  # fmt: skip
 
@@ -446,7 +448,7 @@ def _(get_tab, mo, set_tab):
 
 
 @app.cell
-def _(compare_view, image_view, latent_view, latents_view, mo, runs_view, session, tabs):
+def _(compare_view, escape, image_view, latent_view, latents_view, mo, runs_view, session, tabs):
     _views = {
         "Runs": runs_view,
         "Latents": latents_view,
@@ -455,7 +457,7 @@ def _(compare_view, image_view, latent_view, latents_view, mo, runs_view, sessio
         "Compare": compare_view,
     }
     _credits = session.images.credits() if session.images is not None else ""
-    mo.vstack([tabs, _views[tabs.value], mo.plain_text(_credits)])
+    mo.vstack([tabs, _views[tabs.value], mo.Html(f"<small>{escape(_credits)}</small>")])
     return
 
 

@@ -1,20 +1,30 @@
-"""The explorer's server: app.py by marimo on 127.0.0.1 behind a random token, in a thread of this process."""
+"""The explorer's server: `marimo run` of app.py (by preloaded.py) on 127.0.0.1 behind a random token.
+
+The token reaches marimo through a pipe, so that `ps` does not show it; the session through a file that the user alone can read.
+"""
 
 import contextlib
 import dataclasses
 import os
+import pickle
 import secrets
 import socket
-import threading
+import subprocess
+import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from saev.explore.opening import Session
 
 HOST = "127.0.0.1"
+VARIABLE = "SAEV_EXPLORE"  # the session's file
 APP = Path(__file__).with_name("app.py")
-SESSIONS: list[Session] = []  # that are served; app.py shows the last
+PATIENCE = 120  # seconds until marimo answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +33,7 @@ class Server:
 
     port: int
     token: str
-    thread: threading.Thread
+    process: subprocess.Popen
 
     @property
     def address(self) -> str:
@@ -38,54 +48,61 @@ class Server:
 
 @contextlib.contextmanager
 def serving(session: Session, port: int = 0) -> Iterator[Server]:
-    """The explorer of a session, answering; it ends with the block. ValueError where the port is taken or the server does not start.
+    """The explorer of a session, answering; it ends with the block. ValueError where the port is taken or marimo does not start.
 
     Args:
         port: 0: a free one.
     """
-    import marimo
-    import uvicorn
-
+    port = free_port(port)
     token = secrets.token_urlsafe(24)
-    with bound(port) as listener, shown(session):
-        app = marimo.create_asgi_app(quiet=True, token=token).with_app(path="/", root=str(APP)).build()
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="explorer", daemon=True)
-        thread.start()
+    with tempfile.TemporaryDirectory(prefix="saev-explore-") as folder:  # mode 0700
+        file = Path(folder, "session")
+        file.write_bytes(pickle.dumps(session))
+        command = [sys.executable, "-m", "saev.explore.preloaded", "--quiet", "run", str(APP), "--headless"]
+        command += ["--host", HOST, "--port", str(port)]
+        command += ["--no-sandbox", "--token", "--token-password-file", "-"]
+        environment = os.environ | {VARIABLE: str(file)}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment)
         try:
-            while not server.started and thread.is_alive():
-                time.sleep(0.02)
-            if not server.started:
-                raise ValueError("the explorer's server did not start: see the lines above.")
-            yield Server(listener.getsockname()[1], token, thread)
+            assert process.stdin is not None
+            process.stdin.write(token.encode())
+            process.stdin.close()
+            wait_for(process, port)
+            yield Server(port, token, process)
         finally:
-            server.should_exit = True
-            thread.join(10)
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-@contextlib.contextmanager
-def bound(port: int) -> Iterator[socket.socket]:
-    """A socket on this port, or on a free one for 0; ValueError where it is taken."""
+def free_port(port: int) -> int:
+    """The port, or a free one for 0; ValueError where it is taken."""
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             one.bind((HOST, port))
-            one.listen()
         except OSError as error:
             raise ValueError(f"--port {port}: {error.strerror}; leave it out for a free one.") from error
-        yield one
+        return one.getsockname()[1]
 
 
-@contextlib.contextmanager
-def shown(session: Session) -> Iterator[None]:
-    """Let app.py show this session."""
-    SESSIONS.append(session)
-    try:
-        yield
-    finally:
-        SESSIONS.remove(session)
+def wait_for(process: subprocess.Popen, port: int) -> None:
+    """Return when the server answers; ValueError where it has ended or does not answer."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise ValueError("the explorer's server did not start: see the lines above.")
 
 
+@cache
 def current() -> Session:
-    """The session that app.py shows."""
-    return SESSIONS[-1]
+    """The session of this server's process."""
+    with open(os.environ[VARIABLE], "rb") as file:
+        return pickle.load(file)

@@ -61,17 +61,15 @@ def run(arguments: Sequence[str]) -> int:
     if args.export:
         print_line(console, f"page: {export(first, session, args)}")
         return 0
-    from saev.explore.opening import opened_at
     from saev.explore.server import serving
 
-    opened_at(first, session)  # before the first page asks for it
     signal.signal(signal.SIGTERM, lambda *_: exit_on_signal())
     with serving(session, args.port) as server:
         print_line(console, f"address: {server.address}")
         print_line(console, f"from another computer: {server.tunnel}, then the same address there")
         print_line(console, "Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
-            server.thread.join()
+            return server.process.wait()
     return 0
 
 
