@@ -7,6 +7,7 @@ Run `uv run python docs/architecture.py` to regenerate the page.
 
 import ast
 import dataclasses
+import functools
 import graphlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -75,10 +76,11 @@ def _dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(root: Path = ROOT) -> list[Import]:
+@functools.cache
+def imports(root: Path = ROOT) -> tuple[Import, ...]:
     """Every import statement of the source, also inside functions; `from a import b` is a.b if that is a module."""
     known = modules(root)
-    return [one for module, path in known.items() for one in _imports_of(module, path, known, root)]
+    return tuple(one for module, path in known.items() for one in _imports_of(module, path, known, root))
 
 
 def _imports_of(module: str, path: Path, known: Mapping[str, Path], root: Path) -> Iterator[Import]:

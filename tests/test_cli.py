@@ -211,6 +211,7 @@ def test_a_user_error_is_one_line_and_leaves_no_folder(cli, typed, said, tmp_pat
     assert not list((tmp_path / "outputs").glob("*/*/*"))
 
 
+@pytest.mark.slow
 def test_an_existing_path_needs_no_quotes(cli, tmp_path):
     """Guards against LexerNoViableAltException for names that people and cameras give."""
     folder = tmp_path / "Übung, (1)=日本 'x'"

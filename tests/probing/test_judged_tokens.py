@@ -67,6 +67,7 @@ def tokens(images) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate([a for a, _ in parts]), np.concatenate([y for _, y in parts]), np.repeat(images, SIDE**2)
 
 
+@pytest.mark.slow
 def test_precision_does_not_depend_on_the_classes_chosen_and_counts_every_labelled_token(means, store):
     every = {row["class"]: row for row in classes(means, store).to_dicts()}
     assert [*every] == ["sky", "sea", "moon"]  # sun is in no training image

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import mostly_slow
 
 from saev.shards import ActivationStore, Manifest, RecordingWriter
 from saev.shards.codec import Codec
@@ -31,7 +32,7 @@ def fill(writing, big=False):
     return ActivationStore(writing.finish())
 
 
-@pytest.mark.parametrize("d_model", [8, 1 << 19])
+@pytest.mark.parametrize("d_model", mostly_slow([8, 1 << 19]))
 def test_buffers_may_be_used_again(tmp_path, d_model):
     """Also where one image is larger than the blocks that are written together."""
     store = fill(writer(tmp_path / "data", d_model=d_model))

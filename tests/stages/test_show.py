@@ -62,6 +62,7 @@ def test_requested_latents_are_shown_in_that_order(cli, tiny, tmp_path, dictiona
     assert "no photos are shown: give the images that were recorded" in result.text
 
 
+@pytest.mark.slow
 def test_codes_are_read_where_they_are(cli, tiny, tmp_path, dictionary):
     assert cli("encode", str(dictionary), f"dataset={tiny}", "device=cpu", "latent_topk=all").code == 0
     (codes,) = (tmp_path / "outputs" / "codes").glob("tiny-*")

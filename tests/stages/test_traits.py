@@ -114,6 +114,7 @@ def test_compat_and_a_users_scorer(cli, place):
     assert pl.Null not in traits.dtypes  # so that tables of several jobs can be joined
 
 
+@pytest.mark.slow
 def test_all_baselines_are_fitted_to_the_training_images(cli, place):
     arguments = ("supervised=false", "several=[]", "nulls=[]", "bootstrap=0", "pool=top3", "split=split")
     traits, summary, _, _ = evaluated(

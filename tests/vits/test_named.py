@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from conftest import ROOT
+from conftest import ROOT, mostly_slow
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
@@ -61,7 +61,7 @@ def test_a_family_by_its_timm_name(arch):
     assert sizes(TimmVit(name="x", arch=arch).shape()) == FAMILIES[arch]
 
 
-@pytest.mark.parametrize("arch", ["vit_pe_core_tiny_patch16_384", "eva02_tiny_patch14_224"])
+@pytest.mark.parametrize("arch", mostly_slow(["vit_pe_core_tiny_patch16_384", "eva02_tiny_patch14_224"]))
 @torch.no_grad()
 def test_every_hook_of_pe_and_eva_out_of_a_local_file(arch, tmp_path):
     torch.manual_seed(0)

@@ -68,6 +68,7 @@ def test_original_dinov2_keys_are_mapped(tmp_path):
     assert torch.equal(backbone.trunk.reg_token, state["register_tokens"])
 
 
+@pytest.mark.slow
 def test_original_dinov3_biases_are_not_dropped_silently(tmp_path, capfd):
     """The authors' file has a joint bias whose key part is masked; timm's plain variant has none at all."""
     model = timm.create_model("vit_small_patch16_dinov3", num_classes=0)
@@ -87,6 +88,7 @@ def test_original_dinov3_biases_are_not_dropped_silently(tmp_path, capfd):
         source.load()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "says"), [("vit_base_patch16_224", "does not fit"), ("vit_small_patch14_reg4_dinov2", "does not fit")]
 )
