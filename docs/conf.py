@@ -20,7 +20,7 @@ API = (
 
 project = html_title = "saev-lightning"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "images"]
 html_theme = "furo"
 html_show_copyright = smartquotes = False
 myst_heading_anchors = 3

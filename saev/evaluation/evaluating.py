@@ -4,7 +4,6 @@ dictionaries ──select_tokens──▶ one pass per recording and layer ─�
 """
 
 import dataclasses
-import itertools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,13 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 
 from saev.device import check_device, resolve_device
-from saev.dictionary import Dictionary
 from saev.evaluation.measuring import measure
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.splicing import Splicing
+from saev.evaluation.stability import latents_in_others, pair_rows, pairs
 from saev.images.source import ImageSource
-from saev.metrics.stability import stability
 from saev.runs.tables import write_table
 from saev.saved import (
     Dictionaries,
@@ -43,10 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A row per dictionary; with stability, a row per pair of dictionaries; and the files written."""
+    """A row per dictionary; with stability, a row per pair of dictionaries and one per latent; and the files written."""
 
     results: pl.DataFrame
     stability: pl.DataFrame | None
+    stability_latents: pl.DataFrame | None
     directory: Path | None
     files: tuple[Path, ...] = ()
 
@@ -69,7 +67,7 @@ def evaluate(
         dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
         images, vit: the images and the backbone that were recorded; both or neither. With them reconstructions are put
             back into the backbone (splice_* in the results).
-        directory: where to write results.parquet, results.csv, frontier.png and stability.*; None: nothing is written.
+        directory: where to write results.parquet, results.csv, frontier.png stability.* and stability_latents.*; None: nothing is written.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
 
     Raises ValueError, before anything is computed, for what does not fit.
@@ -113,17 +111,20 @@ def evaluate(
         for row, nmse in zip(table, nmse_at(table, settings.at_l0, keys), strict=True):
             row["nmse_at_l0"] = nmse
     results = pl.DataFrame(table, infer_schema_length=None)
-    compared = pl.DataFrame(compare(saved, members)) if settings.stability else None
+    compared = latents = None
+    if settings.stability:
+        compared, latents = pl.DataFrame(pair_rows(saved, members)), latents_in_others(saved, members)
     if directory is None:
-        return Evaluation(results, compared, None)
+        return Evaluation(results, compared, latents, None)
     directory = Path(directory)
     files = [write_table(directory, "results", results)]
     if (figure := frontier(table)) is not None:
         save(figure, directory / "frontier.png")
         files.append(directory / "frontier.png")
-    if compared is not None:
-        files.append(write_table(directory, "stability", compared))
-    return Evaluation(results, compared, directory, tuple(files))
+    for name, one in (("stability", compared), ("stability_latents", latents)):
+        if one is not None:
+            files.append(write_table(directory, name, one))
+    return Evaluation(results, compared, latents, directory, tuple(files))
 
 
 def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:
@@ -166,23 +167,3 @@ def nmse_at(rows: Sequence[Mapping[str, Any]], l0: float, settings: Sequence[str
         None if failed(row) or np.isnan(at.get(name, np.nan)) else at[name]
         for name, row in zip(series, rows, strict=True)
     ]
-
-
-def pairs(saved: list[SavedDictionary]) -> list[tuple[str, str]]:
-    """Names of all pairs of dictionaries of one d_model."""
-    return [(a.name, b.name) for a, b in itertools.combinations(saved, 2) if a.config["d_model"] == b.config["d_model"]]
-
-
-def compare(saved: list[SavedDictionary], members: Mapping[str, Dictionary]) -> list[dict[str, Any]]:
-    """A row per pair of dictionaries of one width: how similar their atoms are, as directions of raw activations."""
-    rows = []
-    for a, b in pairs(saved):
-        numbers = stability(directions(members[a]), directions(members[b]))
-        rows.append({"a": a, "b": b, **{key: float(value) for key, value in numbers._asdict().items()}})
-    return rows
-
-
-def directions(dictionary: Dictionary) -> torch.Tensor:
-    """Atoms in the space of raw activations: with normalise=standardise, times the scale of each dimension."""
-    scale = getattr(getattr(dictionary, "normaliser", None), "scale", None)
-    return dictionary.atoms if scale is None or scale.ndim == 0 else dictionary.atoms * scale

@@ -188,8 +188,9 @@ def _(RANGES, mo):
         0, 0.6, step=0.02, label="AP of its trait above a constant score", show_value=True, debounce=True
     )
     p_family = mo.ui.checkbox(label="separates groups (p ≤ 0.05, family-wise)")
+    stability = mo.ui.slider(0, 1, step=0.1, label="stability, at least", show_value=True, debounce=True)
     is_named = mo.ui.checkbox(label="with a name")
-    return class_ap, frequency, is_named, p_family, text, trait_gain, value
+    return class_ap, frequency, is_named, p_family, stability, text, trait_gain, value
 
 
 @app.cell
@@ -204,14 +205,15 @@ def _(mo, opened, plots):
 
 @app.cell
 def _(
-    Filters, cells_chart, class_ap, filtered, frequency, is_named, mo, open_ended, opened, p_family, set_latent, set_tab, text, trait_gain,
+    Filters, cells_chart, class_ap, filtered, frequency, is_named, mo, open_ended, opened, p_family, set_latent, set_tab, stability, text,
+    trait_gain,
     value,
 ):  # fmt: skip
     chosen_latents = latent_table = None
     if opened is not None:
         _filters = Filters(
             open_ended("frequency", frequency.value), open_ended("value", value.value), class_ap.value, trait_gain.value,
-            0.05 if p_family.value else None, text.value, is_named.value,
+            0.05 if p_family.value else None, stability.value, text.value, is_named.value,
         )  # fmt: skip
         chosen_latents = filtered(opened.latents, _filters)
         _brushed = cells_chart.value
@@ -249,7 +251,8 @@ def _(follow, previews):
 
 @app.cell
 def _(
-    cells_chart, class_ap, frequency, is_named, latent_table, missing, mo, opened, p_family, previews, text, title, trait_gain, value,
+    cells_chart, class_ap, frequency, is_named, latent_table, missing, mo, opened, p_family, previews, stability, text, title,
+    trait_gain, value,
 ):  # fmt: skip
     if opened is None:
         latents_view = missing
@@ -259,6 +262,7 @@ def _(
         _controls += [class_ap] if "class_ap" in _known else []
         _controls += [trait_gain] if "trait_ap" in _known else []
         _controls += [p_family] if "p_family" in _known else []
+        _controls += [stability] if "stability" in _known else []
         _controls += [is_named] if "name" in _known else []
         _cells = mo.vstack([mo.md("Drag over cells to choose latents:"), cells_chart])
         latents_view = mo.vstack([

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from saev.codes.store import CodeStore
-from saev.explore.results import best_classes, best_contrasts, best_traits
+from saev.explore.results import best_classes, best_contrasts, best_traits, stabilities
 from saev.saved import SavedDictionary
 
 ORDER = (
@@ -21,6 +21,7 @@ ORDER = (
     "trait_gain",
     "pair",
     "p_family",
+    "stability",
     "frequency",
     "images",
 )  # after the number
@@ -33,7 +34,7 @@ def latent_table(
     codes: CodeStore, one: SavedDictionary, files: Mapping[str, Sequence[Path]], names: Mapping[int, str]
 ) -> pl.DataFrame:
     """A row per latent, by latent: firings, images (on which it fires), frequency, mean_value, max_value, log10_frequency and
-    log10_value (null where it never fires), its name, and the columns of `best_classes`, `best_traits` and `best_contrasts`.
+    log10_value (null where it never fires), its name, and the columns of `best_classes`, `best_traits`, `best_contrasts` and `stabilities`.
 
     `files`: as of `result_files`. `names`: latent -> name. Columns without any value are left out.
     """
@@ -56,6 +57,7 @@ def latent_table(
         best_classes(files["classes.parquet"], one),
         best_traits(files["traits.parquet"], sha256),
         best_contrasts(files["contrast.parquet"], sha256),
+        stabilities(files["stability_latents.parquet"], sha256),
     ):
         if len(more):
             table = table.join(more, "latent", how="left", maintain_order="left")
@@ -72,6 +74,7 @@ class Filters:
         class_ap: the least average precision of the best class.
         trait_gain: the least AP of the best trait above that of a constant score.
         p_family: the largest family-wise p-value of the best contrast.
+        stability: the least fraction of other dictionaries that have a similar atom.
         text: occurs, in any case, in the name, class, trait or pair, or is the latent's number.
         named: with a name alone.
     """
@@ -81,6 +84,7 @@ class Filters:
     class_ap: float = 0.0
     trait_gain: float = 0.0
     p_family: float | None = None
+    stability: float = 0.0
     text: str = ""
     named: bool = False
 
@@ -94,6 +98,8 @@ class Filters:
             conditions.append(pl.col("trait_gain") >= self.trait_gain)
         if self.p_family is not None and "p_family" in columns:
             conditions.append(pl.col("p_family") <= self.p_family)
+        if self.stability > 0 and "stability" in columns:
+            conditions.append(pl.col("stability") >= self.stability)
         if self.named and "name" in columns:
             conditions.append(pl.col("name").is_not_null())
         if text := self.text.strip().lower():

@@ -1,4 +1,4 @@
-"""What probes, traits and contrasts below some directories say about the latents of one dictionary."""
+"""What probes, traits, contrasts and evaluations below some directories say about the latents of one dictionary."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from saev.files import read_parquet
 from saev.saved import SavedDictionary
 from saev.shards.manifest import FILE as MANIFEST
 
-TABLES = ("classes.parquet", "traits.parquet", "contrast.parquet")
+TABLES = ("classes.parquet", "traits.parquet", "contrast.parquet", "stability_latents.parquet")
 CONFIGS = (".hydra/config.yaml", "config.yaml")
 
 
 def result_files(directories: Sequence[Path]) -> dict[str, list[Path]]:
-    """The tables of probes, traits and contrasts below the directories, by name; recordings and codes are not searched."""
+    """The tables of probes, traits, contrasts and evaluations below the directories, by name; recordings and codes are not searched."""
     files: dict[str, list[Path]] = {name: [] for name in TABLES}
     for directory in directories:
         for folder, below, names in os.walk(directory):
@@ -117,6 +117,18 @@ def best_contrasts(files: Sequence[Path], sha256: str) -> pl.DataFrame:
         rows = table.filter(pl.col("sha256") == sha256, pl.col("p_family").is_not_null())
         tables.append(rows.select(*columns).cast(columns))  # type: ignore[arg-type]
     return best_of(tables, columns, -pl.col("p_family"), (pl.col("auroc") - 0.5).abs())
+
+
+def stabilities(files: Sequence[Path], sha256: str) -> pl.DataFrame:
+    """Of each latent: latent, stability (the fraction of other dictionaries with a similar atom), of the table that compared it with the
+    most others. `sha256`: of the dictionary's weights."""
+    columns = {"latent": pl.Int64, "stability": pl.Float64, "n_others": pl.Int64}
+    tables = []
+    for file in files:
+        table = read_parquet(file)
+        if {"sha256", *columns} <= {*table.columns}:
+            tables.append(table.filter(pl.col("sha256") == sha256).select(*columns))
+    return best_of(tables, columns, pl.col("n_others")).drop("n_others")
 
 
 def best_of(tables: Sequence[pl.DataFrame], columns: dict, *highest: pl.Expr) -> pl.DataFrame:

@@ -59,11 +59,12 @@ def test_evaluate_gives_the_numbers_of_the_command(cli, tiny, tmp_path, run):
     assert shown.code == 0, shown.text
     command = {
         name: pl.read_parquet(next((tmp_path / "outputs").rglob(f"{name}.parquet")))
-        for name in ("results", "stability")
+        for name in ("results", "stability", "stability_latents")
     }
     called = evaluate(run, tiny, EvaluateSettings(device="cpu", stability=True))
     assert called.results.equals(command["results"])
     assert called.stability is not None and called.stability.equals(command["stability"])
+    assert called.stability_latents is not None and called.stability_latents.equals(command["stability_latents"])
     assert called.directory is None and called.files == ()
 
 

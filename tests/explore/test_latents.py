@@ -27,6 +27,9 @@ def test_each_latent_has_a_row_with_what_the_results_say_of_it(opened, outputs):
     assert (three["pair"], three["p_family"]) == ("c/d", 0.01), "of equal p the AUROC further from 0.5"
     assert table["class"][5] == "not beak" and table["class"][7] is None and table["class"][9] is None
     assert table["trait"].drop_nulls().to_list() == ["spots"] and table["pair"].count() == 2
+    assert table["stability"].to_list()[3:5] == [0.5, 1.0] and table["stability"].count() == 2, (
+        "of this dictionary alone"
+    )
     assert first_latent(table) == 5
     without = latent_table(opened.codes, opened.one, {name: [] for name in TABLES}, {3: "eye spot"})
     assert (
@@ -38,7 +41,7 @@ def test_each_latent_has_a_row_with_what_the_results_say_of_it(opened, outputs):
 
 def test_results_are_not_searched_in_recordings_and_codes(outputs):
     files = result_files([outputs.root, outputs.root / "probe"])
-    assert [len(files[name]) for name in TABLES] == [1, 1, 1]
+    assert [len(files[name]) for name in TABLES] == [1, 1, 1, 1]
 
 
 def test_a_probe_of_another_layer_or_of_other_dictionaries_says_nothing(outputs, opened, tmp_path):
@@ -66,6 +69,7 @@ def test_filters_keep_the_rows_that_satisfy_all_of_them(opened):
         (Filters(class_ap=0.6), lambda row: (row["class_ap"] or 0) >= 0.6),
         (Filters(trait_gain=0.2), lambda row: (row["trait_gain"] or 0) >= 0.2),
         (Filters(p_family=0.05), lambda row: row["p_family"] is not None and row["p_family"] <= 0.05),
+        (Filters(stability=0.6), lambda row: row["latent"] == 4),
         (Filters(text="SPOT"), lambda row: "spot" in f"{row['name']} {row['trait']}".lower()),
         (Filters(text="3"), lambda row: row["latent"] == 3),
         (Filters(text="(["), lambda row: False),
