@@ -62,7 +62,9 @@ class Checkpoint(L.Callback):
         self._take_sigterm(trainer)
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs, batch, batch_idx) -> None:
-        self._answer(trainer, save=trainer.global_step % self.every_n_steps == 0)
+        save = trainer.global_step % self.every_n_steps == 0
+        if save or self.group is None:  # several processes answer where they meet, before the next step
+            self._answer(trainer, save)
 
     # the next hook after the step's metrics are written
 

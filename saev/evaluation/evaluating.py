@@ -17,7 +17,7 @@ from saev.device import check_device, resolve_device
 from saev.evaluation.measuring import measure
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.splicing import Splicing
-from saev.evaluation.stability import latents_in_others, pair_rows, pairs
+from saev.evaluation.stability import compare, pairs
 from saev.images.source import ImageSource
 from saev.runs.tables import write_table
 from saev.saved import (
@@ -31,7 +31,7 @@ from saev.saved import (
 )
 from saev.shards.selected_tokens import Selection
 from saev.visuals.columns import failed, finite
-from saev.visuals.frontier import frontier, series_of
+from saev.visuals.frontier import frontier, log_not_drawn, series_of
 from saev.visuals.style import save
 from saev.vits.source import VitSource
 
@@ -67,7 +67,7 @@ def evaluate(
         dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
         images, vit: the images and the backbone that were recorded; both or neither. With them reconstructions are put
             back into the backbone (splice_* in the results).
-        directory: where to write results.parquet, results.csv, frontier.png stability.* and stability_latents.*; None: nothing is written.
+        directory: where to write results.parquet, results.csv, frontier.png, stability.* and stability_latents.*; None: nothing is written.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
 
     Raises ValueError, before anything is computed, for what does not fit.
@@ -113,7 +113,7 @@ def evaluate(
     results = pl.DataFrame(table, infer_schema_length=None)
     compared = latents = None
     if settings.stability:
-        compared, latents = pl.DataFrame(pair_rows(saved, members)), latents_in_others(saved, members)
+        compared, latents = compare(saved, members)
     if directory is None:
         return Evaluation(results, compared, latents, None)
     directory = Path(directory)
@@ -121,6 +121,7 @@ def evaluate(
     if (figure := frontier(table)) is not None:
         save(figure, directory / "frontier.png")
         files.append(directory / "frontier.png")
+    log_not_drawn(table)
     for name, one in (("stability", compared), ("stability_latents", latents)):
         if one is not None:
             files.append(write_table(directory, name, one))

@@ -13,17 +13,18 @@ def _():
     import polars as pl
 
     from saev.explore import cards, plots, server
-    from saev.explore.compare import KINDS, compare
+    from saev.explore.compare import KINDS, compare_with
     from saev.explore.latents import RANGES, Filters, filtered, first_latent, open_ended
     from saev.explore.opening import opened_at, prepare
-    from saev.explore.runs import settings_of
+    from saev.explore.runs import chosen_runs, settings_of
+    from saev.explore.tables import table
     from saev.explore.widget import Pictures
 
     session = server.current()
     runs = session.runs()
     return (
-        Filters, KINDS, Pictures, RANGES, cards, compare, escape, filtered, first_latent, mo,
-        open_ended, opened_at, pl, plots, prepare, runs, session, settings_of,
+        Filters, KINDS, Pictures, RANGES, cards, chosen_runs, compare_with, escape, filtered, first_latent, mo,
+        open_ended, opened_at, pl, plots, prepare, runs, session, settings_of, table,
     )  # fmt: skip
 
 
@@ -52,22 +53,9 @@ def _(mo, runs, session):
         set_tab("Image" if kind == "example" else "Latent")
 
     return (
-        follow,
-        get_encoded,
-        get_example,
-        get_latent,
-        get_named,
-        get_pair,
-        get_path,
-        get_tab,
-        set_encoded,
-        set_example,
-        set_latent,
-        set_named,
-        set_pair,
-        set_path,
-        set_tab,
-    )
+        follow, get_encoded, get_example, get_latent, get_named, get_pair, get_path, get_tab,
+        set_encoded, set_example, set_latent, set_named, set_pair, set_path, set_tab,
+    )  # fmt: skip
 
 
 @app.cell
@@ -90,12 +78,8 @@ def _(mo, runs, settings_of):
 
 
 @app.cell
-def _(layers, mo, pareto, pl, runs, set_latent, set_path, set_tab, sparse):
-    shown_runs = runs.filter(pl.col("pareto")) if pareto.value else runs
-    if layers.value:
-        shown_runs = shown_runs.filter(pl.col("layer").cast(pl.String).is_in(layers.value))
-    if sparse.value and "l0" in shown_runs.columns:
-        shown_runs = shown_runs.filter((pl.col("l0") <= 0.1 * pl.col("n_latents")).fill_null(True))
+def _(chosen_runs, layers, pareto, runs, set_latent, set_path, set_tab, sparse, table):
+    shown_runs = chosen_runs(runs, pareto.value, layers.value, sparse.value)
 
     def choose_run(chosen):
         if len(chosen):
@@ -103,11 +87,7 @@ def _(layers, mo, pareto, pl, runs, set_latent, set_path, set_tab, sparse):
             set_latent(None)
             set_tab("Latents")
 
-    run_table = mo.ui.table(
-        shown_runs, selection="single", page_size=12, on_change=choose_run, freeze_columns_left=["name"], max_columns=None,
-        show_column_summaries=False, show_data_types=False, 
-        format_mapping={name: "{:.4g}" for name, kind in shown_runs.schema.items() if kind.is_float()},
-    )  # fmt: skip
+    run_table = table(shown_runs, choose_run, digits=4, page_size=12, freeze_columns_left=["name"], max_columns=None)
     return choose_run, run_table, shown_runs
 
 
@@ -205,8 +185,8 @@ def _(mo, opened, plots):
 
 @app.cell
 def _(
-    Filters, cells_chart, class_ap, filtered, frequency, is_named, mo, open_ended, opened, p_family, set_latent, set_tab, stability, text,
-    trait_gain,
+    Filters, cells_chart, class_ap, filtered, frequency, is_named, mo, open_ended, opened, p_family, set_latent, set_tab, stability, table,
+    text, trait_gain,
     value,
 ):  # fmt: skip
     chosen_latents = latent_table = None
@@ -228,10 +208,9 @@ def _(
                 set_latent(int(rows["latent"][0]))
                 set_tab("Latent")
 
-        latent_table = mo.ui.table(
-            chosen_latents, selection="single", page_size=15, on_change=choose_latent, show_column_summaries=False, show_data_types=False,
-            freeze_columns_left=["latent"], label=f"{len(chosen_latents):,} of {opened.codes.n_latents:,} latents; choose one:",
-            format_mapping={name: "{:.3g}" for name, kind in chosen_latents.schema.items() if kind.is_float()},
+        latent_table = table(
+            chosen_latents, choose_latent, page_size=15, freeze_columns_left=["latent"],
+            label=f"{len(chosen_latents):,} of {opened.codes.n_latents:,} latents; choose one:",
         )  # fmt: skip
     return chosen_latents, latent_table
 
@@ -310,22 +289,22 @@ def _(mo, number, opened):
 
 @app.cell
 def _(naming, number, opened, set_named):
-    said = ""
+    refusal = ""
     if naming is not None and naming.value is not None:
         try:
             opened.annotate(int(number.value), **naming.value)
             set_named(lambda n: n + 1)
         except ValueError as error:
-            said = str(error)
-    return (said,)
+            refusal = str(error)
+    return (refusal,)
 
 
 @app.cell
-def _(missing, mo, naming, number, opened, said, title, top):
+def _(missing, mo, naming, number, opened, refusal, title, top):
     latent_view = missing
     if opened is not None:
         latent_view = mo.vstack([
-            mo.hstack([mo.md(f"**{title}**"), number], justify="start", gap=2), top, naming, mo.plain_text(said),
+            mo.hstack([mo.md(f"**{title}**"), number], justify="start", gap=2), top, naming, mo.plain_text(refusal),
         ])  # fmt: skip
     return (latent_view,)
 
@@ -390,33 +369,23 @@ def _(KINDS, mo, path, runs):
 
 
 @app.cell
-def _(by, compare, mo, opened, opened_at, other_path, session):
-    comparison, other, said_of_pair = None, None, "Choose a second dictionary."
+def _(by, compare_with, mo, opened, other_path, session):
+    comparison, other, comparison_text = None, None, "Choose a second dictionary."
     if opened is not None and other_path.value:
         with mo.status.spinner("Comparing all latents"):
-            try:
-                other = opened_at(other_path.value, session)
-                if other is None:
-                    said_of_pair = "It has no codes yet: open it under Runs and encode it."
-                else:
-                    comparison = compare(opened, other, by.value)
-                    said_of_pair = comparison.summary()
-            except ValueError as error:
-                said_of_pair = str(error)
-    return comparison, other, said_of_pair
+            comparison, other, comparison_text = compare_with(opened, other_path.value, session, by.value)
+    return comparison, comparison_text, other
 
 
 @app.cell
-def _(comparison, mo, pl, set_pair, where):
+def _(comparison, pl, set_pair, table, where):
     pair_table = None
     if comparison is not None:
         _rows = comparison.pairs
         _rows = _rows.filter(pl.col("where").is_in(where.value)) if where.value else _rows
-        pair_table = mo.ui.table(
-            _rows, selection="single", page_size=12, show_column_summaries=False, show_data_types=False,
-            on_change=lambda rows: set_pair((rows["latent"][0], rows["other"][0])) if len(rows) else None,
-            format_mapping={name: "{:.3g}" for name, kind in _rows.schema.items() if kind.is_float()},
-        )  # fmt: skip
+        pair_table = table(
+            _rows, lambda rows: set_pair((rows["latent"][0], rows["other"][0])) if len(rows) else None, page_size=12
+        )
     return (pair_table,)
 
 
@@ -434,12 +403,12 @@ def _(follow, other_path, sides):
 
 
 @app.cell
-def _(by, missing, mo, opened, other_path, pair_table, said_of_pair, sides, title, where):
+def _(by, comparison_text, missing, mo, opened, other_path, pair_table, sides, title, where):
     compare_view = missing
     if opened is not None:
         _choices = mo.hstack([mo.md(f"**{title}**"), other_path, by, where], justify="start", gap=2, wrap=True)
         _shown = [mo.md("Choose a row:"), pair_table, sides] if pair_table is not None else []
-        compare_view = mo.vstack([_choices, mo.plain_text(said_of_pair), *_shown])
+        compare_view = mo.vstack([_choices, mo.plain_text(comparison_text), *_shown])
     return (compare_view,)
 
 

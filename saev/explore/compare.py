@@ -7,10 +7,13 @@ import polars as pl
 import torch
 from jaxtyping import Float32, Int64
 
+from saev.contrasts.other_runs import CORRELATION
+from saev.contrasts.partners import standardised
+from saev.evaluation.stability import directions
 from saev.explore.opened import Opened
+from saev.explore.opening import Session, opened_at
 from saev.metrics.stability import SAME, best_matches
 
-CORRELATION = 0.5  # from which latents count as partners by their codes; by atoms from SAME
 MOST = 2000  # images over which codes are correlated
 KINDS = ("in both", "only in the first", "only in the second")
 
@@ -26,11 +29,9 @@ class Comparison:
 
     by: str  # cosine of atoms, or correlation of codes over `n_images` images
     n_images: int
-    threshold: float  # of the similarity, from which two latents count as partners
+    threshold: float  # of the similarity, from which two latents count as partners: SAME, or CORRELATION
     pairs: pl.DataFrame
-    counts: tuple[
-        int, int, int, int
-    ]  # latents of the first with a partner, latents of the first; the same of the second
+    counts: tuple[int, int, int, int]  # latents of the first with a partner, and all; the same of the second
     null: float  # fraction of the first's latents that reach the threshold with the second's dimensions, or images, permuted
 
     def summary(self) -> str:
@@ -74,6 +75,20 @@ def compare(a: Opened, b: Opened, by_codes: bool | None = None, seed: int = 0) -
     return Comparison(by, n_images, threshold, pairs, (with_a, len(x), with_b, len(y)), null)
 
 
+def compare_with(
+    first: Opened, path: str, session: Session, by_codes: bool | None = None
+) -> tuple[Comparison | None, Opened | None, str]:
+    """(the comparison with the dictionary in a folder, that dictionary, a sentence); the first two None where it cannot be compared."""
+    try:
+        second = opened_at(path, session)
+        if second is None:
+            return None, None, "It has no codes yet: open it under Runs and encode it."
+        made = compare(first, second, by_codes)
+    except ValueError as error:
+        return None, None, str(error)
+    return made, second, made.summary()
+
+
 def shared_rows(a: Opened, b: Opened) -> tuple[Int64[np.ndarray, " images"], Int64[np.ndarray, " images"]]:
     """Rows of the images with the same path in both, at most MOST of them, evenly chosen."""
     tables = [one.codes.images.select("path").with_row_index("row") for one in (a, b)]
@@ -83,11 +98,10 @@ def shared_rows(a: Opened, b: Opened) -> tuple[Int64[np.ndarray, " images"], Int
 
 
 def vectors(one: Opened, rows: Int64[np.ndarray, " images"] | None) -> Float32[np.ndarray, "n_latents n"]:
-    """The atoms, or the codes of these images less their mean: their cosine is the correlation."""
+    """The atoms as directions of raw activations, or the standardised codes of these images, whose cosine is the correlation."""
     if rows is None:
-        return one.unit_atoms
-    codes = one.pooled[rows].T.toarray().astype(np.float32)
-    return codes - codes.mean(1, keepdims=True)
+        return directions(one.dictionary).detach().float().numpy()
+    return standardised(one.pooled[rows].T.toarray().astype(np.float32))
 
 
 def pair_table(a: Opened, b: Opened, matches: list[np.ndarray], threshold: float) -> pl.DataFrame:

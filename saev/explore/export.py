@@ -18,7 +18,11 @@ from saev.visuals.pictures import Album
 HERE = Path(__file__).parent
 LATENTS, IMAGES = 24, 64  # where none are named
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
-BEST = {"class_low": 0.0, "trait_gain": 0.0, "p_family": 0.05}  # columns of `latent_table` by which latents are chosen
+BEST = (  # by which latents are chosen: the column of `latent_table`, and whether a latent is among the best by it
+    ("class_low", pl.col("class_low").is_not_null()),
+    ("trait_gain", pl.col("trait_gain") > 0),
+    ("p_family", pl.col("p_family") <= 0.05),
+)
 
 
 def numbers(key: str, text: str, known: Sequence[int]) -> list[int]:
@@ -42,11 +46,12 @@ def numbers(key: str, text: str, known: Sequence[int]) -> list[int]:
 
 def default_latents(table: pl.DataFrame, n: int = LATENTS) -> list[int]:
     """Latents of a `latent_table`: those with a name, and up to n in all of the best for a class, for a trait and for a pair of groups
-    in turn, and others evenly from often to rarely firing."""
+    (family-wise p of at most 0.05) in turn, and others evenly from often to rarely firing."""
     names = table.filter(pl.col("name").is_not_null())["latent"].to_list() if "name" in table.columns else []
-    known = [column for column in BEST if column in table.columns]
     best = [
-        table.filter(pl.col(column).is_not_null()).sort(column, descending=column != "p_family") for column in known
+        table.filter(among).sort(column, descending=column != "p_family")
+        for column, among in BEST
+        if column in table.columns
     ]
     rankings = [one["latent"].to_list()[:n] for one in best] + [gallery_latents(table, n)["latent"].to_list()]
     turns = [ranking[i] for i in range(n) for ranking in rankings if i < len(ranking)]

@@ -39,7 +39,9 @@ def frontier_chart(
     if shape is not None:
         points = points.encode(shape=alt.Shape(f"{shape}:N", title=shape))
     rings = base.mark_point(size=230, strokeWidth=1.5, filled=False, color="#222222").transform_filter("datum.pareto")
-    return (lines + rings + points).properties(height=340, width="container")
+    return (lines + rings + points).properties(
+        height=340, width="container", usermeta={"embedOptions": {"renderer": "svg"}}
+    )
 
 
 def hue_of(table: pl.DataFrame, column: str) -> alt.Color:

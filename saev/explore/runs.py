@@ -84,6 +84,18 @@ def settings_of_job(run: Path) -> Mapping[str, Any]:
     return dict(zip(sweep.jobs, distinct_settings(sweep), strict=True)).get(run.name, {})
 
 
+def chosen_runs(table: pl.DataFrame, pareto: bool, layers: Sequence[str], sparse: bool) -> pl.DataFrame:
+    """The rows of `dictionaries` that are Pareto-optimal (with `pareto`), of these layers (none: of all), and with an L0 below a tenth of
+    the latents or an unknown one (with `sparse`)."""
+    if pareto:
+        table = table.filter(pl.col("pareto"))
+    if layers:
+        table = table.filter(pl.col("layer").cast(pl.String).is_in(list(layers)))
+    if sparse and "l0" in table.columns:
+        table = table.filter((pl.col("l0") <= 0.1 * pl.col("n_latents")).fill_null(True))
+    return table
+
+
 def with_pareto(table: pl.DataFrame) -> pl.DataFrame:
     """The table with a column `pareto`: of its dataset and layer, no other dictionary is better in one of L0 and NMSE and as good in
     the other. False where one of the two is missing or not finite."""

@@ -14,6 +14,7 @@ from saev.explore.errors import squared_errors
 from saev.explore.image import NONE, PatchLatents
 from saev.explore.opened import Opened
 from saev.images.opening import open_rgb
+from saev.shards.reader import ROLES
 from saev.visuals.pictures import model_view, uri_of
 from saev.vits.activation_site import site_of
 from saev.vits.backbone import Backbone
@@ -42,12 +43,16 @@ class Reader:
         """
         identity = self.vit.identity()
         site = site_of(opened.one.name, opened.one.config, identity, self.vit.shape())
-        if opened.codes.manifest.first_patch is None:
-            raise ValueError(f"{opened.one.name} was not trained on patches: a photo has no patches to show.")
+        if "patches" not in ROLES[site.tokens]:
+            raise ValueError(
+                f"{opened.one.name} was trained on tokens={site.tokens}: choose one of patch tokens to see a photo's patches."
+            )
         try:
             picture = open_rgb(photo, name)
         except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(f"{name} is no image that can be read: {error}") from error
+            raise ValueError(
+                f"{name} is no image that can be read ({error}): choose a JPEG, PNG, WebP or TIFF file."
+            ) from error
         backbone = self.backbone
         pixels = backbone.transform(picture)[None].to(next(backbone.parameters()).device)
         acts = backbone(pixels, [site.layer], site.hook)[site.layer][0].float().cpu()

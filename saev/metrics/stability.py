@@ -81,15 +81,18 @@ def matched_cosines(
     return cos[torch.from_numpy(rows), torch.from_numpy(columns)]
 
 
-def stability(a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_other"], most: int = MOST) -> Stability:
+def stability(
+    a: Float[Tensor, "n d_model"], b: Float[Tensor, "m d_other"], most: int = MOST, matches: Matches | None = None
+) -> Stability:
     """Mean max cosine in both directions, and the one-to-one assignment's mean cosine and fraction of pairs of SAME or more.
 
-    Raises ValueError for atoms of another width.
+    `matches`: `best_matches` of the two, where they are known. Raises ValueError for atoms of another width.
     """
     if a.shape[1] != b.shape[1]:
         raise ValueError(
             f"atoms of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: pass dictionaries of one backbone."
         )
-    mean_a, mean_b = mean_max_cosine(a, b)
+    found = best_matches(a, b) if matches is None else matches
+    mean_a, mean_b = (cosine.double().mean().cpu() for cosine in (found.cosine_a, found.cosine_b))
     pairs = matched_cosines(a, b, most)
-    return Stability(mean_a.cpu(), mean_b.cpu(), pairs.mean(), (pairs >= SAME).double().mean())
+    return Stability(mean_a, mean_b, pairs.mean(), (pairs >= SAME).double().mean())

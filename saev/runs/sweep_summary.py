@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.text import Text
 
@@ -16,10 +17,10 @@ from saev.files import read_parquet
 from saev.progress import print_line, terminal
 from saev.runs import planning
 from saev.runs.baselines import fitted_baselines
-from saev.runs.ledger import FILE, RESULTS, JobState, Sweep, job_states
+from saev.runs.ledger import CONFIG, FILE, RESULTS, JobState, Sweep, job_states
 from saev.runs.slurm import QueueUnavailable
 from saev.runs.tables import write_table
-from saev.visuals.frontier import frontier
+from saev.visuals.frontier import frontier, log_not_drawn
 from saev.visuals.style import save
 from saev.visuals.sweep_page import write_sweep_page
 from saev.visuals.tables import evaluation_table, results_table
@@ -78,6 +79,9 @@ def write_summary(
     if (figure := frontier(rows, settings)) is not None:
         save(figure, directory / PLOT)
         files["plot"] = directory / PLOT
+    log_not_drawn(rows)
+    if not any(has_page(directory / folder) for folder in dict.fromkeys(row["job"] for row in rows)):
+        return files
     jobs = [{"folder": folder, "state": of.state, "note": of.note} for folder, of in states.items()]
     try:
         baselines = baselines_of(directory, rows)
@@ -87,6 +91,12 @@ def write_summary(
     except Exception:
         log.exception("report.html of the sweep could not be written; its results are complete")
     return files
+
+
+def has_page(run: Path) -> bool:
+    """Whether the run was to write a page: `report` of its configuration, which fits do not have."""
+    config = run / CONFIG
+    return not config.is_file() or (yaml.safe_load(config.read_text()) or {}).get("report", True)
 
 
 def baselines_of(directory: Path, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

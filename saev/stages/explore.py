@@ -59,7 +59,9 @@ def run(arguments: Sequence[str]) -> int:
     if session.images is not None:
         session.images.indices(codes.images["path"].to_list(), codes.manifest.dataset["name"])
     if args.export:
-        print_line(console, f"page: {export(first, session, args)}")
+        from saev.runs.tables import print_files
+
+        print_files({"page": export(first, session, args)})
         return 0
     from saev.explore.server import serving
 
@@ -118,6 +120,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     args.images, args.vit = (
         [one for one, k in named if k == key and not NUMBERS.fullmatch(one)] for key in ("images", "vit")
     )
+    if args.export and (idle := [*(["--port"] if args.port else []), *args.vit]):
+        raise ValueError(f"{', '.join(idle)}: no effect with --export, which starts no server: leave it out.")
     if chosen and not args.export:
         raise ValueError(
             f"{next(iter(chosen))}={next(iter(chosen.values()))} chooses what --export writes: add --export page.html."

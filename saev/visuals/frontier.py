@@ -1,5 +1,6 @@
 """The frontier of sparsity and fidelity: NMSE against L0, a point per SAE, labelled by what was asked for."""
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from saev.visuals.columns import digits, finite, missed_target
 from saev.visuals.labels import place_labels
 from saev.visuals.style import MARKERS, Look, add_legend, height_for, looks, panel, readable_log
 
+log = logging.getLogger(__name__)
 Rows = Sequence[Mapping[str, Any]]
 LABELLED = 12  # points; with more, only the ends of each series are labelled
 LONGEST = 24  # characters of a setting in a legend; a longer one keeps its end
@@ -105,6 +107,12 @@ def drawn(rows: Rows, settings: Sequence[str] = ()) -> dict[str, list[Mapping[st
 def can_be_drawn(row: Mapping[str, Any]) -> bool:
     """Whether L0 is above 0 and NMSE at most HIGHEST."""
     return finite(row, "nmse") and row["nmse"] <= HIGHEST and (row.get("l0") or 0) > 0
+
+
+def log_not_drawn(rows: Rows) -> None:
+    """Say which dictionaries the figure of `frontier` leaves out."""
+    if omitted := [str(row.get("member")) for row in rows if not can_be_drawn(row)]:
+        log.info("frontier.png leaves out (NMSE not a number or above %g, or L0 0): %s", HIGHEST, "; ".join(omitted))
 
 
 def beside(rows: Rows, baselines: Rows) -> list[Mapping[str, Any]]:

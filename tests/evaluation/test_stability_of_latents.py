@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from saev.evaluation.stability import latents_in_others
+from saev.evaluation.stability import compare
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.saved import find_dictionaries
 
@@ -23,7 +23,7 @@ def test_it_is_the_fraction_of_other_dictionaries_with_a_similar_atom():
     atoms["b"][:10] = 2 * atoms["a"][5:15] + 0.1 * rng.normal(size=(10, 6))  # in another order and scale
     atoms["other width"] = rng.normal(size=(8, 5)).astype(np.float32)
     members = {name: autoencoder(rows) for name, rows in atoms.items()}
-    table = latents_in_others(find_dictionaries(members), members)
+    table = compare(find_dictionaries(members), members)[1]
     unit = {name: rows / np.linalg.norm(rows, axis=1, keepdims=True) for name, rows in atoms.items()}
     assert table["member"].unique(maintain_order=True).to_list() == ["a", "b", "c"], "no other has the fourth's d_model"
     for name in "abc":
@@ -38,7 +38,7 @@ def test_it_is_the_fraction_of_other_dictionaries_with_a_similar_atom():
 def test_the_null_has_the_others_with_permuted_dimensions():
     """Copies are stable; a permutation of the dimensions of unit vectors along axes moves each to another axis."""
     members = {name: autoencoder(np.eye(7, dtype=np.float32)[:4]) for name in "ab"}
-    table = latents_in_others(find_dictionaries(members), members)
+    table = compare(find_dictionaries(members), members)[1]
     assert (table["stability"] == 1).all()
     order = np.random.default_rng(0).permutation(7)
     moved = np.eye(7)[:4][:, order]

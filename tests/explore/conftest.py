@@ -144,7 +144,8 @@ def opened(outputs: Outputs) -> Opened:
 
 @pytest.fixture(scope="session")
 def photographed(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """Six noisy photos of a folder, recorded with a small ViT in float32, and two dictionaries with their codes, 0 and 1."""
+    """Six noisy photos of a folder, recorded with a small ViT in float32, and two dictionaries with their codes: 0 of 64
+    latents, 1 of 16,384."""
     root, rng = tmp_path_factory.mktemp("upload"), np.random.default_rng(0)
     (root / "photos").mkdir()
     for i in range(6):
@@ -161,7 +162,7 @@ def photographed(tmp_path_factory: pytest.TempPathFactory) -> Session:
     session = Session((root,), root / "codes", root / "activations", images, device="cpu", reader=Reader(vit, "cpu"))
     for seed in range(2):
         torch.manual_seed(seed)
-        sae = SparseAutoencoder(32, 64, TopK(3), Normaliser(torch.zeros(32), torch.tensor(1.0))).eval()
+        sae = SparseAutoencoder(32, (64, 16384)[seed], TopK(3), Normaliser(torch.zeros(32), torch.tensor(1.0))).eval()
         saev.save_dictionary(sae, root / str(seed), provenance=about)
         prepare(str(root / str(seed)), session)
     return session

@@ -59,9 +59,12 @@ def test_arguments_are_directories_images_and_options():
     assert [str(path) for path in args.directories] == ["a", "b"] and args.images == ["images=folder", "images.root=/x"]
     with pytest.raises(ValueError, match="is not there"):
         check_directories(args.directories)
-    args = parse(["--export", "p.html", "images=3-5", "images=folder", "latents=1,2", "vit=micro", "vit.depth=2"])
+    args = parse(["--export", "p.html", "images=3-5", "images=folder", "latents=1,2"])
     assert (args.shown, args.latents, args.images, args.directories) == ("3-5", "1,2", ["images=folder"], [])
-    assert args.vit == ["vit=micro", "vit.depth=2"]
+    assert parse(["vit=micro", "a", "vit.depth=2"]).vit == ["vit=micro", "vit.depth=2"]
+    for idle in (["--port", "8000"], ["vit=micro"]):
+        with pytest.raises(ValueError, match=f"{idle[0]}: no effect with --export"):
+            parse(["--export", "p.html", *idle])
     with pytest.raises(ValueError, match="latents=1 chooses what --export writes"):
         parse(["latents=1"])
 

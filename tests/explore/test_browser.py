@@ -38,9 +38,10 @@ def test_views_lead_to_each_other_by_clicks(outputs, tmp_path):
             assert not browser.js("shown(one => one.tagName === 'MARIMO-TABLE').length")
         with browsing(running.address, tmp_path / "with") as browser:
             browser.until(f"shown(one => {text('Pareto-optimal only')}).length")
-            browser.until("shown(one => one.tagName === 'CANVAS').length")
+            point = "one.matches('path[aria-roledescription=point]') && one.ariaLabel.includes('name: k=4;')"
+            browser.until(f"shown(one => {point}).length")
             time.sleep(1)  # cells that the page's own first values start
-            browser.click("one.matches('tbody [role=checkbox]')")
+            browser.click(point)
             browser.until(has("40 of 40 latents"))
             browser.click("one.tagName === 'INPUT' && one.placeholder.startsWith('number')")
             browser.type("beak")
@@ -71,6 +72,15 @@ def test_a_photo_is_uploaded_and_two_dictionaries_are_compared(photographed, rec
 
     shutil.copy(recorded.album.images.folder / recorded.codes.images["path"][0], tmp_path / "mine.png")
     with server.serving(photographed) as running, browsing(running.address, tmp_path / "profile") as browser:
+        browser.until("shown(one => one.matches('tbody [role=checkbox]')).length === 2")
+        time.sleep(1)
+        browser.click("one.matches('tbody [role=checkbox]')", 1)
+        browser.until(has("16,384 of 16,384 latents"))
+        browser.click("one.tagName === 'INPUT' && one.placeholder.startsWith('number')")
+        browser.type("12345")
+        browser.until(has("1 of 16,384 latents"))
+        browser.click("one.matches('tbody [role=checkbox]')")
+        browser.until("shown(one => one.matches('.saev h4') && one.textContent === 'Latent 12345').length")
         browser.click(text("Image"))
         browser.until("shown(one => one.matches('.saev .large')).length")
         browser.upload(tmp_path / "mine.png")
@@ -85,5 +95,5 @@ def test_a_photo_is_uploaded_and_two_dictionaries_are_compared(photographed, rec
         assert browser.js("shown(one => one.matches('.saev .sides h4')).length") == 2
         browser.click("one.matches('.saev .sides h4 button')", 1)
         browser.until("shown(one => one.matches('.saev .wide h4') && one.textContent.startsWith('Latent ')).length")
-        browser.until(has("1, layer 2"))  # the second dictionary is open
+        browser.until(has("0, layer 2"))  # the second dictionary is open
         assert not browser.errors

@@ -14,6 +14,7 @@ from saev.explore import cards
 from saev.explore.compare import KINDS, compare, shared_rows
 from saev.explore.opened import Opened
 from saev.explore.opening import open_dictionary, prepare
+from saev.nn import Normaliser
 
 
 def opened_copy(outputs: Outputs, folder: Path, sae: saev.SparseAutoencoder, layer: int = 2) -> Opened:
@@ -84,6 +85,19 @@ def test_of_another_layer_codes_are_compared(opened, outputs, tmp_path):
     none.codes.__dict__["images"] = renamed
     with pytest.raises(ValueError, match="no encoded images in common"):
         compare(opened, none)
+
+
+def test_atoms_are_compared_as_directions_of_raw_activations(opened, outputs, tmp_path):
+    """The same atoms, but one dictionary scales each dimension by itself: these are other directions."""
+    sae = topk(4)
+    sae.normaliser = Normaliser(sae.normaliser.mean.clone(), torch.linspace(1, 4, 16) ** 2)
+    other = opened_copy(outputs, tmp_path, sae)
+    made = compare(opened, other)
+    a, b = (one.dictionary.atoms.detach() for one in (opened, other))
+    cosines = torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b * sae.normaliser.scale, dim=1).T
+    rows = made.pairs.filter(pl.col("where") != KINDS[2]).sort("latent")
+    np.testing.assert_allclose(rows["similarity"], cosines.max(1).values, atol=1e-5)
+    assert rows["similarity"].max() < 0.99
 
 
 def test_at_most_so_many_images_are_correlated(opened, shuffled, monkeypatch):

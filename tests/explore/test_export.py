@@ -35,13 +35,15 @@ def test_latents_of_the_page_are_named_ones_the_best_and_then_some_of_all(opened
     chosen = default_latents(table, 6)
     assert chosen[:2] == [5, 3], "the best for a class and for a trait"
     assert len(chosen) == 6 and 39 not in chosen
+    all_of_chance = table.with_columns(p_family=pl.when(pl.col("latent") == 17).then(0.06), trait_gain=pl.lit(-0.1))
+    assert default_latents(all_of_chance, 2)[0] == 5 and 17 not in default_latents(all_of_chance, 3)
     named = table.with_columns(name=pl.when(pl.col("latent") == 38).then(pl.lit("stripe")))
     assert default_latents(named, 6)[0] == 38 and len(default_latents(named, 6)) == 6
     assert default_images(opened, 5) == [0, 9, 19, 29, 39]
 
 
 def test_the_page_holds_the_cards_and_every_photo_once(opened, tmp_path):
-    path = write_page(opened, tmp_path / "new" / "page.html", [3, 5], [7, 0], "title </script>", "by nobody")
+    path = write_page(opened, tmp_path / "new" / "page.html", [3, 5], [7, 0], "title </script>", "Credits of photos")
     page = path.read_text()
     data = data_of(page)
     assert [row[0] for row in data["rows"]] == [3, 5] and {*data["images"]} == {"7", "0"}
@@ -52,7 +54,7 @@ def test_the_page_holds_the_cards_and_every_photo_once(opened, tmp_path):
     )
     used = {cell["src"] for card in data["latents"].values() for cells in card["rows"].values() for cell in cells}
     assert used | {card["src"] for card in data["images"].values()} == {*data["photos"]}
-    assert {*expected["about"]} <= {*data["about"]} and "title &lt;/script&gt;" in page and "by nobody" in page
+    assert {*expected["about"]} <= {*data["about"]} and "title &lt;/script&gt;" in page and "Credits of photos" in page
     assert "http" not in page.replace("http://www.w3.org", ""), "it loads nothing"
 
 

@@ -6,7 +6,7 @@ import pytest
 from explore.conftest import N_LATENTS
 
 from saev.explore import plots
-from saev.explore.runs import dictionaries, pareto, settings_of, with_pareto
+from saev.explore.runs import chosen_runs, dictionaries, pareto, settings_of, with_pareto
 
 
 def test_the_table_has_settings_and_results_of_runs_and_sweeps_and_of_dictionaries_alone(outputs, tiny):
@@ -38,6 +38,18 @@ def test_the_pareto_set_is_one_of_each_dataset_and_layer():
     table = pl.DataFrame({"l0": [1.0, 2, 2, None], "nmse": [0.5, 0.6, 0.6, 0.1], "dataset": "d", "layer": [1, 1, 2, 1]})
     assert with_pareto(table)["pareto"].to_list() == [True, False, True, False]
     assert with_pareto(table.drop("l0"))["pareto"].to_list() == 4 * [False]
+
+
+def test_runs_are_chosen_by_layer_sparsity_and_the_pareto_set():
+    table = pl.DataFrame(
+        {"l0": [1.0, 30.0, None, 2.0], "n_latents": 100, "layer": [1, 1, 1, 2], "pareto": [True, True, False, False]}
+    ).with_row_index("row")
+    for (pareto_alone, layers, sparse), expected in (
+        ((False, [], False), [0, 1, 2, 3]), ((True, [], False), [0, 1]), ((False, ["1"], False), [0, 1, 2]),
+        ((False, [], True), [0, 2, 3]), ((True, ["2"], True), []),
+    ):  # fmt: skip
+        assert chosen_runs(table, pareto_alone, layers, sparse)["row"].to_list() == expected
+    assert len(chosen_runs(table.drop("l0"), False, [], True)) == 4
 
 
 def test_the_plot_has_a_point_of_each_finite_row(outputs):

@@ -61,6 +61,14 @@ def test_the_page_has_all_jobs_and_links_to_their_reports(sweep, tmp_path, capsy
     assert page.count('alt="Training curve"') == 2
 
 
+def test_jobs_without_reports_have_none_of_their_sweep(sweep, tmp_path):
+    for report in (False, True):
+        (tmp_path / "0_lr=0.1" / "config.yaml").write_text(f"report: {str(report).lower()}\n")
+        states = job_states(tmp_path, sweep.jobs, ask_slurm=False)
+        files = write_summary(tmp_path, sweep, collect(tmp_path, sweep, states), states)
+        assert ("report" in files) == report == (tmp_path / "report.html").is_file()
+
+
 @pytest.mark.slow
 def test_the_last_job_writes_the_page_and_no_other(sweep, tmp_path):
     summarise_if_last(tmp_path / "0_lr=0.1")
