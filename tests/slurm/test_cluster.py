@@ -104,7 +104,8 @@ def test_a_job_that_dies_is_reported_and_the_others_finish(start, tiny, tmp_path
 
 def test_a_detached_job_is_submitted_and_left_alone(start, tiny, tmp_path):
     sweep, one = tmp_path / "sweep", ("layer=1", "k=4", f"dataset={tiny}")
-    process = start(*SWEEP, *one, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm_detached", *SLURM)
+    settings = [word.replace("report=false", "report=true") for word in SWEEP]
+    process = start(*settings, *one, f"hydra.sweep.dir={sweep}", "hydra/launcher=slurm_detached", *SLURM)
     said = "".join(process.communicate())
     ((folder, job),) = slurm.submitted(sweep).items()
     assert process.returncode == 0 and slurm.states([job])[job] in ("PENDING", "CONFIGURING", "RUNNING"), said

@@ -25,7 +25,8 @@ def sweeps(tmp_path):
 
 @pytest.mark.slow
 def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path):
-    first = cli(*command(tiny))
+    words = [word.replace("report=false", "report=true") for word in command(tiny)]
+    first = cli(*words)
     assert first.code == 0 and "4 SAEs in 2 jobs: layer=1 x2, layer=2 x2" in first.text, first.text
     (sweep,) = sweeps(tmp_path)
     assert sorted(path.name for path in sweep.iterdir() if path.is_dir()) == ["0_layer=1", "1_layer=2"]
@@ -42,7 +43,7 @@ def test_all_rows_come_together_and_a_second_run_leaves_them(cli, tiny, tmp_path
         assert list((sweep / job / "tensorboard" / member).glob("events.*"))
     assert "0_layer=1/k=2" in first.out and "2 finished" in first.out
 
-    again = cli(*command(tiny))
+    again = cli(*words)
     assert again.code == 0 and "finished already: 0_layer=1, 1_layer=2" in again.text
     assert "training 2 SAEs" not in again.text and "0_layer=1/k=2" in again.out
     assert sweeps(tmp_path) == [sweep]
