@@ -8,6 +8,7 @@ from .recipes.trainer import LightningParts
 from .recipes.fit import FittedBaselines, fit
 from .codes.encoding import encode
 from .evaluation.evaluating import Evaluation, evaluate
+from .evaluation.stability import Stability, stability
 from .probing.pipeline import ProbeResult, probe
 from .recipes.traits import traits
 from .recipes.contrast import contrast
@@ -51,7 +52,7 @@ __all__ = [
     "EncodeSettings", "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "Groups", "JumpReLU",
     "LightningParts", "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
     "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder", "SparseSettings",
-    "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "annotate", "annotations", "baselines", "contrast",
-    "convert", "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe", "read_config",
-    "record", "save_dictionary", "show", "store_activations", "train", "traits", "vits",
+    "Stability", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "annotate", "annotations", "baselines",
+    "contrast", "convert", "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe",
+    "read_config", "record", "save_dictionary", "show", "stability", "store_activations", "train", "traits", "vits",
 ]

@@ -22,7 +22,6 @@ from saev.shards.selected_tokens import Selection
 
 log = logging.getLogger(__name__)
 MOST = 200  # latents of a method that partners are looked for
-CORRELATION = 0.5  # from which a latent counts as the same, where it is also above its null
 SCHEMA = {
     "layer": pl.Int64, "method": pl.String, "latent": pl.Int64, "name": pl.String, "run": pl.String, "run_layer": pl.Int64,
     "partner": pl.Int64, "partner_name": pl.String,
@@ -90,7 +89,7 @@ def partner_rows(
                 "layer": study.layer, "method": name, "latent": latents, "run": one.name, "run_layer": layer,
                 "partner": pl.Series(found.latent).replace(-1, None), "correlation": found.correlation.astype(np.float64),
                 "jaccard": found.jaccard.astype(np.float64), "null": found.null.astype(np.float64),
-                "matched": found.matched(CORRELATION), "n_images": len(both),
+                "matched": found.matched(), "n_images": len(both),
             }  # fmt: skip
             rows = with_names(pl.DataFrame(columns), method.names)
             parts.append(with_names(rows, named, "partner", "partner_name").cast(pl.Schema(SCHEMA)))

@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float32, Int64
 from scipy.optimize import linear_sum_assignment
 from threadpoolctl import threadpool_limits
 
+from saev.metrics.matching import CORRELATED
 from saev.scoring.blocks import ENTRIES, MOST, Scores, ahead, n_threads, size
-from saev.scoring.ranking import rank
+from saev.scoring.images_of_latents import dense, standardised, top_images
 
 
 class Partners(NamedTuple):
@@ -23,7 +24,7 @@ class Partners(NamedTuple):
         np.ndarray, " latents"
     ]  # the largest correlation with any latent, images permuted, over the permutations
 
-    def matched(self, threshold: float = 0.5) -> Bool[np.ndarray, " latents"]:
+    def matched(self, threshold: float = CORRELATED) -> Bool[np.ndarray, " latents"]:
         """Whether a latent has a partner: correlation at least the threshold and above the null."""
         return (self.correlation >= threshold) & (self.correlation > self.null)
 
@@ -74,30 +75,6 @@ def partners(
     return out
 
 
-def runs_with_partner(runs: Sequence[Partners], threshold: float = 0.5) -> Int64[np.ndarray, " latents"]:
+def runs_with_partner(runs: Sequence[Partners], threshold: float = CORRELATED) -> Int64[np.ndarray, " latents"]:
     """In how many of several other dictionaries each latent has a partner."""
     return np.asarray(np.sum([one.matched(threshold) for one in runs], 0, dtype=np.int64))
-
-
-def dense(scores: Scores) -> Float32[np.ndarray, "latents images"]:
-    """The codes of each latent."""
-    return np.ascontiguousarray((scores if isinstance(scores, np.ndarray) else scores.toarray()).T, np.float32)
-
-
-def standardised(codes: Float32[np.ndarray, "latents images"]) -> Float32[np.ndarray, "latents images"]:
-    """Less their mean, of length 1; 0 where all codes are equal."""
-    centred = codes - codes.mean(1, keepdims=True, dtype=np.float64)
-    length = np.sqrt((centred**2).sum(1, keepdims=True))
-    length[np.ptp(codes, 1) == 0] = np.inf
-    return (centred / length).astype(np.float32)
-
-
-def top_images(scores: Scores, top: int) -> Float32[np.ndarray, "latents images"]:
-    """1 for the images with the `top` largest codes above 0."""
-    n_images, n_latents = size(scores)
-    ranking = rank(scores, 0, n_latents)
-    first = np.searchsorted(ranking.prototype, np.arange(n_latents))
-    at = np.flatnonzero((np.arange(len(ranking.unit)) - first[ranking.prototype] < top) & (ranking.value > 0))
-    out = np.zeros((n_latents, n_images), np.float32)
-    out[ranking.prototype[at], ranking.unit[at]] = 1
-    return out

@@ -17,7 +17,7 @@ from saev.device import check_device, resolve_device
 from saev.evaluation.measuring import measure
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.splicing import Splicing
-from saev.evaluation.stability import compare, pairs
+from saev.evaluation.stability import Stability, check_comparable, compare, write_stability
 from saev.images.source import ImageSource
 from saev.runs.tables import write_table
 from saev.saved import (
@@ -40,11 +40,10 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A row per dictionary; with stability, a row per pair of dictionaries and one per latent; and the files written."""
+    """A row per dictionary; with stability, tables of pairs of dictionaries and of latents; and the files written."""
 
     results: pl.DataFrame
-    stability: pl.DataFrame | None
-    stability_latents: pl.DataFrame | None
+    stability: Stability | None
     directory: Path | None
     files: tuple[Path, ...] = ()
 
@@ -67,19 +66,19 @@ def evaluate(
         dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
         images, vit: the images and the backbone that were recorded; both or neither. With them reconstructions are put
             back into the backbone (splice_* in the results).
-        directory: where to write results.parquet, results.csv, frontier.png, stability.* and stability_latents.*; None: nothing is written.
+        directory: where to write results.parquet, results.csv, frontier.png, and the tables of `write_stability`; None: nothing is written.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
 
     Raises ValueError, before anything is computed, for what does not fit.
     """
     check_device(settings.device)
     saved = find_dictionaries(dictionaries)
-    if settings.stability and not any(pairs(saved)):
-        raise ValueError("stability=true: give at least two dictionaries of one d_model.")
     splicing = Splicing.prepare(images, vit, settings)
     selections = {
         one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
     }
+    if settings.stability:
+        check_comparable(saved, selections, settings)
     sites = splicing.sites(saved, selections) if splicing else {}
     device = resolve_device(settings.device)
     members = {one.name: one.load(device) for one in saved}
@@ -110,22 +109,21 @@ def evaluate(
         keys = sorted({"train_dataset"}.union(*(one.config.get("hyperparameters", {}) for one in saved)))
         for row, nmse in zip(table, nmse_at(table, settings.at_l0, keys), strict=True):
             row["nmse_at_l0"] = nmse
-    results = pl.DataFrame(table, infer_schema_length=None)
-    compared = latents = None
+    results, stability = pl.DataFrame(table, infer_schema_length=None), None
     if settings.stability:
-        compared, latents = compare(saved, members)
+        stability = compare(saved, members, selections, settings, None, device, progress)
+        results = results.join(stability.dictionaries, "member", how="left", maintain_order="left")
     if directory is None:
-        return Evaluation(results, compared, latents, None)
+        return Evaluation(results, stability, None)
     directory = Path(directory)
     files = [write_table(directory, "results", results)]
     if (figure := frontier(table)) is not None:
         save(figure, directory / "frontier.png")
         files.append(directory / "frontier.png")
     log_not_drawn(table)
-    for name, one in (("stability", compared), ("stability_latents", latents)):
-        if one is not None:
-            files.append(write_table(directory, name, one))
-    return Evaluation(results, compared, latents, directory, tuple(files))
+    if stability is not None:
+        files += write_stability(stability, directory)
+    return Evaluation(results, stability, directory, tuple(files))
 
 
 def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:

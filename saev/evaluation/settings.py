@@ -18,7 +18,9 @@ class EvaluateSettings:
         bootstrap: resamples of the images, for 95 % intervals of nmse and l0; 0: none.
         at_l0: interpolate the NMSE of each series of dictionaries, equal but for k, sparsity or l0_target, at this L0; None: not.
         gap: also the NMSE on as many training images, where the split of a dictionary's training is known.
-        stability: also compare all pairs of dictionaries, atom by atom.
+        stability: also compare all pairs of dictionaries, latent by latent.
+        stability_among: the others of a latent's stability: all dictionaries, or those that differ from its own in the seed alone.
+        stability_images: at most so many images, whose codes are correlated and whose overlap is taken; 0: atoms alone.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.
         splice_images: of the evaluated images, drawn at random; None: all.
         splice_batch: images.
@@ -34,6 +36,8 @@ class EvaluateSettings:
     at_l0: float | None = bounded(None, above=0)
     gap: bool = True
     stability: bool = False
+    stability_among: Literal["all", "seeds"] = "all"
+    stability_images: int = bounded(1000, at_least=0, hint="0 compares atoms alone")
     device: str = "auto"
     splice_images: int | None = bounded(200, at_least=1)
     splice_batch: int = bounded(32, at_least=1)

@@ -1,62 +1,198 @@
-"""Whether dictionaries, e.g. of several seeds, have the same atoms: a row per pair, and a row per latent."""
+"""Whether dictionaries, e.g. of several seeds, have the same latents: a row per pair, per latent and per dictionary.
 
+dictionaries ──compared──▶ atoms, starts, pooled codes ──compare_pair──▶ flags of latents, numbers of pairs ──▶ tables
+"""
+
+import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
+from torch import Tensor
 
+from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
-from saev.metrics.stability import SAME, best_matches, stability
-from saev.saved import SavedDictionary
+from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared
+from saev.evaluation.pairwise import Flags, compare_pair, own_start, untrained_fraction
+from saev.evaluation.settings import EvaluateSettings
+from saev.evaluation.token_draws import TokenDraws, compare_draws
+from saev.progress import bar
+from saev.runs.tables import write_table
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
+from saev.shards.selected_tokens import Selection
+
+MEASURES = ("cosine", "correlation", "jaccard")
+FLAGS = [f"{name}{kind}{null}" for name in MEASURES for kind in ("", "_one_to_one") for null in ("", "_null")]
+STARTS = ["start", "start_one_to_one"]
 
 
-def pairs(saved: list[SavedDictionary]) -> list[tuple[str, str]]:
-    """Names of all pairs of dictionaries of one d_model."""
-    return [(a.name, b.name) for a, b in itertools.combinations(saved, 2) if a.config["d_model"] == b.config["d_model"]]
+@dataclasses.dataclass(frozen=True)
+class Stability:
+    """How far dictionaries have the same latents. Columns are explained in docs/guide.md, section 7.
+
+    Args:
+        pairs: a row per pair of dictionaries: a, b, seeds (they differ in nothing but their seed), and for cosine, correlation and jaccard
+            the fractions of latents with a partner: of a, of b, one-to-one, and in the null.
+        latents: a row per dictionary and latent: the fractions of the other dictionaries in which it has a partner.
+        dictionaries: a row per dictionary: the means of its latents, and the fractions of untrained directions and of drawn tokens.
+        partners: the one-to-one pairs of atoms of all pairs of dictionaries: a, latent, b, partner, cosine.
+    """
+
+    pairs: pl.DataFrame
+    latents: pl.DataFrame
+    dictionaries: pl.DataFrame
+    partners: pl.DataFrame = dataclasses.field(repr=False)
 
 
-def directions(dictionary: Dictionary) -> torch.Tensor:
-    """Atoms in the space of raw activations: with normalise=standardise, times the scale of each dimension."""
-    scale = getattr(getattr(dictionary, "normaliser", None), "scale", None)
-    return dictionary.atoms if scale is None or scale.ndim == 0 else dictionary.atoms * scale
+def stability(
+    dictionaries: Dictionaries,
+    recording: Recording | None = None,
+    settings: EvaluateSettings = EvaluateSettings(),  # noqa: B008 it is frozen
+    *,
+    layer: int | None = None,
+    starts: Mapping[str, Tensor | None] | None = None,
+    activations: str | os.PathLike | None = None,
+    directory: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Stability:
+    """Compare the latents of all pairs of dictionaries: by cosine of atoms, by correlation of codes and by Jaccard of top images.
+
+    Args:
+        dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
+        recording, layer: the activations that are encoded; None: those each was trained on. Without it dictionaries in memory are compared
+            by atoms alone.
+        settings: of which stability_among, stability_images, tokens, examples, batch_size and device are used.
+        starts: of each name the atoms at the start of training; None: those that were saved with the dictionaries.
+        activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
+        directory: where to write stability.parquet, stability_latents.parquet and stability_dictionaries.parquet; None: nothing.
+
+    Raises ValueError, before anything is computed, where no two dictionaries can be compared.
+    """
+    check_device(settings.device)
+    saved, device = find_dictionaries(dictionaries), resolve_device(settings.device)
+    encoded = [one for one in saved if settings.stability_images and (one.path is not None or recording is not None)]
+    selections = {
+        one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples)
+        for one in encoded
+    }
+    check_comparable(saved, selections, settings)
+    result = compare(
+        saved, {one.name: one.load(device) for one in saved}, selections, settings, starts, device, progress
+    )
+    if directory is not None:
+        write_stability(result, Path(directory))
+    return result
+
+
+def check_comparable(
+    saved: Sequence[SavedDictionary], selections: Mapping[str, Selection], settings: EvaluateSettings
+) -> None:
+    """ValueError where no two dictionaries have the same d_model or, where codes are compared, images in common."""
+
+    def comparable(a: SavedDictionary, b: SavedDictionary) -> bool:
+        shared = common_images(selections.get(a.name), selections.get(b.name))[0] if settings.stability_images else ()
+        return a.config["d_model"] == b.config["d_model"] or len(shared) > 1
+
+    if not any(comparable(a, b) for a, b in itertools.combinations(saved, 2)):
+        raise ValueError("stability=true: give at least two dictionaries, of one d_model or over the same images.")
 
 
 def compare(
-    saved: list[SavedDictionary], members: Mapping[str, Dictionary], seed: int = 0
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """(a row per pair of dictionaries of one d_model, a row per dictionary and latent): how similar atoms are as directions of raw
-    activations.
-
-    Pairs: a, b and the numbers of `stability`. Latents: member, sha256 (of its weights; null in memory), latent, n_others, `stability`,
-    the fraction of the n_others other dictionaries that have an atom with a cosine of SAME or more, and `stability_null`, the same
-    where the dimensions of the others' atoms are permuted. Dictionaries without another are left out.
-    """
-    rows: list[dict[str, Any]] = []
-    real: dict[str, list[np.ndarray]] = {}
-    null: dict[str, list[np.ndarray]] = {}
-    rng = np.random.default_rng(seed)
-    for pair in pairs(saved):
-        a, b = (directions(members[name]) for name in pair)
-        permuted = torch.from_numpy(rng.permutation(a.shape[1])).to(a.device)
-        matches = best_matches(a, b)
-        numbers = stability(a, b, matches=matches)._asdict()
-        rows.append({"a": pair[0], "b": pair[1], **{key: float(value) for key, value in numbers.items()}})
-        for kept, of in ((real, matches), (null, best_matches(a, b[:, permuted]))):
-            for name, cosine in zip(pair, (of.cosine_a, of.cosine_b), strict=True):
-                kept.setdefault(name, []).append((cosine >= SAME).cpu().numpy())
-    return pl.DataFrame(rows), pl.concat(
-        latent_rows(one, real[one.name], null[one.name]) for one in saved if one.name in real
+    saved: Sequence[SavedDictionary],
+    members: Mapping[str, Dictionary],
+    selections: Mapping[str, Selection],
+    settings: EvaluateSettings,
+    starts: Mapping[str, Tensor | None] | None = None,
+    device: str = "cpu",
+    progress: bool = False,
+) -> Stability:
+    """See `stability`; of dictionaries that are loaded, and the tokens that each is evaluated on."""
+    most = settings.stability_images
+    chosen = {name: at_most(selection, most) for name, selection in selections.items() if most}
+    starts = starts or {}
+    ones = compared(saved, members, chosen, starts, settings.batch_size, device, progress)
+    vectors = functools.lru_cache(maxsize=3)(code_vectors)
+    flags: dict[str, list[Flags]] = {one.name: [] for one in ones}
+    rows, partners = [], []
+    pairs = [*itertools.combinations(ones, 2)]
+    with bar("Comparing", len(pairs), visible=progress) as advance:
+        for a, b in pairs:
+            pair, seeds = compare_pair(a, b, vectors), a.settings == b.settings
+            rows.append({"a": a.name, "b": b.name, "seeds": seeds, **pair.numbers})
+            if seeds or settings.stability_among == "all":
+                flags[a.name].append(pair.flags_a)
+                flags[b.name].append(pair.flags_b)
+            if pair.partners is not None:
+                latent, partner, cosine = pair.partners
+                partners.append(
+                    pl.DataFrame({"latent": latent, "partner": partner, "cosine": cosine}).select(
+                        pl.lit(a.name).alias("a"), "latent", pl.lit(b.name).alias("b"), "partner", "cosine"
+                    )
+                )
+            advance(1)
+    latents = pl.concat(latent_rows(one, data, flags[one.name]) for one, data in zip(saved, ones, strict=True))
+    return Stability(
+        pl.DataFrame(rows, infer_schema_length=None),
+        latents,
+        dictionary_rows(ones, latents, selections),
+        pl.concat(partners) if partners else pl.DataFrame(),
     )
 
 
-def latent_rows(one: SavedDictionary, real: list[np.ndarray], null: list[np.ndarray]) -> pl.DataFrame:
-    """The rows of one dictionary's latents, from whether each other dictionary has a similar atom."""
-    weights = (one.config.get("sha256") or {}).get("weights")
-    columns = {"stability": np.mean(real, 0), "stability_null": np.mean(null, 0)}
-    return pl.DataFrame(columns).select(
-        member=pl.lit(one.name), sha256=pl.lit(weights, pl.String), latent=pl.int_range(pl.len()),
-        n_others=pl.lit(len(real), pl.Int64), stability="stability", stability_null="stability_null",
-    )  # fmt: skip
+def latent_rows(one: SavedDictionary, data: Compared, flags: Sequence[Flags]) -> pl.DataFrame:
+    """The rows of one dictionary's latents, from whether it has a partner in each other dictionary; null where nothing was compared."""
+    columns: dict[str, Any] = {}
+    for name in (*FLAGS, *STARTS):
+        known = [one[name].numpy() for one in flags if name in one]
+        columns[f"stability_{name}"] = np.mean(known, 0) if known else None
+    start = own_start(data)
+    n_others = {f"others_{name}": sum(name in one for one in flags) for name in ("cosine", "correlation")}
+    frame = pl.DataFrame({"latent": np.arange(len(data.atoms))})
+    return frame.select(
+        pl.lit(one.name).alias("member"),
+        pl.lit((one.config.get("sha256") or {}).get("weights"), pl.String).alias("sha256"),
+        "latent",
+        *(pl.lit(n, pl.Int64).alias(name) for name, n in n_others.items()),
+        *(pl.lit(None if x is None else pl.Series(x), pl.Float64).alias(name) for name, x in columns.items()),
+        pl.lit(None if start is None else pl.Series(start.numpy()), pl.Float64).alias("start_cosine"),
+    )
+
+
+def dictionary_rows(
+    ones: Sequence[Compared], latents: pl.DataFrame, selections: Mapping[str, Selection]
+) -> pl.DataFrame:
+    """A row per dictionary: means over its latents, and stability_cosine of untrained directions and of two draws of tokens of its size."""
+
+    rows: list[dict[str, Any]] = []
+    draws: dict[Any, TokenDraws | None] = {}
+    for one in ones:
+        row = {"member": one.name, "untrained_cosine": untrained_fraction(one)}
+        selection = selections.get(one.name)
+        if selection is not None:
+            key = (selection.store.manifest.fingerprint, selection.layer, selection.tokens, len(one.atoms))
+            if key not in draws:
+                draws[key] = compare_draws(selection, len(one.atoms), one.atoms.device)
+            if (of_tokens := draws[key]) is not None:
+                row |= {"tokens_cosine": of_tokens.best, "tokens_cosine_one_to_one": of_tokens.one_to_one}
+        rows.append(row)
+    means = latents.group_by("member", maintain_order=True).agg(pl.exclude("sha256", "latent").mean())
+    schema = {
+        "member": pl.String,
+        **dict.fromkeys(("untrained_cosine", "tokens_cosine", "tokens_cosine_one_to_one"), pl.Float64),
+    }
+    return means.join(pl.DataFrame(rows, schema=schema), "member", how="left", maintain_order="left")
+
+
+def write_stability(result: Stability, directory: Path) -> list[Path]:
+    """Write the tables; their parquet files."""
+    tables = {
+        "stability": result.pairs,
+        "stability_latents": result.latents,
+        "stability_dictionaries": result.dictionaries,
+    }
+    return [write_table(directory, name, table) for name, table in tables.items()]

@@ -169,7 +169,7 @@ def facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         "max_value": "largest code", "class": "best class", "class_ap": "AP of the class", "class_low": "AP, lower end",
         "trait": "best trait", "trait_ap": "AP of the trait", "trait_low": "AP, lower end", "trait_gain": "AP above a constant score",
         "pair": "separates best", "p_family": "p, family-wise", "auroc": "AUROC", 
-        "stability": "fraction of other dictionaries with a similar atom",
+        "stability": "fraction of other dictionaries with a partner",
     }  # fmt: skip
     known = [(text, row[key]) for key, text in labels.items() if row.get(key) is not None]
     return [(text, written(value)) for text, value in known]

@@ -7,12 +7,11 @@ import polars as pl
 import torch
 from jaxtyping import Float32, Int64
 
-from saev.contrasts.other_runs import CORRELATION
-from saev.contrasts.partners import standardised
-from saev.evaluation.stability import directions
+from saev.evaluation.compared import directions
 from saev.explore.opened import Opened
 from saev.explore.opening import Session, opened_at
-from saev.metrics.stability import SAME, best_matches
+from saev.metrics.matching import CORRELATED, SAME, best_matches
+from saev.scoring.images_of_latents import standardised
 
 MOST = 2000  # images over which codes are correlated
 KINDS = ("in both", "only in the first", "only in the second")
@@ -29,7 +28,7 @@ class Comparison:
 
     by: str  # cosine of atoms, or correlation of codes over `n_images` images
     n_images: int
-    threshold: float  # of the similarity, from which two latents count as partners: SAME, or CORRELATION
+    threshold: float  # of the similarity, from which two latents count as partners: SAME, or CORRELATED
     pairs: pl.DataFrame
     counts: tuple[int, int, int, int]  # latents of the first with a partner, and all; the same of the second
     null: float  # fraction of the first's latents that reach the threshold with the second's dimensions, or images, permuted
@@ -64,12 +63,12 @@ def compare(a: Opened, b: Opened, by_codes: bool | None = None, seed: int = 0) -
     if rows_a is not None and len(rows_a) < 2:
         raise ValueError("the two have no encoded images in common (by path): their codes cannot be compared.")
     x, y = (torch.from_numpy(vectors(one, rows)) for one, rows in ((a, rows_a), (b, rows_b)))
-    threshold = CORRELATION if by_codes else SAME
+    threshold = CORRELATED if by_codes else SAME
     matches = best_matches(x, y)
     permuted = torch.from_numpy(np.random.default_rng(seed).permutation(y.shape[1]))
-    null = (best_matches(x, y[:, permuted]).cosine_a >= threshold).double().mean().item()
+    null = (best_matches(x, y[:, permuted]).similarity_a >= threshold).double().mean().item()
     pairs = pair_table(a, b, [part.numpy() for part in matches], threshold)
-    with_a, with_b = (int((cosine >= threshold).sum()) for cosine in (matches.cosine_a, matches.cosine_b))
+    with_a, with_b = (int((cosine >= threshold).sum()) for cosine in (matches.similarity_a, matches.similarity_b))
     by = "correlation of codes" if by_codes else "cosine of atoms"
     n_images = 0 if rows_a is None else len(rows_a)
     return Comparison(by, n_images, threshold, pairs, (with_a, len(x), with_b, len(y)), null)
@@ -106,15 +105,15 @@ def vectors(one: Opened, rows: Int64[np.ndarray, " images"] | None) -> Float32[n
 
 def pair_table(a: Opened, b: Opened, matches: list[np.ndarray], threshold: float) -> pl.DataFrame:
     """See `Comparison.pairs`; the first's latents by falling similarity, then the second's without a partner."""
-    cosine_a, of_a, cosine_b, of_b = matches
+    similarity_a, of_a, similarity_b, of_b = matches
     numbers_a, numbers_b = np.arange(len(of_a)), np.arange(len(of_b))
-    rest = numbers_b[cosine_b < threshold]
+    rest = numbers_b[similarity_b < threshold]
     table = pl.DataFrame(
         {
             "latent": np.concatenate([numbers_a, of_b[rest]]),
             "other": np.concatenate([of_a, rest]),
-            "similarity": np.concatenate([cosine_a, cosine_b[rest]]).astype(np.float64),
-            "where": np.concatenate([np.where(cosine_a >= threshold, *KINDS[:2]), np.full(len(rest), KINDS[2])]),
+            "similarity": np.concatenate([similarity_a, similarity_b[rest]]).astype(np.float64),
+            "where": np.concatenate([np.where(similarity_a >= threshold, *KINDS[:2]), np.full(len(rest), KINDS[2])]),
         }
     )
     mutual = of_b[table["other"].to_numpy()] == table["latent"].to_numpy()

@@ -74,7 +74,7 @@ class Filters:
         class_ap: the least average precision of the best class.
         trait_gain: the least AP of the best trait above that of a constant score.
         p_family: the largest family-wise p-value of the best contrast.
-        stability: the least fraction of other dictionaries that have a similar atom.
+        stability: the least fraction of other dictionaries in which it has a partner.
         text: occurs, in any case, in the name, class, trait or pair, or is the latent's number.
         named: with a name alone.
     """

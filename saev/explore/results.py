@@ -120,14 +120,21 @@ def best_contrasts(files: Sequence[Path], sha256: str) -> pl.DataFrame:
 
 
 def stabilities(files: Sequence[Path], sha256: str) -> pl.DataFrame:
-    """Of each latent: latent, stability (the fraction of other dictionaries with a similar atom), of the table that compared it with the
-    most others. `sha256`: of the dictionary's weights."""
+    """Of each latent: latent, stability (the fraction of other dictionaries in which it has a partner by the cosine of atoms, or, where no
+    atoms were compared, by the correlation of codes), of the table with the most others. `sha256`: of the dictionary's weights."""
     columns = {"latent": pl.Int64, "stability": pl.Float64, "n_others": pl.Int64}
+    read = ("latent", "sha256", "stability_cosine", "stability_correlation", "others_cosine", "others_correlation")
     tables = []
     for file in files:
         table = read_parquet(file)
-        if {"sha256", *columns} <= {*table.columns}:
-            tables.append(table.filter(pl.col("sha256") == sha256).select(*columns))
+        if {*read} <= {*table.columns}:
+            rows = table.filter(pl.col("sha256") == sha256)
+            by_atoms = pl.col("stability_cosine").is_not_null()
+            n_others = pl.when(by_atoms).then("others_cosine").otherwise("others_correlation")
+            rows = rows.select(
+                "latent", stability=pl.coalesce("stability_cosine", "stability_correlation"), n_others=n_others
+            )
+            tables.append(rows)
     return best_of(tables, columns, pl.col("n_others")).drop("n_others")
 
 

@@ -1,5 +1,5 @@
 """One definition of each number we report: `functional` holds the formulas, `stateful` accumulates them over batches and
-processes; `mixing`, `correlation`, `histograms`, `stability` and `fidelity` are one idea each.
+processes; `mixing`, `correlation`, `histograms`, `matching`, `subspaces` and `fidelity` are one idea each.
 
 Nothing is imported here: torchmetrics takes seconds, and who needs a formula needs `saev.metrics.functional` alone.
 """

@@ -18,6 +18,7 @@ from saev.codes.encoding import encode
 from saev.codes.settings import EncodeSettings
 from saev.evaluation.evaluating import evaluate
 from saev.evaluation.settings import EvaluateSettings
+from saev.evaluation.stability import stability
 from saev.images.folder import FolderImages
 from saev.nn import SparseAutoencoder, TopK
 from saev.nn.initialise import initialise
@@ -59,12 +60,15 @@ def test_evaluate_gives_the_numbers_of_the_command(cli, tiny, tmp_path, run):
     assert shown.code == 0, shown.text
     command = {
         name: pl.read_parquet(next((tmp_path / "outputs").rglob(f"{name}.parquet")))
-        for name in ("results", "stability", "stability_latents")
+        for name in ("results", "stability", "stability_latents", "stability_dictionaries")
     }
     called = evaluate(run, tiny, EvaluateSettings(device="cpu", stability=True))
     assert called.results.equals(command["results"])
-    assert called.stability is not None and called.stability.equals(command["stability"])
-    assert called.stability_latents is not None and called.stability_latents.equals(command["stability_latents"])
+    assert called.stability is not None and called.stability.pairs.equals(command["stability"])
+    assert called.stability.latents.equals(command["stability_latents"])
+    assert called.stability.dictionaries.equals(command["stability_dictionaries"])
+    alone = stability(run, tiny, EvaluateSettings(device="cpu"))
+    assert alone.latents.equals(called.stability.latents) and alone.pairs["n_images"].min() > 1
     assert called.directory is None and called.files == ()
 
 

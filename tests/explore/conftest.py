@@ -120,12 +120,18 @@ def write_results(root: Path, dictionary: Path) -> None:
         (3, "c/d", 0.01, 0.02, 0.05, weights),
         (8, "a/b", 0.6, 0.5, 0.6, weights),
     ]
-    stability = ("member", "sha256", "latent", "n_others", "stability", "stability_null")
+    stability = (
+        "member",
+        "sha256",
+        "latent",
+        "others_cosine",
+        "others_correlation",
+        "stability_cosine",
+        "stability_correlation",
+    )
     of_stability = [
-        ("k=4", weights, 3, 2, 0.5, 0.0),
-        ("k=4", weights, 4, 2, 1.0, 0.0),
-        ("k=2", "other", 3, 5, 1.0, 0.0),
-    ]
+        ("k=4", weights, 3, 2, 2, 0.5, 1.0), ("k=4", weights, 4, 0, 3, None, 1.0), ("k=2", "other", 3, 5, 5, 1.0, 1.0),
+    ]  # fmt: skip
     for name, header, rows in (
         ("evaluate/e/stability_latents", stability, of_stability),
         ("probe/p/classes", columns, classes), ("traits/t/traits", traits, of_traits), ("contrast/c/contrast", contrast, of_contrast),

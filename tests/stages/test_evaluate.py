@@ -14,7 +14,7 @@ from recordings import record
 from safetensors.torch import save_file
 from signing import sign
 
-from saev.evaluation.stability import directions
+from saev.evaluation.compared import directions
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.histograms import FREQUENCY_EDGES
 from saev.saved import find_dictionaries
