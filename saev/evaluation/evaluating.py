@@ -18,6 +18,7 @@ from saev.evaluation.measuring import measure
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.splicing import Splicing
 from saev.evaluation.stability import Stability, check_comparable, compare, write_stability
+from saev.evaluation.stable_dictionary import series, write_stable
 from saev.images.source import ImageSource
 from saev.runs.tables import write_table
 from saev.saved import (
@@ -79,9 +80,14 @@ def evaluate(
     }
     if settings.stability:
         check_comparable(saved, selections, settings)
+        if settings.stability_pooled is not None and directory is None:
+            raise ValueError(
+                f"stability_pooled={settings.stability_pooled}: give the directory to save dictionaries in, directory=."
+            )
     sites = splicing.sites(saved, selections) if splicing else {}
     device = resolve_device(settings.device)
     members = {one.name: one.load(device) for one in saved}
+    pooled = series(saved, members) if settings.stability_pooled is not None else []
     backbone = splicing.vit.load(device) if splicing else None
     rows = {one.name: describe(one, selections[one.name]) for one in saved}
     for group in shared_passes(selections):
@@ -123,6 +129,8 @@ def evaluate(
     log_not_drawn(table)
     if stability is not None:
         files += write_stability(stability, directory)
+        if settings.stability_pooled is not None:
+            files += write_stable(pooled, members, stability.partners, settings.stability_pooled, directory)
     return Evaluation(results, stability, directory, tuple(files))
 
 

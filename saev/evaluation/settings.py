@@ -21,6 +21,7 @@ class EvaluateSettings:
         stability: also compare all pairs of dictionaries, latent by latent.
         stability_among: the others of a latent's stability: all dictionaries, or those that differ from its own in the seed alone.
         stability_images: at most so many images, whose codes are correlated and whose overlap is taken; 0: atoms alone.
+        stability_pooled: save the latents of several seeds that have a partner in at least this fraction of the others as a dictionary.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.
         splice_images: of the evaluated images, drawn at random; None: all.
         splice_batch: images.
@@ -38,6 +39,7 @@ class EvaluateSettings:
     stability: bool = False
     stability_among: Literal["all", "seeds"] = "all"
     stability_images: int = bounded(1000, at_least=0, hint="0 compares atoms alone")
+    stability_pooled: float | None = bounded(None, at_least=0, at_most=1)
     device: str = "auto"
     splice_images: int | None = bounded(200, at_least=1)
     splice_batch: int = bounded(32, at_least=1)
@@ -46,3 +48,5 @@ class EvaluateSettings:
 
     def __post_init__(self):
         check(self)
+        if self.stability_pooled is not None and not self.stability:
+            raise ValueError(f"stability_pooled={self.stability_pooled} has no effect without stability=true.")
