@@ -54,15 +54,17 @@ def compare_pair(a: Compared, b: Compared, vectors: Callable[[Compared, bytes], 
     rows_a, rows_b = common_images(a.selection, b.selection)
     pair.numbers["n_images"] = len(rows_a)
     if len(rows_a) > 1:
-        codes = vectors(a, rows_a.tobytes()), vectors(b, rows_b.tobytes())
-        order = rng.permutation(len(rows_a))
-        for name, by, x, y in (
-            ("correlation", "cosine", codes[0].standardised, codes[1].standardised),
-            ("jaccard", "jaccard", codes[0].top, codes[1].top),
-        ):
-            with_partners(pair, name, x, y, CORRELATED, by)  # type: ignore[arg-type]
-            with_partners(pair, name, x, y[:, order], CORRELATED, by, "_null")  # type: ignore[arg-type]
+        compare_codes(pair, vectors(a, rows_a.tobytes()), vectors(b, rows_b.tobytes()), rng)
     return pair
+
+
+def compare_codes(pair: Pair, a: CodeVectors, b: CodeVectors, rng: np.random.Generator) -> None:
+    """Add the partners by correlation and by Jaccard, and those with the images of b permuted."""
+    order = rng.permutation(b.top.shape[1])
+    for name, x, y in (("correlation", a.standardised, b.standardised), ("jaccard", a.top, b.top)):
+        by: By = "jaccard" if name == "jaccard" else "cosine"
+        with_partners(pair, name, x, y, CORRELATED, by)
+        with_partners(pair, name, x, y[:, order], CORRELATED, by, "_null")
 
 
 def with_partners(
