@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,10 +74,8 @@ def compared(
     total = sum(whole[group[0]].spans.n_tokens for group in shared_passes(whole))
     with bar("Codes of images", total, visible=progress and bool(total)) as advance:
         for group in shared_passes(whole):
-            scorers = {name: Scorer(members[name]) for name in group}
-            kinds = dict.fromkeys(group, "max")
-            pooled = pooled_scores(scorers, whole[group[0]], kinds, batch_size, device, advance)
-            codes |= {name: csc_matrix(pooled.pop(name)) for name in group}
+            together = {name: members[name] for name in group}
+            codes |= pooled_codes(together, whole[group[0]], batch_size, device, advance)
     return [
         Compared(
             one.name,
@@ -90,6 +88,19 @@ def compared(
         )
         for one in saved
     ]
+
+
+def pooled_codes(
+    members: Mapping[str, Dictionary],
+    selection: Selection,
+    batch_size: int,
+    device: str,
+    advance: Callable[[int], None] = lambda n: None,
+) -> dict[str, csc_matrix]:
+    """The largest code of each latent on each of the selection's images [images, n_latents]."""
+    scorers = {name: Scorer(one) for name, one in members.items()}
+    pooled = pooled_scores(scorers, selection, dict.fromkeys(members, "max"), batch_size, device, advance)
+    return {name: csc_matrix(pooled.pop(name)) for name in members}
 
 
 def directions(dictionary: Dictionary, rows: Tensor | None = None) -> Float[Tensor, "n_latents d_model"]:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from saev.evaluation.compared import CodeVectors, Compared, common_images
+from saev.evaluation.compared import CodeVectors, Compared, code_vectors, common_images
 from saev.metrics.matching import CORRELATED, SAME, By, best_matches, matched_cosines, one_to_one
 from saev.metrics.subspaces import subspace_agreement
 
@@ -25,11 +25,15 @@ class Pair(NamedTuple):
     partners: tuple[np.ndarray, np.ndarray, np.ndarray] | None  # latents of a, of b, and cosines of one-to-one pairs
 
 
-def compare_pair(a: Compared, b: Compared, vectors: Callable[[Compared, bytes], CodeVectors], seed: int = 0) -> Pair:
+def compare_pair(
+    a: Compared, b: Compared, vectors: Callable[[Compared, bytes], CodeVectors] = code_vectors, seed: int = 0
+) -> Pair:
     """Partners by cosine of atoms where `shares_space`, and by correlation and Jaccard where codes of two common images are known.
 
-    Nulls: the dimensions of b's atoms permuted; its images permuted, the same way for correlation and Jaccard. `vectors`: as
-    `code_vectors`.
+    Nulls: the dimensions of b's atoms permuted; its images permuted, the same way for correlation and Jaccard.
+
+    Args:
+        vectors: `code_vectors`, or the same with a cache.
     """
     rng = np.random.default_rng(seed)
     pair = Pair({}, {}, {}, None)

@@ -20,7 +20,7 @@ from saev.dictionary import Dictionary
 from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared
 from saev.evaluation.pairwise import Flags, compare_pair, own_start, untrained_fraction
 from saev.evaluation.settings import EvaluateSettings
-from saev.evaluation.token_draws import TokenDraws, compare_draws
+from saev.evaluation.token_draws import compare_draws
 from saev.progress import bar
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
@@ -29,6 +29,7 @@ from saev.shards.selected_tokens import Selection
 MEASURES = ("cosine", "correlation", "jaccard")
 FLAGS = [f"{name}{kind}{null}" for name in MEASURES for kind in ("", "_one_to_one") for null in ("", "_null")]
 STARTS = ["start", "start_one_to_one"]
+TOKENS = [f"tokens_{name}{kind}" for name in MEASURES for kind in ("", "_one_to_one")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +140,7 @@ def compare(
     return Stability(
         pl.DataFrame(rows, infer_schema_length=None),
         latents,
-        dictionary_rows(ones, latents, selections),
+        dictionary_rows(ones, latents, settings.batch_size, device),
         pl.concat(partners) if partners else pl.DataFrame(),
     )
 
@@ -163,28 +164,22 @@ def latent_rows(one: SavedDictionary, data: Compared, flags: Sequence[Flags]) ->
     )
 
 
-def dictionary_rows(
-    ones: Sequence[Compared], latents: pl.DataFrame, selections: Mapping[str, Selection]
-) -> pl.DataFrame:
-    """A row per dictionary: means over its latents, and stability_cosine of untrained directions and of two draws of tokens of its size."""
-
+def dictionary_rows(ones: Sequence[Compared], latents: pl.DataFrame, batch_size: int, device: str) -> pl.DataFrame:
+    """A row per dictionary: means over its latents; untrained_cosine, the fraction of atoms with a partner among random directions; and
+    the numbers of `compare_draws` of as many tokens as it has latents."""
     rows: list[dict[str, Any]] = []
-    draws: dict[Any, TokenDraws | None] = {}
+    draws: dict[Any, dict[str, float]] = {}
     for one in ones:
-        row = {"member": one.name, "untrained_cosine": untrained_fraction(one)}
-        selection = selections.get(one.name)
-        if selection is not None:
-            key = (selection.store.manifest.fingerprint, selection.layer, selection.tokens, len(one.atoms))
+        row = {"member": one.name, "untrained_cosine": untrained_fraction(one), **dict.fromkeys(TOKENS)}
+        if (selection := one.selection) is not None:
+            n = len(one.atoms)
+            key = (selection.store.manifest.fingerprint, selection.layer, selection.tokens, n)
             if key not in draws:
-                draws[key] = compare_draws(selection, len(one.atoms), one.atoms.device)
-            if (of_tokens := draws[key]) is not None:
-                row |= {"tokens_cosine": of_tokens.best, "tokens_cosine_one_to_one": of_tokens.one_to_one}
+                draws[key] = compare_draws(selection, n, batch_size, device)
+            row |= draws[key]
         rows.append(row)
     means = latents.group_by("member", maintain_order=True).agg(pl.exclude("sha256", "latent").mean())
-    schema = {
-        "member": pl.String,
-        **dict.fromkeys(("untrained_cosine", "tokens_cosine", "tokens_cosine_one_to_one"), pl.Float64),
-    }
+    schema = {"member": pl.String, **dict.fromkeys(("untrained_cosine", *TOKENS), pl.Float64)}
     return means.join(pl.DataFrame(rows, schema=schema), "member", how="left", maintain_order="left")
 
 

@@ -1,42 +1,54 @@
-"""What shared training tokens alone give: two random draws of tokens compared as dictionaries are."""
+"""What shared training tokens alone give: two random draws of tokens as dictionaries, compared as others are."""
 
 import dataclasses
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saev.metrics.matching import SAME, best_matches, one_to_one
+from saev.baselines.random_vectors import RandomVectorsDictionary
+from saev.evaluation.compared import Compared, directions, pooled_codes
+from saev.evaluation.pairwise import compare_pair
+from saev.nn.normalise import Normaliser
 from saev.shards.selected_tokens import Selection
 
-
-class TokenDraws(NamedTuple):
-    """Fractions of the tokens of one draw with a token of the other that has a cosine of SAME or more."""
-
-    best: float
-    one_to_one: float
+K = 32  # projections of a token that are its codes
 
 
-def compare_draws(selection: Selection, n: int, device: str | torch.device, seed: int = 0) -> TokenDraws | None:
-    """Two independent draws of n tokens of the selection's layer and roles, of all images, less the mean of all of them.
+def compare_draws(selection: Selection, n: int, batch_size: int, device: str, seed: int = 0) -> dict[str, float]:
+    """tokens_<measure> and tokens_<measure>_one_to_one of two independent draws of n tokens of the selection's layer and roles, of all
+    images of the recording, less the mean; {} where it has fewer than n such tokens.
 
-    None where the recording has fewer than n such tokens.
+    Their codes, the K largest projections of each token, are compared over the selection's images.
     """
-    everything = dataclasses.replace(
-        selection, images=np.flatnonzero(selection.store.tokens_per_image(selection.layer))
-    )
+    images = np.flatnonzero(selection.store.tokens_per_image(selection.layer))
+    everything = dataclasses.replace(selection, images=images)
     if everything.spans.n_tokens < n:
-        return None
-    x, y = (draw(everything, n, one).to(device) for one in (2 * seed, 2 * seed + 1))
-    matches = best_matches(x, y)
-    pairs = one_to_one(x, y, matches, SAME)
-    return TokenDraws(*((flags.double().mean().item()) for flags in (matches.similarity_a >= SAME, pairs >= 0)))
+        return {}
+    pair = {str(i): drawn_dictionary(everything, n, 2 * seed + i).to(device) for i in range(2)}
+    codes = pooled_codes(pair, selection, batch_size, device)
+    a, b = (Compared(name, directions(one), None, codes[name], selection, "", {}) for name, one in pair.items())
+    numbers = compare_pair(a, b).numbers
+    out = {}
+    for name in ("cosine", "correlation", "jaccard"):
+        if f"{name}_a" in numbers:
+            out[f"tokens_{name}"] = (numbers[f"{name}_a"] + numbers[f"{name}_b"]) / 2
+            out[f"tokens_{name}_one_to_one"] = numbers[f"{name}_one_to_one"]
+    return out
+
+
+def drawn_dictionary(selection: Selection, n: int, seed: int) -> RandomVectorsDictionary:
+    """n tokens of the selection as unit atoms of raw activations less their mean."""
+    mean = torch.from_numpy(selection.store.moments(selection.layer, selection.tokens).mean).float()
+    normaliser = Normaliser(mean, torch.ones(()))
+    return RandomVectorsDictionary(
+        normaliser, torch.nn.functional.normalize(draw(selection, n, seed) - mean), min(K, n)
+    )
 
 
 def draw(selection: Selection, n: int, seed: int) -> Float[Tensor, "n d_model"]:
-    """n different tokens, uniformly drawn, less the mean of all tokens of these roles; read in place, not in a pass."""
+    """n different tokens, uniformly drawn; read in place, not in a pass."""
     store, spans = selection.store, selection.spans
     ends = np.cumsum(spans.stop - spans.start)
     rows = np.sort(np.random.default_rng(seed).choice(spans.n_tokens, n, replace=False))
@@ -47,5 +59,4 @@ def draw(selection: Selection, n: int, seed: int) -> Float[Tensor, "n d_model"]:
         np.asarray(store.read(selection.layer, int(spans.example[span[start]]))[token[start:stop]], np.float32)
         for start, stop in zip(firsts, [*firsts[1:], n], strict=True)
     ]
-    mean = store.moments(selection.layer, selection.tokens).mean
-    return torch.from_numpy(np.concatenate(parts) - np.asarray(mean, np.float32))
+    return torch.from_numpy(np.concatenate(parts))

@@ -7,13 +7,14 @@ import polars as pl
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics.pairwise import cosine_similarity
 from vits.micro_recordings import recording
 
 from saev.checkpoint import save_dictionary
 from saev.evaluation.compared import common_images, compared
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.stability import FLAGS, stability
-from saev.evaluation.token_draws import compare_draws, draw
+from saev.evaluation.token_draws import compare_draws, draw, drawn_dictionary
 from saev.nn import Normaliser, SparseAutoencoder, TopK
 from saev.saved import find_dictionaries, select_tokens
 from saev.shards import ActivationStore
@@ -198,20 +199,26 @@ def test_other_recordings_of_the_same_images_are_matched_by_path(tmp_path):
 
 
 def test_two_draws_of_tokens(tiny):
-    """Tokens without their mean; a draw of all tokens has each once."""
+    """A draw has different tokens; two draws are compared as dictionaries of theirs, less the mean, would be."""
     store = ActivationStore(tiny)
-    selection = select_tokens(find_dictionaries({"a": autoencoder(random_atoms(8))})[0], store, layer=1)
-    everything = np.concatenate([store.read(1, int(e), "patches") for e in np.flatnonzero(store.tokens_per_image(1))])
-    n = len(everything)
     whole = select_tokens(find_dictionaries({"a": autoencoder(random_atoms(8))})[0], store, layer=1, examples="all")
-    rows = draw(whole, n, 0).numpy()
-    np.testing.assert_allclose(rows, everything - store.moments(1, "patches").mean, atol=1e-4)
+    everything = np.concatenate([store.read(1, int(e), "patches") for e in np.flatnonzero(store.tokens_per_image(1))])
+    np.testing.assert_array_equal(draw(whole, len(everything), 0).numpy(), everything.astype(np.float32))
     few = draw(whole, 50, 1).numpy()
-    assert few.shape == (50, store.d_model) and all((np.abs(rows - row).max(1) < 1e-6).any() for row in few)
-    assert compare_draws(selection, n, "cpu") == (1, 1) and compare_draws(selection, n + 1, "cpu") is None
-    drawn = compare_draws(selection, 20, "cpu")
-    cos = torch.nn.functional.cosine_similarity(draw(whole, 20, 0)[:, None], draw(whole, 20, 1)[None], dim=2)
-    assert drawn.best == pytest.approx((cos.amax(1) >= 0.7).double().mean().item())
+    assert few.shape == (50, store.d_model) and all((everything == row).all(1).any() for row in few)
+    assert compare_draws(whole, len(everything) + 1, 512, "cpu") == {}
+    numbers = compare_draws(whole, 20, 512, "cpu")
+    mean = store.moments(1, "patches").mean
+    x, y = (draw(whole, 20, seed).numpy() - mean for seed in (0, 1))
+    cos = cosine_similarity(x, y)
+    assert numbers["tokens_cosine"] == ((cos.max(1) >= 0.7).mean() + (cos.max(0) >= 0.7).mean()) / 2
+    members = {str(seed): drawn_dictionary(whole, 20, seed) for seed in (0, 1)}
+    pair = stability(members, store, CPU, layer=1).pairs.row(0, named=True)
+    for name in ("cosine", "correlation", "jaccard"):
+        assert numbers[f"tokens_{name}_one_to_one"] == pair[f"{name}_one_to_one"]
+        assert numbers[f"tokens_{name}"] == (pair[f"{name}_a"] + pair[f"{name}_b"]) / 2
+    table = stability({"a": autoencoder(random_atoms(20)), "b": autoencoder(random_atoms(24))}, tiny, CPU, layer=1)
+    assert table.dictionaries["tokens_jaccard"][0] == numbers["tokens_jaccard"]
 
 
 def test_columns_and_refusals():
