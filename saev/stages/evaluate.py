@@ -13,6 +13,7 @@ from saev.evaluation.settings import EvaluateSettings
 from saev.progress import terminal
 from saev.runs.planning import key_of
 from saev.runs.tables import print_files, relative
+from saev.visuals.columns import STABILITY
 from saev.visuals.tables import evaluation_table
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,8 @@ def run(cfg: DictConfig) -> Evaluation:
         directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
     terminal().print(evaluation_table(evaluation.results.to_dicts()))
+    if evaluation.stability is not None:
+        terminal().print(evaluation_table(evaluation.stability.dictionaries.to_dicts(), STABILITY))
     shown = " ".join(str(relative(Path(one))) for one in cfg.dictionaries)
     print_files(evaluation.files, f"saev show {shown} images=<the set that was recorded>")
     return evaluation

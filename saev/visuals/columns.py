@@ -87,6 +87,30 @@ EVALUATION = (  # of `saev evaluate`
     Column("splice_recovered_patches", "patch", digits, "the same for the final patches"),
     Column("splice_agreement", "class (%)", percent, "images whose class, as the head predicts it, does not change"),
 )
+STABILITY = (  # of `saev evaluate stability=true`
+    Column(
+        "stability_cosine",
+        "cosine (%)",
+        percent,
+        "mean over latents of the others that have an atom with a cosine of 0.7",
+    ),
+    Column("tokens_cosine", "tokens", percent, "the same of two random draws of tokens, as many as latents"),
+    Column("stability_start", "start", percent, "the same of the atoms at the start of training"),
+    Column(
+        "stability_correlation",
+        "correlation",
+        percent,
+        "of the others that have a latent with a correlation of 0.5 over images",
+    ),
+    Column("tokens_correlation", "tokens", percent, "the same of two random draws of tokens"),
+    Column(
+        "stability_jaccard",
+        "Jaccard",
+        percent,
+        "of the others that have a latent with a Jaccard of 0.5 of the 20 top images",
+    ),
+    Column("tokens_jaccard", "tokens", percent, "the same of two random draws of tokens"),
+)
 PROBE = (  # of `saev probe`
     Column("r", "R", three, "1 - cross-entropy of the best latents / that of the prevalence, summed over classes"),
     Column("map", "mAP", three, "mean over classes of the best latent's average precision; 95 % interval over images"),

@@ -31,9 +31,9 @@ def results_table(rows: Rows) -> Table:
     return table
 
 
-def evaluation_table(rows: Rows) -> Table:
-    """The results of `saev evaluate`, in the given order; columns that no row has are left out."""
-    columns = [column for column in EVALUATION if any(column.key in row for row in rows)]
+def evaluation_table(rows: Rows, of: Sequence[Column] = EVALUATION) -> Table:
+    """The results of `saev evaluate`, in the given order; columns in which no row has a value are left out."""
+    columns = [column for column in of if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
     for row in rows:
         table.add_row(named(row), *(column.text(row) for column in columns))
