@@ -19,7 +19,7 @@ class EvaluateSettings:
         at_l0: interpolate the NMSE of each series of dictionaries, equal but for k, sparsity or l0_target, at this L0; None: not.
         gap: also the NMSE on as many training images, where the split of a dictionary's training is known.
         stability: also compare all pairs of dictionaries, latent by latent.
-        stability_among: the others of a latent's stability: all dictionaries, or those that differ from its own in the seed alone.
+        stability_among: compare all pairs of dictionaries, or those that differ in their seed alone.
         stability_images: at most so many images, whose codes are correlated and whose overlap is taken; 0: atoms alone.
         stability_pooled: save the latents of several seeds that have a partner in at least this fraction of the others as a dictionary.
         device: auto (cuda where there is one), cpu, cuda, cuda:1.

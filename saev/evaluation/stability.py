@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
-from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared
+from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared, settings_of
 from saev.evaluation.pairwise import Flags, compare_pair, own_start, untrained_fraction
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.token_draws import compare_draws
@@ -99,8 +99,13 @@ def check_comparable(
         shared = common_images(selections.get(a.name), selections.get(b.name))[0] if settings.stability_images else ()
         return a.config["d_model"] == b.config["d_model"] or len(shared) > 1
 
-    if not any(comparable(a, b) for a, b in itertools.combinations(saved, 2)):
+    pairs = [*itertools.combinations(saved, 2)]
+    if not any(comparable(*pair) for pair in pairs):
         raise ValueError("stability=true: give at least two dictionaries, of one d_model or over the same images.")
+    if settings.stability_among == "seeds" and not any(settings_of(a) == settings_of(b) for a, b in pairs):
+        raise ValueError(
+            "stability_among=seeds: no two of the dictionaries differ in their seed alone: train with -m seed=0,1,2."
+        )
 
 
 def compare(
@@ -120,14 +125,14 @@ def compare(
     vectors = functools.lru_cache(maxsize=3)(code_vectors)
     flags: dict[str, list[Flags]] = {one.name: [] for one in ones}
     rows, partners = [], []
-    pairs = [*itertools.combinations(ones, 2)]
+    among_all = settings.stability_among == "all"
+    pairs = [(a, b) for a, b in itertools.combinations(ones, 2) if among_all or a.settings == b.settings]
     with bar("Comparing", len(pairs), visible=progress) as advance:
         for a, b in pairs:
-            pair, seeds = compare_pair(a, b, vectors), a.settings == b.settings
-            rows.append({"a": a.name, "b": b.name, "seeds": seeds, **pair.numbers})
-            if seeds or settings.stability_among == "all":
-                flags[a.name].append(pair.flags_a)
-                flags[b.name].append(pair.flags_b)
+            pair = compare_pair(a, b, vectors)
+            rows.append({"a": a.name, "b": b.name, "seeds": a.settings == b.settings, **pair.numbers})
+            flags[a.name].append(pair.flags_a)
+            flags[b.name].append(pair.flags_b)
             if pair.partners is not None:
                 latent, partner, cosine = pair.partners
                 partners.append(

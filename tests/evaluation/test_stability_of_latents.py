@@ -160,8 +160,11 @@ def test_stability_among_seeds_leaves_out_other_settings(tmp_path):
     result = stability(paths, settings=settings)
     means = dict(result.dictionaries.select("member", "stability_cosine").iter_rows())
     assert means == {"k=1,seed=0": 1, "k=1,seed=1": 1, "k=2,seed=0": None}
-    assert result.pairs["seeds"].sum() == 1 and len(result.pairs) == 3
+    assert result.pairs["seeds"].to_list() == [True], "no other pair is compared"
+    with pytest.raises(ValueError, match="differ in their seed alone"):
+        stability([path for path in paths if path.name != "k=1,seed=1"], settings=settings)
     everything = stability(paths, settings=EvaluateSettings(device="cpu", stability_images=0))
+    assert everything.pairs["seeds"].sum() == 1 and len(everything.pairs) == 3
     assert everything.latents.filter(pl.col("member") != "k=2,seed=0")["stability_cosine"].min() >= 0.5
 
 
