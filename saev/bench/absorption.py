@@ -122,7 +122,12 @@ def _tests(
                 .astype(bool)
                 for k in (FEW, MANY)
             ]
-            yield Tested(name, int(children[c]), overlap[c], *(f1_scores(y[test], np.asarray(p) == 1, counts[test]) for p in predicted))
+            yield Tested(
+                name,
+                int(children[c]),
+                overlap[c],
+                *(f1_scores(y[test], np.asarray(p) == 1, counts[test]) for p in predicted),
+            )
 
 
 def f1_scores(
