@@ -105,29 +105,17 @@ def _tests(
         pooled = pooled[:, fires] if len(fires) > MANY else pooled
         counts = np.ones((len(rows), 1)) if draws is None else np.column_stack([np.ones(len(rows)), draws[rows]])
         overlap = top_overlaps(pooled, classes, counts)
-        if judged_on == "train":
-            sides = [(np.arange(len(rows)), np.arange(len(rows)))] * len(children)
-        else:
-            sides = [split(classes, TEST_FRACTION, seed)] * len(children)
-        ranked = f_statistics_of_each_class(pooled[sides[0][0]], classes[sides[0][0]])
-        for c, (train, test) in enumerate(sides):
+        train, test = split(classes, TEST_FRACTION, seed) if judged_on == "test" else [np.arange(len(rows))] * 2
+        ranked = f_statistics_of_each_class(pooled[train], classes[train])
+        for c, child in enumerate(children.tolist()):
             y = classes == c
             if min(y.sum(), (~y).sum()) < MIN_SIDE or not 0 < y[train].sum() < len(train) or not y[test].any():
                 continue
-            best = descending(ranked[c], MANY)
-            x = pooled[:, best].toarray().astype(np.float32)
-            predicted = [
-                logistic_regression(x[train, :k], y[train].astype(np.int64), MAX_ITER, seed)
-                .predict(x[test, :k])
-                .astype(bool)
-                for k in (FEW, MANY)
-            ]
-            yield Tested(
-                name,
-                int(children[c]),
-                overlap[c],
-                *(f1_scores(y[test], np.asarray(p) == 1, counts[test]) for p in predicted),
-            )
+            x, f1 = pooled[:, descending(ranked[c], MANY)].toarray().astype(np.float32), []
+            for k in (FEW, MANY):
+                model = logistic_regression(x[train, :k], y[train].astype(np.int64), MAX_ITER, seed)
+                f1.append(f1_scores(y[test], np.equal(model.predict(x[test, :k]), 1), counts[test]))
+            yield Tested(name, child, overlap[c], f1[0], f1[1])
 
 
 def f1_scores(

@@ -47,7 +47,7 @@ def f_statistics(codes: csr_matrix, classes: Int[np.ndarray, " images"]) -> Floa
     sums, counts = class_sums(codes, classes)
     present = counts > 0
     between = (sums[present] ** 2 / counts[present, None]).sum(0)
-    return _f_statistics(codes, between, int(present.sum()))
+    return _f_statistics(codes, len(classes), between, int(present.sum()))
 
 
 def f_statistics_of_each_class(
@@ -59,14 +59,13 @@ def f_statistics_of_each_class(
     rest = sums.sum(0) - sums
     between = np.divide(sums**2, counts, where=counts > 0, out=np.zeros_like(sums))
     between += np.divide(rest**2, others, where=others > 0, out=np.zeros_like(sums))
-    return _f_statistics(codes, between, 2)
+    return _f_statistics(codes, len(classes), between, 2)
 
 
 def _f_statistics(
-    codes: csr_matrix, between: Float64[np.ndarray, "*classes latents"], groups: int
+    codes: csr_matrix, n: int, between: Float64[np.ndarray, "*classes latents"], groups: int
 ) -> Float64[np.ndarray, "*classes latents"]:
-    """`between`: the sum over groups of squared sums over sizes."""
-    n = codes.shape[0]
+    """Of `n` images; `between`: the sum over groups of squared sums over sizes."""
     square, total = (np.ones(n) @ values for values in (codes.power(2), codes))
     constant = total**2 / n
     explained, rest = between - constant, square - between
