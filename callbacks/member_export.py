@@ -14,7 +14,7 @@ from saev.training.bank.module import BankModule
 
 
 class MemberExport(L.Callback):
-    """Writes saes/<member>/{dictionary.safetensors, config.json, metrics.json} after the final validation.
+    """Writes saes/<member>/{dictionary.safetensors, start.safetensors, config.json, metrics.json} after the final validation.
 
     `settings`: the settings of each member; `provenance`: the data that all of them were trained on.
     """
@@ -30,6 +30,7 @@ class MemberExport(L.Callback):
             directory = save_dictionary(
                 member.sae,
                 self.directory / member.name,
+                start=member.start,
                 hyperparameters=dict(self.settings[member.name]),
                 provenance={**self.provenance, "tokens": tokens, "failed": member.stopped},
                 metrics=metrics,

@@ -1,7 +1,7 @@
 """Saving and loading dictionaries: a directory with dictionary.safetensors and config.json, no pickle.
 
 config.json: {schema, kind, d_model, n_latents, sparsifier: {kind, ...} (of an SAE) or settings (of a baseline),
-hyperparameters, provenance, metrics, sha256: {config, weights}}.
+hyperparameters, provenance, metrics, sha256: {config, weights, start}}.
 A loaded dictionary takes raw activations: the normaliser is stored with the weights.
 """
 
@@ -27,12 +27,18 @@ from saev.nn.normalise import Normaliser
 from saev.nn.sparsifiers import SPARSIFIERS
 
 SCHEMA = 1
-WEIGHTS, CONFIG = "dictionary.safetensors", "config.json"
+WEIGHTS, CONFIG, START = "dictionary.safetensors", "config.json", "start.safetensors"
+FIXED = ("decoder", "all")  # values of `freeze` with which atoms are those of the start
 BASELINES = [cls.kind for cls in BaselineSettings.__subclasses__()]
 
 
-def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | Path, **about: Any) -> Path:
-    """Write a dictionary into `directory`; `about` (hyperparameters, provenance, metrics) goes into config.json."""
+def save_dictionary(
+    dictionary: SparseAutoencoder | Baseline, directory: str | Path, *, start: Tensor | None = None, **about: Any
+) -> Path:
+    """Write a dictionary into `directory`; `about` (hyperparameters, provenance, metrics) goes into config.json.
+
+    start: the atoms at the start of training [n_latents, d_model], unit rows in normalised space; saved in float16 beside the weights.
+    """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if isinstance(dictionary, SparseAutoencoder):
@@ -47,6 +53,12 @@ def save_dictionary(dictionary: SparseAutoencoder | Baseline, directory: str | P
     weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()})
     write_atomically(directory / WEIGHTS, weights)
     config["sha256"] = {"config": config_digest(config), "weights": hashlib.sha256(weights).hexdigest()}
+    if start is None:
+        (directory / START).unlink(missing_ok=True)  # of another dictionary that was here
+    else:
+        atoms = save({"atoms": start.detach().half().cpu().contiguous()})
+        write_atomically(directory / START, atoms)
+        config["sha256"]["start"] = hashlib.sha256(atoms).hexdigest()
     # last: its presence marks the dictionary as complete
     write_atomically(directory / CONFIG, json.dumps(config, indent=1).encode())
     return directory
@@ -87,6 +99,28 @@ def load(directory: str | Path, device: str | torch.device = "cpu") -> Dictionar
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
         raise ValueError(f"{directory} is damaged ({error}): restore it, or train it again.") from error
     return made.to(device).eval().requires_grad_(False)
+
+
+def start_of(directory: str | Path) -> Tensor | None:
+    """The atoms [n_latents, d_model] from which the saved dictionary was trained, unit rows in the space of its `atoms`, float32.
+
+    With freeze=decoder and freeze=all these are its atoms. None where they were not saved: of baselines and of other libraries' SAEs.
+    ValueError where the file is missing or damaged.
+    """
+    directory = Path(directory)
+    config = read_config(directory)
+    if (digest := config["sha256"].get("start")) is None:
+        fixed = (config.get("hyperparameters") or {}).get("freeze") in FIXED
+        return load(directory).atoms.float() if fixed else None
+    try:
+        stored = (directory / START).read_bytes()
+        if hashlib.sha256(stored).hexdigest() != digest:
+            raise OSError("its sha256 is another one than was written")
+    except OSError as error:
+        raise ValueError(
+            f"{directory / START} is missing or damaged ({error}): restore it, or train it again."
+        ) from error
+    return read_weights(stored)["atoms"].float()
 
 
 def _empty(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> SparseAutoencoder | Baseline:

@@ -111,7 +111,8 @@ class SparseAutoencoder(nn.Module):
 
     def project(self) -> None:
         """After an optimiser step: project atoms and sparsifier onto their constraints."""
-        self.normalise_atoms()
+        if self.w_dec.requires_grad:
+            self.normalise_atoms()
         self.sparsifier.project()
 
     @torch.no_grad()

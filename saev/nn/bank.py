@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float16, Int64
 from torch import Tensor, nn
 
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.auxk import auxk_loss
 from saev.nn.decoding import firings, reconstruction_error
+from saev.nn.freezing import freeze_parameters, hold_near
 from saev.nn.maybe_dead import MaybeDead
 from saev.nn.normalise import Normaliser
 from saev.nn.objectives import Objective
-from saev.nn.settings import AuxK
+from saev.nn.settings import AuxK, Freeze
 from saev.ops import collective
 from saev.ops.paths import Path, using
 
@@ -33,10 +34,11 @@ class Losses(NamedTuple):
 
 
 class TrainingMember(nn.Module):
-    """An autoencoder in training: its loss, and the number of tokens since each latent fired."""
+    """An autoencoder in training: its loss, the number of tokens since each latent fired, and the atoms it started from."""
 
     tokens_since_fired: Int64[Tensor, " d_sae"]
     failed: Bool[Tensor, ""]
+    start: Float16[Tensor, "d_sae d_model"] | None  # unit rows; None where the atoms do not change
 
     def __init__(
         self,
@@ -46,12 +48,17 @@ class TrainingMember(nn.Module):
         auxk: AuxK,
         lr: float,
         n_tokens: int | None = None,
+        freeze: Freeze = "none",
     ):
         super().__init__()
         self.name, self.sae, self.objective, self.auxk, self.lr = name, sae, objective, auxk, lr
         self.dead_tokens = auxk.window(n_tokens)
         self.register_buffer("tokens_since_fired", torch.zeros(sae.n_latents, dtype=torch.int64))
         self.register_buffer("failed", torch.zeros((), dtype=torch.bool))
+        self.freeze: Freeze = freeze
+        freeze_parameters(sae, freeze)
+        # part of the checkpoint: on another machine the initialisation may differ in its rounding
+        self.register_buffer("start", sae.atoms.detach().half() if sae.w_dec.requires_grad else None)
         self.maybe_dead = MaybeDead(self.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
         self.products: Path = "auto"  # sparse or dense: the path of the maps around its codes
@@ -78,7 +85,7 @@ class TrainingMember(nn.Module):
     def _revival(
         self, z: Float[Tensor, "batch d_model"], h: Float[Tensor, "batch d_sae"], residual: Tensor, tokens: int
     ) -> Float[Tensor, ""]:
-        if not self.auxk.coefficient:
+        if not self.auxk.coefficient or self.freeze == "all":
             return z.new_zeros(())
         maybe = self.maybe_dead.after(self.tokens_since_fired, tokens)
         return auxk_loss(self.auxk, self.sae, z, h, residual, self.dead, maybe)
@@ -86,7 +93,11 @@ class TrainingMember(nn.Module):
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step: project onto the constraints, update the controller by the whole batch's `l0`, count."""
         self.sae.project()
-        if sparsity_factor >= 1:  # during the penalty's warm-up L0 does not reflect the coefficient
+        if self.freeze == "soft":
+            assert self.start is not None
+            hold_near(self.sae.w_dec, self.start)
+        # during the penalty's warm-up L0 does not reflect the coefficient, nor does that of a frozen encoder at any time
+        if sparsity_factor >= 1 and self.sae.encoder.requires_grad:
             self.sae.sparsifier.update_controller(l0)
         self.step += 1
 

@@ -38,6 +38,7 @@ def initialise(
     b_dec is the sample's geometric `median` or its `mean`. Atoms are
     - `random`: unit vectors of any direction;
     - `data`: directions of sample tokens from b_dec, blended with noise;
+    - `tokens`: directions of sample tokens from b_dec, of different ones while there are enough;
     - `kmeans`: directions of the sample's centroids, one per atom;
     - `archetypal`: convex combinations of such directions, mostly of one, plus a small residual.
     With an Archetypal decoder the centroids of the last two also constrain its atoms.
@@ -54,6 +55,9 @@ def initialise(
         archetypes = _archetypes(sample, centre, method, len(sae.w_dec), seed, decoder)
         sae.w_dec.copy_(archetypes.atoms())
         sae.archetypes = archetypes if isinstance(decoder, Archetypal) else None
+    elif method == "tokens":
+        rows = torch.randperm(len(sample), generator=generator)[torch.arange(sae.n_latents) % len(sample)]
+        sae.w_dec.copy_(normalize(sample[rows.to(sample.device)] - centre, dim=1))
     else:
         noise = _unit_rows(sae.w_dec.shape, generator).to(sample)
         if method == "data":

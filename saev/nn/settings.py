@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from saev.nn.normalise import Normaliser
 
 COLUMNS = ("sparsity", "l0_target", "k")  # settings of sparsifiers that are columns of tables
-Init = Literal["data", "random", "kmeans", "archetypal"]
+Init = Literal["data", "tokens", "random", "kmeans", "archetypal"]
+Freeze = Literal["none", "decoder", "encoder", "soft", "all"]
 Centre = Literal["median", "mean"]
 CLUSTERED = ("kmeans", "archetypal")
 SAMPLE = 16384  # tokens from which the centre is computed
@@ -99,11 +100,16 @@ class Member:
     init: Init = "data"
     b_dec: Centre = "median"  # initial b_dec: the sample's geometric median or its mean
     decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
+    freeze: Freeze = "none"  # what stays as at the start: saev.nn.freezing
 
     def __post_init__(self):
         if self.name is None:
             object.__setattr__(self, "name", self.sparsifier.name)
         check(self)
+        if self.freeze == "soft" and isinstance(self.decoder, Archetypal):
+            raise ValueError(
+                "freeze=soft with decoder=archetypal: both constrain the atoms; set freeze=decoder, or decoder=free."
+            )
 
     def row(self) -> dict[str, Any]:
         """The settings as columns of a table; of the sparsifier those that every kind of its family has."""
@@ -138,7 +144,7 @@ class Member:
 
     def sample_tokens(self, d_model: int) -> int:
         """Number of tokens in the sample that `build` needs."""
-        return max(SAMPLE, PER_CENTROID * self.n_centroids(d_model))
+        return max(SAMPLE, PER_CENTROID * self.n_centroids(d_model), self.width(d_model) * (self.init == "tokens"))
 
     def check_tokens(self, d_model: int, n_tokens: float) -> None:
         """ValueError where the initialisation needs more than `n_tokens` training tokens."""
@@ -157,4 +163,4 @@ class Member:
         d_model = sample.shape[1]
         sae = SparseAutoencoder(d_model, self.width(d_model), self.sparsifier, normaliser)
         initialise(sae, sample, self.init, self.seed, self.b_dec, self.decoder)
-        return TrainingMember(self.name, sae, self.objective, self.auxk, self.rate(n_tokens), n_tokens)
+        return TrainingMember(self.name, sae, self.objective, self.auxk, self.rate(n_tokens), n_tokens, self.freeze)

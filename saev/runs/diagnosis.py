@@ -143,16 +143,17 @@ def check_codes(path: Path) -> Iterator[Finding]:
 
 
 def check_dictionary(path: Path) -> Finding:
-    """Does the saved dictionary load, and are its weights finite?"""
+    """Does the saved dictionary load with the atoms it started from, and are its weights finite?"""
     import torch
     from safetensors import SafetensorError
 
-    from saev.checkpoint import load, read_config
+    from saev.checkpoint import load, read_config, start_of
 
     name = f"dictionary {path.name}"
     try:
         dictionary = load(path)
         config = read_config(path)
+        start_of(path)
     except (ValueError, KeyError, OSError, RuntimeError, SafetensorError) as error:
         fault, remedy = _split(error)
         return Finding(name, fault, remedy or "restore the directory, or train it again", fault=True)

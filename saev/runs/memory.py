@@ -4,12 +4,13 @@ from typing import NamedTuple
 
 FLOAT = 4  # bytes: parameters, gradients and the optimiser's state are float32 on every device
 STATES = 2  # numbers that Adam keeps for each parameter
+START = 2  # bytes: the atoms at the start, float16
 
 
 class Size(NamedTuple):
     """Bytes of one member."""
 
-    fixed: int  # parameters and optimiser state, for the whole run
+    fixed: int  # parameters, optimiser state and the atoms of the start, for the whole run
     passing: int  # gradients and graph of a step, of one member at a time
 
 
@@ -21,4 +22,5 @@ def member_size(d_model: int, d_sae: int, batch_size: int, prefixes: int = 1, co
     """
     parameters = 2 * d_model * d_sae + d_sae + d_model
     graph = copies * batch_size * d_sae + 3 * prefixes * batch_size * d_model
-    return Size(FLOAT * parameters * (1 + STATES), FLOAT * (parameters + graph))
+    start = START * d_model * d_sae
+    return Size(FLOAT * parameters * (1 + STATES) + start, FLOAT * (parameters + graph))

@@ -22,7 +22,7 @@ BASELINE = "#767676"  # grey, dashed, with hollow markers
 BESIDE = 4.0  # the lines of baselines end at this multiple of the SAEs' largest L0, and begin at this fraction of their smallest
 NAMES = {"pca": "PCA", "kmeans": "k-means", "random_vectors": "random", "semi_nmf": "semi-NMF"}
 # SAEs that differ in one of these, in architecture, objective or decoder are on different lines
-LINE = ("d_sae", "lr", "init", "b_dec", "dead_tokens", "train_tokens", "normalise", "dataset", "layer", "tokens",
+LINE = ("d_sae", "lr", "freeze", "init", "b_dec", "dead_tokens", "train_tokens", "normalise", "dataset", "layer", "tokens",
         "whiten", "rank", "refit", "centred", "unit_norm", "l1_penalty")  # fmt: skip
 
 

@@ -160,7 +160,7 @@ def test_a_member_is_named_after_its_sparsifier():
         ({"lr": 0.0}, "lr=0.0: must be above 0"),
         ({"d_sae": 0}, "d_sae=0: must be at least 1"),
         ({"expansion": 0.0}, "expansion=0.0: must be above 0"),
-        ({"init": "zeros"}, "init=zeros: choose data, random, kmeans or archetypal"),
+        ({"init": "zeros"}, "init=zeros: choose data, tokens, random, kmeans or archetypal"),
         ({"b_dec": "mode"}, "b_dec=mode: choose median or mean"),
     ],
 )

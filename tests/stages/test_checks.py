@@ -11,7 +11,7 @@ WRONG = {
     "decay=2": "decay=2.0: must be at most 1",
     "log_every=0": "log_every=0: .* at least 1",
     "normalise=foo": "normalise=foo: choose none, scalar or standardise",
-    "init=foo": "init=foo: choose data, random, kmeans or archetypal",
+    "init=foo": "init=foo: choose data, tokens, random, kmeans or archetypal",
     "tokens=foo": "tokens=foo: choose patches, cls, special or all",
     "trainer=gpu": "trainer.accelerator=gpu: this machine has no CUDA GPU; use trainer=cpu",
     "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",

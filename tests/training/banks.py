@@ -34,6 +34,10 @@ def specs():
         make("relu", ReLU(1e-2), Plain()),
         make("jumprelu", JumpReLU(l0_target=4), RandomMatryoshka(n_prefixes=4), d_sae=48),
         make("gated", Gated(1e-2, l0_target=4), Plain(), d_sae=80),
+        make("fixed-decoder", BatchTopK(4), Matryoshka(), d_sae=40, freeze="decoder"),
+        make("fixed-encoder", Gated(1e-2), Plain(), d_sae=40, freeze="encoder"),
+        make("held", TopK(4), Plain(), d_sae=40, freeze="soft"),
+        make("untrained", BatchTopK(4), Plain(), d_sae=40, freeze="all", init="tokens"),
         make("free", ReLU(1e-2, atom_norm=True), Plain(), d_sae=32),
     ]
 

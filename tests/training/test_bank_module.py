@@ -50,7 +50,8 @@ def test_resumed_is_uninterrupted(dataset, through, tmp_path):
     assert trainer.global_step == 30 and data.consumed == 30
     assert_equal(state(again), state(uninterrupted))
     steps = [int(s["step"]) for s in again.optimizers().optimizer.state.values()]
-    assert set(steps) == {30} and len(steps) == len(list(again.bank.parameters())) - 1  # gated's b_enc is fixed
+    trained = [p for p in again.bank.parameters() if p.requires_grad]  # gated's b_enc is fixed
+    assert set(steps) == {30} and len(steps) == len(trained) < len(list(again.bank.parameters())) - 8
     assert int(again.tokens_seen) == int(uninterrupted.tokens_seen)
 
 

@@ -101,7 +101,8 @@ class BankModule(L.LightningModule):
     ) -> dict[str, Tensor]:
         losses = member(z, self.sparsity_factor)
         # not manual_backward: its hooks, for loss scaling and wrappers, cost half a millisecond per member
-        collective.weight_by_fraction(losses.loss).backward()
+        if losses.loss.requires_grad:  # not with freeze=all
+            collective.weight_by_fraction(losses.loss).backward()
         collective.all_reduce_sum_(p.grad for p in member.sae.parameters() if p.grad is not None)
         norm = member.condition_gradients(self.clip)
         with only(optimiser, group):
@@ -131,6 +132,7 @@ class BankModule(L.LightningModule):
         return {
             m.name: [m.sae.sparsifier.settings.kind, type(m.objective).__name__, m.sae.n_latents, m.lr]
             + (["archetypal"] if m.sae.archetypes is not None else [])
+            + ([f"freeze={m.freeze}"] if m.freeze != "none" else [])
             for m in self.bank
         }
 
