@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from saev.checkpoint import start_of
 from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
 from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared, settings_of
@@ -120,7 +121,8 @@ def compare(
     """See `stability`; of dictionaries that are loaded, and the tokens that each is evaluated on."""
     most = settings.stability_images
     chosen = {name: at_most(selection, most) for name, selection in selections.items() if most}
-    starts = starts or {}
+    if starts is None:
+        starts = {one.name: start_of(one.path) for one in saved if one.path is not None}
     ones = compared(saved, members, chosen, starts, settings.batch_size, device, progress)
     vectors = functools.lru_cache(maxsize=3)(code_vectors)
     flags: dict[str, list[Flags]] = {one.name: [] for one in ones}
