@@ -52,14 +52,16 @@ class Encoder(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         z, w_enc, b_dec, offsets, latents, values = ctx.saved_tensors
-        need_z, need_w, need_b_enc, need_b_dec = ctx.needs_input_grad[:4]
+        need_z, need_w, _, need_b_dec = ctx.needs_input_grad[:4]
         d_h = (grad if values is None else torch.where(values > 0, grad, 0)).to(ctx.dtype)
-        centred, d_z, d_w, d_b_enc = (z - b_dec).to(ctx.dtype) if need_w else None, None, None, None
+        centred, d_z, d_w = (z - b_dec).to(ctx.dtype), None, None
         if ctx.sparse:
-            on_cpu, per_latent = latents.device.type == "cpu", need_b_enc or need_b_dec
-            by_latent = transposed(latents, offsets, w_enc.shape[1]) if need_w or (per_latent and not on_cpu) else None
-            d_b_enc = _per_latent(d_h, latents, by_latent, w_enc.shape[1]) if per_latent else None
-            d_w = transposed_sum(centred, by_latent, d_h).T if need_w else None
+            if need_w or latents.device.type != "cpu":
+                by_latent = transposed(latents, offsets, w_enc.shape[1])
+                d_b_enc = _per_latent(d_h, latents, by_latent)
+                d_w = transposed_sum(centred, by_latent, d_h).T if need_w else None
+            else:  # of a frozen encoder: without sorting
+                d_b_enc = d_h.new_zeros(w_enc.shape[1]).index_add_(0, latents, d_h)
             d_z = weighted_sum(w_enc.T.to(ctx.dtype).contiguous(), latents, offsets, d_h) if need_z else None
         else:
             dense = d_h.new_zeros(len(z), w_enc.shape[1])
@@ -147,10 +149,10 @@ def rows_of(offsets: Int[Tensor, " rows_and_1"], n: int) -> Int[Tensor, " nnz"]:
 
 
 def _per_latent(
-    weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], by_latent: Transposed | None, d_sae: int
+    weights: Float[Tensor, " nnz"], latents: Int[Tensor, " nnz"], by_latent: Transposed
 ) -> Float[Tensor, " d_sae"]:
-    if by_latent is None or latents.device.type == "cpu":
-        return weights.new_zeros(d_sae).index_add_(0, latents, weights)
+    if latents.device.type == "cpu":
+        return weights.new_zeros(len(by_latent.ends) - 1).index_add_(0, latents, weights)
     # On a GPU index_add_ adds in random order, so that runs would differ.
     one, always = weights.new_ones(1, 1), torch.zeros_like(by_latent.order)
     return weighted_sum(one, always, by_latent.ends, weights[by_latent.order], many=True).squeeze(1)

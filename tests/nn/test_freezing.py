@@ -129,7 +129,7 @@ def test_a_frozen_archetypal_decoder_keeps_mixing_and_residual():
     steps(member)
     for name in ("w_dec", "archetypes.mixing", "archetypes.residual", "archetypes.lengths"):
         assert torch.equal(member.sae.state_dict()[name], before[name]), name
-    with pytest.raises(ValueError, match="freeze=soft with decoder=archetypal.*freeze=decoder"):
+    with pytest.raises(ValueError, match=r"freeze=soft with decoder=archetypal.*freeze=decoder"):
         spec(init="archetypal", decoder=Archetypal(), freeze="soft")
 
 

@@ -91,7 +91,13 @@ def world(name, objective, dtype, dead_tokens=10**9, **more):
     g = torch.Generator().manual_seed(0)
     z = torch.randn(BATCH, D_MODEL, generator=g, dtype=dtype)
     spec = Member(
-        ARCHITECTURES[name][0](), "a", OBJECTIVES[objective](), AuxK(dead_tokens=dead_tokens, k=4), 1e-3, d_sae=D_SAE, **more
+        ARCHITECTURES[name][0](),
+        "a",
+        OBJECTIVES[objective](),
+        AuxK(dead_tokens=dead_tokens, k=4),
+        1e-3,
+        d_sae=D_SAE,
+        **more,
     )
     member = spec.build(Normaliser(torch.zeros(D_MODEL), torch.ones(())), z.float()).to(dtype)
     if "theta" in dict(member.sae.sparsifier.named_buffers()):
