@@ -30,6 +30,8 @@ def monosemanticity(
     `n`: latents with two images of positive weight; latents: `monosemanticity`. `draws` resample the images, by the first-order
     influence of each image on the score (the images of largest code stay; two copies of an image are no pair).
     """
+    if len(embeddings) != len(codes.images):
+        raise ValueError(f"{len(embeddings)} embeddings of {len(codes.images)} images: give one for each.")
     e = embeddings.astype(np.float64)
     norms = np.linalg.norm(e, axis=1, keepdims=True)
     if not (np.isfinite(norms).all() and (norms > 0).all()):
