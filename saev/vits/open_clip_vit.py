@@ -12,6 +12,7 @@ from typing import Any
 from saev.vits import anatomy, checkpoint, hub
 from saev.vits.anatomy import Anatomy
 from saev.vits.backbone import Backbone
+from saev.vits.random_weights import with_random_weights
 from saev.vits.sizing import Transform, one_size
 from saev.vits.source import ModelSource
 
@@ -54,7 +55,7 @@ class OpenClipVit(ModelSource):
         # for a local file with a tag, the tag's preprocessing is used
         return open_clip.get_pretrained_cfg(str(self.arch), self.pretrained or "") or {}
 
-    def _build(self, weights: str | None = None) -> Any:
+    def _build(self, weights: str | None = None, device: str = "meta") -> Any:
         import open_clip
 
         if not self.arch:
@@ -67,7 +68,7 @@ class OpenClipVit(ModelSource):
         with quiet():
             model = open_clip.create_model(
                 name, tag, load_weights=weights is not None, pretrained_text=False, force_image_size=size,
-                device="cpu" if weights else "meta", weights_only=True,
+                device="cpu" if weights else device, weights_only=True,
             )  # fmt: skip
         return model.visual
 
@@ -80,12 +81,18 @@ class OpenClipVit(ModelSource):
         sizing = replace(self.sizing, resize=self.resize or trained)
         return parts, sizing.transform(parts.shape, cfg["mean"], cfg["std"], cfg.get("interpolation", "bicubic"))
 
+    def _randomised(self) -> Any:
+        return with_random_weights(lambda: self._build(device="cpu"), self.seed)
+
     @property
     def _published(self) -> str | None:
         return self.pretrained
 
     def load(self, device: str = "cpu") -> Backbone:
-        if self.checkpoint:
+        if self.random_weights:
+            self.check()
+            visual = self._randomised()
+        elif self.checkpoint:
             file = checkpoint.check_file(self.checkpoint)
             try:
                 visual = self._build(str(file))

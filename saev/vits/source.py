@@ -10,6 +10,7 @@ import torch
 
 from saev.vits import checkpoint
 from saev.vits.backbone import Backbone, Readable
+from saev.vits.random_weights import random_name, with_random_weights
 from saev.vits.shape import VitShape
 from saev.vits.sizing import Sizing, Transform, geometry
 
@@ -60,13 +61,23 @@ class ModelSource(VitSource):
     """A local file of weights, with the library's keys or keys that it can map."""
     img_size: int | Sequence[int] | None = None
     """Pixels (height, width), a multiple of the patch size; None for the training size; ignored with flex."""
+    random_weights: bool = False
+    """New weights, drawn from `seed`, instead of trained ones; gates of residual branches (LayerScale) are 1."""
+    seed: int = 0
+    """Of random weights."""
 
     def __post_init__(self):
         self.name = self.name or str(self.arch)
+        if self.random_weights:
+            self.name = random_name(self.name, self.seed)
 
     @abstractmethod
     def _build(self) -> Any:
         """The model at its size, with new weights."""
+
+    def _randomised(self) -> Any:
+        """The model at its size, with the weights of `random_weights`."""
+        return with_random_weights(self._build, self.seed)
 
     @abstractmethod
     def _parts(self, model: Any) -> tuple[Readable, Transform]:
@@ -83,10 +94,12 @@ class ModelSource(VitSource):
             return self._build()
 
     def check(self) -> None:
+        if self.checkpoint and self.random_weights:
+            raise ValueError(f"vit.random_weights=true beside vit.checkpoint={self.checkpoint}: drop one of them.")
         if self.checkpoint:
             checkpoint.check_file(self.checkpoint)
         self.shape()
-        if not self.checkpoint:
+        if not (self.checkpoint or self.random_weights):
             self._check_hub()
 
     def shape(self) -> VitShape:
@@ -96,6 +109,7 @@ class ModelSource(VitSource):
         file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None
         parts, transform = self._parts(self._skeleton)
         weights = f"sha256:{checkpoint.digest(file)}" if file else self._published
+        weights = f"random:{self.seed}" if self.random_weights else weights
         return {"library": self.library, "arch": self.arch, "weights": weights} | geometry(parts.shape, transform)
 
     @property

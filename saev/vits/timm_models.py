@@ -41,7 +41,10 @@ class TimmSource(ModelSource):
             raise ValueError(hub.unavailable(self.name, f"timm has none for vit.arch={self.arch}"))
 
     def load(self, device: str = "cpu") -> Backbone:
-        if self.checkpoint:
+        if self.random_weights:
+            self.check()
+            model = self._randomised()
+        elif self.checkpoint:
             model = self._build()
             state = checkpoint.read_state(checkpoint.check_file(self.checkpoint))
             checkpoint.fit(model, state, f"vit.checkpoint={self.checkpoint}")
