@@ -6,6 +6,7 @@ dictionaries ──compared──▶ atoms, starts, pooled codes ──compare_p
 import dataclasses
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,9 +28,11 @@ from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens
 from saev.shards.selected_tokens import Selection
 
+log = logging.getLogger(__name__)
 MEASURES = ("cosine", "correlation", "jaccard")
 FLAGS = [f"{name}{kind}{null}" for name in MEASURES for kind in ("", "_one_to_one") for null in ("", "_null")]
 STARTS = ["start", "start_one_to_one"]
+PAIR = {"a": pl.String, "b": pl.String, "seeds": pl.Boolean}
 TOKENS = [f"tokens_{name}{kind}" for name in MEASURES for kind in ("", "_one_to_one")]
 
 
@@ -104,9 +107,7 @@ def check_comparable(
     if not any(comparable(*pair) for pair in pairs):
         raise ValueError("stability=true: give at least two dictionaries, of one d_model or over the same images.")
     if settings.stability_among == "seeds" and not any(settings_of(a) == settings_of(b) for a, b in pairs):
-        raise ValueError(
-            "stability_among=seeds: no two of the dictionaries differ in their seed alone: train with -m seed=0,1,2."
-        )
+        log.warning("stability_among=seeds: no two of the dictionaries differ in their seed alone, nothing is compared")
 
 
 def compare(
@@ -145,7 +146,7 @@ def compare(
             advance(1)
     latents = pl.concat(latent_rows(one, data, flags[one.name]) for one, data in zip(saved, ones, strict=True))
     return Stability(
-        pl.DataFrame(rows, infer_schema_length=None),
+        pl.DataFrame(rows, None if rows else PAIR, infer_schema_length=None),
         latents,
         dictionary_rows(ones, latents, settings.batch_size, device),
         pl.concat(partners) if partners else pl.DataFrame(),

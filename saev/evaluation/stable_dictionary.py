@@ -15,7 +15,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from saev.checkpoint import save_dictionary
+from saev.checkpoint import save_dictionary, start_of
 from saev.dictionary import Dictionary
 from saev.evaluation.compared import settings_of
 from saev.nn.autoencoder import SparseAutoencoder
@@ -149,14 +149,19 @@ def write_stable(
         if not len(chosen.latent):
             log.warning("stability_pooled=%g: no latent of %s is stable", fraction, ", ".join(names))
             continue
-        sae = joined(saes, [torch.from_numpy(chosen.latent[chosen.member == i]) for i in range(len(saes))])
+        rows = [torch.from_numpy(chosen.latent[chosen.member == i]) for i in range(len(saes))]
+        sae, starts = joined(saes, rows), [start_of(one.path) if one.path is not None else None for one in group]
+        known = [start[row] for start, row in zip(starts, rows, strict=True) if start is not None]
         name = re.sub(r",?seed=\d+", "", names[0].split("/")[-1]).strip(",") + ",stable"
         folder = (
             directory / "saes" / (name if all(name != other.name for other in folders) else f"{name},{len(folders)}")
         )
         settings = {k: value for k, value in (group[0].config.get("hyperparameters") or {}).items() if k != "seed"}
         settings |= {"d_sae": sae.n_latents, "pooled_seeds": len(group), "pooled_fraction": fraction}
-        save_dictionary(sae, folder, hyperparameters=settings, provenance=dict(group[0].provenance))
+        save_dictionary(
+            sae, folder, start=torch.cat(known) if len(known) == len(saes) else None, hyperparameters=settings,
+            provenance=dict(group[0].provenance),
+        )  # fmt: skip
         table = {"latent": np.arange(sae.n_latents), "member": [names[i] for i in chosen.member], "of": chosen.latent}
         write_table(folder, "stable", pl.DataFrame({**table, "partners": chosen.partners}), csv=False)
         folders.append(folder)

@@ -150,7 +150,7 @@ def test_a_copied_start_is_exposed_by_its_column():
     assert "start_a" not in without.pairs.columns and without.latents["stability_start"].null_count() == 60
 
 
-def test_stability_among_seeds_leaves_out_other_settings(tmp_path):
+def test_stability_among_seeds_leaves_out_other_settings(tmp_path, caplog):
     atoms = random_atoms(8)
     for seed, k in ((0, 1), (1, 1), (0, 2)):
         other = atoms if k == 1 else random_atoms(8, seed=9)
@@ -161,8 +161,11 @@ def test_stability_among_seeds_leaves_out_other_settings(tmp_path):
     means = dict(result.dictionaries.select("member", "stability_cosine").iter_rows())
     assert means == {"k=1,seed=0": 1, "k=1,seed=1": 1, "k=2,seed=0": None}
     assert result.pairs["seeds"].to_list() == [True], "no other pair is compared"
-    with pytest.raises(ValueError, match="differ in their seed alone"):
-        stability([path for path in paths if path.name != "k=1,seed=1"], settings=settings)
+    alone = stability(
+        [path for path in paths if path.name != "k=1,seed=1"], settings=settings, directory=tmp_path / "out"
+    )
+    assert "nothing is compared" in caplog.text and len(alone.pairs) == 0 and alone.latents["others_cosine"].sum() == 0
+    assert pl.read_parquet(tmp_path / "out" / "stability.parquet").columns == ["a", "b", "seeds"]
     everything = stability(paths, settings=EvaluateSettings(device="cpu", stability_images=0))
     assert everything.pairs["seeds"].sum() == 1 and len(everything.pairs) == 3
     assert everything.latents.filter(pl.col("member") != "k=2,seed=0")["stability_cosine"].min() >= 0.5

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from saev.checkpoint import load, read_config, save_dictionary
+from saev.checkpoint import load, read_config, save_dictionary, start_of
 from saev.evaluation.evaluating import evaluate
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.stable_dictionary import joined, stable_latents
@@ -99,7 +99,8 @@ def test_evaluate_saves_the_stable_latents_of_each_series(tiny, tmp_path):
         with torch.no_grad():  # the first five are shared, in another order
             sae.w_dec[torch.arange(5) + seed] = autoencoder(BatchTopK(3), 0).w_dec[:5]
         settings = {"sae": "batchtopk", "k": 3, "seed": seed}
-        save_dictionary(sae, tmp_path / f"k=3,seed={seed}", hyperparameters=settings, provenance=about)
+        start = autoencoder(BatchTopK(3), 10 + seed).w_dec
+        save_dictionary(sae, tmp_path / f"k=3,seed={seed}", start=start, hyperparameters=settings, provenance=about)
     paths = [tmp_path / f"k=3,seed={seed}" for seed in range(3)]
     settings = EvaluateSettings(device="cpu", stability=True, stability_pooled=1.0, gap=False)
     evaluation = evaluate(paths, tiny, settings, directory=tmp_path / "out")
@@ -110,6 +111,15 @@ def test_evaluate_saves_the_stable_latents_of_each_series(tiny, tmp_path):
     assert set(np.array([int(name[-1]) for name in table["member"]])) <= {0, 1, 2}
     atoms = torch.cat([load(tmp_path / m).atoms[i : i + 1] for m, i in table.select("member", "of").iter_rows()])
     torch.testing.assert_close(load(folder).atoms, atoms)
+    starts = [start_of(tmp_path / m)[i] for m, i in table.select("member", "of").iter_rows()]
+    torch.testing.assert_close(start_of(folder), torch.stack(starts))
+    assert evaluation.stability.latents["start_cosine"].null_count() == 0
+    scale = load(paths[0]).normaliser.scale
+    starts = [start_of(path) * scale for path in paths]
+    cosines = torch.cosine_similarity(load(paths[0]).atoms * scale, starts[0], dim=1)
+    np.testing.assert_allclose(evaluation.stability.latents["start_cosine"][:N], cosines, atol=1e-5)
+    agree = torch.nn.functional.normalize(starts[0]) @ torch.nn.functional.normalize(starts[1]).T >= 0.7
+    assert evaluation.stability.pairs["start_a"][0] == agree.any(1).double().mean().item()
     assert (
         read_config(folder)["hyperparameters"] | {"pooled_seeds": 3, "d_sae": 5, "pooled_fraction": 1.0}
         == (read_config(folder)["hyperparameters"])
