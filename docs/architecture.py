@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "what is done with them",
         ("saev.runs", "saev.training", "saev.evaluation", "saev.probing", "saev.visuals", "saev.trait_evaluation", "saev.taxon_map",
-         "saev.contrasts", "saev.bench", "saev.explore"),
+         "saev.contrasts", "saev.dictionary_bench", "saev.explore"),
     ),
     ("Lightning shells, reached by `_target_`", ("callbacks", "datamodules")),
     ("recipes and the front page", ("saev.recipes", "saev")),

@@ -13,11 +13,14 @@ from .probing.pipeline import ProbeResult, probe
 from .recipes.traits import traits
 from .recipes.contrast import contrast
 from .taxon_map.pipeline import map_latents
+from .dictionary_bench.pipeline import Bench, bench
 from .visuals.showing import show
 from .interop.converting import convert
 
 # --- their settings
 from .codes.settings import EncodeSettings
+from .dictionary_bench.preparing import BenchImages
+from .dictionary_bench.settings import BenchSettings
 from .contrasts.settings import ContrastSettings, Groups
 from .evaluation.settings import EvaluateSettings
 from .probing.settings import ProbeSettings, SparseSettings
@@ -48,11 +51,12 @@ from .shards.stream import TokenStream
 
 # fmt: off
 __all__ = [
-    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Choice", "CodeStore", "ContrastSettings", "Dictionary",
+    "ActivationStore", "Archetypal", "AuxK", "BatchTopK", "Bench",
+    "BenchImages", "BenchSettings", "Choice", "CodeStore", "ContrastSettings", "Dictionary",
     "EncodeSettings", "EvaluateSettings", "Evaluation", "FitSettings", "FittedBaselines", "Free", "Gated", "Groups", "JumpReLU",
     "LightningParts", "MapSettings", "Matryoshka", "Member", "Normaliser", "Plain", "ProbeResult", "ProbeSample", "ProbeSettings",
     "RandomMatryoshka", "ReLU", "SAEBank", "SavedDictionary", "Scorer", "ShowSettings", "SparseAutoencoder", "SparseSettings",
-    "Stability", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "annotate", "annotations", "baselines",
+    "Stability", "TokenStream", "TopK", "TrainSettings", "TrainedBank", "TraitsSettings", "annotate", "annotations", "baselines", "bench",
     "contrast", "convert", "demo", "encode", "evaluate", "find_dictionaries", "fit", "images", "load", "map_latents", "probe",
     "read_config", "record", "save_dictionary", "show", "stability", "store_activations", "train", "traits", "vits",
 ]

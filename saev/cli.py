@@ -25,10 +25,13 @@ STAGES = {
     "traits": "dictionaries and traits of images -> how well single latents predict them, compared with baselines",
     "contrast": "dictionaries and groups of images -> which latents separate the groups, compared with baselines",
     "map": "dictionaries and taxa of images -> which latents stand for which taxa, and a heat map of both",
+    "bench": "dictionaries -> a row each with every measure beside its null and its interval, and a page that compares them",
     "show": "dictionaries -> a page of the images behind latents: those asked for, or the best of probed classes",
 }
 # Verbs that take directories as plain arguments -> the key that lists them.
-DIRECTORIES = dict.fromkeys(("encode", "evaluate", "probe", "traits", "contrast", "map", "show"), "dictionaries")
+DIRECTORIES = dict.fromkeys(
+    ("encode", "evaluate", "probe", "traits", "contrast", "map", "bench", "show"), "dictionaries"
+)
 TOOLS = {
     "explore": "all runs below outputs -> their latents and images in the browser, to filter and click through",
     "annotate": "name the latents of a dictionary; pages and tables show the names",

@@ -14,6 +14,7 @@ from omegaconf import MISSING
 from saev.baselines.settings import BaselineSettings
 from saev.config.build import dataclass_of
 from saev.contrasts.settings import ContrastSettings, Groups
+from saev.dictionary_bench.settings import BenchSettings
 from saev.nn.settings import AuxK, Member
 from saev.nn.sparsifiers.settings import SPARSIFIERS
 from saev.probing.settings import ProbeSettings
@@ -102,4 +103,15 @@ def register() -> None:
         "where": Any,
         "taxonomy": str | None,
     }  # a column or a list; a text or a mapping
+    bench = {
+        "dictionaries": list[str],
+        "dataset": str | None,
+        "layer": int | None,
+        "transfer": list[str],
+        "splice": bool,
+    }
+    bench |= {
+        **types_of(BenchSettings),
+    }
+    store(name="bench_schema", node=schema("Bench", bench, ("vit", "images", "embedder", "traits", "paths")))
     store(name="map_schema", node=schema("Map", latents, ("images", "paths")))

@@ -1,0 +1,98 @@
+"""What the measures read beside codes, the same for all dictionaries: classes, concepts, groups, embeddings and pairs of the images."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from saev.dictionary_bench.paired_images import ImagePairs
+from saev.images.tables import shortened
+from saev.metrics.resampling import draws
+from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
+from saev.shards.reader import ActivationStore
+from saev.trait_evaluation.sources import ImageTraits, Presence
+from saev.trait_evaluation.table import TraitTable
+
+
+class ImageClasses(NamedTuple):
+    """One class per image."""
+
+    number: Int64[np.ndarray, " images"]  # -1: not known
+    names: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Rows are the images that are measured; None: not given, so the measures that need it are left out.
+
+    Args:
+        drawn: how often each resample has each image; None: no intervals.
+        groups: parent -> numbers of its classes.
+        embeddings: of the images by another model.
+    """
+
+    drawn: Int64[np.ndarray, "images n"] | None = None
+    classes: ImageClasses | None = None
+    concepts: TraitTable | None = None
+    groups: Mapping[str, list[int]] | None = None
+    embeddings: Float[np.ndarray, "images width"] | None = None
+    pairs: ImagePairs | None = None
+
+
+def drawn_images(n_images: int, bootstrap: int, seed: int) -> Int64[np.ndarray, "images n"] | None:
+    """The resamples of so many images; None without them."""
+    return draws(n_images, bootstrap, seed) if bootstrap else None
+
+
+def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndarray, " images"]) -> ImageClasses:
+    """The classes of these images: a column of examples.parquet, or a csv of image and class or of image and 1 or 0 per class.
+
+    ValueError where they have fewer than two classes, or several classes an image.
+    """
+    if labels in store.examples.columns or not labels.endswith((".csv", ".tsv", ".txt")):
+        if labels not in store.examples.columns:
+            raise ValueError(
+                f"labels={labels}: {store.name} has the columns {shortened(columns_of(store))}: choose one, or give a csv."
+            )
+        found, names = labels_from_column(store, labels)
+        number = found.table[images]
+    else:
+        found, names = labels_from_table(store, labels)
+        table = np.asarray(found.table, bool)[images]
+        if (table.sum(1) > 1).any():
+            raise ValueError(
+                f"labels={labels} has images of several classes: the bench needs one class an image; give them as traits=table."
+            )
+        number = np.where(table.any(1) & found.labelled[images], table.argmax(1), -1)
+    if len(np.unique(number[number >= 0])) < 2:
+        raise ValueError(
+            f"labels={labels}: the {len(images)} images have fewer than two classes: choose another column, or examples=all."
+        )
+    return ImageClasses(number, names)
+
+
+def concepts_of(
+    store: ActivationStore,
+    source: ImageTraits | None,
+    classes: ImageClasses | None,
+    images: Int64[np.ndarray, " images"],
+) -> TraitTable | None:
+    """What coalitions are matched to: the traits of `source`, else the classes of the patches in an image, else the classes of images."""
+    if source is not None:
+        return source.table(store, images)
+    if store.token_labels is not None:
+        return Presence().table(store, images)
+    if classes is None:
+        return None
+    values = (classes.number[:, None] == np.arange(len(classes.names))).astype(np.int8)
+    values[classes.number < 0] = -1
+    return TraitTable(classes.names, values)
+
+
+def image_keys(store: ActivationStore, images: Int64[np.ndarray, " images"]) -> Sequence[str]:
+    """What says which images these are: their paths, or their numbers in the recording."""
+    if "path" not in store.examples.columns:
+        return [str(number) for number in images.tolist()]
+    return store.examples["path"].fill_null("")[images.tolist()].to_list()

@@ -1,0 +1,115 @@
+"""The paired-image score: does one latent tell apart two images that differ in one attribute? (arXiv 2606.24716)"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from jaxtyping import Float64, Int64
+from scipy.sparse import csr_matrix
+
+from saev.dictionary_bench.coalitions import half_of
+from saev.dictionary_bench.measured import Measured
+from saev.files import read_csv
+from saev.images.tables import match, shortened
+from saev.metrics.resampling import MIN_IMAGES, draws
+
+COLUMNS = ("image_a", "image_b", "attribute")
+MIN_PAIRS = 2 * MIN_IMAGES  # of an attribute: half of them choose the latent
+NUMBERS = ("accuracy", "accuracy_null", "specificity")
+
+
+class ImagePairs(NamedTuple):
+    """Pairs of images: image a has the attribute, image b is the same without it."""
+
+    a: Int64[np.ndarray, " pairs"]  # rows of the images that are measured
+    b: Int64[np.ndarray, " pairs"]
+    attribute: list[str]
+
+
+def read_pairs(file: str | os.PathLike, paths: list[str], recording: str) -> ImagePairs:
+    """A csv of image_a, image_b, attribute: a has the attribute and b has it not. Images are named as in other tables
+    (`saev.images.tables.match`). ValueError where a column, or an image, is missing.
+    """
+    if not Path(file).is_file():
+        raise ValueError(f"pairs={file} is not there: give a csv, or painted_over or recoloured to make pairs.")
+    table = read_csv(Path(file), infer_schema_length=0)
+    if absent := [name for name in COLUMNS if name not in table.columns]:
+        raise ValueError(f"pairs={file} has no column {absent[0]!r}: give a csv with the columns {', '.join(COLUMNS)}.")
+    named = [str(name) for key in COLUMNS[:2] for name in table[key]]
+    path_of = match(dict.fromkeys(named), paths, Path(file))
+    if missing := sorted({*named} - {*path_of}):
+        raise ValueError(
+            f"pairs={file}: {shortened(missing)} of its images are not among the {len(paths)} images of {recording}: give their "
+            "paths in the recording (examples.parquet, column path), or examples=all."
+        )
+    row = {path: i for i, path in enumerate(paths)}
+    a, b = (np.array([row[path_of[str(name)]] for name in table[key]], np.int64) for key in ("image_a", "image_b"))
+    return ImagePairs(a, b, [str(one) for one in table["attribute"]])
+
+
+def paired_images(
+    pooled: csr_matrix, pairs: ImagePairs, n_draws: int = 0, permutations: int = 20, seed: int = 0
+) -> tuple[Measured, pl.DataFrame]:
+    """(mean accuracy over attributes, a row per attribute): of the latent that differs most consistently between the images of the pairs.
+
+    For each attribute the latent with the largest |sum d| / sqrt(n sum d^2), d being its pooled code on a less that on b, is chosen on
+    half of the pairs; on the other half a pair is right where d has the sign it had there, and half right where d is 0. Each half
+    serves once to choose and once to judge. Attributes with fewer than MIN_PAIRS pairs are left out.
+    Null: a and b exchanged at random in each pair before the latent is chosen, mean of `permutations`: about 1/2.
+    `n`: pairs. draws: resamples of the pairs, the same for all dictionaries. units: accuracy of each attribute. details: `specificity`.
+    Table: accuracy, its null, `specificity` (|d| of the chosen latent over the sum of |d| of all latents), latents of both halves.
+    """
+    difference = (pooled[pairs.a] - pooled[pairs.b]).tocsr()
+    rows, right = [], []
+    rng = np.random.default_rng(seed)
+    schema = {
+        "attribute": pl.String,
+        "n_pairs": pl.Int64,
+        **dict.fromkeys(NUMBERS, pl.Float64),
+        "latents": pl.List(pl.Int64),
+    }
+    for name in sorted({*pairs.attribute}):
+        chosen = np.flatnonzero(np.array(pairs.attribute) == name)
+        if len(chosen) < MIN_PAIRS:
+            continue
+        d = np.asarray(difference[chosen].toarray(), np.float64)
+        half = half_of(len(d), rng)
+        correct, latents = judged(d, half)
+        signs = rng.choice([-1.0, 1.0], (permutations, len(d), 1))
+        null = float(np.mean([judged(d * sign, half)[0].mean() for sign in signs])) if permutations else None
+        total = np.abs(d).sum(1)
+        both = np.where(half, *[np.abs(d[:, j]) for j in latents[::-1]])
+        specific = float((both / np.where(total > 0, total, 1)).mean())
+        right.append(correct)
+        rows.append({"attribute": name, "n_pairs": len(d), "accuracy": float(correct.mean()), "accuracy_null": null,
+                     "specificity": specific, "latents": latents})  # fmt: skip
+    table = pl.DataFrame(rows, schema=schema)
+    if not rows:
+        return Measured(float("nan"), details={"reason": f"no attribute has {MIN_PAIRS} pairs"}), table
+    drawn = (
+        np.mean([correct @ draws(len(correct), n_draws, seed) / len(correct) for correct in right], 0)
+        if n_draws
+        else np.zeros(0)
+    )
+    units = table["accuracy"].to_numpy()
+    nulls = table["accuracy_null"].to_numpy().astype(np.float64)
+    details = {"specificity": float(table["specificity"].mean())}  # type: ignore[arg-type]
+    return Measured(
+        float(units.mean()), float(nulls.mean()), sum(map(len, right)), drawn, units=units, details=details
+    ), table
+
+
+def judged(
+    d: Float64[np.ndarray, "pairs latents"], half: np.ndarray
+) -> tuple[Float64[np.ndarray, " pairs"], list[int]]:
+    """(1, 0 or 1/2 per pair, the latents chosen on `half` and on the rest)."""
+    correct, latents = np.zeros(len(d)), []
+    for training in (half, ~half):
+        total, square = d[training].sum(0), (d[training] ** 2).sum(0)
+        consistency = np.abs(total) / np.sqrt(np.where(square > 0, square * training.sum(), 1))
+        latent = int(consistency.argmax())
+        correct[~training] = 0.5 + 0.5 * np.sign(d[~training, latent]) * np.sign(total[latent])
+        latents.append(latent)
+    return correct, latents

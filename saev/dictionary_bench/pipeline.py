@@ -1,0 +1,175 @@
+"""`saev.bench`: every measure of every dictionary, on the same images.
+
+dictionaries ──select_tokens──▶ one pass per recording ──codes by image──▶ measures ──▶ a row per dictionary, beside its nulls
+"""
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import polars as pl
+
+from saev.device import check_device, resolve_device
+from saev.dictionary_bench.altered_images import ALTERATIONS
+from saev.dictionary_bench.comparing import measure_rows, reference, result_rows, seed_rows
+from saev.dictionary_bench.encoding import codes_by_image
+from saev.dictionary_bench.inputs import Inputs
+from saev.dictionary_bench.json_layout import layout
+from saev.dictionary_bench.measuring import DictionaryResult, Measuring, latent_rows
+from saev.dictionary_bench.of_other_verbs import measures_of_verbs
+from saev.dictionary_bench.preparing import (
+    BenchImages,
+    Elsewhere,
+    Selections,
+    check_same_images,
+    open_transfer,
+    read_inputs,
+    record_altered,
+)
+from saev.dictionary_bench.settings import BenchSettings
+from saev.dictionary_bench.transfer import Other
+from saev.evaluation.compared import settings_of
+from saev.files import write_atomically
+from saev.runs.tables import write_table
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+
+log = logging.getLogger(__name__)
+JSON = "bench.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """Tables of `saev.bench`, which `directory` holds as parquet and csv, and bench.json.
+
+    Args:
+        results: a row per dictionary: what it is, and of each measure <name>, <name>_low, <name>_high, <name>_null and <name>_n.
+        measures: a row per dictionary and measure, with the reason where it was not measured, and its difference from `against`.
+        latents: a row per dictionary and latent. concepts, attributes: a row per dictionary and concept, or attribute of pairs.
+        seeds: a row per group of dictionaries that differ by their seed alone.
+        against: the row from which differences are taken.
+    """
+
+    results: pl.DataFrame
+    measures: pl.DataFrame
+    latents: pl.DataFrame
+    concepts: pl.DataFrame
+    attributes: pl.DataFrame
+    seeds: pl.DataFrame
+    against: str | None
+    directory: Path | None
+
+    def tables(self) -> dict[str, pl.DataFrame]:
+        """The tables that are not empty, by the names of their files."""
+        named = {
+            "results": self.results,
+            **{key: getattr(self, key) for key in ("measures", "latents", "concepts", "attributes", "seeds")},
+        }
+        return {name: table for name, table in named.items() if len(table)}
+
+
+def bench(
+    dictionaries: Dictionaries,
+    recording: Recording | None = None,
+    settings: BenchSettings = BenchSettings(),  # noqa: B008 it is frozen
+    *,
+    layer: int | None = None,
+    images: BenchImages = BenchImages(),  # noqa: B008 it is frozen
+    transfer: Sequence[Recording] = (),
+    splice: bool = False,
+    directory: str | os.PathLike | None = None,
+    activations: str | os.PathLike | None = None,
+    progress: bool = False,
+) -> Bench:
+    """Measure dictionaries on the same images, and compare them with one of them.
+
+    Args:
+        dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
+        recording, layer: the activations; None: those that each dictionary was trained on. Recordings by several backbones must be of
+            the same images.
+        images: the images and the backbone that were recorded, and embeddings or concepts of the images, as far as they are there.
+        transfer: other recordings by the backbone, with the labels `settings.labels`.
+        splice: also put reconstructions back into the backbone; needs `images.recorded` and `images.vit`.
+        directory: where tables, bench.json and made pairs are written; None: nothing is written.
+        activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
+
+    Raises ValueError, before anything is encoded, for what does not fit. Measures that the inputs do not allow are left out and named.
+    """
+    check_device(settings.device)
+    saved, device = find_dictionaries(dictionaries), resolve_device(settings.device)
+    path = None if directory is None else Path(directory)
+    against = None if settings.against is None else reference(settings.against, saved)
+    chosen = {
+        one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
+    }
+    check_same_images(chosen)
+    inputs = read_inputs(chosen[saved[0].name], settings, images, device)
+    elsewhere = open_transfer(saved, transfer, settings, layer)
+    altered: Selections | None = None
+    if settings.pairs in ALTERATIONS:
+        altered, pairs = record_altered(saved, chosen, settings, images, path)
+        inputs = dataclasses.replace(inputs, pairs=pairs)
+    verbs = measures_of_verbs(
+        saved, chosen, recording, layer, activations, settings, images if splice else None, device, progress
+    )
+    results = measure_codes(saved, chosen, altered, elsewhere, inputs, settings, device, progress)
+    measures = {one.name: verbs[one.name].measures | results[one.name].measures for one in saved}
+    rows = result_rows(saved, chosen, measures)
+    latents = [latent_rows(one, measures[one.name], verbs[one.name].tables.get("latents")) for one in saved]
+    made = Bench(
+        results=pl.DataFrame(rows, infer_schema_length=None),
+        measures=measure_rows(measures, against),
+        latents=pl.concat(latents, how="diagonal_relaxed"),
+        concepts=tables_of(results, "concepts"),
+        attributes=tables_of(results, "attributes"),
+        seeds=seed_rows(rows, [{"settings": settings_of(one)} for one in saved]),
+        against=against,
+        directory=path,
+    )
+    if path is not None:
+        for name, table in made.tables().items():
+            write_table(path, name, table)
+        write_atomically(path / JSON, json.dumps(layout(made.measures), indent=1).encode())
+    return made
+
+
+def measure_codes(
+    saved: Sequence[SavedDictionary],
+    chosen: Selections,
+    altered: Selections | None,
+    elsewhere: Mapping[str, Elsewhere],
+    inputs: Inputs,
+    settings: BenchSettings,
+    device: str,
+    progress: bool,
+) -> dict[str, DictionaryResult]:
+    """The measures of codes by image. Memory: the codes by image of the dictionaries of one pass."""
+    results = {}
+    for group in shared_passes(chosen):
+        members = {one.name: one.load(device) for one in saved if one.name in group}
+        encode = functools.partial(
+            codes_by_image, members, batch_size=settings.batch_size, device=device, progress=progress
+        )
+
+        codes = encode(chosen[group[0]])
+        paired = codes if altered is None else encode(altered[group[0]])
+        there = {name: encode(other.selections[group[0]]) for name, other in elsewhere.items()}
+        measuring = Measuring(codes[group[0]].images, inputs, settings)
+        for name in group:
+            log.info("measuring %s", name)
+            others = {other: Other(one[name], elsewhere[other].labels) for other, one in there.items()}
+            results[name] = measuring(codes[name], paired[name], others)
+    return results
+
+
+def tables_of(results: Mapping[str, DictionaryResult], name: str) -> pl.DataFrame:
+    """The tables of this name of all dictionaries, with a column `member`."""
+    parts = [
+        result.tables[name].insert_column(0, pl.Series("member", [member] * len(result.tables[name]), pl.String))
+        for member, result in results.items()
+        if name in result.tables
+    ]
+    return pl.concat(parts) if parts else pl.DataFrame()

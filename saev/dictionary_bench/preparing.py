@@ -1,0 +1,144 @@
+"""Everything of a bench that is read and checked before anything is encoded."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from saev.dictionary_bench.altered_images import ALTERATIONS, FOLDER, write_pairs
+from saev.dictionary_bench.embeddings import embeddings_from_backbone, embeddings_from_file, embeddings_from_recording
+from saev.dictionary_bench.hierarchy import siblings
+from saev.dictionary_bench.inputs import Inputs, classes_of_images, concepts_of, drawn_images, image_keys
+from saev.dictionary_bench.paired_images import ImagePairs, read_pairs
+from saev.dictionary_bench.settings import BenchSettings
+from saev.images.folder import FolderImages
+from saev.images.source import ImageSource
+from saev.saved import Recording, SavedDictionary, select_tokens
+from saev.shards.reader import ActivationStore
+from saev.shards.selected_tokens import Selection
+from saev.trait_evaluation.sources import ImageTraits
+from saev.vits.activation_site import differences
+from saev.vits.recording import record
+from saev.vits.source import VitSource
+
+log = logging.getLogger(__name__)
+Selections = Mapping[str, Selection]
+
+
+class Elsewhere(NamedTuple):
+    """Another labelled recording: the tokens of each dictionary, and a class per image."""
+
+    selections: Selections
+    labels: Int64[np.ndarray, " images"]
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchImages:
+    """The images that a command gives, and the model that embeds them."""
+
+    recorded: ImageSource | None = None
+    vit: VitSource | None = None
+    embedder: VitSource | None = None
+    embeddings: Float[np.ndarray, "images width"] | None = None
+    concepts: ImageTraits | None = None
+
+
+def check_same_images(chosen: Selections) -> None:
+    """ValueError where two dictionaries would be measured on different images: they could not be compared."""
+    names = list(chosen)
+    sets = {name: chosen[name].store.manifest.meaning.get("images") for name in names}
+    keys = {name: (sets[name], *image_keys(chosen[name].store, chosen[name].images)) for name in names}
+    for name in names[1:]:
+        if keys[name] != keys[names[0]]:
+            raise ValueError(
+                f"{names[0]} would be measured on {len(chosen[names[0]].images)} images of {chosen[names[0]].store.name} and {name} on "
+                f"{len(chosen[name].images)} others, of {chosen[name].store.name}: give one recording, dataset=DIRECTORY, or examples=all."
+            )
+
+
+def read_inputs(first: Selection, settings: BenchSettings, images: BenchImages, device: str) -> Inputs:
+    """What the measures read beside codes, of the images of `first`; pairs that are to be made are not among it."""
+    store, numbers = first.store, first.images
+    classes = classes_of_images(store, settings.labels, numbers) if settings.labels else None
+    groups = siblings(settings.hierarchy, classes.names) if settings.hierarchy and classes else None
+    paths = list(image_keys(store, numbers))
+    pairs = None
+    if settings.pairs is not None and settings.pairs not in ALTERATIONS:
+        pairs = read_pairs(settings.pairs, paths, store.name)
+    embeddings = embeddings_of(first, settings, images, device)
+    concepts = concepts_of(store, images.concepts, classes, numbers)
+    drawn = drawn_images(len(numbers), settings.bootstrap, settings.seed)
+    return Inputs(drawn, classes, concepts, groups, embeddings, pairs)
+
+
+def embeddings_of(
+    first: Selection, settings: BenchSettings, images: BenchImages, device: str
+) -> Float[np.ndarray, "images width"] | None:
+    """The embeddings that are given in memory, in a file, by another recording of the images, or by a backbone; None without."""
+    store, numbers = first.store, first.images
+    if settings.embeddings is not None:
+        if Path(settings.embeddings).is_dir():
+            return embeddings_from_recording(ActivationStore(settings.embeddings), store, numbers)
+        return embeddings_from_file(settings.embeddings, store, numbers)
+    if images.embedder is not None:
+        if images.recorded is None:
+            raise ValueError("vit@embedder=... needs the images that were recorded: give images=.")
+        return embeddings_from_backbone(images.embedder, images.recorded, store, numbers, -1, device=device)
+    if images.embeddings is not None and len(images.embeddings) != len(numbers):
+        raise ValueError(
+            f"embeddings are of {len(images.embeddings)} images, {len(numbers)} are measured: give one row per image, in their order."
+        )
+    return images.embeddings
+
+
+def open_transfer(
+    saved: Sequence[SavedDictionary], recordings: Sequence[Recording], settings: BenchSettings, layer: int | None
+) -> dict[str, Elsewhere]:
+    """The other recordings by name, all images of each. ValueError without labels."""
+    if recordings and settings.labels is None:
+        raise ValueError("transfer= needs the classes of images: give labels=COLUMN, a column of all recordings.")
+    out = {}
+    for recording in recordings:
+        selections = {one.name: select_tokens(one, recording, None, layer, settings.tokens, "all") for one in saved}
+        first = selections[saved[0].name]
+        classes = classes_of_images(first.store, str(settings.labels), first.images)
+        out[first.store.name] = Elsewhere(selections, classes.number)
+    return out
+
+
+def record_altered(
+    saved: Sequence[SavedDictionary],
+    chosen: Selections,
+    settings: BenchSettings,
+    images: BenchImages,
+    directory: Path | None,
+) -> tuple[Selections, ImagePairs]:
+    """Pairs of images that are made by `settings.pairs`, recorded at the dictionaries' layers. ValueError without images."""
+    how: Any = settings.pairs  # one of ALTERATIONS
+    first = chosen[saved[0].name]
+    if images.recorded is None or images.vit is None or directory is None:
+        raise ValueError(f"pairs={how} makes pictures and records them: give images=, vit= and a directory.")
+    for name, selection in chosen.items():
+        recorded = selection.store.manifest.meaning.get("vit") or {}
+        if differ := differences(recorded, images.vit.identity()):
+            raise ValueError(
+                f"pairs={how}: {name} was recorded by another backbone than vit= ({', '.join(differ)}): give that one, and bench other "
+                "backbones apart."
+            )
+    indices = images.recorded.indices(list(image_keys(first.store, first.images)), first.store.name)
+    table = write_pairs(images.recorded, indices, directory / "pairs", how, settings.pairs_per_class, settings.seed)
+    layers = sorted({selection.layer for selection in chosen.values()})
+    pictures = FolderImages(root=str(table.parent / FOLDER), name=f"pairs_{how}")
+    store = record(pictures, images.vit, layers, root=table.parent / "activations")
+    selections = {
+        name: dataclasses.replace(
+            one, store=store, images=np.flatnonzero(store.tokens_per_image(one.layer)), ignore_labels=()
+        )
+        for name, one in chosen.items()
+    }
+    paths = list(image_keys(store, selections[saved[0].name].images))
+    return selections, read_pairs(table, paths, store.name)

@@ -1,0 +1,55 @@
+"""saev bench: dictionaries -> every measure beside its null and its interval, and a page that compares them."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from saev.config.build import build
+from saev.dictionary_bench.altered_images import ALTERATIONS
+from saev.dictionary_bench.page import write_bench_page
+from saev.dictionary_bench.pipeline import JSON, bench
+from saev.dictionary_bench.preparing import BenchImages
+from saev.dictionary_bench.settings import BenchSettings
+from saev.dictionary_bench.shown import bench_table
+from saev.progress import terminal
+from saev.runs.planning import key_of
+from saev.runs.signals import answer_slurm
+from saev.runs.tables import print_files
+from saev.stages.common import check_dictionaries
+
+log = logging.getLogger(__name__)
+
+
+def run(cfg: DictConfig) -> list[dict[str, Any]]:
+    """Measure and compare the named dictionaries; the rows of the results."""
+    settings, directory = build(BenchSettings, cfg), Path(cfg.paths.run_dir)
+    check_dictionaries(cfg.dictionaries)
+    embedder = instantiate(cfg.embedder) if cfg.get("embedder") is not None else None
+    needs_images = cfg.splice or embedder is not None or settings.pairs in ALTERATIONS
+    if not needs_images and (
+        idle := [str(o) for o in HydraConfig.get().overrides.task if key_of(str(o)) in ("images", "vit")]
+    ):
+        log.warning("%s: no effect without splice=true, vit@embedder= or pairs made from masks", ", ".join(idle))
+    images = BenchImages(
+        instantiate(cfg.images) if needs_images else None, instantiate(cfg.vit) if needs_images else None, embedder,
+        concepts=instantiate(cfg.traits, _convert_="all") if cfg.traits is not None else None,
+    )  # fmt: skip
+    answer_slurm()
+    result = bench(
+        list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, images=images, transfer=list(cfg.transfer), splice=cfg.splice,
+        directory=directory, activations=cfg.paths.activations, progress=True,
+    )  # fmt: skip
+    terminal().print(bench_table(result.measures, result.against))
+    files = {"results": directory / "results.csv", "measures": directory / "measures.csv", "json": directory / JSON}
+    try:
+        files["page"] = write_bench_page(
+            directory / "bench.html", result.results, result.measures, result.seeds, result.against, files
+        )
+    except Exception:  # the tables are written, whatever is wrong with the page
+        log.exception("bench.html could not be written; the tables are complete")
+    print_files(files, "open the page in a browser")
+    return result.results.to_dicts()

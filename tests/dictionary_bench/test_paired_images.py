@@ -1,0 +1,89 @@
+"""The score of pairs of images, on planted latents, and the pairs that are made from masks."""
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+from scipy.sparse import csr_matrix
+
+from saev.dictionary_bench.altered_images import painted_over, recoloured, write_pairs
+from saev.dictionary_bench.paired_images import ImagePairs, paired_images, read_pairs
+from saev.images import SegmentationFolder
+
+
+@pytest.fixture
+def pairs():
+    """Latent 3 is larger by 1 on the images with `red`, latent 5 lower on those with `wing`; the rest is the same but for noise."""
+    rng = np.random.default_rng(0)
+    base = rng.random((60, 10))
+    a, b = base + rng.normal(0, 0.01, base.shape), base + rng.normal(0, 0.01, base.shape)
+    a[:30, 3] += 1
+    b[30:, 5] += 1
+    numbers = ImagePairs(np.arange(60), np.arange(60, 120), ["red"] * 30 + ["wing"] * 30)
+    return np.concatenate([a, b]), numbers
+
+
+def test_planted_latents_are_chosen(pairs):
+    pooled, numbers = pairs
+    measured, table = paired_images(csr_matrix(pooled), numbers, n_draws=100)
+    assert measured.value == 1 and measured.n == 60 and 0.3 < measured.null < 0.7
+    assert table["latents"].to_list() == [[3, 3], [5, 5]] and (table["specificity"] > 0.8).all()
+
+
+def test_noise_is_at_its_null(pairs):
+    noise = np.random.default_rng(1).random((120, 10))
+    measured, _ = paired_images(csr_matrix(noise), pairs[1], n_draws=200)
+    ends = measured.columns("x")
+    assert ends["x_low"] < 0.5 < ends["x_high"] and abs(measured.null - 0.5) < 0.1
+    silent, _ = paired_images(csr_matrix((120, 10)), pairs[1])
+    assert silent.value == silent.null == 0.5  # nothing differs: half right
+
+
+def test_few_pairs_are_not_judged(pairs):
+    few = ImagePairs(np.arange(9), np.arange(60, 69), ["red"] * 9)
+    measured, table = paired_images(csr_matrix(pairs[0]), few)
+    assert np.isnan(measured.value) and "10 pairs" in measured.details["reason"] and not len(table)
+
+
+def test_pairs_are_read_by_name(tmp_path):
+    file = tmp_path / "pairs.csv"
+    pl.DataFrame({"image_a": ["x/a.jpg", "c"], "image_b": ["b.jpg", "x/a.jpg"], "attribute": ["red", "red"]}).write_csv(
+        file
+    )
+    read = read_pairs(file, ["x/a.jpg", "x/b.jpg", "x/c.jpg"], "birds")
+    assert read.a.tolist() == [0, 2] and read.b.tolist() == [1, 0]
+    with pytest.raises(ValueError, match=r"b\.jpg.*not among the 1 images of birds"):
+        read_pairs(file, ["x/a.jpg"], "birds")
+    file.write_text("image_a,image_b\n")
+    with pytest.raises(ValueError, match="no column 'attribute'"):
+        read_pairs(file, [], "birds")
+
+
+def test_alterations_touch_the_region_alone():
+    picture = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    region = np.zeros((6, 5), bool)
+    region[:3] = True
+    for alter in (painted_over, recoloured):
+        altered = alter(picture, region)
+        assert (altered[~region] == picture[~region]).all() and (altered[region] != picture[region]).any()
+    red = np.full((2, 2, 3), (200, 0, 0), np.uint8)
+    assert recoloured(red, np.ones((2, 2), bool))[0, 0].tolist() == pytest.approx([0, 200, 200], abs=6)  # cyan
+
+
+def test_pairs_are_made_from_masks(tmp_path):
+    rng = np.random.default_rng(0)
+    for folder in ("images", "annotations"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for i in range(12):
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype(np.uint8)).save(tmp_path / f"set/images/{i}.png")
+        mask = np.zeros((20, 20), np.uint8)
+        mask[:10], mask[0, :2] = 1, 2  # class 2 is too small
+        Image.fromarray(mask).save(tmp_path / f"set/annotations/{i}.png")
+    images = SegmentationFolder(root=str(tmp_path / "set"))
+    table = pl.read_csv(write_pairs(images, range(12), tmp_path / "pairs", "painted_over", most=10))
+    assert table["attribute"].to_list() == [0] * 10 + [1] * 10
+    first = table.filter(attribute=1).row(0, named=True)
+    a, b = (np.asarray(Image.open(tmp_path / "pairs/images" / first[key])) for key in ("image_a", "image_b"))
+    assert (a[10:] == b[10:]).all() and len(np.unique(b[1:10].reshape(-1, 3), axis=0)) == 1
+    with pytest.raises(ValueError, match="no class covers"):
+        write_pairs(images, range(5), tmp_path / "few", "recoloured")
