@@ -215,6 +215,23 @@ def test_a_start_that_wants_more_tokens_than_there_are_is_refused_at_once(cli, t
     assert shown.code == 1 and "add init=archetypal" in shown.text
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sae", [["sae=topk", "k=4"], ["sae=jumprelu", "objective=matryoshka"]])
+def test_nulls_are_trained_beside_any_sae_and_named(sae, cli, tiny, tmp_path):
+    shown = cli("train", f"dataset={tiny}", "layer=1", *TINY, "experiment=nulls", *sae, "d_sae=64", "-m", "seed=0,1")
+    assert shown.code == 0, shown.text
+    (results,) = tmp_path.glob("outputs/train/*/*/results.parquet")
+    table = pl.read_parquet(results).filter(pl.col("seed") == 1)
+    frozen = {"trained": "none", "decoder_frozen": "decoder", "encoder_frozen": "encoder", "soft_frozen": "soft"}
+    rows = {name: ("data", freeze) for name, freeze in (frozen | {"untrained": "all"}).items()}
+    rows |= {f"{name}_random": ("random", freeze) for name, (_, freeze) in rows.items() if name != "trained"}
+    rows["random_vectors"] = ("tokens", "all")
+    assert {f"{name},seed=1": of for name, of in rows.items()} == {
+        row["member"]: (row["init"], row["freeze"]) for row in table.iter_rows(named=True)
+    }
+    assert not table["failed"].any() and set(table["sae"]) == {sae[0].partition("=")[2]}
+
+
 SHARED = [(g, o) for g, o in OPTIONS if g in ("logger", "callbacks", "trainer", "optimiser", "datamodule", "debug")]
 
 

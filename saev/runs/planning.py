@@ -24,7 +24,8 @@ GROUPS = {
 }  # group of conf/ -> field of Member
 ROOT_SETTINGS = ("sparsity", "l0_target", "k", "dead_tokens")  # fields of sparsifiers and AuxK that have a root key
 SCALARS = tuple(field.name for field in dataclasses.fields(Member) if field.name not in (*GROUPS.values(), "name"))
-PER_SAE = (*GROUPS, *ROOT_SETTINGS, *SCALARS)
+LABEL = "label"  # key that names a variant
+PER_SAE = (*GROUPS, *ROOT_SETTINGS, *SCALARS, LABEL)
 PER_BASELINE = ("baseline", "n_latents", "k", "passes", "seed")
 PER_MEMBER = tuple(dict.fromkeys((*PER_SAE, *PER_BASELINE)))
 Variant = list[str]  # the overrides of one member
@@ -146,20 +147,28 @@ def describe(jobs: Sequence[Job]) -> str:
 
 
 def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
-    """Names of the members: the settings in which they differ; `alone` for a single member.
+    """Names of the members: the settings in which they differ; `alone` for a single member. A `label=` stands for those before it.
 
     >>> names([["sae=topk", "k=8", "lr=1e-3"], ["sae=topk", "k=16", "lr=1e-3"]])
     ['k=8', 'k=16']
+    >>> names([["freeze=none", "label=trained", "k=8"], ["freeze=all", "label=untrained", "k=8"]])
+    ['trained', 'untrained']
     """
     if len(variants) == 1:
         return [alone]
-    variants = [[short(override) for override in variant] for variant in variants]
+    variants = [[short(override) for override in labelled(variant)] for variant in variants]
     common = set.intersection(*(set(variant) for variant in variants))
     result = [",".join(o for o in variant if o not in common) for variant in variants]
     result = [name or ",".join(variant) or alone for name, variant in zip(result, variants, strict=True)]
     if len(set(result)) < len(result):
         raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
     return [safe(name) for name in result]
+
+
+def labelled(variant: Variant) -> Variant:
+    """The overrides with the last label in place of itself and of those before it."""
+    last = max((i for i, override in enumerate(variant) if key_of(override) == LABEL), default=None)
+    return variant if last is None else [variant[last].partition("=")[2], *variant[last + 1 :]]
 
 
 def safe(name: str) -> str:

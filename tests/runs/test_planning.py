@@ -78,6 +78,10 @@ def test_names_are_what_differs():
     assert names([["k=1"]], alone="sae=topk") == ["sae=topk"]
     assert names([["a/b=1"], ["a/b=2"]]) == ["a_b=1", "a_b=2"]
     assert names([["k=1"], ["k=1", "seed=1"]]) == ["k=1", "seed=1"]
+    bank = [["freeze=none", "label=trained"], ["freeze=all", "init=tokens", "label=random_vectors"]]
+    assert names(members(bank, ["k=5"])) == ["trained", "random_vectors"]
+    swept = [variant for seed in "01" for variant in members(bank, [f"seed={seed}"])]
+    assert names(swept) == ["trained,seed=0", "random_vectors,seed=0", "trained,seed=1", "random_vectors,seed=1"]
     with pytest.raises(ValueError, match="same settings"):
         names([["k=1"], ["k=1"]])
 
