@@ -20,11 +20,15 @@ def _():
     from saev.explore.tables import table
     from saev.explore.widget import Pictures
 
+    def said(text):
+        """A text that is not markup, in lines that wrap (mo.plain_text keeps them as they are)."""
+        return mo.Html(f'<p style="white-space: pre-wrap">{escape(text)}</p>' if text else "")
+
     session = server.current()
     runs = session.runs()
     return (
         Filters, KINDS, Pictures, RANGES, cards, chosen_runs, compare_with, escape, filtered, first_latent, mo,
-        open_ended, opened_at, pl, plots, prepare, runs, session, settings_of, table,
+        open_ended, opened_at, pl, plots, prepare, runs, said, session, settings_of, table,
     )  # fmt: skip
 
 
@@ -300,11 +304,11 @@ def _(naming, number, opened, set_named):
 
 
 @app.cell
-def _(missing, mo, naming, number, opened, refusal, title, top):
+def _(missing, mo, naming, number, opened, refusal, said, title, top):
     latent_view = missing
     if opened is not None:
         latent_view = mo.vstack([
-            mo.hstack([mo.md(f"**{title}**"), number], justify="start", gap=2), top, naming, mo.plain_text(refusal),
+            mo.hstack([mo.md(f"**{title}**"), number], justify="start", gap=2), top, naming, said(refusal),
         ])  # fmt: skip
     return (latent_view,)
 
@@ -329,7 +333,7 @@ def _(mo, session):
 
 
 @app.cell
-def _(cards, image, mo, opened, picked, session, uploaded):
+def _(cards, image, mo, opened, picked, said, session, uploaded):
     refused = mo.md("")
     if opened is not None:
         try:
@@ -339,7 +343,7 @@ def _(cards, image, mo, opened, picked, session, uploaded):
             else:
                 picked.widget.data = cards.image_card(opened, int(image.value))
         except ValueError as error:
-            refused = mo.callout(mo.plain_text(str(error)), kind="warn")
+            refused = mo.callout(said(str(error)), kind="warn")
     return (refused,)
 
 
@@ -403,12 +407,12 @@ def _(follow, other_path, sides):
 
 
 @app.cell
-def _(by, comparison_text, missing, mo, opened, other_path, pair_table, sides, title, where):
+def _(by, comparison_text, missing, mo, opened, other_path, pair_table, said, sides, title, where):
     compare_view = missing
     if opened is not None:
         _choices = mo.hstack([mo.md(f"**{title}**"), other_path, by, where], justify="start", gap=2, wrap=True)
         _shown = [mo.md("Choose a row:"), pair_table, sides] if pair_table is not None else []
-        compare_view = mo.vstack([_choices, mo.plain_text(comparison_text), *_shown])
+        compare_view = mo.vstack([_choices, said(comparison_text), *_shown])
     return (compare_view,)
 
 
