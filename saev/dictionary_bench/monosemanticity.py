@@ -13,7 +13,7 @@ from saev.dictionary_bench.image_codes import ImageCodes
 from saev.dictionary_bench.measured import Measured
 
 TOP_IMAGES = 16  # of ViSAEBench
-ENTRIES = 1 << 24  # of dense [images, latents] blocks
+ENTRIES = 1 << 22  # of dense [images, latents] blocks
 
 
 def monosemanticity(

@@ -5,6 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 from dictionary_bench.planted import class_codes, planted
+from sklearn.feature_selection import f_classif
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.model_selection import train_test_split
 
 from saev.dictionary_bench.absorption import absorption, f1_scores, top_latents
 from saev.dictionary_bench.preservation import classifier, preservation
@@ -110,3 +114,26 @@ def test_f1_and_top_latents():
     counts = np.array([[1, 2, 0], [1, 0, 0], [1, 0, 0], [1, 1, 2]], float)
     assert f1_scores(true, predicted, counts).tolist() == [0.5, 1, 0]
     assert top_latents(np.array([[0.0, 3.0, 2.0]])).tolist() == [[False, True, True]]
+
+
+def test_probes_and_absorption_are_those_of_dense_arithmetic():
+    """scikit-learn on dense codes, with its own F statistic and F1."""
+    rng = np.random.default_rng(2)
+    labels = rng.permutation(np.repeat(np.arange(4), 20))
+    x = rng.exponential(size=(80, 40)) * (rng.random((80, 40)) < 0.5) + 0.5 * np.eye(4, 40)[labels]
+    codes = planted(x := x.astype(np.float32))
+    train, test = train_test_split(np.arange(80), test_size=0.2, stratify=labels, random_state=42)
+    best = np.argsort(-f_classif(x[train].astype(float), labels[train])[0])
+    found = sparse_probe(codes, labels, k=(1, 5), null=False).details
+    assert (found["chosen"] == best[:5]).all()
+    for k, accuracy in found["accuracies"].items():
+        model = LogisticRegression(max_iter=500).fit(x[train][:, best[:k]], labels[train])
+        assert accuracy == pytest.approx(model.score(x[test][:, best[:k]], labels[test]))
+    rows = absorption(codes, labels, {"g": [0, 1, 2, 3]}, judged_on="train", null=False).details["classes"]
+    everything = {*np.argsort(-x.mean(0))[:10]}
+    for c, row in enumerate(rows):
+        y, top = labels == c, {*np.argsort(-x[labels == c].mean(0))[:10]}
+        best = np.argsort(-f_classif(x.astype(float), y)[0])
+        scores = [f1_score(y, LogisticRegression(max_iter=500).fit(x[:, best[:k]], y).predict(x[:, best[:k]])) for k in (1, 4)]
+        assert [row["f1_few"], row["f1_many"]] == pytest.approx(scores)
+        assert row["overlap"] == pytest.approx(len(top & everything) / len(top | everything))
