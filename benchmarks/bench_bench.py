@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from goals import print_goals
 
-from saev.bench.absorption import absorption
-from saev.bench.encoding import codes_by_image
-from saev.bench.image_codes import ImageCodes
-from saev.bench.localisation import localisation
-from saev.bench.measured import Measured
-from saev.bench.monosemanticity import TOP_IMAGES, monosemanticity
-from saev.bench.preservation import classifier, preservation
-from saev.bench.reconstruction import fvu, nmse
-from saev.bench.sparse_probe import sparse_probe
+from saev.dictionary_bench.absorption import absorption
+from saev.dictionary_bench.encoding import codes_by_image
+from saev.dictionary_bench.image_codes import ImageCodes
+from saev.dictionary_bench.localisation import localisation
+from saev.dictionary_bench.measured import Measured
+from saev.dictionary_bench.monosemanticity import TOP_IMAGES, monosemanticity
+from saev.dictionary_bench.preservation import classifier, preservation
+from saev.dictionary_bench.reconstruction import fvu, nmse
+from saev.dictionary_bench.sparse_probe import sparse_probe
 from saev.metrics.resampling import draws
 from saev.nn import SparseAutoencoder, TopK
 from saev.shards import ActivationStore, RecordingWriter
