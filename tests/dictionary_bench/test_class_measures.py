@@ -134,6 +134,8 @@ def test_probes_and_absorption_are_those_of_dense_arithmetic():
     for c, row in enumerate(rows):
         y, top = labels == c, {*np.argsort(-x[labels == c].mean(0))[:10]}
         best = np.argsort(-f_classif(x.astype(float), y)[0])
-        scores = [f1_score(y, LogisticRegression(max_iter=500).fit(x[:, best[:k]], y).predict(x[:, best[:k]])) for k in (1, 4)]
+        scores = [
+            f1_score(y, LogisticRegression(max_iter=500).fit(x[:, best[:k]], y).predict(x[:, best[:k]])) for k in (1, 4)
+        ]
         assert [row["f1_few"], row["f1_many"]] == pytest.approx(scores)
         assert row["overlap"] == pytest.approx(len(top & everything) / len(top | everything))
