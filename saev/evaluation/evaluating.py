@@ -20,6 +20,7 @@ from saev.evaluation.splicing import Splicing
 from saev.evaluation.stability import Stability, check_comparable, compare, write_stability
 from saev.evaluation.stable_dictionary import series, write_stable
 from saev.images.source import ImageSource
+from saev.metrics.paired import seed_groups
 from saev.runs.tables import write_table
 from saev.saved import (
     Dictionaries,
@@ -30,6 +31,7 @@ from saev.saved import (
     shared_passes,
     training_tokens,
 )
+from saev.scoring.against import reference_dictionaries, seed_rows, settings_of
 from saev.shards.selected_tokens import Selection
 from saev.visuals.columns import failed, finite
 from saev.visuals.frontier import frontier, log_not_drawn, series_of
@@ -41,12 +43,15 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """A row per dictionary; with stability, tables of pairs of dictionaries and of latents; and the files written."""
+    """A row per dictionary; with stability, tables of pairs of dictionaries and of latents; the files written; and where dictionaries
+    differ by seed only, a row per group of such dictionaries.
+    """
 
     results: pl.DataFrame
     stability: Stability | None
     directory: Path | None
     files: tuple[Path, ...] = ()
+    seeds: pl.DataFrame | None = None
 
 
 def evaluate(
@@ -67,13 +72,15 @@ def evaluate(
         dictionaries: folders of dictionaries, runs or sweeps, or a mapping of names to dictionaries in memory.
         images, vit: the images and the backbone that were recorded; both or neither. With them reconstructions are put
             back into the backbone (splice_* in the results).
-        directory: where to write results.parquet, results.csv, frontier.png, and the tables of `write_stability`; None: nothing is written.
+        directory: where to write results.parquet, results.csv, frontier.png, seeds.* and the tables of `write_stability`; None: nothing
+            is written.
         activations: the folder of recordings where `recording` is None; None: $SAEV_OUTPUTS/activations.
 
     Raises ValueError, before anything is computed, for what does not fit.
     """
     check_device(settings.device)
     saved = find_dictionaries(dictionaries)
+    reference = reference_dictionaries(settings.against, saved)
     splicing = Splicing.prepare(images, vit, settings)
     selections = {
         one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
@@ -97,8 +104,13 @@ def evaluate(
         )
         together = {name: members[name] for name in group}
         measured = measure(
-            together, selection, settings.batch_size, device, settings.correlation_latents, progress, settings.bootstrap
-        )
+            together, selection, settings.batch_size, device, settings.correlation_latents, progress, settings.bootstrap,
+            reference, settings.permutations,
+        )  # fmt: skip
+        if reference and not {*reference} <= {*group}:
+            log.warning(
+                "not compared with %s, which is evaluated on other tokens: %s", settings.against, "; ".join(group)
+            )
         spliced = splicing.splice(together, sites, selection, backbone) if splicing and backbone else {}
         for name in group:
             rows[name] |= measured[name] | spliced.get(name, {})
@@ -115,23 +127,27 @@ def evaluate(
         keys = sorted({"train_dataset"}.union(*(one.config.get("hyperparameters", {}) for one in saved)))
         for row, nmse in zip(table, nmse_at(table, settings.at_l0, keys), strict=True):
             row["nmse_at_l0"] = nmse
-    results, stability = pl.DataFrame(table, infer_schema_length=None), None
+    results, stability, seeds = pl.DataFrame(table, infer_schema_length=None), None, None
+    if len({*seed_groups([settings_of(one) for one in saved]).tolist()}) < len(saved):
+        seeds = pl.DataFrame(seed_rows(table, saved, ("nmse", "l0"), reference), infer_schema_length=None)
     if settings.stability:
         stability = compare(saved, members, selections, settings, None, device, progress)
         results = results.join(stability.dictionaries, "member", how="left", maintain_order="left")
     if directory is None:
-        return Evaluation(results, stability, None)
+        return Evaluation(results, stability, None, seeds=seeds)
     directory = Path(directory)
     files = [write_table(directory, "results", results)]
     if (figure := frontier(table)) is not None:
         save(figure, directory / "frontier.png")
         files.append(directory / "frontier.png")
     log_not_drawn(table)
+    if seeds is not None:
+        files.append(write_table(directory, "seeds", seeds))
     if stability is not None:
         files += write_stability(stability, directory)
         if settings.stability_pooled is not None:
             files += write_stable(pooled, members, stability.partners, settings.stability_pooled, directory)
-    return Evaluation(results, stability, directory, tuple(files))
+    return Evaluation(results, stability, directory, tuple(files), seeds)
 
 
 def describe(one: SavedDictionary, selection: Selection) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 TokenStream ──batch──▶ encode, decode, per dictionary ──▶ saev.metrics, summed up
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float64
 
 from saev.dictionary import Dictionary
 from saev.metrics.correlation import CodeCorrelation
 from saev.metrics.functional import coherence, mean_atom_norm
 from saev.metrics.histograms import ValueHistogram, frequency_histogram
-from saev.metrics.resampling import ratio_interval
+from saev.metrics.paired import difference, ratio_p
+from saev.metrics.resampling import MIN_IMAGES, draws, ratio_interval
 from saev.metrics.stateful import ValidationMetrics, vectors
 from saev.progress import bar
 from saev.shards.selected_tokens import Selection
@@ -27,11 +30,13 @@ def measure(
     correlation_latents: int = 8192,
     progress: bool = False,
     bootstrap: int = 0,
+    against: Sequence[str] = (),
+    permutations: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Per dictionary, its numbers over the selected tokens: `ValidationMetrics`, `correlation` (mean absolute, of codes;
     left out with correlation_latents=0), `coherence`, `mean_max_cosine`, `mean_atom_norm`, and as lists of counts
     `frequency_histogram` and `value_histogram`. With `bootstrap` resamples of the images, 95 % intervals of nmse and l0 (None for
-    fewer than 5 images).
+    fewer than 5 images), and the differences to the mean of the members `against` (`paired`).
 
     Memory: a batch of activations, one dictionary's codes of it, and 8 correlation_latents^2 bytes per dictionary.
     """
@@ -68,6 +73,7 @@ def measure(
             metrics.update(x, outputs(x, image))
             advance(1)
     rows = {}
+    sums = {}
     for i, (name, numbers) in enumerate(zip(members, metrics.compute(), strict=True)):
         atoms = dictionaries[i].atoms
         cosines = coherence(atoms)
@@ -81,11 +87,37 @@ def measure(
             "frequency_histogram": frequency_histogram(firings, numbers["n_tokens"]).tolist(),
             "value_histogram": values[i].compute().tolist(),
         }
+        tokens, variation, error, active = images[[0, 1, 2 + 2 * i, 3 + 2 * i]][:, images[0] > 0].cpu().numpy()
+        sums[name] = {"nmse": (error, variation), "l0": (active, tokens)}
         if bootstrap:
-            tokens, variation, error, active = images[[0, 1, 2 + 2 * i, 3 + 2 * i]][:, images[0] > 0].cpu().numpy()
-            for key, sums, over in (("nmse", error, variation), ("l0", active, tokens)):
-                ends = ratio_interval(sums, over, rows[name][key], bootstrap)
+            for key, (top, bottom) in sums[name].items():
+                ends = ratio_interval(top, bottom, rows[name][key], bootstrap)
                 rows[name] |= {
                     f"{key}_{end}": None if value != value else value for end, value in ends._asdict().items()
                 }
+    if against and {*against} <= {*members}:
+        for name in members:
+            rows[name] |= paired(sums[name], [sums[one] for one in against], bootstrap, permutations)
     return rows
+
+
+Sums = Mapping[str, tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]]
+
+
+def paired(one: Sums, reference: Sequence[Sums], bootstrap: int, permutations: int) -> dict[str, float | None]:
+    """Per number, a ratio of sums over images: diff_<number>, its difference to the mean of the reference's, diff_<number>_low and _high,
+    95 % over images, and p_<number> of `ratio_p`; None for fewer than MIN_IMAGES images, and for the reference itself.
+    """
+    row: dict[str, float] = {}
+    for key, (top, bottom) in one.items():
+        others = np.mean([other[key][0] for other in reference], 0)
+        itself = any(other is one for other in reference)
+        few = len(top) < MIN_IMAGES or itself
+        drawn = draws(len(top), 0 if few else bootstrap)
+        of = difference(
+            np.nan if itself else top.sum() / bottom.sum(), others.sum() / bottom.sum(),
+            top @ drawn / (bottom @ drawn), others @ drawn / (bottom @ drawn),
+        )  # fmt: skip
+        p = np.nan if few else ratio_p((top, bottom), (others, bottom), permutations)
+        row |= {f"diff_{key}": of.diff, f"diff_{key}_low": of.low, f"diff_{key}_high": of.high, f"p_{key}": p}
+    return {key: None if value != value else float(value) for key, value in row.items()}

@@ -16,6 +16,8 @@ class EvaluateSettings:
         batch_size: tokens.
         correlation_latents: at most so many latents' correlations, 8 bytes for each pair; 0: none.
         bootstrap: resamples of the images, for 95 % intervals of nmse and l0; 0: none.
+        against: the dictionary, or the kind of baseline, that all others are compared with on the same images; None: none.
+        permutations: exchanges of the two methods, image by image, for p; 0: none.
         at_l0: interpolate the NMSE of each series of dictionaries, equal but for k, sparsity or l0_target, at this L0; None: not.
         gap: also the NMSE on as many training images, where the split of a dictionary's training is known.
         stability: also compare all pairs of dictionaries, latent by latent.
@@ -34,6 +36,8 @@ class EvaluateSettings:
     batch_size: int = bounded(4096, at_least=1)
     correlation_latents: int = bounded(8192, at_least=0, hint="0 leaves the correlation out")
     bootstrap: int = bounded(1000, at_least=0, hint="0 leaves the intervals out")
+    against: str | None = None
+    permutations: int = bounded(1000, at_least=0, hint="0 leaves p out")
     at_l0: float | None = bounded(None, above=0)
     gap: bool = True
     stability: bool = False

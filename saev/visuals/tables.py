@@ -35,8 +35,9 @@ def evaluation_table(rows: Rows, of: Sequence[Column] = EVALUATION) -> Table:
     """The results of `saev evaluate`, in the given order; columns in which no row has a value are left out."""
     columns = [column for column in of if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    for row in rows:
-        table.add_row(named(row), *(column.text(row) for column in columns))
+    against = add_verdicts(table, rows, "nmse", "NMSE", lower_is_better=True)
+    for row, words in zip(rows, against, strict=True):
+        table.add_row(named(row), *(column.text(row) for column in columns), *words)
     return table
 
 
@@ -52,9 +53,38 @@ def probe_table(rows: Rows, columns: Sequence[Column] = PROBE) -> Table:
     rows = [{**row, "map_permuted": permuted.get(row["member"])} for row in rows if row["labels"] == "true"]
     columns = [column for column in columns if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    for row in rows:
-        table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns))
+    against = add_verdicts(table, rows, "map", "mAP")
+    for row, words in zip(rows, against, strict=True):
+        table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns), *words)
     return table
+
+
+def add_verdicts(table: Table, rows: Rows, key: str, label: str, lower_is_better: bool = False) -> list[list[str]]:
+    """Add a column that says how each row compares with the reference, if any row does; its cells, [] each without it."""
+    if all(row.get(f"diff_{key}") is None for row in rows):
+        return [[] for _ in rows]
+    table.add_column(f"{label} against")
+    return [[verdict(row, key, lower_is_better)] for row in rows]
+
+
+def verdict(row: Mapping[str, Any], key: str, lower_is_better: bool = False) -> str:
+    """The paired difference in words; a dash for a row that was not compared.
+
+    >>> verdict({"diff_map": 0.031, "diff_map_low": 0.022, "diff_map_high": 0.048, "p_map": 0.004}, "map")
+    'better by 0.031 [0.022, 0.048], p 0.004'
+    >>> verdict({"diff_nmse": 0.031, "diff_nmse_low": -0.01, "diff_nmse_high": 0.08, "p_nmse": None}, "nmse", True)
+    'not separated: 0.031 [-0.010, 0.080]'
+    """
+    diff, low, high, p = (row.get(name) for name in (f"diff_{key}", f"diff_{key}_low", f"diff_{key}_high", f"p_{key}"))
+    if diff is None:
+        return MISSING
+    end = "" if p is None else f", p {p:.1g}"
+    if low is None or high is None:
+        return f"difference {diff:.3f}{end}"
+    if low <= 0 <= high:
+        return f"not separated: {diff:.3f} [{low:.3f}, {high:.3f}]{end}"
+    low, high = sorted((abs(low), abs(high)))
+    return f"{'worse' if (diff > 0) == lower_is_better else 'better'} by {abs(diff):.3f} [{low:.3f}, {high:.3f}]{end}"
 
 
 def classes_table(rows: Rows, most: int = 12) -> Table:

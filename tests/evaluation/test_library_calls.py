@@ -251,3 +251,15 @@ def test_a_dictionary_that_does_not_say_its_recording_needs_one():
 def test_other_objects_cannot_be_encoded_without_their_files(tiny):
     with pytest.raises(ValueError, match="x is a Signed: only saev's autoencoders and baselines"):
         encode({"x": Signed()}, tiny, EncodeSettings(device="cpu"), layer=1)
+
+
+def test_evaluate_compares_with_a_dictionary_over_the_same_images(tiny, pair):
+    store = ActivationStore(tiny)
+    settings = EvaluateSettings(examples="all", against="b", gap=False, bootstrap=200, permutations=200)
+    first, second = evaluate(pair, store, settings, layer=1).results.to_dicts()
+    assert first["diff_nmse"] == pytest.approx(first["nmse"] - second["nmse"], abs=1e-6)
+    assert first["diff_nmse_low"] < first["diff_nmse"] < first["diff_nmse_high"]
+    assert 1 / 201 <= first["p_nmse"] <= 1 and first["diff_l0"] == pytest.approx(0)
+    assert second["diff_nmse"] is None and second["p_nmse"] is None
+    with pytest.raises(ValueError, match=r"against=c is no row's name.*a, b"):
+        evaluate(pair, store, EvaluateSettings(against="c"), layer=1)
