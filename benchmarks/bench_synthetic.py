@@ -3,7 +3,9 @@
 One bank of all architectures that conf/ offers, at equal L0, sees the same stream of a synthetic world
 (benchmarks/synthetic.py) and is judged against the features that made it (benchmarks/recovery.py).
 `--quick` stays under a minute on two cores, `--full` is the published size (for a GPU), `--check` exits with 1 where an
-architecture that should be better is not; `--csv` keeps the table.
+architecture that should be better is not; `--csv` keeps the table. `--nulls` trains
+one architecture beside its nulls (conf/experiment/nulls.yaml) and beside an oracle, whose atoms are the most frequent features
+and stay so.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from typing import Any
 import lightning as L
 import polars as pl
 import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,7 +31,8 @@ from benchmarks import recovery, zoo
 from benchmarks.synthetic import Law, World
 from callbacks import SparsityWarmup
 from saev.metrics.stateful import ValidationMetrics
-from saev.nn import Member, Normaliser, SAEBank
+from saev.nn import Member, Normaliser, SAEBank, SparseAutoencoder
+from saev.runs.planning import names
 from saev.training.bank.module import BankModule
 from saev.training.lightning import quieten_lightning
 
@@ -54,6 +58,8 @@ SIZES = {
     "default": Size(SMALL, 256, steps=3000, lr=3e-3, warmup=200, dead_tokens=200_000),
     "full": Size(Law(), 4096, steps=195_312, lr=3e-4, warmup=1000, dead_tokens=10_000_000, eval_batches=500),
 }
+ORACLE = "oracle"
+FROZEN = ("decoder_frozen", "encoder_frozen", "soft_frozen", "untrained")
 HELD_OUT = 1 << 40  # batches from here on are for measuring
 
 
@@ -85,22 +91,44 @@ class TimedBank(BankModule):
         return time.perf_counter()
 
 
-def train(world: World, size: Size, l0: float) -> TimedBank:
-    """All architectures, trained on the stream as `saev train` would."""
+def asked(nulls: str | None, l0: float) -> dict[str, list[str]]:
+    """Overrides of each SAE by name: all architectures, or one and its nulls."""
+    if nulls is None:
+        return {name: [*zoo.overrides(name), zoo.sparsity(name, l0)] for name in zoo.architectures()}
+    stored = yaml.safe_load((zoo.CONF / "experiment" / "nulls.yaml").read_text())["variants"]
+    stored.append(["freeze=decoder", f"label={ORACLE}"])
+    return {
+        name: [*of, *zoo.overrides(nulls), zoo.sparsity(nulls, l0)]
+        for name, of in zip(names(stored), stored, strict=True)
+    }
+
+
+@torch.no_grad()
+def plant(sae: SparseAutoencoder, world: World) -> None:
+    """Make the world's most frequent features the atoms."""
+    atoms = world.atoms[world.frequency.argsort(descending=True)[: sae.n_latents]]
+    sae.w_dec.copy_(atoms)
+    sae.w_enc.copy_(atoms.T)
+
+
+def train(world: World, size: Size, l0: float, nulls: str | None = None) -> TimedBank:
+    """All architectures, or one beside its nulls, trained on the stream as `saev train` would."""
     quieten_lightning()
     warnings.filterwarnings("ignore", r".*does not have many workers")  # batches are made where they are used
     warnings.filterwarnings("ignore", r"You defined a `validation_step` but have no")  # `judge` knows more
-    names = zoo.architectures()
-    variants = [[*zoo.overrides(name), zoo.sparsity(name, l0)] for name in names]
+    variants = asked(nulls, l0)
     shared = [f"{key}={getattr(size, key)}" for key in ("d_sae", "lr", "dead_tokens")]
-    specs = zoo.plan(variants, shared)
+    specs = zoo.plan([*variants.values()], shared)
     sample = torch.cat([world.batch(HELD_OUT - 1 - k, size.batch).x for k in range(16)])
     mean = sample.mean(0)
     normaliser = Normaliser(mean, (sample - mean).square().mean().sqrt())
     members = [
         dataclasses.replace(spec, name=name).build(normaliser, normaliser(sample))
-        for name, spec in zip(names, specs, strict=True)
+        for name, spec in zip(variants, specs, strict=True)
     ]
+    for member in members:
+        if member.name == ORACLE:
+            plant(member.sae, world)
     adam = functools.partial(torch.optim.Adam, fused=True)
     module = TimedBank(SAEBank(members).to(world.device), adam, warmup=size.warmup / size.steps)
     module.seconds = {}
@@ -182,6 +210,12 @@ EXPECTED = [
         for metric in ("MCC", "F1")
     ),
     ("explained variance", "batchtopk", "batchtopk+matryoshka", "prefixes cost reconstruction"),
+    *((metric, "oracle", "trained", "its atoms are the features") for metric in ("MCC", "F1", "uniqueness")),
+    *(
+        (metric, "trained", null, "a part of it is not trained")
+        for metric in ("MCC", "explained variance")
+        for null in (*(f"{what}{at}" for what in FROZEN for at in ("", "_random")), "random_vectors")
+    ),
 ]
 
 
@@ -203,6 +237,7 @@ def main() -> int:
     )
     which.add_argument("--full", action="store_true", help="the published size, for a GPU")
     parser.add_argument("--check", action="store_true", help="exit with 1 where the expected order fails")
+    parser.add_argument("--nulls", metavar="ARCHITECTURE", help="this one beside its nulls, e.g. batchtopk")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="instead of the size's own")
     parser.add_argument("--lr", type=float, help="instead of the size's own")
@@ -215,7 +250,7 @@ def main() -> int:
     # as many as the d_sae most frequent features have active: what a dictionary of this width can do at best (25 published)
     l0 = float(world.frequency.sort(descending=True).values[: size.d_sae].sum())
     start = time.perf_counter()
-    rows = judge(train(world, size, round(l0)), world, size)
+    rows = judge(train(world, size, round(l0), args.nulls), world, size)
     table = Table(
         *rows[0],
         title=f"{size.law.n_features} features (L0 {float(world.frequency.sum()):.1f}) in {size.law.d_model} dimensions, "

@@ -65,7 +65,9 @@ class World:
 
     def __init__(self, law: Law, seed: int = 0, device: str = "cpu"):
         self.law, self.seed, self.device = law, seed, device
-        g = torch.Generator().manual_seed(seed)
+        # not `seed` itself: an SAE of that seed would start from the same Gaussians, which are the features
+        state = int(np.random.SeedSequence(seed, spawn_key=(1,)).generate_state(1, np.uint64)[0])
+        g = torch.Generator().manual_seed(state % 2**63)
         n, d = law.n_features, law.d_model
         steps, lr = law.separation
         self.atoms = separate(normalize(torch.randn(n, d, generator=g), dim=1).to(device), steps, lr)

@@ -12,6 +12,8 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from benchmarks import bench_synthetic, recovery, zoo
 from benchmarks.synthetic import Law, World, before_trees, separate, zipf
+from saev.nn import SparseAutoencoder, TopK
+from saev.nn.initialise import initialise
 
 LAW = Law(n_features=60, d_model=16, roots=4, branching=3, depth=2, rank=3, separation=(5, 3e-4))  # 4 + 12 + 36, 8 flat
 
@@ -177,6 +179,26 @@ def test_every_architecture_of_conf_is_trained_and_judged():
     for row in rows:
         assert all(math.isfinite(value) for value in row.values() if not isinstance(value, str))
         assert 0 < row["MCC"] < 1 and row["L0"] > 0 and row["seconds"] > 0
+
+
+@pytest.mark.slow
+def test_an_architecture_is_judged_beside_its_nulls_and_an_oracle():
+    size = bench_synthetic.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
+    world = World(LAW)
+    rows = {
+        row["architecture"]: row
+        for row in bench_synthetic.judge(bench_synthetic.train(world, size, 3, "batchtopk"), world, size)
+    }
+    assert {"trained", "decoder_frozen", "untrained", "untrained_random", "random_vectors", "oracle"} < {*rows}
+    assert rows["oracle"]["MCC"] == pytest.approx(1, abs=1e-5) and rows["oracle"]["uniqueness"] == 1
+    assert rows["untrained"]["MCC"] == rows["decoder_frozen"]["MCC"]
+
+
+def test_the_features_are_not_where_an_sae_of_the_same_seed_starts(world):
+    """Guards against a shared random state: with it the random start is the features."""
+    sae = SparseAutoencoder(LAW.d_model, 32, TopK(2))
+    initialise(sae, world.batch(0, 200).x, "random", world.seed)
+    assert recovery.mean_correlation(recovery.cosines(sae.w_dec.detach(), world.atoms)) < 0.95
 
 
 def test_the_features_themselves_recover_themselves(world):

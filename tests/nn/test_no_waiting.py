@@ -39,6 +39,13 @@ def test_a_step_off_the_cpu_never_waits(sae, objective, products, n_maybe):
     one_step(known(member, n_maybe), Z.to("meta"))
 
 
+@pytest.mark.parametrize("freeze", ["decoder", "encoder", "soft"])
+@pytest.mark.parametrize("sae", SPARSIFIERS)
+def test_nor_does_a_step_of_which_a_part_is_frozen(sae, freeze):
+    member = build(sae=sae, freeze=freeze).to("meta")
+    one_step(known(member, 3), Z.to("meta"))
+
+
 def test_meta_tensors_tell():
     for asks in (lambda x: x.item(), lambda x: bool(x.any()), lambda x: x.nonzero(), lambda x: x.tolist()):
         with pytest.raises((NotImplementedError, RuntimeError)):
