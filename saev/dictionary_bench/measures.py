@@ -108,11 +108,15 @@ MEASURES: dict[str, Measure] = {
     ),
     "stability_cosine": Measure(
         "stable (atoms)", "stability", "higher", "fraction of the other seeds with an atom of cosine 0.7 or more, mean over latents",
-        "dimensions of the others' atoms permuted",
+        "two random draws of training tokens, as many as latents",
+    ),
+    "stability_start": Measure(
+        "stable (starts)", "stability", "",
+        "the same of the atoms at the start of training: stability that is no higher may be that of a shared start (arXiv 2606.02061)",
     ),
     "stability_correlation": Measure(
         "stable (codes)", "stability", "higher",
         "fraction of the other seeds with a latent whose pooled codes correlate by 0.5 or more, mean over latents",
-        "images permuted",
+        "two random draws of training tokens, as many as latents",
     ),
 }  # fmt: skip

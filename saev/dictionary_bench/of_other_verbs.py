@@ -20,7 +20,7 @@ from saev.saved import Recording, SavedDictionary, shared_passes
 EVALUATED = ("l0", "dead", "dense_above_0.1", "coherence")
 SPLICED = "splice_recovered_patches"
 PROBED = {"probe_map": "map", "probe_r": "r", "probe_coverage": "coverage_0.3"}
-STABLE = ("stability_cosine", "stability_correlation")
+STABLE = ("stability_cosine", "stability_start", "stability_correlation")
 
 
 def measures_of_verbs(
@@ -70,7 +70,9 @@ def measures_of_verbs(
             tables["latents"] = stability.latents.filter(member=one.name)
             for name in STABLE:
                 if row.get(name) is not None:
-                    measures[name] = Measured(row[name], none_is_nan(row.get(f"{name}_null")), len(tables["latents"]))
+                    measures[name] = Measured(
+                        row[name], none_is_nan(row.get(name.replace("stability", "tokens"))), len(tables["latents"])
+                    )
         out[one.name] = DictionaryResult({name: measures[name] for name in measures if name in wanted}, tables)
     return out
 
