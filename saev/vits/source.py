@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -94,10 +95,7 @@ class ModelSource(VitSource):
             return self._build()
 
     def check(self) -> None:
-        if self.checkpoint and self.random_weights:
-            raise ValueError(f"vit.random_weights=true beside vit.checkpoint={self.checkpoint}: drop one of them.")
-        if self.checkpoint:
-            checkpoint.check_file(self.checkpoint)
+        self._file()
         self.shape()
         if not (self.checkpoint or self.random_weights):
             self._check_hub()
@@ -106,11 +104,17 @@ class ModelSource(VitSource):
         return self._parts(self._skeleton)[0].shape
 
     def identity(self) -> dict[str, Any]:
-        file = checkpoint.check_file(self.checkpoint) if self.checkpoint else None
+        file = self._file()
         parts, transform = self._parts(self._skeleton)
         weights = f"sha256:{checkpoint.digest(file)}" if file else self._published
         weights = f"random:{self.seed}" if self.random_weights else weights
         return {"library": self.library, "arch": self.arch, "weights": weights} | geometry(parts.shape, transform)
+
+    def _file(self) -> Path | None:
+        """The local file of weights; ValueError where it is missing, or random ones are asked for too."""
+        if self.checkpoint and self.random_weights:
+            raise ValueError(f"vit.random_weights=true beside vit.checkpoint={self.checkpoint}: drop one of them.")
+        return checkpoint.check_file(self.checkpoint) if self.checkpoint else None
 
     @property
     def _published(self) -> str | None:

@@ -72,7 +72,7 @@ def test_zero_norms_of_a_cnn_are_ones():
 
 def test_a_file_of_weights_beside_it_is_refused(tmp_path):
     source = SOURCES["timm"](checkpoint=str(tmp_path / "a.pth"))
-    for use in (source.check, source.load):
+    for use in (source.check, source.identity, source.load):
         with pytest.raises(ValueError, match=r"vit.random_weights=true beside vit.checkpoint=.*drop one"):
             use()
 
