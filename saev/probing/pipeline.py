@@ -20,12 +20,22 @@ from saev.device import resolve_device
 from saev.dictionary import Dictionary
 from saev.probing.bootstrap import FiringTokens
 from saev.probing.class_metrics import ClassMetrics, best_columns, evaluate
+from saev.probing.comparing import Probed, compare_all, reference_of
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import Columns
 from saev.probing.inputs import ProbeInputs, Recording, open_inputs
 from saev.probing.logistic.weighting import fit_all
 from saev.probing.passes import EXACT, Source, first_pass, l0_of_first_batch, second_pass
-from saev.probing.rows import class_rows, count_statuses, intervals, none_if_nan, summarise, top_latents, write_pairs
+from saev.probing.rows import (
+    class_draws,
+    class_rows,
+    count_statuses,
+    intervals,
+    none_if_nan,
+    summarise,
+    top_latents,
+    write_pairs,
+)
 from saev.probing.settings import ProbeSettings
 from saev.probing.sparse.probing import sparse_probing
 from saev.probing.sparse.references import references
@@ -104,10 +114,11 @@ def probe(
         inputs = dictionaries
     else:
         inputs = open_inputs(dictionaries, dataset, settings, validation=validation, layer=layer)
+    reference = reference_of(inputs, settings.against)
     sources, checkpoint = inputs.sources(settings, device), path / CHECKPOINT if path else None
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
-    classes, results = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device)
+    classes, results = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device, reference)
     classes, origins = named(classes, inputs.names), inputs.origins()
     tables = {
         name: table.join(origins, "member", maintain_order="left")
@@ -183,8 +194,12 @@ def evaluate_best(
     n_latents: Mapping[str, int],
     best: Mapping[Variant, BestLatents],
     device: str,
+    reference: Sequence[str] = (),
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries)."""
+    """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries).
+
+    With the names of a `reference` (and resamples), all others are compared with it.
+    """
     (train, val), n_classes = data.splits, len(data.names)
     n_clusters = int(val.cluster.max()) + 1  # images, or groups of images
 
@@ -196,7 +211,7 @@ def evaluate_best(
     drawn = val.draws(settings.bootstrap, settings.seed)
     tallies = {variant: (train.tally(variant), val.tally(variant)) for variant in train.variants}
     counts = data.counts()
-    classes, results = [], []
+    classes, results, probed = [], [], {}
     for (variant, name), one in best.items():
         metrics, of_class = ClassMetrics.empty(n_classes), one.columns.of_class
         if len(one.columns):
@@ -206,13 +221,35 @@ def evaluate_best(
         by_class, total = [{} for _ in data.names], {}
         if drawn is not None:
             tokens = firing.get((variant, name), FiringTokens(n_clusters))
-            by_class, total = intervals(metrics, of_class.cpu().numpy(), tokens, drawn, settings.weights)
+            about = metrics, of_class.cpu().numpy(), tokens
+            draws = class_draws(*about, drawn, settings.weights)
+            by_class, total = intervals(*about, drawn, settings.weights, draws)
+            if variant == TRUE and len(one.columns):
+                probed[name] = Probed(*about, draws)
         key = {"member": name, "labels": variant}
         rows = class_rows(data, one.columns, metrics, tallies[variant], one.top, by_class)
         classes += [{**key, **row} for row in rows]
         numbers = {metric: none_if_nan(value) for metric, value in {**summarise(metrics), **total}.items()}
         results.append({**key, "weights": settings.weights, "n_latents": n_latents[name], **numbers, **counts})
+    if {*reference} and {*reference} <= {*probed}:
+        compared = compare_all(probed, reference, settings.permutations, settings.seed, settings.weights)
+        add_differences(classes, results, compared, settings)
     return _frame(classes), _frame(results)
+
+
+def add_differences(
+    classes: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+    compared: Mapping[str, tuple[list[dict[str, float]], dict[str, float]]],
+    settings: ProbeSettings,
+) -> None:
+    """Put the differences to the reference into the rows with true labels."""
+    for name, (by_class, total) in compared.items():
+        of_classes = [row for row in classes if (row["member"], row["labels"]) == (name, TRUE)]
+        of_results = [row for row in results if (row["member"], row["labels"]) == (name, TRUE)]
+        total = {**total, "against": settings.against, "diff_latents": "fixed"}
+        for row, numbers in zip([*of_classes, *of_results], [*by_class, total], strict=True):
+            row.update({key: none_if_nan(value) for key, value in numbers.items()})
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -102,17 +102,22 @@ def summarise(judged: ClassMetrics, taus: Sequence[float] = TAUS) -> dict[str, f
     }
 
 
-def intervals(
+class ClassDraws(NamedTuple):
+    """Numbers of each class in each resample of the images; NaN where there is none."""
+
+    ap: Float64[np.ndarray, "classes n"]
+    loss: Float64[np.ndarray, "classes n"]
+    prior: Float64[np.ndarray, "classes n"]
+
+
+def class_draws(
     judged: ClassMetrics,
     of_class: Int64[np.ndarray, " classes"],
     firing: FiringTokens,
     drawn: Int64[np.ndarray, "images n"],
     weights: Weights,
-) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`.
-
-    NaN for a class in fewer than MIN_IMAGES images: resamples of so few say little of other images.
-    """
+) -> ClassDraws:
+    """Average precision, and cross-entropies as of `cross_entropies`, of each class's best latent."""
     n_classes = len(of_class)
     aps, losses, priors = (np.full((n_classes, drawn.shape[1]), np.nan) for _ in range(3))
     for number in np.flatnonzero(np.isfinite(judged.ap.numpy())):
@@ -120,6 +125,23 @@ def intervals(
         aps[number] = average_precisions(evidence, drawn)
         b, w = float(judged.b[number]), float(judged.w[number])
         losses[number], priors[number] = cross_entropies(evidence, b, w, drawn, weights)
+    return ClassDraws(aps, losses, priors)
+
+
+def intervals(
+    judged: ClassMetrics,
+    of_class: Int64[np.ndarray, " classes"],
+    firing: FiringTokens,
+    drawn: Int64[np.ndarray, "images n"],
+    weights: Weights,
+    draws: ClassDraws | None = None,
+) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """95 % intervals over images: of each class's `ap` and `r`, and of the dictionary's `map` and `r`.
+
+    NaN for a class in fewer than MIN_IMAGES images: resamples of so few say little of other images. `draws`: None: computed here.
+    """
+    n_classes = len(of_class)
+    aps, losses, priors = draws or class_draws(judged, of_class, firing, drawn, weights)
     rs = 1 - losses / np.where(priors > 0, priors, np.nan)
     ap, r = judged.ap.numpy(), judged.r.numpy()
     known = [np.isfinite(ap[c]) and np.count_nonzero(firing.positives(c)) >= MIN_IMAGES for c in range(n_classes)]

@@ -65,6 +65,8 @@ class ProbeSettings:
     pairs: bool = False  # also write every (latent, class) pair
     nulls: tuple[Literal["permuted"], ...] = ("permuted",)  # permuted: each image's labels from another image
     bootstrap: int = bounded(1000, at_least=0)  # resamples of the validation images, for 95 % intervals
+    against: str | None = None  # the dictionary or kind of baseline that all others are compared with
+    permutations: int = bounded(1000, at_least=0)  # of the two dictionaries, image by image, for p
     seed: int = bounded(0, at_least=0)  # of permutations and resamples
 
     sparse: SparseSettings = dataclasses.field(default_factory=SparseSettings)
