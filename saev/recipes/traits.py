@@ -9,7 +9,7 @@ from saev.runs.directory import new_directory
 from saev.saved import Dictionaries, Recording, SavedDictionary
 from saev.scoring.scorers import TokenScorer
 from saev.trait_evaluation.methods import Study
-from saev.trait_evaluation.pipeline import TraitsResult, evaluate_traits, prepare
+from saev.trait_evaluation.pipeline import TraitsResult, check_names, evaluate_traits, prepare
 from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.sources import ImageTraits, Masks
 
@@ -43,6 +43,9 @@ def traits(
     Raises ValueError for what does not fit, before activations are read.
     """
     studies = prepare(dictionaries, train, source, settings, test, layers)
+    if settings.baselines:  # else `evaluate_traits` does
+        for study in studies:
+            check_names(study, scorers or {}, settings)
     directory = Path(directory or new_directory("traits"))
     if settings.baselines:
         sizes = [  # before anything is fitted

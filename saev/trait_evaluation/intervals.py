@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int8, Int64
 from scipy.stats import binomtest
 
+from saev.metrics.paired import sign_flip_p
 from saev.metrics.resampling import MIN_IMAGES, interval
 from saev.scoring.blocks import Scores, ahead, n_threads
 from saev.scoring.ranking import harmonic_numbers, tie_sums
@@ -137,11 +138,14 @@ def difference(
     reference: Float64[np.ndarray, "seeds traits"],
     draws: Float64[np.ndarray, " n"] | None,
     reference_draws: Float64[np.ndarray, " n"] | None,
+    permutations: int = 0,
+    seed: int = 0,
 ) -> Mapping[str, float | int]:
     """The paired difference of two methods: of the same traits, seeds, units and number of prototypes.
 
     diff: mean AP less the reference's; diff_low, diff_high: 95 % over resamples of the test images; better, worse: traits whose
-    mean over the seeds is above or below the reference's; sign_p: two-sided sign test over these.
+    mean over the seeds is above or below the reference's; sign_p: two-sided sign test over these; p: that of the mean over
+    traits, by exchanging the methods trait by trait (`sign_flip_p`).
     """
     gain = ap - reference
     gain = gain[:, np.isfinite(gain).any(0)]
@@ -151,6 +155,8 @@ def difference(
     better, worse = int((by_trait > 0).sum()), int((by_trait < 0).sum())
     row: dict[str, float | int] = {"diff": float(np.nanmean(gain)), "better": better, "worse": worse}
     row["sign_p"] = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    if permutations:
+        row["p"] = sign_flip_p(by_trait, permutations, seed)
     if draws is not None and reference_draws is not None:
         row["diff_low"], row["diff_high"] = interval(draws - reference_draws, row["diff"])
     return row

@@ -1,4 +1,4 @@
-"""The tables of one layer: every method ranked, resampled, compared with random vectors and with permuted labels."""
+"""The tables of one layer: every method ranked, resampled, compared with one of them and with permuted labels."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,12 +17,11 @@ from saev.trait_evaluation.settings import TraitsSettings
 from saev.trait_evaluation.supervised import several, supervised
 from saev.trait_evaluation.units import Side, permuted
 
-REFERENCE = "random_vectors"  # the kind whose difference every method's rows show
 TRUE, PERMUTED = "true", "permuted"
 CELL = ["n_train", "n_prototypes"]
 DIFFERENCES = {
     "n_train": pl.Int64, "n_prototypes": pl.Int64, "diff": pl.Float64, "diff_low": pl.Float64, "diff_high": pl.Float64,
-    "better": pl.Int64, "worse": pl.Int64, "sign_p": pl.Float64,
+    "better": pl.Int64, "worse": pl.Int64, "sign_p": pl.Float64, "p": pl.Float64,
 }  # fmt: skip
 Cells = Mapping[tuple[int, int], tuple[Float64[np.ndarray, "seeds traits"], Float64[np.ndarray, " n"]]]
 
@@ -54,9 +53,9 @@ def tables_of_layer(
     sizes = {*settings.n_prototypes, *(one.n_prototypes for one in methods)}  # all compare at equal numbers
     reference: Cells = {}
     tables: Tables = {"traits": [], "results": [], "images": [empty_images()]}
-    kinds = [one.kind for one in methods]
-    # the last one: those that were fitted for this comparison come after those that were given
-    first = methods[len(kinds) - 1 - kinds[::-1].index(REFERENCE)] if REFERENCE in kinds else None
+    # the last one of a kind: those that were fitted for this comparison come after those that were given
+    meant = [one for one in methods if one.kind == settings.against]
+    first = next((one for one in methods if one.name == settings.against), meant[-1] if meant else None)
     for method in sorted(methods, key=lambda one: one is not first):
         cells = add_method(tables, compared, method, sizes, reference)
         if method is first:
@@ -92,7 +91,7 @@ def add_method(tables: Tables, compared: Comparison, method: Method, sizes: set[
     fraction_silent = float(flat[0].mean())
     rows = trait_rows(names, grid, choices, flat, train, test, resampled, constants, compared.compat)
     means = mean_rows(rows, {cell: drawn for cell, (_, drawn) in cells.items()}, fraction_silent)
-    means = means.join(differences(cells, reference), CELL, "left", maintain_order="left")
+    means = means.join(differences(cells, reference, settings), CELL, "left", maintain_order="left")
     tables["traits"].append(rows)
     if test.token is None and method.about:
         tables["images"].append(image_rows(names, test, method.test, choices.prototype[0, -1, -1], constants))
@@ -108,10 +107,14 @@ def add_method(tables: Tables, compared: Comparison, method: Method, sizes: set[
     return cells
 
 
-def differences(cells: Cells, reference: Cells) -> pl.DataFrame:
+def differences(cells: Cells, reference: Cells, settings: TraitsSettings) -> pl.DataFrame:
     """The paired differences to the reference, a row per cell that both have."""
     rows = [
-        {"n_train": cell[0], "n_prototypes": cell[1], **difference(ap, reference[cell][0], drawn, reference[cell][1])}
+        {
+            "n_train": cell[0],
+            "n_prototypes": cell[1],
+            **difference(ap, reference[cell][0], drawn, reference[cell][1], settings.permutations, settings.seed),
+        }
         for cell, (ap, drawn) in cells.items()
         if cell in reference
     ]

@@ -4,6 +4,7 @@ recordings, trait source ──▶ sides ──methods──▶ scores of units 
 """
 
 import dataclasses
+import difflib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,7 @@ from saev.saved import (
     has_other_images,
 )
 from saev.scoring.by_layer import dictionaries_by_layer, opened
-from saev.scoring.scorers import TokenScorer
+from saev.scoring.scorers import TokenScorer, kind_of
 from saev.shards.split import held_out_split
 from saev.trait_evaluation.layer_tables import Comparison, tables_of_layer
 from saev.trait_evaluation.methods import CHANNELS, RAW, Study, image_methods
@@ -132,9 +133,17 @@ def warn_of_test_images(one: SavedDictionary, test: Side) -> None:
 
 
 def check_names(study: Study, scorers: Mapping[str, TokenScorer], settings: TraitsSettings) -> None:
-    """ValueError where there is no method, or a scorer has a name that is taken."""
+    """ValueError where there is no method, a scorer has a name that is taken, or `against` is no method."""
     taken = {RAW, CHANNELS, *(one.name for one in study.members)} & {*scorers}
     if taken:
         raise ValueError(f"scorers.{min(taken)}: another method has this name: choose another one.")
     if not (study.members or scorers or settings.channels or settings.supervised):
         raise ValueError("no method is named: give dictionaries, baselines=[random_vectors] or channels=true.")
+    methods = [(one.name, kind_of(one)) for one in study.members]
+    methods += [(name, type(scorer).__name__) for name, scorer in scorers.items()]
+    known = dict.fromkeys(
+        [*(x for method in methods for x in method), *settings.baselines, *[CHANNELS] * settings.channels]
+    )
+    if settings.against not in known and settings.against != "random_vectors":
+        close = difflib.get_close_matches(settings.against, [*known], 3, 0.5) or [*known][:6]
+        raise ValueError(f"against={settings.against} is no method's name or kind. Close: {', '.join(close)}.")

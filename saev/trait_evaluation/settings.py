@@ -37,6 +37,10 @@ class TraitsSettings:
         (0.001, 0.01, 0.1, 1.0, 10.0), above=0
     )  # of `supervised`, chosen on training units
 
+    against: str = (
+        "random_vectors"  # the method, or kind of method, that all others are compared with, where there is one
+    )
+    permutations: int = bounded(1000, at_least=0)  # of the signs of the traits' differences, for p
     compat: Literal["strict", "saev"] = "strict"  # saev: the published protocol
     nulls: tuple[Literal["permuted"], ...] = ("permuted",)  # permuted: each unit's traits from another unit
     bootstrap: int = bounded(1000, at_least=0)  # resamples of the test images, for 95 % intervals

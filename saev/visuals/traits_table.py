@@ -7,13 +7,20 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from saev.visuals.columns import Column, three, whole
+from saev.visuals.columns import Column, digits, three, whole
 from saev.visuals.tables import new_table
+
+
+def p_text(p: float) -> str:
+    """A p in one significant digit."""
+    return digits(p, 1)
+
 
 TRAITS = (
     Column("map", "mAP", three, "mean over traits of the test AP of each trait's best prototype; 95 % interval over test images"),
-    Column("diff", "− random", three, "that less the mAP of equally many random vectors, trait by trait; 95 % interval over test images"),
-    Column("better", "better", whole, "traits with a higher AP than by random vectors; the others are worse or equal"),
+    Column("diff", "difference", three, "that less the mAP of as many prototypes of the reference; 95 % interval over test images"),
+    Column("p", "p", p_text, "of the difference: exchanging the two methods trait by trait at random"),
+    Column("better", "better", whole, "traits with a higher AP than by the reference; the others are worse or equal"),
     Column("constant_map", "constant", three, "the mAP of a score that is the same everywhere: about the mean prevalence"),
     Column("null_map", "null", three, "the mAP with permuted labels: what choosing among so many prototypes gives by chance"),
     Column("silent", "silent", whole, "(trait, seed) pairs whose prototype scores 0 on all test images"),

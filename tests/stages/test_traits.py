@@ -155,6 +155,7 @@ def test_tokens_are_units_with_masks(cli, tmp_path):
         (COLUMNS, "no layer is named"),
         (("layer=4", *COLUMNS, "baselines=[]", "channels=false", "supervised=false"), "no method is named"),
         (("layer=4", *COLUMNS, "split=spilt"), "did you mean split?"),
+        (("layer=4", *COLUMNS, "against=random_vector"), "against=random_vector is no method's name or kind. Close: random_vectors"),
         (("layer=4", *COLUMNS, "+scorers.channels={_target_: saev.scoring.scorers.Activations, d_model: 8}"),
          "scorers.channels: another method has this name"),
         (("layer=4", *COLUMNS, "images=folder", "images.root=/nothing"), "images.root=/nothing"),
@@ -218,3 +219,14 @@ def test_the_published_protocol_keeps_traits_without_a_positive(tmp_path, cli):
 def test_logistic_regressions_alone_have_a_page(cli, place):
     shown = cli("traits", f"train={place / 'data'}", "layer=4", *COLUMNS, *FAST, "baselines=[]", "channels=false")
     assert shown.code == 0 and "supervised" in shown.out and "page:" in shown.out, shown.text
+
+
+def test_any_method_can_be_the_one_that_others_are_compared_with(cli, place):
+    _, summary, _, _ = evaluated(
+        cli, place, *COLUMNS, "split=split", "against=means", "permutations=99", "supervised=false"
+    )
+    full = summary.filter((pl.col("n_train") == 40) & (pl.col("n_latents") == 1) & (pl.col("n_prototypes") == 8))
+    by_method = {row["method"]: row for row in full.iter_rows(named=True)}
+    random, means = by_method["random_vectors"], by_method["means"]
+    assert random["diff"] == pytest.approx(random["map"] - means["map"]) and 0.01 <= random["p"] <= 1
+    assert means["diff"] is None and means["p"] is None

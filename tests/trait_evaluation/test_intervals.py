@@ -58,6 +58,7 @@ def test_the_paired_difference_counts_traits_and_has_an_interval():
     noise = rng.normal(scale=0.02, size=1000)
     row = difference(ap, reference, 0.5 + noise, 0.44 + np.zeros(1000))
     assert row["diff"] == pytest.approx((6 * 0.1 - 0.05) / 8) and (row["better"], row["worse"]) == (6, 1)
+    assert "p" not in row and difference(ap, reference, None, None, 999)["p"] == pytest.approx(2 * 2 / 2**7, abs=0.02)
     assert row["sign_p"] == pytest.approx(binomtest(6, 7).pvalue)
     assert row["diff_high"] - row["diff_low"] == pytest.approx(2 * 1.96 * 0.02, rel=0.1)
     assert row["diff_low"] < row["diff"] < row["diff_high"]
