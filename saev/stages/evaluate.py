@@ -10,11 +10,11 @@ from omegaconf import DictConfig
 from saev.config.build import build
 from saev.evaluation.evaluating import Evaluation, evaluate
 from saev.evaluation.settings import EvaluateSettings
-from saev.progress import terminal
+from saev.progress import print_line, terminal
 from saev.runs.planning import key_of
 from saev.runs.tables import print_files, relative
 from saev.visuals.columns import STABILITY
-from saev.visuals.tables import evaluation_table
+from saev.visuals.tables import evaluation_table, verdicts
 
 log = logging.getLogger(__name__)
 OF_SPLICING = ("images", "vit", "splice_images", "splice_batch", "references", "head")
@@ -32,7 +32,10 @@ def run(cfg: DictConfig) -> Evaluation:
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, images=images, vit=vit,
         directory=cfg.paths.run_dir, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    terminal().print(evaluation_table(evaluation.results.to_dicts()))
+    rows = evaluation.results.to_dicts()
+    terminal().print(evaluation_table(rows))
+    for line in verdicts(rows, settings.against or "", "nmse", "NMSE", lower_is_better=True):
+        print_line(terminal(), line)
     if evaluation.stability is not None:
         terminal().print(evaluation_table(evaluation.stability.dictionaries.to_dicts(), STABILITY))
     shown = " ".join(str(relative(Path(one))) for one in cfg.dictionaries)

@@ -11,11 +11,11 @@ from saev.device import check_device
 from saev.probing.inputs import open_inputs
 from saev.probing.pipeline import CHECKPOINT, probe
 from saev.probing.settings import ProbeSettings
-from saev.progress import terminal
+from saev.progress import print_line, terminal
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files, write_table
 from saev.training.linear.settings import LinearProbeSettings
-from saev.visuals.tables import classes_table, images_table, probe_table
+from saev.visuals.tables import classes_table, images_table, probe_table, verdicts
 
 
 def run(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -45,6 +45,8 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         (directory / CHECKPOINT).unlink(missing_ok=True)
     rows = tables["results"].to_dicts()
     terminal().print(probe_table(rows))
+    for line in verdicts(rows, settings.against or "", "map", "mAP"):
+        print_line(terminal(), line)
     if tables["classes"]["ap"].count():
         terminal().print(classes_table(tables["classes"].to_dicts()))
     if result.sparse is not None and "image" in settings.sparse.levels and settings.sparse.ridges:

@@ -35,9 +35,8 @@ def evaluation_table(rows: Rows, of: Sequence[Column] = EVALUATION) -> Table:
     """The results of `saev evaluate`, in the given order; columns in which no row has a value are left out."""
     columns = [column for column in of if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    against = add_verdicts(table, rows, "nmse", "NMSE", lower_is_better=True)
-    for row, words in zip(rows, against, strict=True):
-        table.add_row(named(row), *(column.text(row) for column in columns), *words)
+    for row in rows:
+        table.add_row(named(row), *(column.text(row) for column in columns))
     return table
 
 
@@ -53,18 +52,15 @@ def probe_table(rows: Rows, columns: Sequence[Column] = PROBE) -> Table:
     rows = [{**row, "map_permuted": permuted.get(row["member"])} for row in rows if row["labels"] == "true"]
     columns = [column for column in columns if any(row.get(column.key) is not None for row in rows)]
     table = new_table("dictionary", [f"{column.label}: {column.meaning}" for column in columns], columns)
-    against = add_verdicts(table, rows, "map", "mAP")
-    for row, words in zip(rows, against, strict=True):
-        table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns), *words)
+    for row in rows:
+        table.add_row(named(row), *(f"{column.text(row)}{ends(row, column.key)}" for column in columns))
     return table
 
 
-def add_verdicts(table: Table, rows: Rows, key: str, label: str, lower_is_better: bool = False) -> list[list[str]]:
-    """Add a column that says how each row compares with the reference, if any row does; its cells, [] each without it."""
-    if all(row.get(f"diff_{key}") is None for row in rows):
-        return [[] for _ in rows]
-    table.add_column(f"{label} against")
-    return [[verdict(row, key, lower_is_better)] for row in rows]
+def verdicts(rows: Rows, against: str, key: str, label: str, lower_is_better: bool = False) -> list[str]:
+    """A line for each row that was compared with the reference: which has the better number, by how much, and p."""
+    compared = [row for row in rows if row.get(f"diff_{key}") is not None]
+    return [f"{row['member']}: {label} {verdict(row, key, lower_is_better)}, against {against}" for row in compared]
 
 
 def verdict(row: Mapping[str, Any], key: str, lower_is_better: bool = False) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -404,13 +405,14 @@ def test_the_yaml_has_the_defaults_of_the_settings():
 
 
 def test_dictionaries_are_compared_with_one_of_them(cli, place):
-    classes, results, _ = probed(cli, place, "against=untrained", "permutations=99", "nulls=[]")
+    classes, results, shown = probed(cli, place, "against=untrained", "permutations=99", "nulls=[]")
     row = results.filter(pl.col("member") == "means").row(0, named=True)
     reference = results.filter(pl.col("member") == "untrained").row(0, named=True)
     assert row["diff_map"] == pytest.approx(row["map"] - reference["map"], abs=1e-9)
     assert row["diff_r"] == pytest.approx(row["r"] - reference["r"], abs=1e-9)
     assert row["diff_map_low"] < row["diff_map"] < row["diff_map_high"] and row["diff_latents"] == "fixed"
     assert 0.01 <= row["p_map"] <= 1 and 0.01 <= row["p_r"] <= 1 and reference["diff_map"] is None
+    assert re.search(r"means: mAP (better by|worse by|not separated).*, p .*, against untrained", shown.out)
     of_classes = classes.filter(pl.col("member") == "means")
     assert (of_classes["p_ap_holm"] >= of_classes["p_ap"]).all() and of_classes["diff_ap"].count() == 3
 
