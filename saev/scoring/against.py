@@ -12,13 +12,16 @@ from saev.scoring.scorers import kind_of
 
 
 def reference_rows(against: str, kinds: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The names of the rows that `against` means: the row of this name, or those of this kind, which may differ by seed only.
+    """The names of the rows that `against` means: the row of this name, or those of this kind, which may
+    differ by seed only, or the one row that has it in its name.
 
     `kinds`, `settings`: of each row, by its name. ValueError where none is meant, or several that differ otherwise.
     """
     if against in kinds:
         return [against]
     names = [name for name, kind in kinds.items() if kind == against]
+    if not names and len(parts := [name for name in kinds if against in name]) == 1:
+        return parts
     if len(names) > 1 and len({*seed_groups([settings.get(name, {}) for name in names]).tolist()}) > 1:
         raise ValueError(
             f"against={against}: {', '.join(names)} are meant, and differ by more than the seed: name one."

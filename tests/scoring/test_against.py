@@ -14,12 +14,13 @@ def seeds(**settings) -> dict:
 
 def test_a_name_or_a_kind_names_the_reference():
     assert reference_rows("random-0", KINDS, {}) == ["random-0"]
+    assert reference_rows("opk", KINDS, {}) == ["topk"]
     assert reference_rows("random_vectors", KINDS, seeds()) == ["random-0", "random-1"]
 
 
 def test_an_unknown_row_is_an_error_that_offers_close_ones():
-    with pytest.raises(ValueError, match=r"against=random_vector is no row's name.*random_vectors"):
-        reference_rows("random_vector", KINDS, {})
+    with pytest.raises(ValueError, match=r"against=random_vecotrs is no row's name.*random_vectors"):
+        reference_rows("random_vecotrs", KINDS, {})
 
 
 def test_a_kind_of_several_settings_is_an_error():

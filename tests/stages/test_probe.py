@@ -418,5 +418,5 @@ def test_dictionaries_are_compared_with_one_of_them(cli, place):
 
 
 def test_an_unknown_row_to_compare_with_is_an_error(cli, place):
-    shown = cli("probe", str(place), f"dataset={place / 'data'}", "layer=1", *FAST, "against=mean")
-    assert shown.code != 0 and "against=mean is no row's name" in shown.text and "means" in shown.text
+    shown = cli("probe", str(place), f"dataset={place / 'data'}", "layer=1", *FAST, "against=maens")
+    assert shown.code != 0 and "against=maens is no row's name" in shown.text and "means" in shown.text
