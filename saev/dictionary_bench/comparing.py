@@ -9,16 +9,19 @@ import polars as pl
 from saev.dictionary_bench.measured import Measured
 from saev.dictionary_bench.measures import MEASURES
 from saev.evaluation.evaluating import describe
-from saev.metrics.paired import difference, holm, over_seeds, seed_groups, sign_flip_p
-from saev.probing.labels import closest
+from saev.metrics.paired import difference, holm, sign_flip_p
 from saev.saved import SavedDictionary
+from saev.scoring.against import seed_rows
 from saev.shards.selected_tokens import Selection
 
 Measures = Mapping[str, Measured]
 
 
-def measure_rows(results: Mapping[str, Measures], against: str | None, permutations: int = 1000) -> pl.DataFrame:
-    """A row per dictionary and measure: value, low, high, null, n, `reason` where it was not measured, and its difference from `against`.
+def measure_rows(
+    results: Mapping[str, Measures], against: Sequence[str] = (), permutations: int = 1000
+) -> pl.DataFrame:
+    """A row per dictionary and measure: value, low, high, null, n, `reason` where it was not measured, and its difference from
+    the mean of the dictionaries `against`.
 
     diff, diff_low, diff_high: of the same resamples of the images; chosen latents, probes and coalitions stay the same in all.
     p: two-sided, by exchanging the two dictionaries within each of the things that the measure is the mean of (images, classes, concepts),
@@ -34,8 +37,8 @@ def measure_rows(results: Mapping[str, Measures], against: str | None, permutati
                 **unprefixed(measured, name),
                 "reason": measured.details.get("reason"),
             }
-            if against is not None and member != against and name in results[against]:
-                row |= against_columns(measured, results[against][name], permutations)
+            if against and member not in against:
+                row |= against_columns(measured, mean_of([results[one][name] for one in against]), permutations)
             rows.append(row)
     schema = {
         **dict.fromkeys(("member", "measure"), pl.String), **dict.fromkeys(("value", "low", "high", "null"), pl.Float64), "n": pl.Int64,
@@ -54,6 +57,13 @@ def unprefixed(measured: Measured, name: str) -> dict[str, Any]:
     return {key.removeprefix(name).lstrip("_") or "value": value for key, value in columns.items()}
 
 
+def mean_of(several: Sequence[Measured]) -> Measured:
+    """The mean of the results of one measure, e.g. of several seeds; without draws or units where one has none."""
+    draws, units = ([getattr(one, key) for one in several] for key in ("draws", "units"))
+    means = [np.mean(x, 0) if len({len(one) for one in x}) == 1 else np.zeros(0) for x in (draws, units)]
+    return Measured(float(np.mean([one.value for one in several])), draws=means[0], units=means[1])
+
+
 def against_columns(one: Measured, other: Measured, permutations: int) -> dict[str, float]:
     """diff, diff_low, diff_high and p of two results of one measure."""
     if not np.isfinite([one.value, other.value]).all():
@@ -65,28 +75,6 @@ def against_columns(one: Measured, other: Measured, permutations: int) -> dict[s
     if len(one.units) and len(one.units) == len(other.units):
         columns["p"] = sign_flip_p(one.units - other.units, permutations)
     return columns
-
-
-def reference(against: str, saved: Sequence[SavedDictionary]) -> str:
-    """The name of the row that `against` means: a dictionary's name, a kind of baseline or of frozen SAEs, or a part of a name.
-
-    ValueError where that is none of them, or several.
-    """
-    names = [one.name for one in saved]
-    settings = {one.name: one.config.get("hyperparameters") or {} for one in saved}
-    kinds = {name: {settings[name].get(key) for key in ("baseline", "variant", "freeze")} for name in names}
-    for meant in (
-        [name for name in names if name == against],
-        [name for name in names if against in kinds[name]],
-        [name for name in names if against in name],
-    ):
-        if len(meant) == 1:
-            return meant[0]
-        if meant:
-            raise ValueError(
-                f"against={against} means {len(meant)} of the dictionaries: give one of {', '.join(meant)}."
-            )
-    raise ValueError(f"against={against} is none of the dictionaries{closest(against, names)}")
 
 
 def result_rows(
@@ -103,18 +91,10 @@ def result_rows(
     return rows
 
 
-def seed_rows(rows: Sequence[Mapping[str, Any]], settings: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-    """A row per group of two or more dictionaries that differ by their seed alone: the mean and the standard deviation of each measure."""
-    groups = seed_groups(settings)
-    out = []
-    for group in range(int(groups.max()) + 1 if len(groups) else 0):
-        members = [row for row, number in zip(rows, groups, strict=True) if number == group]
-        if len(members) < 2:
-            continue
-        row: dict[str, Any] = {"member": str(members[0]["member"]), "n_seeds": len(members)}
-        for name in MEASURES:
-            values = [float("nan") if one.get(name) is None else one[name] for one in members]
-            if np.isfinite(values).any():
-                row |= dict(zip((name, f"{name}_std"), over_seeds(values)[:2], strict=True))
-        out.append(row)
-    return pl.DataFrame(out, infer_schema_length=None)
+def seed_table(
+    rows: Sequence[Mapping[str, Any]], saved: Sequence[SavedDictionary], against: Sequence[str]
+) -> pl.DataFrame:
+    """`seed_rows` of all measures, of groups of two or more dictionaries that differ by their seed alone."""
+    numbers = [name for name in MEASURES if any(row.get(name) is not None for row in rows)]
+    groups = [row for row in seed_rows(rows, saved, numbers, against) if row["n_seeds"] > 1]
+    return pl.DataFrame(groups, infer_schema_length=None)

@@ -24,7 +24,7 @@ def write_bench_page(
     results: pl.DataFrame,
     measures: pl.DataFrame,
     seeds: pl.DataFrame,
-    against: str | None = None,
+    against: Sequence[str] = (),
     files: Mapping[str, str | Path] | None = None,
     title: str = "Bench of dictionaries",
 ) -> Path:
@@ -38,7 +38,7 @@ def write_bench_page(
         for row in measures.iter_rows(named=True) if row["diff"] is not None and MEASURES[row["measure"]].better
     ]  # fmt: skip
     return write_page(
-        path, "bench_page.html.j2", title=title, facts=facts_of(results, against), against=against,
+        path, "bench_page.html.j2", title=title, facts=facts_of(results, against), against=", ".join(against),
         headings=[(MEASURES[name].label, ARROWS[MEASURES[name].better]) for name in names],
         rows=[{"name": member, "cells": [shown(cells.get((member, name))) for name in names]} for member in members],
         radar=radar(members, names, cells), radar_members=members[:MOST], n_members=len(members),
@@ -47,7 +47,7 @@ def write_bench_page(
     )  # fmt: skip
 
 
-def facts_of(results: pl.DataFrame, against: str | None) -> list[tuple[str, str]]:
+def facts_of(results: pl.DataFrame, against: Sequence[str]) -> list[tuple[str, str]]:
     """What was measured, as (name, value) pairs."""
     pairs = [
         ("Dictionaries", whole(len(results))),
@@ -55,7 +55,7 @@ def facts_of(results: pl.DataFrame, against: str | None) -> list[tuple[str, str]
         ("Images", whole(results["n_images"][0])),
         ("Layers", ", ".join(map(str, results["layer"].unique().sort()))),
         ("Tokens", results["tokens"][0]),
-        ("Compared with", against or ""),
+        ("Compared with", ", ".join(against)),
     ]
     return [(name, value) for name, value in pairs if value]
 
@@ -79,7 +79,7 @@ def shown(row: Mapping[str, Any] | None) -> dict[str, Any]:
 def seed_cells(seeds: pl.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
     """Rows of the table of means over seeds."""
     return [
-        {"name": f"{row['member']} and {row['n_seeds'] - 1} other seed{'s' if row['n_seeds'] > 2 else ''}", "failed": False,
+        {"name": row["members"],
          "cells": [mean_and_std(row.get(name), row.get(f"{name}_std")) for name in names]}
         for row in seeds.iter_rows(named=True)
     ]  # fmt: skip

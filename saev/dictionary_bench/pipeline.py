@@ -15,7 +15,7 @@ import polars as pl
 
 from saev.device import check_device, resolve_device
 from saev.dictionary_bench.altered_images import ALTERATIONS
-from saev.dictionary_bench.comparing import measure_rows, reference, result_rows, seed_rows
+from saev.dictionary_bench.comparing import measure_rows, result_rows, seed_table
 from saev.dictionary_bench.encoding import codes_by_image
 from saev.dictionary_bench.inputs import Inputs
 from saev.dictionary_bench.json_layout import layout
@@ -32,10 +32,10 @@ from saev.dictionary_bench.preparing import (
 )
 from saev.dictionary_bench.settings import BenchSettings
 from saev.dictionary_bench.transfer import Other
-from saev.evaluation.compared import settings_of
 from saev.files import write_atomically
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+from saev.scoring.against import reference_dictionaries
 
 log = logging.getLogger(__name__)
 JSON = "bench.json"
@@ -50,7 +50,7 @@ class Bench:
         measures: a row per dictionary and measure, with the reason where it was not measured, and its difference from `against`.
         latents: a row per dictionary and latent. concepts, attributes: a row per dictionary and concept, or attribute of pairs.
         seeds: a row per group of dictionaries that differ by their seed alone.
-        against: the row from which differences are taken.
+        against: the dictionaries from whose mean differences are taken.
     """
 
     results: pl.DataFrame
@@ -59,7 +59,7 @@ class Bench:
     concepts: pl.DataFrame
     attributes: pl.DataFrame
     seeds: pl.DataFrame
-    against: str | None
+    against: tuple[str, ...]
     directory: Path | None
 
     def tables(self) -> dict[str, pl.DataFrame]:
@@ -101,7 +101,7 @@ def bench(
     check_device(settings.device)
     saved, device = find_dictionaries(dictionaries), resolve_device(settings.device)
     path = None if directory is None else Path(directory)
-    against = None if settings.against is None else reference(settings.against, saved)
+    against = reference_dictionaries(settings.against, saved)
     chosen = {
         one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
     }
@@ -125,8 +125,8 @@ def bench(
         latents=pl.concat(latents, how="diagonal_relaxed"),
         concepts=tables_of(results, "concepts"),
         attributes=tables_of(results, "attributes"),
-        seeds=seed_rows(rows, [{"settings": settings_of(one)} for one in saved]),
-        against=against,
+        seeds=seed_table(rows, saved, against),
+        against=tuple(against),
         directory=path,
     )
     if path is not None:

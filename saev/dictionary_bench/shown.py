@@ -67,8 +67,8 @@ def left_out(measures: pl.DataFrame) -> list[tuple[str, str]]:
     ]
 
 
-def bench_table(measures: pl.DataFrame, against: str | None) -> Table:
-    """A row per measure, a column per dictionary: the value, its null in brackets, and the difference from `against`."""
+def bench_table(measures: pl.DataFrame) -> Table:
+    """A row per measure, a column per dictionary: the value, its null in brackets, and the difference from the reference."""
     members = measures["member"].unique(maintain_order=True).to_list()
     cells = {(row["measure"], row["member"]): row for row in measures.iter_rows(named=True)}
     names = measured_names(measures)
@@ -80,17 +80,15 @@ def bench_table(measures: pl.DataFrame, against: str | None) -> Table:
         table.add_column(Text(member), justify="right", overflow="fold")
     for name in names:
         arrow = {"higher": " ↑", "lower": " ↓", "": ""}[MEASURES[name].better]
-        table.add_row(
-            Text(MEASURES[name].label + arrow), *(cell(cells.get((name, member)), against) for member in members)
-        )
+        table.add_row(Text(MEASURES[name].label + arrow), *(cell(cells.get((name, member))) for member in members))
     return table
 
 
-def cell(row: Mapping[str, Any] | None, against: str | None) -> Text:
+def cell(row: Mapping[str, Any] | None) -> Text:
     """A measure of a dictionary; dim where it is not better than its null."""
     if row is None or row["value"] is None:
         return Text(MISSING)
     text = written(row["value"]) + ("" if row["null"] is None else f" ({written(row['null'])})")
-    if against is not None and row["diff"] is not None:
+    if row["diff"] is not None:
         text += f"\n{written(row['diff'], signed=True)} {ends(row, 'diff_low', 'diff_high')}".rstrip()
     return Text(text, style="" if is_above_null(row) else "dim")

@@ -1,7 +1,7 @@
 """The rows that a table compares all others with (`against=`), and rows that differ by seed only, summed up."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,28 @@ from saev.scoring.scorers import kind_of
 
 
 def reference_rows(against: str, kinds: Mapping[str, str], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """The names of the rows that `against` means: the row of this name, or those of this kind, which may
-    differ by seed only, or the one row that has it in its name.
+    """The names of the rows that `against` means: the row of this name, or else those of this kind, those with it between the commas of
+    their name, those that have it in their name; several only where they differ by seed alone.
 
     `kinds`, `settings`: of each row, by its name. ValueError where none is meant, or several that differ otherwise.
     """
-    if against in kinds:
-        return [against]
-    names = [name for name, kind in kinds.items() if kind == against]
-    if not names and len(parts := [name for name in kinds if against in name]) == 1:
-        return parts
-    if len(names) > 1 and len({*seed_groups([settings.get(name, {}) for name in names]).tolist()}) > 1:
-        raise ValueError(
-            f"against={against}: {', '.join(names)} are meant, and differ by more than the seed: name one."
-        )
-    if not names:
-        known = [*dict.fromkeys([*kinds, *kinds.values()])]
-        close = difflib.get_close_matches(against, known, 3, 0.5) or known[:6]
-        raise ValueError(f"against={against} is no row's name and no kind of one. Close: {', '.join(close)}.")
-    return names
+    ways: tuple[Callable[[str, str], bool], ...] = (
+        lambda name, kind: name == against,
+        lambda name, kind: kind == against,
+        lambda name, kind: against in name.split(","),
+        lambda name, kind: against in name,
+    )
+    for meant in ways:
+        names = [name for name, kind in kinds.items() if meant(name, kind)]
+        if len(names) > 1 and len({*seed_groups([settings.get(name, {}) for name in names]).tolist()}) > 1:
+            raise ValueError(
+                f"against={against}: {', '.join(names)} are meant, and differ by more than the seed: name one."
+            )
+        if names:
+            return names
+    known = [*dict.fromkeys([*kinds, *kinds.values()])]
+    close = difflib.get_close_matches(against, known, 3, 0.5) or known[:6]
+    raise ValueError(f"against={against} is no row's name and no kind of one. Close: {', '.join(close)}.")
 
 
 def reference_dictionaries(against: str | None, saved: Sequence[SavedDictionary]) -> list[str]:

@@ -43,7 +43,7 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, images=images, transfer=list(cfg.transfer), splice=cfg.splice,
         directory=directory, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    terminal().print(bench_table(result.measures, result.against))
+    terminal().print(bench_table(result.measures))
     files = {"results": directory / "results.csv", "measures": directory / "measures.csv", "json": directory / JSON}
     try:
         files["page"] = write_bench_page(

@@ -165,8 +165,8 @@ def test_masks_give_probes_and_made_pairs_are_recorded(cli, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("against=nothing",), "against=nothing is none of the dictionaries"),
-        (("against=random",), "against=random means 2 of the dictionaries: give one of random,seed=0, random,seed=1"),
+        (("against=nothing",), "against=nothing is no row's name and no kind of one"),
+        (("against=n",), "are meant, and differ by more than the seed"),
         (("labels=anmal",), "labels=anmal: data has the columns"),
         (("without=[colour]",), "without=colour is no measure: choose among nmse, fvu"),
         (("hierarchy=tree.csv", "labels=null"), "hierarchy=tree.csv needs the classes of the images"),
