@@ -32,6 +32,7 @@ def write_bench_page(
     names = measured_names(measures)
     cells = {(row["member"], row["measure"]): row for row in measures.iter_rows(named=True)}
     members = results["member"].to_list()
+    drawn = one_per_seed(members, seeds)[:MOST]
     differences = [
         {"member": row["member"], "measure": MEASURES[row["measure"]].label, "diff": written(row["diff"], signed=True),
          "ends": ends(row, "diff_low", "diff_high"), "p": written(row["p"]), "p_holm": written(row["p_holm"]), "verdict": verdict(row)}
@@ -41,10 +42,17 @@ def write_bench_page(
         path, "bench_page.html.j2", title=title, facts=facts_of(results, against), against=", ".join(against),
         headings=[(MEASURES[name].label, ARROWS[MEASURES[name].better]) for name in names],
         rows=[{"name": member, "cells": [shown(cells.get((member, name))) for name in names]} for member in members],
-        radar=radar(members, names, cells), radar_members=members[:MOST], n_members=len(members),
+        radar=radar(drawn, names, cells), radar_members=drawn, n_members=len(members),
         differences=differences, seeds=seed_cells(seeds, names), left_out=left_out(measures),
         explained=[(MEASURES[name].label, MEASURES[name].meaning, MEASURES[name].null) for name in names], files=files,
     )  # fmt: skip
+
+
+def one_per_seed(members: Sequence[str], seeds: pl.DataFrame) -> list[str]:
+    """The dictionaries without the further seeds of each."""
+    groups = [{*group.split(", ")} for group in seeds["members"]] if len(seeds) else []
+    further = {member for group in groups for member in sorted(group & {*members}, key=list(members).index)[1:]}
+    return [member for member in members if member not in further]
 
 
 def facts_of(results: pl.DataFrame, against: Sequence[str]) -> list[tuple[str, str]]:
@@ -112,7 +120,7 @@ def radar(
     with mpl.rc_context(SETTINGS):
         figure = Figure(figsize=(6.4, 5.4), layout="constrained", facecolor="white")
         plot = figure.add_subplot(projection="polar")
-        for member, row in zip(members[:MOST], scaled[0][:MOST], strict=True):
+        for member, row in zip(members, scaled[0], strict=True):
             plot.plot(
                 [*angle, angle[0]],
                 [*row, row[0]],
@@ -128,7 +136,7 @@ def radar(
         plot.set_xticks(angle, [MEASURES[name].label for name in axes])
         plot.set_yticks([0, 0.5, 1], ["", "", ""])
         plot.set_ylim(-0.1, 1.05)
-        add_legend(figure, [*members[:MOST], "null, mean of all"])
+        add_legend(figure, [*members, "null, mean of all"])
     return data_uri(figure)
 
 
