@@ -23,6 +23,7 @@ import torch
 from goals import print_goals
 
 from saev.dictionary_bench.absorption import absorption
+from saev.dictionary_bench.coalitions import coalition_matching
 from saev.dictionary_bench.encoding import codes_by_image
 from saev.dictionary_bench.image_codes import ImageCodes
 from saev.dictionary_bench.localisation import localisation
@@ -35,6 +36,7 @@ from saev.metrics.resampling import draws
 from saev.nn import SparseAutoencoder, TopK
 from saev.shards import ActivationStore, RecordingWriter
 from saev.shards.selected_tokens import Selection
+from saev.trait_evaluation.table import TraitTable
 
 SIDE, CLASSES, SIBLINGS, PEER_IMAGES, DRAWS = 16, 20, 5, 100, 200
 
@@ -79,6 +81,8 @@ def measures(
     """Every measure that reads one recording's codes."""
     drawn = draws(len(codes.images), n_draws)
     groups = {f"group {g}": list(range(g * SIBLINGS, (g + 1) * SIBLINGS)) for g in range(CLASSES // SIBLINGS)}
+    of_classes = (labels[:, None] == np.arange(CLASSES)).astype(np.int8)
+    concepts = TraitTable(tuple(map(str, range(CLASSES))), of_classes)
     return {
         "Moran's I": lambda: localisation(codes, drawn, min_images),
         "NMSE": lambda: nmse(codes, drawn),
@@ -90,6 +94,7 @@ def measures(
         "the same, of 16 images": lambda: monosemanticity(codes, embeddings, drawn, TOP_IMAGES),
         "absorption": lambda: absorption(codes, labels, groups, drawn),
         "the same, judged on all images": lambda: absorption(codes, labels, groups, drawn, judged_on="train"),
+        f"coalitions, {CLASSES} concepts, 20 permutations": lambda: coalition_matching(codes, concepts, drawn)[0],
     }
 
 

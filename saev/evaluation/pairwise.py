@@ -13,6 +13,7 @@ from saev.metrics.matching import CORRELATED, SAME, By, best_matches, matched_co
 from saev.metrics.subspaces import subspace_agreement
 
 SUBSPACES = (8, 32, 128)  # atoms of the largest energy whose span is compared
+UNTRAINED = 2606_02061  # seed of random directions: another than SAEs start from, whose seeds are 0, 1, ...
 Flags = dict[str, Bool[Tensor, " n_latents"]]  # by column: whether each latent has a partner
 
 
@@ -108,7 +109,7 @@ def own_start(one: Compared) -> Tensor | None:
     return None if one.start is None else torch.cosine_similarity(one.atoms, one.start, dim=1).double().cpu()
 
 
-def untrained_fraction(one: Compared, seed: int = 0) -> float:
+def untrained_fraction(one: Compared, seed: int = UNTRAINED) -> float:
     """The fraction of atoms that have a partner among as many unit vectors of random direction."""
     drawn = torch.randn(one.atoms.shape, generator=torch.Generator().manual_seed(seed)).to(one.atoms)
     return (best_matches(one.atoms, drawn).similarity_a >= SAME).double().mean().item()

@@ -131,8 +131,8 @@ def compare(
     among_all = settings.stability_among == "all"
     pairs = [(a, b) for a, b in itertools.combinations(ones, 2) if among_all or a.settings == b.settings]
     with bar("Comparing", len(pairs), visible=progress) as advance:
-        for a, b in pairs:
-            pair = compare_pair(a, b, vectors)
+        for number, (a, b) in enumerate(pairs):
+            pair = compare_pair(a, b, vectors, number)
             rows.append({"a": a.name, "b": b.name, "seeds": a.settings == b.settings, **pair.numbers})
             flags[a.name].append(pair.flags_a)
             flags[b.name].append(pair.flags_b)

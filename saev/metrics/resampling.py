@@ -22,7 +22,7 @@ def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]
 
 
 def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 0.95) -> Interval:
-    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where present is none.
+    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where no value is finite.
 
     Resamples have fewer different images, which are easier to rank: the shift removes the bias of their mean.
     """

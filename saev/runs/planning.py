@@ -154,14 +154,18 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
     >>> names([["freeze=none", "label=trained", "k=8"], ["freeze=all", "label=untrained", "k=8"]])
     ['trained', 'untrained']
     """
+    given = [[*variant] for variant in variants]
     if len(variants) == 1:
-        return [alone]
+        first = labelled(variants[0])
+        return [safe(first[0]) if first != [*variants[0]] else alone]
     variants = [[short(override) for override in labelled(variant)] for variant in variants]
     common = set.intersection(*(set(variant) for variant in variants))
     result = [",".join(o for o in variant if o not in common) for variant in variants]
     result = [name or ",".join(variant) or alone for name, variant in zip(result, variants, strict=True)]
     if len(set(result)) < len(result):
-        raise ValueError(f"variants={list(variants)}: two SAEs of the bank have the same settings; remove one.")
+        raise ValueError(
+            f"variants={given}: two SAEs of the bank have the same settings or the same label; remove one, or give it another label."
+        )
     return [safe(name) for name in result]
 
 
