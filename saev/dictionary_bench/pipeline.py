@@ -29,12 +29,13 @@ from saev.dictionary_bench.preparing import (
     open_transfer,
     read_inputs,
     record_altered,
+    selected,
 )
 from saev.dictionary_bench.settings import BenchSettings
 from saev.dictionary_bench.transfer import Other
 from saev.files import write_atomically
 from saev.runs.tables import write_table
-from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, select_tokens, shared_passes
+from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, shared_passes
 from saev.scoring.against import reference_dictionaries
 
 log = logging.getLogger(__name__)
@@ -102,9 +103,7 @@ def bench(
     saved, device = find_dictionaries(dictionaries), resolve_device(settings.device)
     path = None if directory is None else Path(directory)
     against = reference_dictionaries(settings.against, saved)
-    chosen = {
-        one.name: select_tokens(one, recording, activations, layer, settings.tokens, settings.examples) for one in saved
-    }
+    chosen = selected(saved, recording, activations, layer, settings.tokens, settings.examples)
     check_same_images(chosen)
     inputs = read_inputs(chosen[saved[0].name], settings, images, device)
     elsewhere = open_transfer(saved, transfer, settings, layer)

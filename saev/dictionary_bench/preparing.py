@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from saev.dictionary_bench.settings import BenchSettings
 from saev.images.folder import FolderImages
 from saev.images.source import ImageSource
 from saev.saved import Recording, SavedDictionary, select_tokens
+from saev.settings import Examples
 from saev.shards.reader import ActivationStore
 from saev.shards.selected_tokens import Selection
 from saev.trait_evaluation.sources import ImageTraits
@@ -45,6 +47,19 @@ class BenchImages:
     embedder: VitSource | None = None
     embeddings: Float[np.ndarray, "images width"] | None = None
     concepts: ImageTraits | None = None
+
+
+def selected(
+    saved: Sequence[SavedDictionary],
+    recording: Recording | None,
+    activations: str | os.PathLike | None,
+    layer: int | None,
+    tokens: str | None,
+    examples: Examples,
+) -> dict[str, Selection]:
+    """The tokens of each dictionary (`select_tokens`), of the images that have any: a row of all measures is one of these images."""
+    chosen = {one.name: select_tokens(one, recording, activations, layer, tokens, examples) for one in saved}
+    return {name: dataclasses.replace(one, images=np.unique(one.spans.example)) for name, one in chosen.items()}
 
 
 def check_same_images(chosen: Selections) -> None:
@@ -103,7 +118,7 @@ def open_transfer(
         raise ValueError("transfer= needs the classes of images: give labels=COLUMN, a column of all recordings.")
     out = {}
     for recording in recordings:
-        selections = {one.name: select_tokens(one, recording, None, layer, settings.tokens, "all") for one in saved}
+        selections = selected(saved, recording, None, layer, settings.tokens, "all")
         first = selections[saved[0].name]
         classes = classes_of_images(first.store, str(settings.labels), first.images)
         out[first.store.name] = Elsewhere(selections, classes.number)
