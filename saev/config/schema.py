@@ -118,8 +118,6 @@ def register() -> None:
         "transfer": list[str],
         "splice": bool,
     }
-    bench |= {
-        **types_of(BenchSettings),
-    }
+    bench |= types_of(BenchSettings)
     store(name="bench_schema", node=schema("Bench", bench, ("vit", "images", "embedder", "traits", "paths")))
     store(name="map_schema", node=schema("Map", latents, ("images", "paths")))

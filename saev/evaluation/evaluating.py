@@ -20,7 +20,6 @@ from saev.evaluation.splicing import Splicing
 from saev.evaluation.stability import Stability, check_comparable, compare, write_stability
 from saev.evaluation.stable_dictionary import series, write_stable
 from saev.images.source import ImageSource
-from saev.metrics.paired import seed_groups
 from saev.runs.tables import write_table
 from saev.saved import (
     Dictionaries,
@@ -31,7 +30,7 @@ from saev.saved import (
     shared_passes,
     training_tokens,
 )
-from saev.scoring.against import reference_dictionaries, seed_rows, settings_of
+from saev.scoring.against import reference_dictionaries, seed_table
 from saev.shards.selected_tokens import Selection
 from saev.visuals.columns import failed, finite
 from saev.visuals.frontier import frontier, log_not_drawn, series_of
@@ -127,9 +126,8 @@ def evaluate(
         keys = sorted({"train_dataset"}.union(*(one.config.get("hyperparameters", {}) for one in saved)))
         for row, nmse in zip(table, nmse_at(table, settings.at_l0, keys), strict=True):
             row["nmse_at_l0"] = nmse
-    results, stability, seeds = pl.DataFrame(table, infer_schema_length=None), None, None
-    if len({*seed_groups([settings_of(one) for one in saved]).tolist()}) < len(saved):
-        seeds = pl.DataFrame(seed_rows(table, saved, ("nmse", "l0"), reference), infer_schema_length=None)
+    results, stability = pl.DataFrame(table, infer_schema_length=None), None
+    seeds = seed_table(rows, saved, ("nmse", "l0"), reference)
     if settings.stability:
         stability = compare(saved, members, selections, settings, None, device, progress)
         results = results.join(stability.dictionaries, "member", how="left", maintain_order="left")

@@ -1,6 +1,6 @@
 """The bootstrap over images: how much the numbers of the validation tokens vary with the images.
 
-A resample draws as many images as present are, with replacement; all tokens of an image are drawn together. Sums per image are
+A resample draws as many images as there are, with replacement; all tokens of an image are drawn together. Sums per image are
 computed once; those of a resample are their product with the images' multiplicities.
 """
 
@@ -89,7 +89,7 @@ def image_losses(
     negative = np.bincount(codes.image, np.logaddexp(0, score) * ~codes.positive, minlength=n)
     positive = np.bincount(codes.image, np.logaddexp(0, -score) * codes.positive, minlength=n)
     silent, silent_positives = codes.tokens - fired, codes.positives - fired_positives
-    # not in row_index: bincount of no values returns integers
+    # not in place: bincount of no values returns integers
     negative = negative + (silent - silent_positives) * np.logaddexp(0, b)
     return negative, positive + silent_positives * np.logaddexp(0, -b)
 

@@ -43,9 +43,11 @@ from saev.probing.splits import TRUE, LabelledData
 from saev.progress import bar
 from saev.runs.tables import write_table
 from saev.saved import SavedDictionary
+from saev.scoring.against import seed_table
 
 log = logging.getLogger(__name__)
 CHECKPOINT = "statistics.pt"
+NUMBERS = ("map", "r", "f1", "coverage_0.3")  # summed up over seeds
 Variant = tuple[str, str]  # variant of the labels, dictionary
 
 
@@ -54,7 +56,8 @@ class ProbeResult:
     """Tables of `saev.probe`, which `directory` holds as parquet and csv.
 
     `results` has a row per dictionary and variant of the labels (true, permuted), `classes` a row per class of each. `sparse`
-    and `sparse_classes` are those of probes on several latents together; None without them.
+    and `sparse_classes` are those of probes on several latents together; None without them. `seeds` has means and standard deviations
+    over dictionaries that differ by seed only; None without such.
     """
 
     results: pl.DataFrame
@@ -62,10 +65,11 @@ class ProbeResult:
     sparse: pl.DataFrame | None
     sparse_classes: pl.DataFrame | None
     directory: Path | None
+    seeds: pl.DataFrame | None = None
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """The tables by the names of their files."""
-        named = {name: getattr(self, name) for name in ("classes", "results", "sparse_classes", "sparse")}
+        named = {name: getattr(self, name) for name in ("classes", "results", "seeds", "sparse_classes", "sparse")}
         return {name: table for name, table in named.items() if table is not None}
 
 
@@ -115,6 +119,14 @@ def probe(
     else:
         inputs = open_inputs(dictionaries, dataset, settings, validation=validation, layer=layer)
     reference = reference_of(inputs, settings.against)
+    n_classes = len(inputs.data.names)
+    if reference and settings.permutations < (least := 20 * n_classes - 1):
+        log.warning(
+            "permutations=%d: p_ap_holm of %d classes cannot be below .05; permutations=%d can",
+            settings.permutations,
+            n_classes,
+            least,
+        )
     sources, checkpoint = inputs.sources(settings, device), path / CHECKPOINT if path else None
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
@@ -124,6 +136,10 @@ def probe(
         name: table.join(origins, "member", maintain_order="left")
         for name, table in (("classes", classes), ("results", results))
     }
+    true = {row["member"]: row for row in tables["results"].filter(labels=TRUE).iter_rows(named=True)}
+    seeds = seed_table(true, inputs.dictionaries, NUMBERS, [name for name in reference if name in true])
+    if seeds is not None:
+        tables["seeds"] = seeds
     _write(path, tables)  # before probes that may fail
     if settings.sparse.levels:
         train, val = inputs.data.splits
@@ -139,7 +155,9 @@ def probe(
         _write(path, added)
     if checkpoint and not keep_checkpoint:
         checkpoint.unlink(missing_ok=True)
-    return ProbeResult(tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path)
+    return ProbeResult(
+        tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path, seeds
+    )
 
 
 def named(classes: pl.DataFrame, names: Mapping[str, Mapping[int, str]]) -> pl.DataFrame:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from saev.metrics.paired import over_seeds, seed_groups
 from saev.saved import SavedDictionary
@@ -74,3 +75,16 @@ def seed_rows(
                 row[f"diff_{key}"] = summed.mean - over_seeds(of[np.isin(names, list(reference))]).mean
         out.append({key: None if value != value else value for key, value in row.items()})
     return out
+
+
+def seed_table(
+    rows: Mapping[str, Mapping[str, Any]],
+    saved: Sequence[SavedDictionary],
+    numbers: Sequence[str],
+    reference: Sequence[str] = (),
+) -> pl.DataFrame | None:
+    """`seed_rows` as a table, from the row of each dictionary by its name; None where no two dictionaries differ by seed only."""
+    kept = [one for one in saved if one.name in rows]
+    if len({*seed_groups([settings_of(one) for one in kept]).tolist()}) == len(kept):
+        return None
+    return pl.DataFrame(seed_rows([rows[one.name] for one in kept], kept, numbers, reference), infer_schema_length=None)

@@ -23,6 +23,7 @@ from saev.saved import (
     find_dictionaries,
     has_other_images,
 )
+from saev.scoring.against import seed_table
 from saev.scoring.by_layer import dictionaries_by_layer, opened
 from saev.scoring.scorers import TokenScorer, kind_of
 from saev.shards.split import held_out_split
@@ -42,13 +43,14 @@ class TraitsResult:
 
     `traits` has a row per method, seed, n_train, n_prototypes and trait; `results` their means over seeds and traits; `images`
     the test images with the largest scores of each dictionary's best prototypes, and positives with the lowest (no rows where
-    units are tokens).
+    units are tokens). `seeds` has the means over dictionaries that differ by seed only; None without such.
     """
 
     traits: pl.DataFrame
     results: pl.DataFrame
     images: pl.DataFrame
     directory: Path | None
+    seeds: pl.DataFrame | None = None
 
 
 def prepare(
@@ -93,6 +95,7 @@ def evaluate_traits(
     ValueError where no method is named, or two have one name.
     """
     parts: list[dict[str, pl.DataFrame]] = []
+    over_seeds: list[pl.DataFrame] = []
     for study in studies:
         check_names(study, scorers or {}, settings)
         of_units = image_methods if study.train.token is None else token_methods
@@ -109,13 +112,29 @@ def evaluate_traits(
             "protocol": settings.compat,
             "units": fingerprint({"train": study.train.digest(), "test": study.test.digest()})[:8],
         }
-        parts.append(tables_of_layer(Comparison(study.names, study.train, study.test, settings, where), methods, raw))
+        part = tables_of_layer(Comparison(study.names, study.train, study.test, settings, where), methods, raw)
+        parts.append(part)
+        if (seeds := seeds_of(study, part["results"], settings.against)) is not None:
+            over_seeds.append(seeds)
     tables = {name: pl.concat([part[name] for part in parts], how="diagonal_relaxed") for name in parts[0]}
+    seeds = pl.concat(over_seeds, how="diagonal_relaxed") if over_seeds else None
     path = None if directory is None else Path(directory)
     if path is not None:
         for name, table in tables.items():
             write_table(path, name, table)
-    return TraitsResult(**tables, directory=path)
+        if seeds is not None:
+            write_table(path, "seeds", seeds)
+    return TraitsResult(**tables, directory=path, seeds=seeds)
+
+
+def seeds_of(study: Study, results: pl.DataFrame, against: str) -> pl.DataFrame | None:
+    """Means over dictionaries that differ by seed only, of the mAP with all prototypes and training units; None without such."""
+    single = results.filter(labels="true", n_latents=1)
+    full = single.filter(*(pl.col(key) == pl.col(key).max().over("method") for key in ("n_train", "n_prototypes")))
+    rows = {row["method"]: row for row in full.iter_rows(named=True)}
+    meant = [one.name for one in study.members if against in (one.name, kind_of(one))]
+    table = seed_table(rows, study.members, ("map",), meant)
+    return None if table is None else table.with_columns(layer=pl.lit(study.layer))
 
 
 def warn_of_test_images(one: SavedDictionary, test: Side) -> None:

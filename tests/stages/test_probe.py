@@ -76,6 +76,26 @@ def test_latents_that_stand_for_classes_are_found_and_permuted_labels_are_not(cl
     assert means["n_tokens_val"].to_list() == [int((n_val == c).sum()) for c in range(3)]
 
 
+def test_seeds_are_summed_up_and_too_few_permutations_named(cli, place, tmp_path):
+    for seed in (0, 1):
+        means = torch.from_numpy(np.random.default_rng(99 + seed).normal(size=(4, D_MODEL))).float()[:3]
+        one = KMeansDictionary(Normaliser(torch.zeros(D_MODEL), torch.ones(())), means, "inverse")
+        saev.save_dictionary(
+            one, tmp_path / "saes" / f"means{seed}", hyperparameters={"baseline": "kmeans", "seed": seed}
+        )
+    shutil.copytree(place / "saes" / "untrained", tmp_path / "saes" / "untrained")
+    _, results, shown = probed(cli, place, "against=untrained", "permutations=20", run=tmp_path)
+    seeds = pl.read_parquet(
+        next(line for line in shown.out.splitlines() if line.startswith("seeds:")).split(None, 1)[1]
+    )
+    both, alone = seeds.rows(named=True)
+    maps = results.filter(pl.col("labels") == "true", pl.col("member").str.starts_with("means"))["map"]
+    assert both["members"] == "means0, means1" and both["n_seeds"] == 2 and alone["n_seeds"] == 1
+    assert both["map"] == pytest.approx(maps.mean()) and both["map_std"] == pytest.approx(maps.std())
+    assert both["diff_map"] == pytest.approx(both["map"] - alone["map"])
+    assert "p_ap_holm of 3 classes cannot be below .05; permutations=59 can" in shown.text
+
+
 @pytest.mark.slow
 def test_names_of_latents_stand_beside_their_numbers(cli, place, tmp_path):
     shutil.copytree(place / "saes", tmp_path / "run" / "saes")
