@@ -27,9 +27,7 @@ def test_seeds_have_a_row_with_mean_and_spread(tmp_path):
         seeds=(0,), against="channels",
     )  # fmt: skip
     source, out = Columns(columns=("red",)), tmp_path / "out"
-    result = saev.traits(
-        tmp_path, store, source, settings, directory=out, codes=tmp_path / "codes", device="cpu"
-    )
+    result = saev.traits(tmp_path, store, source, settings, directory=out, codes=tmp_path / "codes", device="cpu")
     assert result.seeds is not None
     row = result.seeds.row(0, named=True)
     full = result.results.filter(labels="true", n_latents=1, n_prototypes=6).filter(
