@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import polars as pl
 
@@ -16,6 +17,8 @@ def siblings(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[
 
     The csv has columns `parent` and `child`; a child may have several parents. ValueError where no group has 3 classes.
     """
+    if not Path(path).is_file():
+        raise ValueError(f"hierarchy={path} is not there: give a csv with the columns parent, child.")
     table = read_csv(path).with_columns(pl.all().cast(pl.String))
     if absent := {PARENT, CHILD} - {*table.columns}:
         raise ValueError(

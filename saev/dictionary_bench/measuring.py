@@ -46,6 +46,12 @@ def absent(reason: str) -> Measured:
     return Measured(float("nan"), details={"reason": reason})
 
 
+def renamed(measured: Measured, name: str) -> Measured:
+    """The same with its only column of latents called `name`."""
+    (values,) = measured.latents.values()
+    return dataclasses.replace(measured, latents={name: values})
+
+
 class Measuring:
     """The measures of dictionaries on the same images; what is the same for all of them is computed once."""
 
@@ -81,7 +87,10 @@ class Measuring:
         yield "morans_i", lambda: localisation(codes, drawn, s.min_images)
         if (embeddings := given.embeddings) is not None:
             yield "monosemanticity", lambda: monosemanticity(codes, embeddings, drawn)
-            yield "monosemanticity_top", lambda: monosemanticity(codes, embeddings, drawn, TOP_IMAGES)
+            yield (
+                "monosemanticity_top",
+                lambda: renamed(monosemanticity(codes, embeddings, drawn, TOP_IMAGES), "monosemanticity_top"),
+            )
         if (classes := given.classes) is not None:
             if (fitted := self.classifier) is not None:
                 yield "preservation", lambda: preservation(codes, fitted, drawn)

@@ -54,9 +54,12 @@ def measures_of_verbs(
     stability = evaluated.stability if stable else None
     out = {}
     for one in saved:
-        measures = {name: from_row(rows[one.name], name, name) for name in EVALUATED}
+        n_latents = int(one.config["n_latents"])
+        measures = {
+            name: from_row(rows[one.name], name, name, n=None if name == "l0" else n_latents) for name in EVALUATED
+        }
         measures[SPLICED] = (
-            from_row(rows[one.name], SPLICED, SPLICED, null=0.0)
+            from_row(rows[one.name], SPLICED, SPLICED, null=0.0, n=rows[one.name].get("splice_images"))
             if spliced
             else absent("needs splice=true, images= and vit=")
         )

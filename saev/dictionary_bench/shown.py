@@ -33,13 +33,20 @@ def ends(row: Mapping[str, Any], low: str = "low", high: str = "high") -> str:
 
 
 def verdict(row: Mapping[str, Any]) -> Verdict:
-    """Whether a dictionary is better than the one it is compared with: where the interval of the difference does not hold 0."""
+    """Whether a dictionary is better than the one it is compared with.
+
+    Not shown where the interval of the difference holds 0, where p is known and above .05 after Holm, or, of a better one, where it is no
+    better than its own null."""
     better = MEASURES[row["measure"]].better
     if row["diff_low"] is None or not better:
         return ""
     if row["diff_low"] <= 0 <= row["diff_high"]:
         return "not shown"
-    return "better" if (row["diff_low"] > 0) == (better == "higher") else "worse"
+    if row["p_holm"] is not None and row["p_holm"] > 0.05:
+        return "not shown"
+    if (row["diff_low"] > 0) != (better == "higher"):
+        return "worse"
+    return "better" if is_above_null(row) else "not shown"
 
 
 def is_above_null(row: Mapping[str, Any]) -> bool:
