@@ -57,7 +57,7 @@ def absorption(
 
     Latents are ranked and probes fitted on training images of a group, F1 is of its test images; `judged_on="train"` is
     ViSAEBench's: F1 of the images that the probes were fitted on, which 4 latents can always raise more than one.
-    A silent latent is among nobody's top 10 (there, ties at 0 fill the 10 on both sides).
+    A latent that is silent on a class is not among its top latents; in ViSAEBench latents of mean 0 fill up the 10.
     Null: the labels permuted within each group. `n`: classes tested. `draws` resample the images: the top latents are chosen anew in each,
     the probes stay. details: `overlap`, `f1_few`, `f1_many` (means), `classes`: of each test its group, label and numbers.
     """

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float64, Int64
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 
 from saev.dictionary_bench.coalitions import half_of
 from saev.dictionary_bench.measured import Measured
@@ -54,11 +55,12 @@ def paired_images(
 ) -> tuple[Measured, pl.DataFrame]:
     """(mean accuracy over attributes, a row per attribute): of the latent that differs most consistently between the images of the pairs.
 
-    For each attribute the latent with the largest |sum d| / sqrt(n sum d^2), d being its pooled code on a less that on b, is chosen on
-    half of the pairs; on the other half a pair is right where d has the sign it had there, and half right where d is 0. Each half
-    serves once to choose and once to judge. Attributes with fewer than MIN_PAIRS pairs are left out.
-    Null: a and b exchanged at random in each pair before the latent is chosen, mean of `permutations`: about 1/2.
-    `n`: pairs. draws: resamples of the pairs, the same for all dictionaries. units: accuracy of each attribute. details: `specificity`.
+    For each attribute the latent with the largest |sum d| / sqrt(n sum d^2), d being its pooled code on a less that on b, is chosen on half
+    of the pairs; on the other half a pair is right where d has the sign it had there, and half right where d is 0. Each half serves once
+    to choose and once to judge; pairs that share an image are in the same half. Attributes with fewer than MIN_PAIRS groups of
+    pairs without a common image are left out.
+    Null: a and b exchanged at random in each group before the latent is chosen, mean of `permutations`: about 1/2.
+    `n`: pairs. draws: resamples of the groups, the same for all dictionaries. units: accuracy of each attribute. details: `specificity`.
     Table: accuracy, its null, `specificity` (|d| of the chosen latent over the sum of |d| of all latents), latents of both halves.
     """
     difference = (pooled[pairs.a] - pooled[pairs.b]).tocsr()
@@ -72,33 +74,43 @@ def paired_images(
     }
     for name in sorted({*pairs.attribute}):
         chosen = np.flatnonzero(np.array(pairs.attribute) == name)
-        if len(chosen) < MIN_PAIRS:
+        group = connected(pairs.a[chosen], pairs.b[chosen])
+        if group.max() + 1 < MIN_PAIRS:
             continue
         d = np.asarray(difference[chosen].toarray(), np.float64)
-        half = half_of(len(d), rng)
+        half = half_of(int(group.max()) + 1, rng)[group]
         correct, latents = judged(d, half)
-        signs = rng.choice([-1.0, 1.0], (permutations, len(d), 1))
+        signs = rng.choice([-1.0, 1.0], (permutations, int(group.max()) + 1, 1))[:, group]
         null = float(np.mean([judged(d * sign, half)[0].mean() for sign in signs])) if permutations else None
         total = np.abs(d).sum(1)
         both = np.where(half, *[np.abs(d[:, j]) for j in latents[::-1]])
         specific = float((both / np.where(total > 0, total, 1)).mean())
-        right.append(correct)
+        sums, sizes = (np.bincount(group, weights) for weights in (correct, np.ones(len(d))))
+        right.append((sums, sizes))
         rows.append({"attribute": name, "n_pairs": len(d), "accuracy": float(correct.mean()), "accuracy_null": null,
                      "specificity": specific, "latents": latents})  # fmt: skip
     table = pl.DataFrame(rows, schema=schema)
     if not rows:
-        return Measured(float("nan"), details={"reason": f"no attribute has {MIN_PAIRS} pairs"}), table
-    drawn = (
-        np.mean([correct @ draws(len(correct), n_draws, seed) / len(correct) for correct in right], 0)
-        if n_draws
-        else np.zeros(0)
-    )
+        return Measured(
+            float("nan"), details={"reason": f"no attribute has {MIN_PAIRS} pairs without a common image"}
+        ), table
+    drawn = np.zeros(0)
+    if n_draws:
+        times = [draws(len(sizes), n_draws, seed) for _, sizes in right]
+        drawn = np.mean([(sums @ n) / (sizes @ n) for (sums, sizes), n in zip(right, times, strict=True)], 0)
     units = table["accuracy"].to_numpy()
     nulls = table["accuracy_null"].to_numpy().astype(np.float64)
     details = {"specificity": float(table["specificity"].mean())}  # type: ignore[arg-type]
     return Measured(
-        float(units.mean()), float(nulls.mean()), sum(map(len, right)), drawn, units=units, details=details
+        float(units.mean()), float(nulls.mean()), int(table["n_pairs"].sum()), drawn, units=units, details=details
     ), table
+
+
+def connected(a: Int64[np.ndarray, " pairs"], b: Int64[np.ndarray, " pairs"]) -> Int64[np.ndarray, " pairs"]:
+    """The number of each pair's group: pairs that share an image, directly or through others, are one."""
+    n = int(max(a.max(), b.max())) + 1
+    of_image = connected_components(csr_matrix((np.ones(len(a)), (a, b)), (n, n)), directed=False)[1]
+    return np.unique(of_image[a], return_inverse=True)[1].astype(np.int64)
 
 
 def judged(

@@ -39,6 +39,18 @@ def test_noise_is_at_its_null(pairs):
     assert silent.value == silent.null == 0.5  # nothing differs: half right
 
 
+def test_pairs_that_share_an_image_are_on_one_side():
+    shared = ImagePairs(np.repeat(np.arange(24), 5), np.arange(24, 144), ["red"] * 120)
+    scores = [
+        paired_images(csr_matrix(np.random.default_rng(seed).random((144, 30))), shared, permutations=0)[0].value
+        for seed in range(12)
+    ]
+    assert abs(np.mean(scores) - 0.5) < 0.06, scores  # with pairs of one image on both sides .6 to .7
+    few = ImagePairs(np.repeat(np.arange(8), 5), np.arange(8, 48), ["red"] * 40)
+    measured, _ = paired_images(csr_matrix(np.random.default_rng(0).random((48, 30))), few)
+    assert np.isnan(measured.value)
+
+
 def test_few_pairs_are_not_judged(pairs):
     few = ImagePairs(np.arange(9), np.arange(60, 69), ["red"] * 9)
     measured, table = paired_images(csr_matrix(pairs[0]), few)

@@ -1,4 +1,4 @@
-"""Dictionaries of known quality on planted features: the oracle and trained ones are told from frozen and untrained ones."""
+"""Dictionaries on planted features: the oracle and a trained one score higher than frozen and untrained ones."""
 
 import numpy as np
 import pytest
