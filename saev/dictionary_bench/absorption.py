@@ -61,6 +61,8 @@ def absorption(
     Null: the labels permuted within each group. `n`: classes tested. `draws` resample the images: the top latents are chosen anew in each,
     the probes stay. details: `overlap`, `f1_few`, `f1_many` (means), `classes`: of each test its group, label and numbers.
     """
+    if not codes.live.any():
+        return Measured(float("nan"), details={"reason": "no latent fires"})
     tests = list(_tests(codes, labels, groups, draws, judged_on, seed))
     if not tests:
         reason = "no group has 3 classes and 10 images with 3 of a class"
@@ -100,9 +102,9 @@ def _tests(
 ) -> Iterator[Tested]:
     for name, children in groups.items():
         rows = np.flatnonzero(np.isin(labels, children))
+        children, classes = np.unique(labels[rows], return_inverse=True)
         if len(children) < MIN_SIBLINGS or len(rows) < MIN_GROUP:
             continue
-        children, classes = np.unique(labels[rows], return_inverse=True)
         pooled = codes.pooled[rows]
         fires = np.flatnonzero(pooled.getnnz(axis=0))
         pooled = pooled[:, fires] if len(fires) > MANY else pooled

@@ -72,7 +72,7 @@ def read_embeddings(path: Path) -> tuple[Sequence[str] | None, Float32[np.ndarra
             table = read_parquet(path)
             names = next((table[name].to_list() for name in NAMES if name in table.columns), None)
             lists = [c for c in table.columns if isinstance(table.schema[c], pl.List | pl.Array)]
-            numbers = [c for c in table.columns if table.schema[c].is_numeric() and c not in NAMES]
+            numbers = [c for c in table.columns if table.schema[c].is_float()]  # integers may be ids
             columns = {c: np.array(table[c].to_list()) for c in lists} or {"": table.select(numbers).to_numpy()}
         elif path.suffix == ".safetensors":
             from safetensors.numpy import load_file

@@ -1,6 +1,7 @@
 """What the measures read beside codes, the same for all dictionaries: classes, concepts, groups, embeddings and pairs of the images."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,11 +10,13 @@ from jaxtyping import Float, Int64
 
 from saev.dictionary_bench.paired_images import ImagePairs
 from saev.images.tables import shortened
-from saev.metrics.resampling import draws
+from saev.metrics.resampling import MIN_IMAGES, draws
 from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
 from saev.shards.reader import ActivationStore
 from saev.trait_evaluation.sources import ImageTraits, Presence
 from saev.trait_evaluation.table import TraitTable
+
+log = logging.getLogger(__name__)
 
 
 class ImageClasses(NamedTuple):
@@ -49,7 +52,7 @@ def drawn_images(n_images: int, bootstrap: int, seed: int) -> Int64[np.ndarray, 
 def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndarray, " images"]) -> ImageClasses:
     """The classes of these images: a column of examples.parquet, or a csv of image and class or of image and 1 or 0 per class.
 
-    ValueError where they have fewer than two classes, or several classes an image.
+    Classes of fewer than MIN_IMAGES images are left out. ValueError for fewer than two classes, or several classes an image.
     """
     if labels in store.examples.columns or not labels.endswith((".csv", ".tsv", ".txt")):
         if labels not in store.examples.columns:
@@ -66,9 +69,14 @@ def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndar
                 f"labels={labels} has images of several classes: the bench needs one class an image; give them as traits=table."
             )
         number = np.where(table.any(1) & found.labelled[images], table.argmax(1), -1)
+    counts = np.bincount(number[number >= 0], minlength=1)
+    rare = np.flatnonzero((counts > 0) & (counts < MIN_IMAGES))
+    if len(rare):
+        log.info("labels=%s: %d classes of fewer than %d images are left out", labels, len(rare), MIN_IMAGES)
+        number = np.where(np.isin(number, rare), -1, number)
     if len(np.unique(number[number >= 0])) < 2:
         raise ValueError(
-            f"labels={labels}: the {len(images)} images have fewer than two classes: choose another column, or examples=all."
+            f"labels={labels}: the {len(images)} images have fewer than two classes of {MIN_IMAGES} images: choose others, or examples=all."
         )
     return ImageClasses(number, names)
 

@@ -17,7 +17,7 @@ from saev.dictionary_bench.paired_images import paired_images
 from saev.dictionary_bench.preservation import Classifier, classifier, preservation
 from saev.dictionary_bench.reconstruction import fvu, nmse
 from saev.dictionary_bench.settings import BenchSettings
-from saev.dictionary_bench.sparse_probe import sparse_probe
+from saev.dictionary_bench.sparse_probe import K, sparse_probe
 from saev.dictionary_bench.transfer import Other, transfer
 from saev.saved import SavedDictionary
 
@@ -94,8 +94,13 @@ class Measuring:
         if (classes := given.classes) is not None:
             if (fitted := self.classifier) is not None:
                 yield "preservation", lambda: preservation(codes, fitted, drawn)
-            yield "image_probes", lambda: sparse_probe(codes, classes.number, drawn)
-            yield "image_probes_leaking", lambda: sparse_probe(codes, classes.number, drawn, ranked_on="all")
+            few = absent(f"has fewer than {K[-1]} latents, so that its area is of another range")
+            enough = codes.n_latents >= K[-1]
+            yield "image_probes", lambda: sparse_probe(codes, classes.number, drawn) if enough else few
+            yield (
+                "image_probes_leaking",
+                lambda: sparse_probe(codes, classes.number, drawn, ranked_on="all") if enough else few,
+            )
             if (groups := given.groups) is not None:
                 yield "absorption", lambda: absorption(codes, classes.number, groups, drawn)
                 yield "absorption_in_sample", lambda: absorption(codes, classes.number, groups, drawn, "train")

@@ -85,6 +85,8 @@ def read_inputs(first: Selection, settings: BenchSettings, images: BenchImages, 
     if settings.pairs is not None and settings.pairs not in ALTERATIONS:
         pairs = read_pairs(settings.pairs, paths, store.name)
     embeddings = embeddings_of(first, settings, images, device)
+    if embeddings is not None and not (np.linalg.norm(embeddings, axis=1) > 0).all():
+        raise ValueError("embeddings of some images are 0, so that they have no direction: embed these images again.")
     concepts = concepts_of(store, images.concepts, classes, numbers)
     drawn = drawn_images(len(numbers), settings.bootstrap, settings.seed)
     return Inputs(drawn, classes, concepts, groups, embeddings, pairs)
@@ -148,7 +150,7 @@ def record_altered(
     table = write_pairs(images.recorded, indices, directory / "pairs", how, settings.pairs_per_class, settings.seed)
     layers = sorted({selection.layer for selection in chosen.values()})
     pictures = FolderImages(root=str(table.parent / FOLDER), name=f"pairs_{how}")
-    store = record(pictures, images.vit, layers, root=table.parent / "activations")
+    store = record(pictures, images.vit, layers, root=table.parent / "activations", device=settings.device)
     selections = {
         name: dataclasses.replace(
             one, store=store, images=np.flatnonzero(store.tokens_per_image(one.layer)), ignore_labels=()

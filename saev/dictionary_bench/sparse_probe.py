@@ -43,7 +43,7 @@ def sparse_probe(
     details: `accuracies` {k: accuracy}, `null_accuracies`, and `chosen`, the latents by rank, of the largest k.
     """
     rows, classes = labelled(labels, "a k-sparse probe")
-    k = [n for n in sorted(k) if n <= codes.n_latents]
+    k = [n for n in sorted(k) if n <= codes.n_latents] or [codes.n_latents]
     correct, test, chosen = _correct(codes, rows, classes, k, ranked_on, test_fraction, seed)
     details = {"accuracies": _by_k(k, correct), "chosen": chosen}
     null_value = float("nan")

@@ -73,7 +73,7 @@ def test_what_is_planted_is_found_and_compared(cli, folder):
     results, measures, directory, shown = benched(cli, folder, *given, 'against="random,seed=0"')
     planted, random, _ = results.rows(named=True)
     assert [row["member"] for row in (planted, random)] == ["planted", "random,seed=0"]
-    for name in ("coalitions", "image_probes"):
+    for name in ("coalitions", "preservation"):
         assert planted[name] > planted[f"{name}_null"], name
         assert planted[name] > random[name], name
     assert planted["nmse"] == pytest.approx(0) and planted["nmse_null"] == 1 and planted["preservation"] == 1
@@ -99,6 +99,7 @@ def test_what_was_not_measured_is_named_with_its_reason(cli, folder):
     assert (
         "coalitions" not in measures["measure"] and reasons["monosemanticity"] == "needs embeddings= or vit@embedder="
     )
+    assert reasons["image_probes"] == "has fewer than 100 latents, so that its area is of another range"
     assert reasons["probe_map"] == "the recording has no labels of patches"
     assert "no latent has a valid map" in measures.filter(measure="morans_i")["reason"][0]  # 2 x 2 patches
     page = (directory / "bench.html").read_text()
@@ -113,9 +114,7 @@ def test_json_has_the_layout_of_visaebench_and_tables_are_whole(cli, folder):
     assert {*DIMENSIONS} <= {*one}
     entry = one["reconstruction"]["downstream_preservation"]
     assert entry["value"] == 1 and entry["higher_is_better"] is True and entry["metadata"]["null"] < 1
-    assert (
-        one["reconstruction"]["nmse"]["higher_is_better"] is False and "sparse_probing_auc" in one["concept_detection"]
-    )
+    assert one["reconstruction"]["nmse"]["higher_is_better"] is False and "coalitions" in one["concept_detection"]
     concepts = pl.read_parquet(directory / "concepts.parquet")
     assert {*concepts["concept"]} == {"lion", "lynx", "wolf", "fox"} and len(concepts) == 4 * 3
     latents = pl.read_parquet(directory / "latents.parquet")
