@@ -22,19 +22,25 @@ TABLE, FOLDER = "pairs.csv", "images"
 
 
 def write_pairs(
-    images: ImageSource, indices: Sequence[int], directory: Path, how: Alteration, most: int = 40, seed: int = 0
+    images: ImageSource,
+    indices: Sequence[int],
+    directory: Path,
+    how: Alteration,
+    most: int = 40,
+    seed: int = 0,
+    ignored: Sequence[int] = (),
 ) -> Path:
     """Write pairs of (image, the same altered) below `directory`, and the csv of them (`read_pairs`), whose path is returned.
 
     painted_over: the pixels of a class get the mean colour of the others. recoloured: their hue is turned by half a circle. Of each class
-    that covers between SMALLEST and LARGEST of at least MIN_PAIRS images, at most `most` images, drawn at random. The attribute is the
-    class's name. ValueError for images without masks, or without such a class.
+    that covers between SMALLEST and LARGEST of at least MIN_PAIRS images, but those `ignored`, at most `most` images, drawn at random. The
+    attribute is the class's name. ValueError for images without masks, or without such a class.
     """
     if images.labelling is None:
         raise ValueError(
             f"pairs={how} needs masks: give images with masks, images=segmentation images.root=..., or a csv of pairs."
         )
-    void, names = {VOID, *images.labelling.void}, images.labelling.classes
+    void, names = {VOID, *images.labelling.void, *ignored}, images.labelling.classes
     by_class: dict[int, list[int]] = {}
     with bar("Masks", len(indices)) as advance:
         for index in indices:

@@ -84,6 +84,7 @@ def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndar
 def concepts_of(
     store: ActivationStore,
     source: ImageTraits | None,
+    ignore_labels: tuple[int | str, ...],
     classes: ImageClasses | None,
     images: Int64[np.ndarray, " images"],
 ) -> TraitTable | None:
@@ -91,7 +92,7 @@ def concepts_of(
     if source is not None:
         return source.table(store, images)
     if store.token_labels is not None:
-        return Presence().table(store, images)
+        return Presence(ignore_labels=ignore_labels).table(store, images)
     if classes is None:
         return None
     values = (classes.number[:, None] == np.arange(len(classes.names))).astype(np.int8)

@@ -85,7 +85,9 @@ def probe_rows(
 ) -> dict[tuple[str, str], Measured]:
     """PROBED by dictionary and measure, of recordings with labels of patches."""
     out = {}
-    options = ProbeSettings(tokens="patches", bootstrap=settings.bootstrap, seed=settings.seed)
+    options = ProbeSettings(
+        tokens="patches", ignore_labels=settings.ignore_labels, bootstrap=settings.bootstrap, seed=settings.seed
+    )
     for group in shared_passes(chosen):
         selection = chosen[group[0]]
         if selection.store.token_labels is None:

@@ -105,8 +105,8 @@ def bench(
     against = reference_dictionaries(settings.against, saved)
     chosen = selected(saved, recording, activations, layer, settings.tokens, settings.examples)
     check_same_images(chosen)
-    inputs = read_inputs(chosen[saved[0].name], settings, images, device)
     elsewhere = open_transfer(saved, transfer, settings, layer)
+    inputs = read_inputs(chosen[saved[0].name], settings, images, device)
     altered: Selections | None = None
     if settings.pairs in ALTERATIONS:
         altered, pairs = record_altered(saved, chosen, settings, images, path)

@@ -18,6 +18,7 @@ from saev.dictionary_bench.paired_images import ImagePairs, read_pairs
 from saev.dictionary_bench.settings import BenchSettings
 from saev.images.folder import FolderImages
 from saev.images.source import ImageSource
+from saev.probing.labels import ids_of
 from saev.saved import Recording, SavedDictionary, select_tokens
 from saev.settings import Examples
 from saev.shards.reader import ActivationStore
@@ -87,7 +88,7 @@ def read_inputs(first: Selection, settings: BenchSettings, images: BenchImages, 
     embeddings = embeddings_of(first, settings, images, device)
     if embeddings is not None and not (np.linalg.norm(embeddings, axis=1) > 0).all():
         raise ValueError("embeddings of some images are 0, so that they have no direction: embed these images again.")
-    concepts = concepts_of(store, images.concepts, classes, numbers)
+    concepts = concepts_of(store, images.concepts, settings.ignore_labels, classes, numbers)
     drawn = drawn_images(len(numbers), settings.bootstrap, settings.seed)
     return Inputs(drawn, classes, concepts, groups, embeddings, pairs)
 
@@ -147,7 +148,11 @@ def record_altered(
                 "backbones apart."
             )
     indices = images.recorded.indices(list(image_keys(first.store, first.images)), first.store.name)
-    table = write_pairs(images.recorded, indices, directory / "pairs", how, settings.pairs_per_class, settings.seed)
+    labelling = images.recorded.labelling
+    ignored = ids_of("ignore_labels", settings.ignore_labels, labelling.classes if labelling else {})
+    table = write_pairs(
+        images.recorded, indices, directory / "pairs", how, settings.pairs_per_class, settings.seed, ignored
+    )
     layers = sorted({selection.layer for selection in chosen.values()})
     pictures = FolderImages(root=str(table.parent / FOLDER), name=f"pairs_{how}")
     store = record(pictures, images.vit, layers, root=table.parent / "activations", device=settings.device)

@@ -13,6 +13,7 @@ class BenchSettings:
     Args:
         tokens, examples: as of `EvaluateSettings`.
         labels: the class of each image: a column of examples.parquet, or a csv of image, class; None: no measure that needs classes.
+        ignore_labels: names or ids of patch labels that are no class, for probes, coalitions and pairs that are made.
         hierarchy: a csv of parent, child, where children are classes: groups for the absorption rate.
         embeddings: of the images by another model: a file (.npy, .npz, .safetensors, .parquet), or another recording of them.
         pairs: a csv of image_a, image_b, attribute; or painted_over or recoloured, pairs that are made from the images' masks.
@@ -27,6 +28,7 @@ class BenchSettings:
     tokens: str | None = None
     examples: Examples = "held_out"
     labels: str | None = None
+    ignore_labels: tuple[int | str, ...] = ()
     hierarchy: str | None = None
     embeddings: str | None = None
     pairs: str | None = None

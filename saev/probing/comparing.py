@@ -1,7 +1,8 @@
 """`against=`: the best latents of a dictionary's classes compared with those of another one, on the same validation tokens."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -11,10 +12,13 @@ from saev.metrics.resampling import MIN_IMAGES, interval
 from saev.probing.bootstrap import ColumnCodes, FiringTokens, average_precisions, image_losses
 from saev.probing.class_metrics import ClassMetrics
 from saev.probing.inputs import ProbeInputs
-from saev.probing.rows import ClassDraws, mean_of_classes
-from saev.probing.settings import Weights
+from saev.probing.rows import ClassDraws, mean_of_classes, none_if_nan
+from saev.probing.settings import ProbeSettings, Weights
+from saev.probing.splits import TRUE
 from saev.scoring.against import reference_rows, settings_of
 from saev.scoring.scorers import kind_of
+
+log = logging.getLogger(__name__)
 
 
 class Probed(NamedTuple):
@@ -121,3 +125,26 @@ def compare_all(
     return {
         name: compare(one, others, permutations, seed, weights) for name, one in probed.items() if name not in reference
     }
+
+
+def check_permutations(reference: Sequence[str], settings: ProbeSettings, n_classes: int) -> None:
+    """Say where so few permutations cannot give a p that is small after Holm's adjustment."""
+    if reference and 0 < settings.permutations < (least := 20 * n_classes - 1):
+        log.warning(
+            "permutations=%d: p_ap_holm of %d classes cannot be below .05; permutations=%d can", settings.permutations, n_classes, least
+        )  # fmt: skip
+
+
+def add_differences(
+    classes: list[dict[str, Any]],
+    results: list[dict[str, Any]],
+    compared: Mapping[str, tuple[list[dict[str, float]], dict[str, float]]],
+    settings: ProbeSettings,
+) -> None:
+    """Put the differences to the reference into the rows with true labels."""
+    for name, (by_class, total) in compared.items():
+        of_classes = [row for row in classes if (row["member"], row["labels"]) == (name, TRUE)]
+        of_results = [row for row in results if (row["member"], row["labels"]) == (name, TRUE)]
+        total = {**total, "against": settings.against, "diff_latents": "fixed"}
+        for row, numbers in zip([*of_classes, *of_results], [*by_class, total], strict=True):
+            row.update({key: none_if_nan(value) for key, value in numbers.items()})

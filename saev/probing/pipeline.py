@@ -20,7 +20,7 @@ from saev.device import resolve_device
 from saev.dictionary import Dictionary
 from saev.probing.bootstrap import FiringTokens
 from saev.probing.class_metrics import ClassMetrics, best_columns, evaluate
-from saev.probing.comparing import Probed, compare_all, reference_of
+from saev.probing.comparing import Probed, add_differences, check_permutations, compare_all, reference_of
 from saev.probing.counts.statistics import LatentLabelStats
 from saev.probing.counts.table import Columns
 from saev.probing.inputs import ProbeInputs, Recording, open_inputs
@@ -119,14 +119,7 @@ def probe(
     else:
         inputs = open_inputs(dictionaries, dataset, settings, validation=validation, layer=layer)
     reference = reference_of(inputs, settings.against)
-    n_classes = len(inputs.data.names)
-    if reference and settings.permutations < (least := 20 * n_classes - 1):
-        log.warning(
-            "permutations=%d: p_ap_holm of %d classes cannot be below .05; permutations=%d can",
-            settings.permutations,
-            n_classes,
-            least,
-        )
+    check_permutations(reference, settings, len(inputs.data.names))
     sources, checkpoint = inputs.sources(settings, device), path / CHECKPOINT if path else None
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
@@ -253,21 +246,6 @@ def evaluate_best(
         compared = compare_all(probed, reference, settings.permutations, settings.seed, settings.weights)
         add_differences(classes, results, compared, settings)
     return _frame(classes), _frame(results)
-
-
-def add_differences(
-    classes: list[dict[str, Any]],
-    results: list[dict[str, Any]],
-    compared: Mapping[str, tuple[list[dict[str, float]], dict[str, float]]],
-    settings: ProbeSettings,
-) -> None:
-    """Put the differences to the reference into the rows with true labels."""
-    for name, (by_class, total) in compared.items():
-        of_classes = [row for row in classes if (row["member"], row["labels"]) == (name, TRUE)]
-        of_results = [row for row in results if (row["member"], row["labels"]) == (name, TRUE)]
-        total = {**total, "against": settings.against, "diff_latents": "fixed"}
-        for row, numbers in zip([*of_classes, *of_results], [*by_class, total], strict=True):
-            row.update({key: none_if_nan(value) for key, value in numbers.items()})
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

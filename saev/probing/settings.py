@@ -75,6 +75,10 @@ class ProbeSettings:
 
     def __post_init__(self):
         check(self)
+        if self.against is not None and not self.bootstrap:
+            raise ValueError(
+                f"against={self.against} with bootstrap=0: differences need resamples; set bootstrap=1000."
+            )
         if self.labels == "patches":
             if self.compat == "saev" and 0 in self.ignore_labels:
                 raise ValueError(

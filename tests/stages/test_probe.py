@@ -258,6 +258,7 @@ def test_labels_of_images_are_broadcast_to_their_tokens(cli, place, tmp_path):
         ),
         (["linear=true", "linear_probe.weights=even"], "linear_probe.weights=even: choose none or balanced"),
         (["linear=true", "linear_probe.max_epochs=0"], "linear_probe.max_epochs=0: must be at least 1"),
+        (("against=untrained", "bootstrap=0"), "against=untrained with bootstrap=0: differences need resamples"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_remedy(cli, place, arguments, message):
