@@ -14,6 +14,7 @@ from torch import Tensor
 from saev.dictionary import Dictionary, Scorer
 from saev.progress import bar
 from saev.saved import SavedDictionary, shared_passes
+from saev.scoring.against import settings_of
 from saev.scoring.images_of_latents import dense, standardised, top_images
 from saev.scoring.pooling import pooled_scores
 from saev.shards.selected_tokens import Selection
@@ -83,7 +84,7 @@ def compared(
             None if (rows := starts.get(one.name)) is None else directions(members[one.name], rows).detach().float(),
             codes.get(one.name),
             whole.get(one.name),
-            settings_of(one),
+            without_seed(one),
             one.provenance.get("vit") or {},
         )
         for one in saved
@@ -110,12 +111,9 @@ def directions(dictionary: Dictionary, rows: Tensor | None = None) -> Float[Tens
     return rows if scale is None or scale.ndim == 0 else rows * scale
 
 
-def settings_of(one: SavedDictionary) -> str:
-    """What a dictionary is and how it was trained, without the seed: equal for the seeds of one method."""
-    hyperparameters = {k: v for k, v in (one.config.get("hyperparameters") or {}).items() if k != "seed"}
-    trained = {key: one.provenance.get(key) for key in ("dataset_fingerprint", "dataset", "layer", "token_roles")}
-    shape = {key: one.config.get(key) for key in ("kind", "d_model", "n_latents")}
-    return json.dumps([hyperparameters, trained, shape], sort_keys=True, default=str)
+def without_seed(one: SavedDictionary) -> str:
+    """`settings_of` without the seed: equal for the seeds of one method."""
+    return json.dumps({k: v for k, v in settings_of(one).items() if k != "seed"}, sort_keys=True, default=str)
 
 
 def at_most(selection: Selection, n: int) -> Selection:

@@ -19,7 +19,7 @@ from torch import Tensor
 from saev.checkpoint import start_of
 from saev.device import check_device, resolve_device
 from saev.dictionary import Dictionary
-from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared, settings_of
+from saev.evaluation.compared import Compared, at_most, code_vectors, common_images, compared, without_seed
 from saev.evaluation.pairwise import Flags, compare_pair, own_start, untrained_fraction
 from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.token_draws import compare_draws
@@ -106,7 +106,7 @@ def check_comparable(
     pairs = [*itertools.combinations(saved, 2)]
     if not any(comparable(*pair) for pair in pairs):
         raise ValueError("stability=true: give at least two dictionaries, of one d_model or over the same images.")
-    if settings.stability_among == "seeds" and not any(settings_of(a) == settings_of(b) for a, b in pairs):
+    if settings.stability_among == "seeds" and not any(without_seed(a) == without_seed(b) for a, b in pairs):
         log.warning("stability_among=seeds: no two of the dictionaries differ in their seed alone, nothing is compared")
 
 

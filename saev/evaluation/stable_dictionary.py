@@ -17,7 +17,7 @@ from torch import Tensor
 
 from saev.checkpoint import save_dictionary, start_of
 from saev.dictionary import Dictionary
-from saev.evaluation.compared import settings_of
+from saev.evaluation.compared import without_seed
 from saev.nn.autoencoder import SparseAutoencoder
 from saev.nn.sparsifiers import JumpReLU, SparsifierSettings
 from saev.runs.tables import write_table
@@ -119,7 +119,7 @@ def series(saved: Sequence[SavedDictionary], members: Mapping[str, Dictionary]) 
     groups: dict[str, list[SavedDictionary]] = {}
     for one in saved:
         if isinstance(members[one.name], SparseAutoencoder) and not one.provenance.get("failed"):
-            groups.setdefault(settings_of(one), []).append(one)
+            groups.setdefault(without_seed(one), []).append(one)
     several = [group for group in groups.values() if len(group) > 1]
     if not several:
         raise ValueError(

@@ -46,7 +46,8 @@ def reference_dictionaries(against: str | None, saved: Sequence[SavedDictionary]
 def settings_of(one: SavedDictionary) -> dict[str, Any]:
     """What a dictionary was trained with and on: equal but for `seed` where dictionaries differ by seed only."""
     settings = one.config.get("hyperparameters") or {}
-    about = {key: one.provenance.get(key) for key in ("dataset", "layer", "token_roles")}
+    about = {key: one.provenance.get(key) for key in ("dataset", "dataset_fingerprint", "layer", "token_roles")}
+    about |= {key: one.config.get(key) for key in ("kind", "d_model")}
     named = {} if "seed" in settings else {"name": one.name}  # whether they differ by a seed is not known
     return {**settings, "d_sae": one.config["n_latents"], **about, **named}
 
