@@ -11,6 +11,7 @@ from saev.dictionary_bench.measured import Measured
 from saev.dictionary_bench.measuring import DictionaryResult, absent
 from saev.dictionary_bench.preparing import BenchImages, Selections
 from saev.dictionary_bench.settings import BenchSettings
+from saev.evaluation.compared import without_seed
 from saev.evaluation.evaluating import evaluate
 from saev.evaluation.settings import EvaluateSettings
 from saev.probing.pipeline import probe
@@ -39,7 +40,8 @@ def measures_of_verbs(
     images: for SPLICED; None: left out.
     """
     wanted = {*EVALUATED, SPLICED, *STABLE, *PROBED} - {*settings.without}
-    stable = len(saved) > 1 and bool(wanted & {*STABLE})
+    seeds = len({without_seed(one) for one in saved}) < len(saved)
+    stable = seeds and bool(wanted & {*STABLE})
     options = EvaluateSettings(
         settings.tokens, settings.examples, settings.batch_size, correlation_latents=0, bootstrap=settings.bootstrap, gap=False,
         stability=stable, stability_among="seeds", device=device,

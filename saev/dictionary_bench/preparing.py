@@ -98,6 +98,8 @@ def embeddings_of(
 ) -> Float[np.ndarray, "images width"] | None:
     """The embeddings that are given in memory, in a file, by another recording of the images, or by a backbone; None without."""
     store, numbers = first.store, first.images
+    if settings.embeddings is not None and images.embedder is not None:
+        raise ValueError(f"embeddings={settings.embeddings} and vit@embedder= both embed the images: give one of them.")
     if settings.embeddings is not None:
         if Path(settings.embeddings).is_dir():
             return embeddings_from_recording(ActivationStore(settings.embeddings), store, numbers)
@@ -144,8 +146,8 @@ def record_altered(
         recorded = selection.store.manifest.meaning.get("vit") or {}
         if differ := differences(recorded, images.vit.identity()):
             raise ValueError(
-                f"pairs={how}: {name} was recorded by another backbone than vit= ({', '.join(differ)}): give that one, and bench other "
-                "backbones apart."
+                f"pairs={how}: {name} was recorded by another backbone than vit= ({', '.join(differ)}): give that "
+                "one as for `saev record`, with vit.img_size= and vit.random_weights=; bench other backbones apart."
             )
     indices = images.recorded.indices(list(image_keys(first.store, first.images)), first.store.name)
     labelling = images.recorded.labelling
