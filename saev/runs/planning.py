@@ -24,8 +24,8 @@ GROUPS = {
 }  # group of conf/ -> field of Member
 ROOT_SETTINGS = ("sparsity", "l0_target", "k", "dead_tokens")  # fields of sparsifiers and AuxK that have a root key
 SCALARS = tuple(field.name for field in dataclasses.fields(Member) if field.name not in (*GROUPS.values(), "name"))
-LABEL = "label"  # key that names a variant
-PER_SAE = (*GROUPS, *ROOT_SETTINGS, *SCALARS, LABEL)
+LABEL = "label"  # of SCALARS the key that names a variant
+PER_SAE = (*GROUPS, *ROOT_SETTINGS, *SCALARS)
 PER_BASELINE = ("baseline", "n_latents", "k", "passes", "seed")
 PER_MEMBER = tuple(dict.fromkeys((*PER_SAE, *PER_BASELINE)))
 Variant = list[str]  # the overrides of one member
@@ -49,18 +49,29 @@ def members(variants: Sequence[Variant], overrides: Sequence[str]) -> list[Varia
     """The variants of an experiment after per-SAE `overrides`.
 
     A key that no variant sets applies to each of them (seed=1 trains the same bank with another seed).
-    A key that a variant sets replaces the bank by the single SAE of the overrides.
+    A key that a variant sets replaces the bank by the single SAE of the overrides. Where variants have labels, their comparison is the
+    purpose: the bank stays, and the key applies to the variants that do not set it. ValueError where all of them set it.
 
     >>> members([["k=8"], ["k=16"]], ["seed=1"])
     [['k=8', 'seed=1'], ['k=16', 'seed=1']]
     >>> members([["k=8"], ["k=16"]], ["k=32"])
     [['k=32']]
+    >>> members([["label=a"], ["init=random", "label=b"]], ["init=kmeans"])
+    [['label=a', 'init=kmeans'], ['init=random', 'label=b']]
     """
     own = [override for override in overrides if is_per_sae(override)]
-    fixed = {key_of(override) for variant in variants for override in variant}
-    if not variants or fixed & {key_of(override) for override in own}:
-        return [own]
-    return [[*variant, *own] for variant in variants]
+    fixed = [{key_of(override) for override in variant} for variant in variants]
+    if not any(LABEL in keys for keys in fixed):
+        if not variants or set().union(*fixed) & {key_of(override) for override in own}:
+            return [own]
+        return [[*variant, *own] for variant in variants]
+    in_all = set.intersection(*fixed)
+    if idle := [override for override in own if key_of(override) in in_all]:
+        raise ValueError(
+            f"{', '.join(idle)}: no effect, all {len(variants)} SAEs of this experiment set {key_of(idle[0])} themselves: leave it out, or "
+            "train a single SAE with experiment=none."
+        )
+    return [[*of, *(o for o in own if key_of(o) not in keys)] for of, keys in zip(variants, fixed, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +134,7 @@ def labels(jobs: Sequence[Job]) -> list[str]:
     """The settings in which each job differs from the others, e.g. "layer=13", or those of its only SAE; empty without any."""
     common = set.intersection(*(set(job.shared) for job in jobs))
     found = [[o for o in job.shared if o not in common] for job in jobs]
-    variants = [[short(o) for o in job.variants[0]] if len(job.variants) == 1 else [] for job in jobs]
+    variants = [[short(o) for o in labelled(job.variants[0])] if len(job.variants) == 1 else [] for job in jobs]
     same = set.intersection(*map(set, variants))
     alone = [[o for o in variant if o not in same] if len(jobs) > 1 else [] for variant in variants]
     return [",".join([*own, *of]) for own, of in zip(found, alone, strict=True)]
@@ -158,11 +169,12 @@ def names(variants: Sequence[Variant], alone: str = "sae") -> list[str]:
     if len(variants) == 1:
         first = labelled(variants[0])
         return [safe(first[0]) if first != [*variants[0]] else alone]
+    settings = [frozenset(o for o in variant if key_of(o) != LABEL) for variant in variants]
     variants = [[short(override) for override in labelled(variant)] for variant in variants]
     common = set.intersection(*(set(variant) for variant in variants))
     result = [",".join(o for o in variant if o not in common) for variant in variants]
     result = [name or ",".join(variant) or alone for name, variant in zip(result, variants, strict=True)]
-    if len(set(result)) < len(result):
+    if len({*settings}) < len(settings) or len({*result}) < len(result):
         raise ValueError(
             f"variants={given}: two SAEs of the bank have the same settings or the same label; remove one, or give it another label."
         )

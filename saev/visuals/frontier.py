@@ -25,14 +25,18 @@ NAMES = {"pca": "PCA", "kmeans": "k-means", "random_vectors": "random", "semi_nm
 LINE = ("d_sae", "lr", "freeze", "init", "b_dec", "dead_tokens", "train_tokens", "normalise", "dataset", "layer", "tokens",
         "whiten", "rank", "refit", "centred", "unit_norm", "l1_penalty")  # fmt: skip
 
+KINDS = ("sae", "objective", "decoder")
+
 
 def series_of(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -> list[str]:
-    """The name of each row's line: what it is, and of LINE and `settings` those in which the rows differ.
+    """The name of each row's line: its label or what it is, and of LINE and `settings` those in which the rows differ.
 
     >>> series_of([{"sae": "topk", "k": 8, "d_sae": 64}, {"sae": "topk", "k": 16, "d_sae": 128}])
     ['topk, d_sae=64', 'topk, d_sae=128']
     """
-    keys = [key for key in dict.fromkeys([*LINE, *settings]) if key not in ("k", "sparsity", "l0_target", "seed")]
+    named = KINDS if any(row.get("label") for row in rows) else ()
+    omitted = ("k", "sparsity", "l0_target", "seed", "label")
+    keys = [key for key in dict.fromkeys([*named, *LINE, *settings]) if key not in omitted]
     differ = [key for key in keys if len({str(row[key]) for row in rows if row.get(key) is not None}) > 1]
     groups = len({_series(row, differ) for row in rows})
     for key in reversed(differ):  # a setting that differs only together with others is not named
@@ -43,11 +47,14 @@ def series_of(rows: Sequence[Mapping[str, Any]], settings: Sequence[str] = ()) -
 
 
 def _series(row: Mapping[str, Any], settings: Sequence[str]) -> str:
-    parts = ("sae", "objective", "decoder") if row.get("baseline") is None else ("baseline", "variant", "code")
+    parts = KINDS if row.get("baseline") is None else ("baseline", "variant", "code")
+    parts = ("label",) if row.get("label") else parts
     kinds = [
         NAMES.get(row[key], str(row[key])) for key in parts if row.get(key) not in (None, "plain", "free", "onehot")
     ]
-    values = {key: str(row[key]) for key in settings if row.get(key) is not None}
+    values = {
+        key: str(row[key]) for key in settings if row.get(key) is not None and not (key in KINDS and key in parts)
+    }
     if row.get("baseline") in ("kmeans", "semi_nmf"):  # their size is what was asked for
         values.pop("d_sae", None)
     shown = (f"{key}={text if len(text) <= LONGEST else '…' + text[1 - LONGEST :]}" for key, text in values.items())

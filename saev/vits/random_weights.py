@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 
 import torch
 from torch import nn
@@ -24,6 +25,22 @@ def with_random_weights(build: Callable[[], nn.Module], seed: int) -> nn.Module:
             if GATE.search(name) or last_norm:
                 parameter.fill_(1)
     return model
+
+
+def check_seed(random_weights: bool, seed: int) -> None:
+    """ValueError for a seed of weights that are not random."""
+    if seed and not random_weights:
+        raise ValueError(f"vit.seed={seed}: no effect without vit.random_weights=true: add it, or leave vit.seed out.")
+
+
+def random_identity(seed: int, library: str) -> str:
+    """What determines such weights: the seed, and the versions that drew them (`with_random_weights`).
+
+    >>> random_identity(3, "timm")  # doctest: +ELLIPSIS
+    'random:3 torch==... timm==...'
+    """
+    packages = ("torch", {"open_clip": "open_clip_torch"}.get(library, library))
+    return " ".join([f"random:{seed}", *(f"{name}=={version(name).partition('+')[0]}" for name in packages)])
 
 
 def random_name(name: str, seed: int) -> str:

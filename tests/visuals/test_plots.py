@@ -66,6 +66,20 @@ def test_a_line_joins_saes_that_differ_in_sparsity_alone():
     assert len(set(series_of([{**row, "batch_size": row["k"]} for row in same], ["batch_size"]))) == 3
 
 
+def test_lines_of_a_study_have_its_labels():
+    study = [
+        {**ROWS[3], "label": label, "freeze": freeze, "init": init}
+        for label, freeze, init in (("trained", "none", "data"), ("untrained", "all", "data"), ("vectors", "all", "tokens"))
+    ]
+    assert series_of(study) == ["trained", "untrained", "vectors"]
+    wide = [{**row, "d_sae": 128} for row in study]
+    assert series_of([*study, *wide])[::3] == ["trained, d_sae=64", "trained, d_sae=128"]
+    relu = [{**row, "sae": "relu"} for row in study]
+    assert series_of([*study, *relu])[::3] == ["trained, sae=batchtopk", "trained, sae=relu"]
+    pca = {"member": "p", "baseline": "pca", "d_sae": None, "l0": 16.0, "nmse": 0.5}
+    assert series_of([*study, pca, ROWS[0]]) == ["trained", "untrained", "vectors", "PCA", "relu"]
+
+
 def test_the_line_goes_through_the_mean_of_seeds():
     rows = [{**ROWS[3], "seed": s, "k": k, "l0": k + s, "nmse": 1 / k} for k in (8, 16) for s in (0, 2)]
     (line, points) = frontier(rows).axes[0].lines

@@ -7,7 +7,7 @@ from vits.micro_recordings import contents, recording
 
 from saev.demo import ImgFocus
 from saev.demo import img_focus as demo
-from saev.vits import OpenClipVit, TimmCnn, TimmVit, hub
+from saev.vits import OpenClipVit, TimmCnn, TimmVit, hub, random_weights
 from saev.vits.activation_site import differences
 
 SMALL = {"random_weights": True, "img_size": 32}
@@ -63,6 +63,22 @@ def test_it_is_another_backbone_than_the_trained_one(which):
     for one, two in ((trained, null), (null, other)):
         assert differences(one.identity(), two.identity()) == ["weights"]
     assert trained.shape() == null.shape()
+
+
+@pytest.mark.parametrize("which", ["timm", "open_clip", "demo"])
+def test_weights_of_other_versions_are_another_backbone(which, monkeypatch):
+    one = SOURCES[which]().identity()
+    monkeypatch.setattr(random_weights, "version", lambda name: "9.0+cpu")
+    two = SOURCES[which]().identity()
+    assert differences(one, two) == ["weights"]
+    assert two["weights"].startswith("random:0 torch==9.0 ") and two["weights"].endswith("==9.0")
+
+
+@pytest.mark.parametrize("which", ["timm", "open_clip", "demo"])
+def test_a_seed_of_trained_weights_is_refused(which):
+    source = SOURCES[which](random_weights=False, seed=3)
+    with pytest.raises(ValueError, match=r"vit.seed=3: no effect without vit.random_weights=true"):
+        source.check()
 
 
 def test_zero_norms_of_a_cnn_are_ones():
