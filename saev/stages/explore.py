@@ -19,7 +19,7 @@ from saev.progress import print_line, terminal
 NUMBERS = re.compile(r"latents=.*|images=\d.*")  # of --export; other images= name the image set
 EPILOG = """\
 images=... images.root=...: the images that were recorded, as for `saev record`; without them heat maps have no photos.
-vit=... [vit.img_size=... vit.random_weights=true]: the backbone that was recorded, as for `saev record`, to look at photos that were not recorded.
+vit=...: the backbone that was recorded, as for `saev record` (also vit.img_size=, vit.random_weights=): for photos that were not recorded.
 latents=3,17,100-120 images=0-63: what --export writes; without them latents with a name, class, trait or contrast, and 64 images.
 
 The address holds a random token and is reached from this computer alone; `ssh -L`, printed with it, forwards it to another.

@@ -69,7 +69,11 @@ def test_a_line_joins_saes_that_differ_in_sparsity_alone():
 def test_lines_of_a_study_have_its_labels():
     study = [
         {**ROWS[3], "label": label, "freeze": freeze, "init": init}
-        for label, freeze, init in (("trained", "none", "data"), ("untrained", "all", "data"), ("vectors", "all", "tokens"))
+        for label, freeze, init in (
+            ("trained", "none", "data"),
+            ("untrained", "all", "data"),
+            ("vectors", "all", "tokens"),
+        )
     ]
     assert series_of(study) == ["trained", "untrained", "vectors"]
     wide = [{**row, "d_sae": 128} for row in study]
