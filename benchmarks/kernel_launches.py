@@ -1,0 +1,53 @@
+"""Launches of every GPU kernel of saev/ops, at the sizes of real training steps; on meta tensors nothing is computed.
+
+A new kernel is launched here through the function that launches it in training.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saev.ops import gpu_sums, gpu_topk
+
+
+class Size(NamedTuple):
+    """A training step."""
+
+    batch: int
+    d_model: int
+    d_sae: int
+    k: int
+
+
+SIZES = (Size(16384, 1024, 16384, 32), Size(16384, 384, 6144, 32))
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def launch_all(size: Size, device: torch.device) -> None:
+    """Every kernel, with inputs of this size whose values are undefined."""
+    _selection(size, device)
+    _sums(size, device)
+
+
+def _selection(size: Size, device: torch.device) -> None:
+    for dtype, k in (*((dtype, size.k) for dtype in DTYPES), (torch.bfloat16, 1)):  # an argument of 1 is compiled in
+        gpu_topk.topk(_new(device, size.batch, size.d_sae, dtype=dtype), k)
+
+
+def _sums(size: Size, device: torch.device) -> None:
+    n = size.batch * size.k
+    latents, offsets = (_new(device, length, dtype=torch.int64) for length in (n, size.batch + 1))
+    half, single, double = torch.bfloat16, torch.float32, torch.float64
+    kinds = ((half, half), (half, single), (single, single), (double, double))  # of the table, and of the other factor
+    for dtype, other in kinds:
+        table = _new(device, size.d_sae, size.d_model, dtype=dtype)
+        weights = _new(device, n, dtype=other)
+        for many in (False, True):
+            for atoms in (table, table[:, :1]):  # of one column: b_enc's gradient
+                gpu_sums.weighted_sum(atoms, latents, offsets, weights, many)
+        gpu_sums.products(_new(device, size.batch, size.d_model, dtype=other), table, latents, offsets)
+
+
+def _new(device: torch.device, *shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=device)
