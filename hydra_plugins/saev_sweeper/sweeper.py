@@ -176,9 +176,11 @@ class SharedPassSweeper(Sweeper):
 
     def _jobs(self, combinations: list[tuple[list[str], dict[str, Any]]]) -> dict[str, Any]:
         """The jobs by folder: groups of combinations, split where they are too large."""
+        from saev.config.composing import Composer
+        from saev.config.unused import effective
         from saev.runs import planning
 
-        groups, jobs = planning.plan(combinations), []
+        groups, jobs = effective(planning.plan(combinations), Composer(self._compose)), []
         for job, label in zip(groups, planning.labels(groups), strict=True):
             with as_messages(label):
                 parts = job.parts(self._split(job))

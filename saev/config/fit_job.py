@@ -13,8 +13,8 @@ from saev.baselines import BaselineSettings
 from saev.config.build import build
 from saev.config.members import check_shared, composer, variants_of
 from saev.config.train_job import DataFacts, data_facts
+from saev.config.unused import check_used, unused
 from saev.device import check_device
-from saev.runs import planning
 from saev.runs.memory import Size, member_size
 from saev.training.settings import FitSettings
 
@@ -56,26 +56,22 @@ def member_sizes(job: FitJob) -> list[Size]:
 def plan_baselines(cfg: DictConfig) -> dict[str, BaselineSettings]:
     """The baselines that the configuration's `variants` and its command line ask for, by name, at least one.
 
-    ValueError names the variant at fault, or an override of a key that no baseline uses.
+    ValueError names the variant at fault, or a setting that no baseline uses.
     """
     task, base, variants = variants_of(cfg, "baseline")
     compose = composer(cfg, base, task)
     planned = [plan_baseline(cfg, compose, variant) for _, variant in variants]
-    used = {key for _, keys in planned for key in keys}
-    for override in dict.fromkeys([*task, *(override for _, variant in variants for override in variant)]):
-        key = planning.key_of(override)
-        if key in planning.PER_BASELINE and key not in used:
-            kinds = ", ".join(dict.fromkeys(baseline.kind for baseline, _ in planned))
-            hint = "; PCA's numbers are baseline.k=[...]" if key == "k" else ""
-            raise ValueError(f"{override} has no effect: baseline={kinds} has no {key}{hint}: drop it.")
+    check_used(
+        [([*task, *o], unused(composed, [*task, *o])) for (_, o), (composed, _) in zip(variants, planned, strict=True)]
+    )
     names = shortened([name for name, _ in variants])
-    return {name: baseline for name, (baseline, _) in zip(names, planned, strict=True)}
+    return {name: baseline for name, (_, baseline) in zip(names, planned, strict=True)}
 
 
 def plan_baseline(
     cfg: DictConfig, compose: Callable[[list[str]], DictConfig], variant: list[str]
-) -> tuple[BaselineSettings, set[str]]:
-    """(settings of one variant, the root keys they are taken from)."""
+) -> tuple[DictConfig, BaselineSettings]:
+    """(configuration, settings) of one variant."""
     try:
         composed = compose(variant)
         baseline = instantiate(composed.baseline, _convert_="all")
@@ -83,8 +79,7 @@ def plan_baseline(
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
         raise ValueError(f"variant {variant}: {cause}") from error
     check_shared(cfg, composed, variant)
-    keys = {key for key in planning.PER_BASELINE if hasattr(baseline, key) and getattr(baseline, key) == composed[key]}
-    return baseline, {"baseline", *keys}
+    return composed, baseline
 
 
 def shortened(names: Sequence[str]) -> list[str]:

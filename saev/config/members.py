@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from saev.config.composing import Composer
+from saev.config.unused import check_used, unused
 from saev.nn import Member
 from saev.runs import planning
 from saev.runs.planning import GROUPS
@@ -22,11 +23,13 @@ def plan_members(cfg: DictConfig) -> list[Member]:
     """The members that the configuration's `variants` and its command line ask for, at least one.
 
     Each variant is composed anew from the job's own overrides, so a variant may choose groups (`sae=topk`) and set any
-    key of a single SAE. ValueError names the variant at fault.
+    key of a single SAE. ValueError names the variant at fault, or a setting that no member uses.
     """
     task, base, variants = variants_of(cfg, "sae")
     compose = composer(cfg, base, task)
-    return [plan_member(cfg, name, compose, variant, task) for name, variant in variants]
+    planned = [(variant, plan_member(cfg, name, compose, variant)) for name, variant in variants]
+    check_used([([*task, *variant], unused(composed, [*task, *variant])) for variant, (composed, _) in planned])
+    return [member for _, (_, member) in planned]
 
 
 def variants_of(cfg: DictConfig, group: str) -> tuple[list[str], list[str], list[tuple[str, list[str]]]]:
@@ -52,9 +55,9 @@ def composer(cfg: DictConfig, base: list[str], task: list[str]) -> Callable[[lis
 
 
 def plan_member(
-    cfg: DictConfig, name: str, compose: Callable[[list[str]], DictConfig], variant: list[str], task: list[str]
-) -> Member:
-    """The member of one variant; ValueError for a setting that is wrong, shared by all members, or without effect."""
+    cfg: DictConfig, name: str, compose: Callable[[list[str]], DictConfig], variant: list[str]
+) -> tuple[DictConfig, Member]:
+    """(configuration, member) of one variant; ValueError for a setting that is wrong or shared by all members."""
     try:
         composed = compose(variant)
         built = {field: instantiate(composed[group]) for group, field in GROUPS.items()}
@@ -64,8 +67,7 @@ def plan_member(
         cause = error.__cause__ if isinstance(error.__cause__, ValueError) else error
         raise ValueError(f"variant {variant}: {cause}") from error
     check_shared(cfg, composed, variant)
-    check_used(composed, member, [*task, *variant])
-    return member
+    return composed, member
 
 
 def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> None:
@@ -82,21 +84,4 @@ def check_shared(cfg: DictConfig, composed: DictConfig, variant: list[str]) -> N
         raise ValueError(
             f"variant {variant} changes {', '.join(changed)}, which all members of a job share: sweep over it instead "
             f"(-m {changed[0]}=a,b makes a job of each)."
-        )
-
-
-def check_used(composed: DictConfig, member: Member, overrides: list[str]) -> None:
-    """ValueError for an override of a root key that this member's sparsifier does not have or does not take from the root."""
-    sae = (composed.get("hydra") or HydraConfig.get()).runtime.choices["sae"]
-    penalised = "sae=relu, gated or jumprelu"
-    for key, remedy in (("k", "sae=topk or batchtopk"), ("sparsity", penalised), ("l0_target", penalised)):
-        asked = [override for override in overrides if override.lstrip("+").startswith(f"{key}=")]
-        if not asked or (key in composed.sae and OmegaConf.is_interpolation(composed.sae, key)):
-            continue
-        if key in composed.sae:
-            raise ValueError(f"{asked[-1]} has no effect, sae.{key} is set by itself: drop it.")
-        raise ValueError(f"{asked[-1]} has no effect, sae={sae} has none: drop it, or use {remedy}.")
-    if composed.d_sae is not None and any(override.startswith("expansion=") for override in overrides):
-        raise ValueError(
-            f"expansion={composed.expansion:g} has no effect beside d_sae={composed.d_sae}: drop one of them."
         )

@@ -17,7 +17,8 @@ WRONG = {
     "trainer.devices=2": "trainer.devices=2: several processes need trainer=ddp",
     "trainer.devices=auto": "trainer.devices=auto: must be the number of processes",
     "datamodule.parts=65": "batch_size=64: must be at least 65",
-    "expansion=2": "expansion=2 has no effect beside d_sae=64",
+    "expansion=2": "expansion=2 has no effect beside d_sae=64: drop one of them",
+    "l0_target=3": "l0_target=3 has no effect as sae=topk has no l0_target: drop it, or use sae=relu, gated or jumprelu",
 }
 
 

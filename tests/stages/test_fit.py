@@ -152,8 +152,13 @@ def test_a_sweep_shares_the_passes(cli, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["baseline=pca", "n_latents=8"], "n_latents=8 has no effect: baseline=pca has no n_latents"),
+        (["baseline=pca", "n_latents=8"], "n_latents=8 has no effect as baseline=pca has no n_latents: drop it."),
         (["baseline=kmeans", "k=8"], "k=8 has no effect"),
+        (["baseline=pca", "k=8"], "k=8 has no effect as baseline.k is set by itself: drop it, or set baseline.k."),
+        (
+            ["-m", "baseline=pca,kmeans", "k=8"],
+            "k=8 has no effect as baseline.k is set by itself, as baseline=kmeans has no k",
+        ),
         (["n_latents=100000"], "n_latents"),
         (["baseline=random_vectors", "n_latents=8", "k=9"], "k=9"),
         (["passes=0"], "passes=0"),

@@ -17,10 +17,10 @@ def jobs(cli, tiny, monkeypatch):
 
     monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *_, **__: Launcher())
 
-    def of(*arguments, fixed=("experiment=none", "layer=1")):
+    def of(*arguments, fixed=("experiment=none", "layer=1"), verb="train"):
         launched.clear()
         shown = cli(
-            "train", f"dataset={tiny}", *fixed, *arguments, "hydra.sweeper.check=false", "hydra.sweeper.rerun=true"
+            verb, f"dataset={tiny}", *fixed, *arguments, "hydra.sweeper.check=false", "hydra.sweeper.rerun=true"
         )
         assert shown.code == 0, shown.text
         given = {f"dataset={tiny}", *fixed}
@@ -43,6 +43,26 @@ def test_settings_of_an_sae_share_a_job(jobs):
 
 
 @pytest.mark.slow
+def test_members_have_the_settings_that_they_use(jobs):
+    """A setting that one architecture lacks makes no further members of it; two settings of one member make one."""
+    mixed = jobs("-m", "sae=topk,jumprelu", "k=16,32", "l0_target=8,9")
+    assert mixed[0][1] == (
+        '[["sae=topk","k=16"],["sae=topk","k=32"],["sae=jumprelu","l0_target=8"],["sae=jumprelu","l0_target=9"]]'
+    )
+    assert jobs("-m", "d_sae=null,64", "expansion=2")[0][1] == '[["d_sae=null","expansion=2"],["d_sae=64"]]'
+    apart = jobs("-m", "sae=topk,jumprelu", "k=16", "l0_target=8", "hydra.sweeper.max_members=1")
+    assert [variants for _, variants in apart] == ['[["sae=topk","k=16"]]', '[["sae=jumprelu","l0_target=8"]]']
+    fitted = jobs("-m", "baseline=pca,kmeans", "n_latents=8,9", "seed=0,1", fixed=("layer=1",), verb="fit")
+    assert fitted[0][1].count("pca") == 1 and fitted[0][1].count("kmeans") == 4
+
+
+@pytest.mark.slow
+def test_a_setting_may_be_for_one_of_several_experiments(jobs):
+    found = jobs("-m", "experiment=relu_dinov2,topk_bioclip2", "k=16", fixed=("layer=1",))
+    assert "k=16" not in found[0][1] and "k=16" in found[1][1]
+
+
+@pytest.mark.slow
 def test_ranges_choices_and_globs_are_expanded(jobs):
     assert (
         jobs("sae=topk", "-m", "k=range(2,7,2)")[0][1] == '[["sae=topk","k=2"],["sae=topk","k=4"],["sae=topk","k=6"]]'
@@ -57,7 +77,7 @@ def test_what_the_stream_depends_on_makes_a_job_each(jobs):
     found = jobs("sae=topk", "k=2,4", "-m", "layer=1,2", fixed=("experiment=none",))
     assert [shared for shared, _ in found] == [["layer=1"], ["layer=2"]]
     assert {variants for _, variants in found} == {'[["sae=topk","k=2"],["sae=topk","k=4"]]'}
-    assert len(jobs("-m", "normalise=scalar,none", "sparsity=1e-3,1e-4")) == 2
+    assert len(jobs("sae=relu", "-m", "normalise=scalar,none", "sparsity=1e-3,1e-4")) == 2
 
 
 @pytest.mark.slow

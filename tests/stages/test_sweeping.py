@@ -124,8 +124,8 @@ def test_a_mistake_in_one_variant_is_named_before_anything_is_launched(cli, tiny
     shown = cli(*command(tiny)[:-1], f"dataset={tiny}", "sae=topk", "k=2,65")
     assert shown.code == 1 and "nothing was launched" in shown.err and "k=65 is more than d_sae=64" in shown.err
     assert not sweeps(tmp_path)
-    shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "-m", "sae=topk,relu", "k=2")
-    assert shown.code == 1 and "sae=relu" in shown.err and "k=2 has no effect" in shown.err
+    shown = cli("train", "experiment=none", *TINY, f"dataset={tiny}", "layer=1", "-m", "sae=gated,relu", "k=2")
+    assert shown.code == 1 and "k=2 has no effect as sae=gated has no k, as sae=relu has no k: drop it" in shown.err
     shown = cli(*command(tiny, "layer=1,9"))
     assert shown.code == 1 and "layer=9: " in shown.err and "[1, 2]" in shown.err
 
