@@ -3,15 +3,16 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
 
 from saev.dictionary_bench.paired_images import ImagePairs
-from saev.images.tables import shortened
+from saev.images.tables import match, read_table, shortened
 from saev.metrics.resampling import MIN_IMAGES, draws
-from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table
+from saev.probing.image_tables import columns_of, labels_from_column, labels_from_table, report_matches
 from saev.shards.reader import ActivationStore
 from saev.trait_evaluation.sources import ImageTraits, Presence
 from saev.trait_evaluation.table import TraitTable
@@ -50,7 +51,7 @@ def drawn_images(n_images: int, bootstrap: int, seed: int) -> Int64[np.ndarray, 
 
 
 def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndarray, " images"]) -> ImageClasses:
-    """The classes of these images: a column of examples.parquet, or a csv of image and class or of image and 1 or 0 per class.
+    """The classes of these images: a column of examples.parquet, or a csv of image and class, or of image and a 1 or 0 per class.
 
     Classes of fewer than MIN_IMAGES images are left out. ValueError for fewer than two classes, or several classes an image.
     """
@@ -61,6 +62,10 @@ def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndar
             )
         found, names = labels_from_column(store, labels)
         number = found.table[images]
+    elif (values := class_by_image(store, Path(labels))) is not None:
+        names = tuple(sorted({*values.values()} - {""}))
+        index = {name: i for i, name in enumerate(names)}
+        number = np.array([index.get(values.get(path, ""), -1) for path in image_keys(store, images)], np.int64)
     else:
         found, names = labels_from_table(store, labels)
         table = np.asarray(found.table, bool)[images]
@@ -79,6 +84,18 @@ def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndar
             f"labels={labels}: the {len(images)} images have fewer than two classes of {MIN_IMAGES} images: choose others, or examples=all."
         )
     return ImageClasses(number, names)
+
+
+def class_by_image(store: ActivationStore, file: Path) -> dict[str, str] | None:
+    """Path -> class, from a csv of image and class; None for a table of a column per class."""
+    if not file.is_file():
+        raise ValueError(f"labels={file} is not there: give a csv of image, class, or a column of examples.parquet.")
+    rows = read_table(file)
+    if any(len(row) != 1 for row in rows.values()):
+        return None
+    paths = match(rows, store.examples["path"].to_list(), file)
+    report_matches(file, store, rows, paths, 0)
+    return {path: next(iter(rows[key].values())) for key, path in paths.items()}
 
 
 def concepts_of(

@@ -44,7 +44,7 @@ def measures_of_verbs(
     stable = seeds and bool(wanted & {*STABLE})
     options = EvaluateSettings(
         settings.tokens, settings.examples, settings.batch_size, correlation_latents=0, bootstrap=settings.bootstrap, gap=False,
-        stability=stable, stability_among="seeds", device=device,
+        stability=stable, stability_among="seeds", splice_images=settings.splice_images, device=device,
     )  # fmt: skip
     spliced = images is not None and SPLICED in wanted
     given = {"images": images.recorded, "vit": images.vit} if images and spliced else {}

@@ -62,7 +62,7 @@ def facts_of(results: pl.DataFrame, against: Sequence[str]) -> list[tuple[str, s
         ("Recordings", ", ".join(results["dataset"].unique(maintain_order=True))),
         ("Images", whole(results["n_images"][0])),
         ("Layers", ", ".join(map(str, results["layer"].unique().sort()))),
-        ("Tokens", results["tokens"][0]),
+        ("Tokens", ", ".join(results["tokens"].unique(maintain_order=True))),
         ("Compared with", ", ".join(against)),
     ]
     return [(name, value) for name, value in pairs if value]

@@ -26,6 +26,8 @@ from saev.dictionary_bench.preparing import (
     Elsewhere,
     Selections,
     check_same_images,
+    log_different_tokens,
+    log_without_effect,
     open_transfer,
     read_inputs,
     record_altered,
@@ -105,6 +107,8 @@ def bench(
     against = reference_dictionaries(settings.against, saved)
     chosen = selected(saved, recording, activations, layer, settings.tokens, settings.examples)
     check_same_images(chosen)
+    log_different_tokens(chosen)
+    log_without_effect(chosen, settings, images, transfer, splice, against)
     elsewhere = open_transfer(saved, transfer, settings, layer)
     inputs = read_inputs(chosen[saved[0].name], settings, images, device)
     altered: Selections | None = None

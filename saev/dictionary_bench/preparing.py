@@ -3,7 +3,9 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 
 from saev.dictionary_bench.altered_images import ALTERATIONS, FOLDER, write_pairs
+from saev.dictionary_bench.effects import Given, without_effect
 from saev.dictionary_bench.embeddings import embeddings_from_backbone, embeddings_from_file, embeddings_from_recording
 from saev.dictionary_bench.hierarchy import siblings
 from saev.dictionary_bench.inputs import Inputs, classes_of_images, concepts_of, drawn_images, image_keys
@@ -76,9 +79,68 @@ def check_same_images(chosen: Selections) -> None:
             )
 
 
+def log_different_tokens(chosen: Selections) -> None:
+    """Warn where dictionaries are measured on different tokens of the images: their numbers are of different things."""
+    kinds: dict[str, list[str]] = {}
+    for name, one in chosen.items():
+        ignored = f" without ignore_labels={list(one.ignore_labels)}" if one.ignore_labels else ""
+        kinds.setdefault(f"tokens={one.tokens}{ignored}", []).append(name)
+    if len(kinds) > 1:
+        shown = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in kinds.items())
+        log.warning("dictionaries are measured on different tokens, each on those it was trained on: %s", shown)
+
+
+def log_without_effect(
+    chosen: Selections,
+    settings: BenchSettings,
+    images: BenchImages,
+    transfer: Sequence[Recording],
+    splice: bool,
+    against: Sequence[str],
+) -> None:
+    """Warn of options that no measure of this bench reads, and say to what coalitions are matched where there is a choice."""
+    masks = next(iter(chosen.values())).store.token_labels is not None
+    embedded = settings.embeddings is not None or images.embedder is not None or images.embeddings is not None
+    given = Given(
+        settings.labels is not None, settings.hierarchy is not None, embedded, bool(transfer), images.concepts is not None, masks,
+        settings.pairs is not None, settings.pairs in ALTERATIONS, splice, {*against} != {*chosen},
+    )  # fmt: skip
+    if idle := without_effect(settings, given):
+        log.warning("no effect on what is measured here: %s", ", ".join(idle))
+    concepts = ("traits=", "the classes of the masks", f"labels={settings.labels}")
+    there = [name for name, on in zip(concepts, (given.traits, masks, given.labels), strict=True) if on]
+    if len(there) > 1 and "coalitions" not in settings.without:
+        log.info("coalitions are matched to %s, not to %s", there[0], " or ".join(there[1:]))
+
+
+@contextmanager
+def in_terms_of(**keys: str) -> Iterator[None]:
+    """Errors that name `key=` and `key.name=` name the option of this verb instead that was given for it.
+
+    >>> with in_terms_of(vit="embedder"):
+    ...     raise ValueError("vit.arch=a is no model.")
+    Traceback (most recent call last):
+    ValueError: embedder.arch=a is no model.
+    """
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        for key, option in keys.items():
+            text = re.sub(rf" \(without {key}= [^)]*\)", "", text)
+            text = re.sub(rf"\b{key}(?=[=.]\S)", option, text)
+        raise ValueError(text) from error
+
+
 def read_inputs(first: Selection, settings: BenchSettings, images: BenchImages, device: str) -> Inputs:
     """What the measures read beside codes, of the images of `first`; pairs that are to be made are not among it."""
     store, numbers = first.store, first.images
+    if images.embedder is not None:
+        with in_terms_of(vit="embedder"):
+            images.embedder.check()
+    if images.recorded is not None:
+        images.recorded.check()
+        images.recorded.indices(store.examples["key"].gather(numbers).to_list(), store.name)
     classes = classes_of_images(store, settings.labels, numbers) if settings.labels else None
     groups = siblings(settings.hierarchy, classes.names) if settings.hierarchy and classes else None
     paths = list(image_keys(store, numbers))
@@ -107,7 +169,8 @@ def embeddings_of(
     if images.embedder is not None:
         if images.recorded is None:
             raise ValueError("vit@embedder=... needs the images that were recorded: give images=.")
-        return embeddings_from_backbone(images.embedder, images.recorded, store, numbers, -1, device=device)
+        with in_terms_of(vit="embedder"):
+            return embeddings_from_backbone(images.embedder, images.recorded, store, numbers, -1, device=device)
     if images.embeddings is not None and len(images.embeddings) != len(numbers):
         raise ValueError(
             f"embeddings are of {len(images.embeddings)} images, {len(numbers)} are measured: give one row per image, in their order."
@@ -123,7 +186,8 @@ def open_transfer(
         raise ValueError("transfer= needs the classes of images: give labels=COLUMN, a column of all recordings.")
     out = {}
     for recording in recordings:
-        selections = selected(saved, recording, None, layer, settings.tokens, "all")
+        with in_terms_of(dataset="transfer"):
+            selections = selected(saved, recording, None, layer, settings.tokens, "all")
         first = selections[saved[0].name]
         classes = classes_of_images(first.store, str(settings.labels), first.images)
         out[first.store.name] = Elsewhere(selections, classes.number)

@@ -13,6 +13,7 @@ class BenchSettings:
     Args:
         tokens, examples: as of `EvaluateSettings`.
         labels: the class of each image: a column of examples.parquet, or a csv of image, class; None: no measure that needs classes.
+        splice_images: of the images, drawn at random, whose reconstructions are put back into the backbone; None: all.
         ignore_labels: names or ids of patch labels that are no class, for probes, coalitions and pairs that are made.
         hierarchy: a csv of parent, child, where children are classes: groups for the absorption rate.
         embeddings: of the images by another model: a file (.npy, .npz, .safetensors, .parquet), or another recording of them.
@@ -33,6 +34,7 @@ class BenchSettings:
     embeddings: str | None = None
     pairs: str | None = None
     pairs_per_class: int = bounded(40, at_least=10)
+    splice_images: int | None = bounded(200, at_least=1)
     without: tuple[str, ...] = ()
     against: str | None = None
     n_coalition: int = bounded(4, at_least=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from saev.dictionary import Dictionary
 from saev.evaluation.settings import EvaluateSettings
 from saev.images.source import ImageSource
-from saev.saved import SavedDictionary
+from saev.saved import SavedDictionary, shared_passes
 from saev.shards import ActivationStore
 from saev.shards.selected_tokens import Selection
 from saev.vits.activation_site import ActivationSite, site_of
@@ -53,7 +53,7 @@ class Splicing:
         return cls(images, vit, head, settings)
 
     def sites(self, saved: Sequence[SavedDictionary], selections: Mapping[str, Selection]) -> dict[str, ActivationSite]:
-        """The site of each dictionary in this backbone; ValueError where it was trained elsewhere.
+        """The site of each dictionary in this backbone; ValueError where it was trained elsewhere, and for images that were not recorded.
 
         A dictionary in memory is taken to belong where the selected activations were recorded.
         """
@@ -70,6 +70,9 @@ class Splicing:
                 raise ValueError(
                     f"layer={selection.layer}: {one.name} belongs into layer {site.layer}; leave layer out to splice it."
                 )
+        for names in shared_passes(selections):
+            selection = selections[names[0]]
+            recorded_images(selection.store, selection.images, self.images, self.settings.splice_images)
         return result
 
     def splice(

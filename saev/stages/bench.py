@@ -29,13 +29,15 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
     settings, directory = build(BenchSettings, cfg), Path(cfg.paths.run_dir)
     check_dictionaries(cfg.dictionaries)
     embedder = instantiate(cfg.embedder) if cfg.get("embedder") is not None else None
-    needs_images = cfg.splice or embedder is not None or settings.pairs in ALTERATIONS
-    if not needs_images and (
-        idle := [str(o) for o in HydraConfig.get().overrides.task if key_of(str(o)) in ("images", "vit")]
-    ):
-        log.warning("%s: no effect without splice=true, vit@embedder= or pairs made from masks", ", ".join(idle))
+    needs_vit = cfg.splice or settings.pairs in ALTERATIONS
+    needs_images = needs_vit or embedder is not None
+    unread = {key for key, read in (("images", needs_images), ("vit", needs_vit)) if not read}
+    idle = [o for o in map(str, HydraConfig.get().overrides.task) if key_of(o) in unread and not o.startswith("vit@")]
+    if idle:
+        others = "" if needs_images else ", vit@embedder="
+        log.warning("%s: no effect without splice=true%s or pairs made from masks", ", ".join(idle), others)
     images = BenchImages(
-        instantiate(cfg.images) if needs_images else None, instantiate(cfg.vit) if needs_images else None, embedder,
+        instantiate(cfg.images) if needs_images else None, instantiate(cfg.vit) if needs_vit else None, embedder,
         concepts=instantiate(cfg.traits, _convert_="all") if cfg.traits is not None else None,
     )  # fmt: skip
     answer_slurm()

@@ -1,5 +1,6 @@
 """saev bench: what is planted is found, tables, page and json, comparisons, and refusals."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,13 @@ from PIL import Image
 from taxon_map.planted import D, identity, planted_recording, recorded
 
 import saev
+from saev.dictionary_bench.effects import Given, without_effect
 from saev.dictionary_bench.json_layout import DIMENSIONS
 from saev.dictionary_bench.measures import MEASURES
 from saev.dictionary_bench.pipeline import bench
 from saev.dictionary_bench.settings import BenchSettings
 
+STABLE = ("stability_cosine", "stability_start", "stability_correlation")
 FAST = ("bootstrap=60", "permutations=3", "device=cpu", "min_images=5", "examples=all", "labels=animal")
 
 
@@ -178,7 +181,7 @@ def test_masks_give_probes_and_made_pairs_are_recorded(cli, tmp_path):
         (("without=[colour]",), "without=colour is no measure: choose among nmse, fvu"),
         (("hierarchy=tree.csv", "labels=null"), "hierarchy=tree.csv needs the classes of the images"),
         (("pairs=nothing.csv",), "nothing.csv"),
-        (("pairs=recoloured",), "pairs=recoloured"),
+        (("pairs=recoloured",), "images=birds does not have 96 of 96 images of data"),
         (("embeddings=nothing.npy",), "embeddings=nothing.npy"),
         (("labels=null", "transfer=[elsewhere]"), "transfer= needs the classes of images"),
     ],
@@ -186,6 +189,84 @@ def test_masks_give_probes_and_made_pairs_are_recorded(cli, tmp_path):
 def test_what_does_not_fit_is_refused_before_anything_is_encoded(cli, folder, arguments, said):
     shown = cli("bench", str(folder / "run"), f"dataset={folder / 'data'}", *FAST, *arguments)
     assert shown.code == 1 and said in shown.err and "Encoding" not in shown.text, shown.text
+
+
+def test_errors_name_the_options_of_this_verb(cli, folder):
+    for arguments, said in (
+        (("vit@embedder=timm", "embedder.arch=no_model"), "embedder.arch=no_model"),
+        ((f"transfer=[{folder / 'absent'}]",), "transfer="),
+        (("splice=true", "images=folder", f"images.root={folder / 'nothing'}"), f"images.root={folder / 'nothing'}"),
+        (
+            ("splice=true", "images=folder", f"images.root={folder / 'photos'}"),
+            "images=photos does not have 96 of 96 images of data",
+        ),
+    ):
+        (folder / "photos").mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / "photos" / "a.png")
+        shown = cli("bench", str(folder / "run"), f"dataset={folder / 'data'}", *FAST, *arguments)
+        assert shown.code == 1 and said in shown.err and "vit." not in shown.err, shown.text
+        assert "dataset=" not in shown.err and "Encoding" not in shown.text
+
+
+def test_options_that_no_measure_reads_are_named(cli, folder):
+    options = (
+        "pairs_per_class=20",
+        "ignore_labels=[1]",
+        "splice_images=10",
+        "vit.img_size=56",
+        "n_coalition=2",
+        "threshold=0.1",
+    )
+    _, _, _, shown = benched(cli, folder, *options, "without=[coalitions]", "images.name=x", "against=planted")
+    said = " ".join(shown.text.split())
+    assert "no effect on what is measured here: " in said
+    named = said.partition("no effect on what is measured here: ")[2]
+    assert named.startswith(
+        "pairs_per_class=20, ignore_labels=[1], splice_images=10, n_coalition=2, threshold=0.1, permutations=3 "
+    )
+    assert "images.name=x" in said and "vit.img_size=56" in said and "no effect without splice=true" in said
+
+
+@pytest.mark.parametrize("labels", [None, "a column"])
+@pytest.mark.parametrize("without", [(), ("coalitions",)])
+def test_each_option_has_an_effect_or_is_named(labels, without):
+    settings = BenchSettings(labels=labels, without=without, n_coalition=2, min_images=9, permutations=3, against="a")
+    idle = without_effect(settings, Given(labels=labels is not None))
+    assert ("n_coalition=2" in idle) == ("permutations=3" in idle) == (labels is None or bool(without))
+    assert "min_images=9" not in idle and "against=a" not in idle
+    always = {"without", "tokens", "examples", "bootstrap", "batch_size", "device"}
+    every = {field.name for field in dataclasses.fields(BenchSettings)} - always
+    changed = {"pairs": "a.csv", "hierarchy": "a.csv", "labels": "c", "embeddings": "a.npy", "ignore_labels": (1,)}
+    for name in every:
+        value = changed.get(name, {"against": "a", "threshold": 0.5}.get(name, 11))
+        one = BenchSettings(**{"labels": "c", "bootstrap": 0, "without": tuple(MEASURES), name: value})
+        named = without_effect(one, Given(others=False))
+        assert any(text.startswith(f"{name}=") for text in named), name
+
+
+def test_labels_may_be_a_csv_of_image_and_class(cli, folder):
+    store = saev.ActivationStore(folder / "data")
+    table = store.examples.select("path", "animal")
+    table.write_csv(folder / "classes.csv")
+    table.with_columns(
+        (pl.col("animal") == name).cast(int).alias(name) for name in ("lion", "lynx", "wolf", "fox")
+    ).drop("animal").write_csv(folder / "columns.csv")
+    tables = [
+        benched(cli, folder, labels, "without=[morans_i]")[0].drop("dataset")
+        for labels in ("labels=animal", f"labels={folder / 'classes.csv'}", f"labels={folder / 'columns.csv'}")
+    ]
+    assert tables[1].equals(tables[0])
+    for name in ("preservation", "coalitions"):  # classes stand in another order
+        assert tables[2][name].to_list() == pytest.approx(tables[0][name].to_list(), abs=0.05)
+
+
+def test_dictionaries_of_other_tokens_are_compared_with_a_warning(folder, caplog):
+    save(folder / "patches", "all", identity(), {"layer": 4, "token_roles": "all", "dataset": "data"})
+    bench(
+        [str(folder / "run"), str(folder / "patches")], folder / "data",
+        BenchSettings(examples="all", bootstrap=0, permutations=0, without=STABLE),
+    )  # fmt: skip
+    assert "measured on different tokens" in caplog.text and "tokens=all: all" in caplog.text
 
 
 def test_dictionaries_of_other_images_are_not_compared(folder):
