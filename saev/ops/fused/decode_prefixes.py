@@ -29,8 +29,8 @@ def decode_prefixes(
     """Write the residuals' suffix sums, the gradient of each code, and per row the sum of squared errors and the last one.
 
     `ends`: the number of latents of each prefix, ascending to d_sae. residuals[p] is the sum of z_hat - z of the prefixes p, p + 1, ...:
-    what the latents between the ends p - 1 and p learn from; residuals[0] is what b_dec learns from. Per pair
-    scale * <that, its atom>; with scale = 2 / (tokens * d_model * prefixes) this is the gradient of the mean over prefixes of the mean squared errors.
+    what the latents between the ends p - 1 and p learn from; residuals[0] is what b_dec learns from. Per pair scale * <that, its
+    atom>; with scale = 2 / (tokens * d_model * prefixes) this is the gradient of the mean over prefixes of the mean squared errors.
 
     One program per row. Latents ascend in a row, so that the pairs of a group are neighbours. First it adds up group by
     group, for the errors; then it subtracts them again from the last to the first, for the suffix sums. The order is fixed: deterministic.
