@@ -5,7 +5,6 @@ dictionaries ──select_tokens──▶ one pass per recording ──codes by 
 
 import dataclasses
 import functools
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from saev.dictionary_bench.altered_images import ALTERATIONS
 from saev.dictionary_bench.comparing import measure_rows, result_rows, seed_table
 from saev.dictionary_bench.encoding import codes_by_image
 from saev.dictionary_bench.inputs import Inputs
-from saev.dictionary_bench.json_layout import layout
+from saev.dictionary_bench.json_layout import write_json
 from saev.dictionary_bench.measuring import DictionaryResult, Measuring, latent_rows
 from saev.dictionary_bench.of_other_verbs import measures_of_verbs
 from saev.dictionary_bench.preparing import (
@@ -35,18 +34,16 @@ from saev.dictionary_bench.preparing import (
 )
 from saev.dictionary_bench.settings import BenchSettings
 from saev.dictionary_bench.transfer import Other
-from saev.files import write_atomically
 from saev.runs.tables import write_table
 from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, shared_passes
 from saev.scoring.against import reference_dictionaries
 
 log = logging.getLogger(__name__)
-JSON = "bench.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Bench:
-    """Tables of `saev.bench`, which `directory` holds as parquet and csv, and bench.json.
+    """Tables of `saev.bench`, which `directory` holds as parquet and csv, beside bench.json and measures.json.
 
     Args:
         results: a row per dictionary: what it is, and of each measure <name>, <name>_low, <name>_high, <name>_null and <name>_n.
@@ -135,7 +132,7 @@ def bench(
     if path is not None:
         for name, table in made.tables().items():
             write_table(path, name, table)
-        write_atomically(path / JSON, json.dumps(layout(made.measures), indent=1).encode())
+        write_json(path, made.measures)
     return made
 
 

@@ -10,8 +10,9 @@ from omegaconf import DictConfig
 
 from saev.config.build import build
 from saev.dictionary_bench.altered_images import ALTERATIONS
+from saev.dictionary_bench.json_layout import JSON
 from saev.dictionary_bench.page import write_bench_page
-from saev.dictionary_bench.pipeline import JSON, bench
+from saev.dictionary_bench.pipeline import bench
 from saev.dictionary_bench.preparing import BenchImages
 from saev.dictionary_bench.settings import BenchSettings
 from saev.dictionary_bench.shown import bench_table

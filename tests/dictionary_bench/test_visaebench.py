@@ -3,16 +3,20 @@
 Its samples of latents are made as large as the dictionary, its limit of images per latent as the recording.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 from dictionary_bench.worlds import dense_acts, linear, selection, topk
 
 from saev.dictionary_bench.absorption import absorption
 from saev.dictionary_bench.encoding import codes_by_image
+from saev.dictionary_bench.json_layout import JSON, NUMBERS, write_json
 from saev.dictionary_bench.localisation import localisation
+from saev.dictionary_bench.measures import MEASURES
 from saev.dictionary_bench.monosemanticity import TOP_IMAGES, monosemanticity
 from saev.dictionary_bench.preservation import classifier, preservation
 from saev.dictionary_bench.reconstruction import fvu
@@ -174,3 +178,21 @@ def test_absorption(world):
     for ours_one, one in zip(ours.details["classes"], theirs.metadata["per_pair_results"], strict=True):
         assert ours_one["f1_few"] == pytest.approx(one["f1_k1"]) and ours_one["f1_many"] == pytest.approx(one["f1_k4"])
         assert ours_one["overlap"] == pytest.approx(one["overlap"])
+
+
+def test_its_classes_read_our_file(tmp_path):
+    from visaebench.core.results import EvalResults
+    from visaebench.core.types import MetricResult
+
+    rows = [
+        {"member": member, "measure": name, "value": 0.5 if measure.better else None, "reason": None}
+        | dict.fromkeys(NUMBERS, 0.1)
+        for member in ("a", "b")
+        for name, measure in MEASURES.items()
+    ]
+    write_json(tmp_path, pl.DataFrame(rows))
+    content = json.loads((tmp_path / JSON).read_text())
+    for one in content.values():
+        read = [MetricResult(name, of, **entry) for of, part in one.items() for name, entry in part.items()]
+        results = EvalResults(read)
+        assert len(results) == 7 and results.to_dict() == one and "FVU" in results.summary().upper()

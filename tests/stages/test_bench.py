@@ -111,13 +111,16 @@ def test_what_was_not_measured_is_named_with_its_reason(cli, folder):
 
 def test_json_has_the_layout_of_visaebench_and_tables_are_whole(cli, folder):
     results, _, directory, _ = benched(cli, folder)
-    layout = json.loads((directory / "bench.json").read_text())
-    assert [*layout] == results["member"].to_list()
+    layout, every = (json.loads((directory / f"{name}.json").read_text()) for name in ("bench", "measures"))
+    assert [*layout] == [*every] == results["member"].to_list()
     one = layout["planted"]
-    assert {*DIMENSIONS} <= {*one}
+    assert [*one] == [*DIMENSIONS]
+    assert "coalitions" not in one["concept_detection"]
     entry = one["reconstruction"]["downstream_preservation"]
     assert entry["value"] == 1 and entry["higher_is_better"] is True and entry["metadata"]["null"] < 1
-    assert one["reconstruction"]["nmse"]["higher_is_better"] is False and "coalitions" in one["concept_detection"]
+    assert {*every["planted"]} == {*MEASURES} and every["planted"]["monosemanticity"]["reason"].startswith("needs ")
+    coalitions = results.row(0, named=True)["coalitions"]
+    assert every["planted"]["coalitions"]["value"] == coalitions and "better" in every["planted"]["l0"]
     concepts = pl.read_parquet(directory / "concepts.parquet")
     assert {*concepts["concept"]} == {"lion", "lynx", "wolf", "fox"} and len(concepts) == 4 * 3
     latents = pl.read_parquet(directory / "latents.parquet")
