@@ -1,4 +1,4 @@
-"""Reading ahead with several threads, and writing behind with one.
+"""Loading ahead with several threads.
 
 Threads, not processes: PIL decodes and resizes without the GIL, and nothing has to be pickled or copied.
 """
@@ -7,7 +7,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 MOST_WORKERS = 16
 T = TypeVar("T")
@@ -37,34 +37,3 @@ def load_ahead(load: Callable[[T], R], items: Iterable[T], n_workers: int, ahead
             yield waiting.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-class WriteBehind:
-    """Runs one call at a time in a thread; the next call and the end of the `with` block wait for it.
-
-    An error of a call is raised by the next call or at the end. After an error in the block the running call is waited
-    for as well, so that the file it writes can be closed.
-    """
-
-    def __init__(self):
-        self.pool, self.last = ThreadPoolExecutor(1, thread_name_prefix="write"), None
-
-    def do(self, call: Callable[..., None], *args: Any) -> None:
-        """Wait for the previous call, then start `call(*args)`."""
-        self._settle()
-        self.last = self.pool.submit(call, *args)
-
-    def _settle(self) -> None:
-        last, self.last = self.last, None
-        if last is not None:
-            last.result()
-
-    def __enter__(self) -> "WriteBehind":
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self._settle()
-        finally:
-            self.pool.shutdown(wait=True)

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from saev.vits.threads import WriteBehind, default_workers, load_ahead
+from saev.vits.threads import default_workers, load_ahead
 
 
 def test_results_come_in_order_whatever_takes_longest():
@@ -31,37 +31,6 @@ def test_an_error_of_one_item_is_raised_in_order():
     assert [next(stream), next(stream)] == [-0.5, -1.0]
     with pytest.raises(ZeroDivisionError):
         next(stream)
-
-
-def test_calls_happen_in_order_and_are_done_at_the_end():
-    done = []
-
-    def slowly(i):
-        time.sleep(0.01)
-        done.append(i)
-
-    with WriteBehind() as behind:
-        for i in range(5):
-            behind.do(slowly, i)
-            assert i - 1 <= len(done) <= i + 1
-    assert done == list(range(5))
-
-
-def test_errors_of_a_call_are_raised():
-    with pytest.raises(ZeroDivisionError), WriteBehind() as behind:
-        behind.do(lambda: 1 / 0)
-    with WriteBehind() as behind:
-        behind.do(lambda: 1 / 0)
-        with pytest.raises(ZeroDivisionError):
-            behind.do(print)
-
-
-def test_an_error_in_the_block_waits_for_the_call_and_keeps_its_own_name():
-    done = []
-    with pytest.raises(KeyError), WriteBehind() as behind:
-        behind.do(lambda: (time.sleep(0.05), done.append(1)))
-        raise KeyError
-    assert done == [1]
 
 
 def test_threads_are_as_many_as_the_cores_that_may_be_used(monkeypatch):

@@ -1,0 +1,72 @@
+"""Where the time of a recording goes: seconds in its functions, summed over threads."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+from saev.shards.layer_shard import LayerShard
+from saev.vits.image_loader import ImageLoader
+from saev.vits.recording_pass import RecordingPass
+from saev.vits.shard_threads import ShardThreads
+from saev.vits.transfers import HostCopy, Transfers
+
+# by thread: the loaders', the main one, the shards', and the three of a layer
+STEPS = (
+    (ImageLoader, "__call__", "decode"),
+    (Transfers, "upload", "thread: stack, upload"),
+    (RecordingPass, "_compute", "main: forward"),
+    (Transfers, "download", "main: narrow, download"),
+    (ShardThreads, "start", "main: waits for shards"),
+    (ShardThreads, "append", "main: waits for shards"),
+    (HostCopy, "arrays", "shard: waits for copies"),
+    (LayerShard, "add", "shard: convert, copy, wait for blocks"),
+    (LayerShard, "commit", "shard: fsync, rename"),
+    (LayerShard, "_hash", "layer: hash"),
+    (LayerShard, "_write", "layer: write"),
+    (LayerShard, "_sum", "layer: moments"),
+)
+
+
+@contextmanager
+def times() -> Iterator[Counter[str]]:
+    """Seconds by step of the recordings made within the block."""
+    seconds: Counter[str] = Counter()
+
+    def timed(call: Callable[..., Any], step: str) -> Callable[..., Any]:
+        @wraps(call)
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                seconds[step] += time.perf_counter() - start
+
+        return measured
+
+    def waiting(loaded: Callable[..., Generator]) -> Callable[..., Generator]:
+        def measured(*args: Any) -> Generator:
+            stream = loaded(*args)
+            take = timed(stream.__next__, "main: waits for images")
+            try:
+                while True:
+                    yield take()
+            except StopIteration:
+                return
+            finally:
+                stream.close()
+
+        return measured
+
+    originals = [(owner, name, getattr(owner, name)) for owner, name, _ in STEPS]
+    originals.append((RecordingPass, "_loaded", RecordingPass._loaded))
+    for owner, name, step in STEPS:
+        setattr(owner, name, timed(getattr(owner, name), step))
+    RecordingPass._loaded = waiting(RecordingPass._loaded)
+    try:
+        yield seconds
+    finally:
+        for owner, name, original in originals:
+            setattr(owner, name, original)
