@@ -9,67 +9,24 @@ a ViT-L's images/s are to be at least 0.8 of those of its bare forward pass with
 
 import argparse
 import os
-import shutil
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from goals import Row, print_goals
-from recording_stub import StubBackbone, StubImages, stub_vit
-from recording_times import times
+from recording_stub import StubImages, stub_rows
+from recording_times import print_steps, record, timed, times
 
 from saev.images import FolderImages, ImageSource
-from saev.shards import RecordingWriter
 from saev.vits import MicroVit, Recording, TimmVit
 from saev.vits.batching import chunks
-from saev.vits.recording_pass import Batch, RecordingPass
+from saev.vits.recording_pass import Batch
 from saev.vits.source import VitSource
-
-STUBS = {64: 400, 128: 400, 256: 300, 512: 200}  # images/s by KB of activations an image
-
-
-def writer_of(recording: Recording, root: Path) -> RecordingWriter:
-    """An empty recording in `root`."""
-    plan = recording.plan
-    per_shard = plan.examples_per_shard(recording.settings.shard_mb)
-    return RecordingWriter(
-        root,
-        plan.meaning,
-        plan.n_images,
-        per_shard,
-        plan.layers,
-        plan.roles,
-        plan.shape.d_model,
-        recording.settings.dtype,
-    )
-
-
-def timed(call: Callable[[], object]) -> float:
-    """Seconds that a call takes, the device's work included."""
-    start = time.perf_counter()
-    call()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def record(recording: Recording, recording_pass: RecordingPass) -> None:
-    """Record into a temporary folder."""
-    root = Path(tempfile.mkdtemp(dir=recording.root))
-    try:
-        writer = writer_of(recording, root / "acts")
-        recording_pass.fill(writer, writer.pending(), Console(quiet=True), False)
-        writer.finish()
-    finally:
-        shutil.rmtree(root)
 
 
 def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float], Counter[str]]:
@@ -80,6 +37,7 @@ def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]
     batches = [Batch(images, recording_pass._uploads(images, size)) for images in loaded]
     alone: list[float] = []
     whole: list[float] = []
+    steps: Counter[str] = Counter()
 
     def forward() -> None:
         with torch.inference_mode():
@@ -87,39 +45,18 @@ def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]
                 for _, upload in batch.passes:
                     recording_pass._compute(upload.wait())
 
+    def recorded() -> None:
+        with times() as spent:
+            record(recording, recording_pass)
+        steps.update(spent)
+
     forward()  # warm
     for number in range(rounds):
-        with times() as steps:
-            turns = [(forward, alone), (lambda: record(recording, recording_pass), whole)]
-            for call, seconds in turns[:: 1 if number % 2 else -1]:
-                seconds.append(timed(call))
+        steps.clear()
+        turns = [(forward, alone), (recorded, whole)]
+        for call, seconds in turns[:: 1 if number % 2 else -1]:
+            seconds.append(timed(call))
     return alone, whole, steps
-
-
-def print_steps(steps: Counter[str], seconds: float) -> None:
-    """Print seconds by step, summed over threads, beside those of the whole recording."""
-    print(f"{seconds:.2f} s, of which (seconds of each thread that does it, summed)")
-    for step, spent in steps.items():
-        print(f"    {step:40s}{spent:8.2f}")
-
-
-def stub_rows(root: str, seconds: float) -> list[Row]:
-    """Rates of recording beside those of the stub."""
-    rows = []
-    for kilobytes, rate in STUBS.items():
-        vit, ratios = stub_vit(kilobytes, rate), []
-        for n in (64, int(seconds * rate)):  # the first one warms up
-            recording = Recording(StubImages(n=n, size=vit.img_size), vit, 0, root, device="cpu")
-            recording_pass = recording._recording_pass()
-            assert isinstance(recording_pass.backbone, StubBackbone)
-            with times() as steps:
-                spent = timed(lambda: (record(recording, recording_pass), recording_pass.backbone.finish()))
-            ratios.append(n / rate / spent)
-        print_steps(steps, spent)
-        rows.append(
-            (f"{kilobytes} KB an image, stub of {rate} images/s", f"{ratios[-1]:.3f}", "0.95", ratios[-1] >= 0.95)
-        )
-    return rows
 
 
 def bare(recording: Recording) -> float:
@@ -127,9 +64,8 @@ def bare(recording: Recording) -> float:
     backbone, size = recording.vit.load("cuda").bfloat16(), recording.settings.batch_size
     batch = torch.randn(size, 3, *recording.plan.shape.image_size, device="cuda", dtype=torch.bfloat16)
     with torch.inference_mode():
-        for n in (5, 50):
-            spent = timed(lambda: [backbone(batch, recording.plan.layers) for _ in range(n)])
-    return n * size / spent
+        timed(lambda: [backbone(batch, recording.plan.layers) for _ in range(5)])
+        return 50 * size / timed(lambda: [backbone(batch, recording.plan.layers) for _ in range(50)])
 
 
 def gpu_rows(root: str, args: argparse.Namespace) -> list[Row]:
@@ -173,7 +109,9 @@ def cpu_rows(root: str, args: argparse.Namespace) -> list[Row]:
         print_steps(steps, whole[-1])
         ratio = statistics.median(whole) / statistics.median(alone)
         seconds = " ".join(f"{spent:.2f}" for spent in alone), " ".join(f"{spent:.2f}" for spent in whole)
-        what = f"forward {seconds[0]} s, record {seconds[1]} s, decoding threads {recording._recording_pass().n_workers}"
+        what = (
+            f"forward {seconds[0]} s, record {seconds[1]} s, decoding threads {recording._recording_pass().n_workers}"
+        )
         rows.append((f"{what}; record / forward", f"{ratio:.2f}", "1.1", ratio <= 1.1))
     return rows
 
@@ -182,7 +120,9 @@ def main() -> None:
     """Print seconds by step and the table of goals."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--stub", action="store_true", help="a backbone that computes nothing at a set speed, on the CPU")
+    parser.add_argument(
+        "--stub", action="store_true", help="a backbone that computes nothing at a set speed, on the CPU"
+    )
     parser.add_argument("--seconds", type=float, default=20, help="length of a recording of the stub")
     parser.add_argument("--images", help="folder of pictures; without one, generated JPEGs in memory")
     parser.add_argument("--weights", help="a file for vit_small_patch14_dinov2; without one, a tiny random ViT")
@@ -199,8 +139,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         if args.stub:
             rows = stub_rows(root, args.seconds)
+        elif args.device == "cuda":
+            rows = gpu_rows(root, args)
         else:
-            rows = gpu_rows(root, args) if args.device == "cuda" else cpu_rows(root, args)
+            rows = cpu_rows(root, args)
     print_goals(rows, args.check, title)
 
 

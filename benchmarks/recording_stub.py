@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from goals import Row
 from jaxtyping import Float
 from PIL import Image
+from recording_times import print_steps, record, times
 from torch import Tensor
 
 from saev.images.opening import open_rgb
 from saev.images.source import ImageSource
-from saev.vits import MicroVit
+from saev.vits import MicroVit, Recording
 from saev.vits.backbone import Backbone
 
-DISTINCT = 64
+DISTINCT = 64  # images
+STUBS = {64: 400, 128: 400, 256: 300, 512: 200}  # images/s by KB of activations an image
 
 
 @dataclass(kw_only=True)
@@ -105,3 +108,28 @@ def stub_vit(kilobytes: int, rate: float) -> StubVit:
     """One with so many KB of float16 activations an image (64, 128, 256 or 512), at 16 pixels a patch."""
     tokens, d_model = {64: (64, 512), 128: (64, 1024), 256: (256, 512), 512: (256, 1024)}[kilobytes]
     return StubVit(img_size=16 * int(tokens**0.5), patch_size=16, depth=1, d_model=d_model, cls_token=False, rate=rate)
+
+
+def record_stub(root: str, kilobytes: int, rate: float, n: int) -> float:
+    """Seconds of recording n images."""
+    vit = stub_vit(kilobytes, rate)
+    recording = Recording(StubImages(n=n, size=vit.img_size), vit, 0, root, device="cpu")
+    recording_pass = recording._recording_pass()
+    assert isinstance(recording_pass.backbone, StubBackbone)
+    start = time.perf_counter()
+    record(recording, recording_pass)
+    recording_pass.backbone.finish()
+    return time.perf_counter() - start
+
+
+def stub_rows(root: str, seconds: float) -> list[Row]:
+    """Rates of recording beside those of the stub."""
+    rows = []
+    for kilobytes, rate in STUBS.items():
+        record_stub(root, kilobytes, rate, 64)  # warms up
+        with times() as steps:
+            spent = record_stub(root, kilobytes, rate, n := int(seconds * rate))
+        print_steps(steps, spent)
+        ratio = n / rate / spent
+        rows.append((f"{kilobytes} KB an image, stub of {rate} images/s", f"{ratio:.3f}", "0.95", ratio >= 0.95))
+    return rows

@@ -1,13 +1,21 @@
-"""Where the time of a recording goes: seconds in its functions, summed over threads."""
+"""One recording, and where its time goes: seconds in its functions, summed over threads."""
 
+import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import torch
+from rich.console import Console
+
+from saev.shards import RecordingWriter
 from saev.shards.layer_shard import LayerShard
+from saev.vits import Recording
 from saev.vits.image_loader import ImageLoader
 from saev.vits.recording_pass import RecordingPass
 from saev.vits.shard_threads import ShardThreads
@@ -70,3 +78,46 @@ def times() -> Iterator[Counter[str]]:
     finally:
         for owner, name, original in originals:
             setattr(owner, name, original)
+
+
+def writer_of(recording: Recording, root: Path) -> RecordingWriter:
+    """An empty recording in `root`."""
+    plan = recording.plan
+    per_shard = plan.examples_per_shard(recording.settings.shard_mb)
+    return RecordingWriter(
+        root,
+        plan.meaning,
+        plan.n_images,
+        per_shard,
+        plan.layers,
+        plan.roles,
+        plan.shape.d_model,
+        recording.settings.dtype,
+    )
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Seconds that a call takes, the device's work included."""
+    start = time.perf_counter()
+    call()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def record(recording: Recording, recording_pass: RecordingPass) -> None:
+    """Record into a temporary folder."""
+    root = Path(tempfile.mkdtemp(dir=recording.root))
+    try:
+        writer = writer_of(recording, root / "acts")
+        recording_pass.fill(writer, writer.pending(), Console(quiet=True), False)
+        writer.finish()
+    finally:
+        shutil.rmtree(root)
+
+
+def print_steps(steps: Counter[str], seconds: float) -> None:
+    """Print seconds by step, summed over threads, beside those of the whole recording."""
+    print(f"{seconds:.2f} s, of which (seconds of each thread that does it, summed)")
+    for step, spent in steps.items():
+        print(f"    {step:40s}{spent:8.2f}")
