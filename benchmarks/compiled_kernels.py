@@ -9,6 +9,7 @@ architecture, in parallel; `--rows` compiles in this process and prints one row 
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import re
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
@@ -31,10 +33,10 @@ SHARED = {80: 163, 90: 227, 100: 227}  # KB of shared memory that one program ma
 class Compiled(NamedTuple):
     """A kernel compiled for one architecture."""
 
-    name: str
+    name: str  # module.function
     architecture: int
     registers: int
-    stack: int  # bytes of a thread in local memory: registers spilled, or arrays that registers cannot hold
+    spilled: int  # bytes of a thread that are written to and read from memory for want of registers
     shared: int  # bytes of a program
     warps: int
 
@@ -61,19 +63,18 @@ class NoDevice:
 def compile_for(architecture: int) -> list[Compiled]:
     """All kernels that training steps of the sizes in `SIZES` launch. AssertionError for one that nothing launches."""
     driver.set_active(NoDevice(architecture))  # type: ignore[arg-type]
-    run, kernels, launched = JITFunction.run, {}, set()
+    run, kernels = JITFunction.run, {}
 
     def compiled(self: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
         kernel = run(self, *args, grid=grid, warmup=True, **options)
-        kernels[kernel.hash] = kernel
-        launched.add(_name(self))
+        kernels[_name(self), kernel.hash] = kernel
 
     JITFunction.run = compiled  # type: ignore[method-assign]
     for size in SIZES:
         launch_all(size, torch.device("meta"))
-    missing = {_name(kernel) for kernel in entry_points()} - launched
+    missing = {_name(kernel) for kernel in entry_points()} - {name for name, _ in kernels}
     assert not missing, f"benchmarks/kernel_launches.py launches no {sorted(missing)}"
-    return [_measured(kernel, architecture) for kernel in kernels.values()]
+    return [_measured(name, kernel, architecture) for (name, _), kernel in sorted(kernels.items())]
 
 
 def entry_points() -> list[JITFunction]:
@@ -88,18 +89,29 @@ def entry_points() -> list[JITFunction]:
 
 
 def _name(kernel: JITFunction) -> str:
-    return f"{kernel.fn.__module__}.{kernel.fn.__name__}"
+    return f"{kernel.fn.__module__.removeprefix('saev.ops.')}.{kernel.fn.__name__}"
 
 
-def _measured(kernel: Any, architecture: int) -> Compiled:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+def _measured(name: str, kernel: Any, architecture: int) -> Compiled:
+    usage = _output_of([triton.knobs.nvidia.cuobjdump.path, "-res-usage"], kernel.asm["cubin"])
+    registers, stack = (int(re.findall(rf"{word}:(\d+)", usage)[-1]) for word in ("REG", "STACK"))
+    spilled = _spilled(kernel.asm["ptx"], architecture) if stack else 0
+    return Compiled(name, architecture, registers, spilled, kernel.metadata.shared, kernel.metadata.num_warps)
+
+
+def _spilled(ptx: str, architecture: int) -> int:
+    """As the assembler says: what is on the stack may be something else."""
+    options = ["-v", "--regAllocOptLevel=2", f"--gpu-name={sm_arch_from_capability(architecture)}", "-o", os.devnull]
+    said = _output_of([get_ptxas(architecture).path, *options], ptx.encode())
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill", said))
+
+
+def _output_of(command: list[str], source: bytes) -> str:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(source)
         file.flush()
-        command = [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    registers, stack, local = (int(re.findall(rf"{word}:(\d+)", usage)[-1]) for word in ("REG", "STACK", "LOCAL"))
-    metadata = kernel.metadata
-    return Compiled(metadata.name, architecture, registers, stack + local, metadata.shared, metadata.num_warps)
+        ran = subprocess.run([*command, file.name], capture_output=True, text=True, check=True)
+    return ran.stdout + ran.stderr
 
 
 def compile_in_parallel(architectures: list[int]) -> list[Compiled]:
@@ -136,7 +148,7 @@ def main() -> None:
 
 def faults(row: Compiled) -> bool:
     """Whether its registers spill, or its shared memory is more than the GPU has."""
-    return row.stack > 0 or row.shared > SHARED[row.architecture] * 1024
+    return row.spilled > 0 or row.shared > SHARED[row.architecture] * 1024
 
 
 if __name__ == "__main__":

@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 from saev.ops import gpu_sums, gpu_topk
+from saev.ops.fused.adam_atoms import AdamState, Rates, Shadows
+from saev.ops.fused.batchtopk_pairs import batchtopk_pairs
+from saev.ops.fused.buffers import Buffers
+from saev.ops.fused.pairs import Pairs
+from saev.ops.fused.pairs_beyond import pairs_beyond
+from saev.ops.fused.step import State, decode, fused_step
 
 
 class Size(NamedTuple):
@@ -28,6 +34,7 @@ def launch_all(size: Size, device: torch.device) -> None:
     """Every kernel, with inputs of this size whose values are undefined."""
     _selection(size, device)
     _sums(size, device)
+    _fused(size, device)
 
 
 def _selection(size: Size, device: torch.device) -> None:
@@ -49,5 +56,26 @@ def _sums(size: Size, device: torch.device) -> None:
         gpu_sums.products(_new(device, size.batch, size.d_model, dtype=other), table, latents, offsets)
 
 
-def _new(device: torch.device, *shape: int, dtype: torch.dtype) -> Tensor:
+def _fused(size: Size, device: torch.device) -> None:
+    """A step of TopK, one of Matryoshka, and one on pairs of rows of any length."""
+    batch, d_model, d_sae, k = size
+    z, buffers, state = _new(device, batch, d_model), Buffers(device), _state(size, device)
+    for prefixes in (1, 10):
+        ends = [d_sae * (p + 1) // prefixes for p in range(prefixes)]
+        fused_step(z, k, state, ends, Rates(3e-4, 1.0, 0.9, 0.999, 1e-8), buffers)
+    h, pairs = _new(device, batch, d_sae, dtype=torch.bfloat16), Pairs.empty(batch, batch * k, d_sae, device)
+    batchtopk_pairs(h, k, pairs, buffers)
+    pairs_beyond(h, _new(device, d_sae), pairs, buffers)
+    decode(z, _new(device, batch, d_model, dtype=torch.bfloat16), state, pairs, [d_sae], 1.0, buffers)
+
+
+def _state(size: Size, device: torch.device) -> State:
+    shapes = (size.d_sae, size.d_model), (size.d_sae, size.d_model), (size.d_sae,), (size.d_model,)
+    states = [AdamState(*(_new(device, *shape) for _ in range(3))) for shape in shapes]
+    shadows = Shadows(*(_new(device, *shape, dtype=torch.bfloat16) for shape in shapes[:3]))
+    steps = [_new(device) for _ in shapes]
+    return State(*states, steps, shadows, _new(device, size.d_sae, dtype=torch.int64))
+
+
+def _new(device: torch.device, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=device)

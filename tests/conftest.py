@@ -4,6 +4,7 @@ The library is imported inside the fixtures: this file is read before pytest ins
 """
 
 import dataclasses
+import functools
 import gc
 import logging
 import os
@@ -33,12 +34,26 @@ TINY = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with processes of their own are marked slow; files with slow tests come first, so that none is left for the end."""
+    """Tests with processes of their own are marked slow; files with slow tests come first, so that none is left for the end.
+
+    Tests marked gpu are skipped on a machine without one.
+    """
+    without = pytest.mark.skip(reason="needs a CUDA GPU")
     for item in items:
+        if item.get_closest_marker("gpu") and not gpu_is_there():
+            item.add_marker(without)
         if {"nursery", "slurm_cluster"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker("slow")
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@functools.cache
+def gpu_is_there() -> bool:
+    """Whether PyTorch sees a CUDA GPU."""
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def pytest_collection_finish() -> None:
