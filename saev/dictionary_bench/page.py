@@ -13,9 +13,10 @@ from saev.dictionary_bench.measures import MEASURES
 from saev.dictionary_bench.shown import ends, is_above_null, left_out, measured_names, verdict, written
 from saev.visuals.columns import MISSING, whole
 from saev.visuals.page import write_page
-from saev.visuals.style import SETTINGS, add_legend, colours, data_uri
+from saev.visuals.style import SETTINGS, add_legend, data_uri, looks
 
 MOST = 8  # dictionaries in the radar
+LEVEL = 0.05  # of p after Holm: differences above it are folded
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
 
@@ -33,19 +34,39 @@ def write_bench_page(
     cells = {(row["member"], row["measure"]): row for row in measures.iter_rows(named=True)}
     members = results["member"].to_list()
     drawn = one_per_seed(members, seeds)[:MOST]
-    differences = [
-        {"member": row["member"], "measure": MEASURES[row["measure"]].label, "diff": written(row["diff"], signed=True),
-         "ends": ends(row, "diff_low", "diff_high"), "p": written(row["p"]), "p_holm": written(row["p_holm"]), "verdict": verdict(row)}
-        for row in measures.iter_rows(named=True) if row["diff"] is not None and MEASURES[row["measure"]].better
-    ]  # fmt: skip
+    rows = [
+        row for row in measures.iter_rows(named=True) if row["diff"] is not None and MEASURES[row["measure"]].better
+    ]
+    shown_first = [row for row in rows if row["p_holm"] is not None and row["p_holm"] <= LEVEL]
     return write_page(
         path, "bench_page.html.j2", title=title, facts=facts_of(results, against), against=", ".join(against),
         headings=[(MEASURES[name].label, ARROWS[MEASURES[name].better]) for name in names],
         rows=[{"name": member, "cells": [shown(cells.get((member, name))) for name in names]} for member in members],
         radar=radar(drawn, names, cells), radar_members=drawn, n_members=len(members),
-        differences=differences, seeds=seed_cells(seeds, names), left_out=left_out(measures),
+        verdicts=verdicts(rows), significant=[difference(row) for row in shown_first],
+        further=[difference(row) for row in rows if row not in shown_first], seeds=seed_cells(seeds, names), left_out=left_out(measures),
         explained=[(MEASURES[name].label, MEASURES[name].meaning, MEASURES[name].null) for name in names], files=files,
     )  # fmt: skip
+
+
+def difference(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of a difference, and the numbers by which it is sorted."""
+    numbers = {"sort": row["diff"], "sort_low": row["diff_low"], "sort_p": row["p"], "sort_holm": row["p_holm"]}
+    return {
+        "member": row["member"], "measure": MEASURES[row["measure"]].label, "diff": written(row["diff"], signed=True),
+        "ends": ends(row, "diff_low", "diff_high") or MISSING, "p": written(row["p"]), "p_holm": written(row["p_holm"]),
+        "verdict": verdict(row) or MISSING, **{key: "" if value is None else value for key, value in numbers.items()},
+    }  # fmt: skip
+
+
+def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Per dictionary that is compared, the labels of the measures in which it is better, worse, and neither."""
+    out: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        one = out.setdefault(row["member"], {"member": row["member"], "better": [], "worse": [], "not shown": []})
+        if said := verdict(row):
+            one[said].append(MEASURES[row["measure"]].label)
+    return list(out.values())
 
 
 def one_per_seed(members: Sequence[str], seeds: pl.DataFrame) -> list[str]:
@@ -116,24 +137,28 @@ def radar(
         (x * sign - low) / np.where(high > low, high - low, 1) for x in (values, np.nanmean(nulls, 0, keepdims=True))
     ]
     angle = np.linspace(0, 2 * np.pi, len(axes), endpoint=False)
-    colour = colours(list(members))
+    look = looks(members)
     with mpl.rc_context(SETTINGS):
-        figure = Figure(figsize=(6.4, 5.4), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(5.2, 5.6), layout="constrained", facecolor="white")
         plot = figure.add_subplot(projection="polar")
         for member, row in zip(members, scaled[0], strict=True):
             plot.plot(
                 [*angle, angle[0]],
                 [*row, row[0]],
-                color=colour[member],
+                color=look[member].colour,
                 label=member,
                 linewidth=1.4,
-                marker="o",
-                markersize=3,
+                marker=look[member].marker,
+                markersize=4,
             )
         null = scaled[1][0]
         plot.fill([*angle, angle[0]], [*null, null[0]], color="#666666", alpha=0.25, linewidth=0)
         plot.plot([*angle, angle[0]], [*null, null[0]], color="#666666", linestyle=":", label="null, mean of all")
-        plot.set_xticks(angle, [MEASURES[name].label for name in axes])
+        plot.set_xticks(angle, [""] * len(axes))
+        for at, name in zip(angle, axes, strict=True):  # outside the rim: text begins, is centred or ends there
+            side = "center" if abs(np.cos(at)) < 0.2 else "left" if np.cos(at) > 0 else "right"
+            above = "center" if abs(np.sin(at)) < 0.9 else "bottom" if np.sin(at) > 0 else "top"
+            plot.text(at, 1.12, MEASURES[name].label.replace(", ", ",\n"), ha=side, va=above, fontsize=9)
         plot.set_yticks([0, 0.5, 1], ["", "", ""])
         plot.set_ylim(-0.1, 1.05)
         add_legend(figure, [*members, "null, mean of all"])

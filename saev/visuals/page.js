@@ -64,7 +64,7 @@ document.querySelectorAll("table.sorted").forEach(table => {
     const before = heading.getAttribute("aria-sort"), down = before ? before === "ascending" : column > 0;
     all.forEach(other => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-    const key = row => { const { value } = row.cells[column].dataset; return column ? (value === "" ? -Infinity : Number(value)) : value.toLowerCase(); };
+    const key = row => { const { value } = row.cells[column].dataset, text = value ?? row.cells[column].textContent; return column && value === "" ? -Infinity : column && !isNaN(text) ? Number(text) : text.toLowerCase(); };
     const rows = [...table.tBodies[0].rows].sort((a, b) => { const x = key(a), y = key(b); return (x < y ? -1 : x > y ? 1 : 0) * (down ? -1 : 1); });
     table.tBodies[0].append(...rows);
   }));
