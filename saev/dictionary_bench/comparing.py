@@ -23,7 +23,9 @@ def measure_rows(
     """A row per dictionary and measure: value, low, high, null, n, `reason` where it was not measured, and its difference from
     the mean of the dictionaries `against`.
 
-    diff, diff_low, diff_high: of the same resamples of the images; chosen latents, probes and coalitions stay the same in all.
+    diff, diff_low, diff_high: of the same resamples of the images; `latents`: whether chosen latents, probes and coalitions stay the same
+    in all of them ("fixed") or are chosen "anew"; null where nothing is chosen.
+    diff_above_null: the difference of what each has above its own null, as nulls differ between dictionaries.
     p: two-sided, by exchanging the two dictionaries within each of the things that the measure is the mean of (images, classes, concepts),
     `permutations` times; null where it is the mean of latents, which two dictionaries do not share. p_holm: over a row's measures.
     """
@@ -35,6 +37,7 @@ def measure_rows(
                 "member": member,
                 "measure": name,
                 **unprefixed(measured, name),
+                "latents": MEASURES[name].latents or None,
                 "reason": measured.details.get("reason"),
             }
             if against and member not in against:
@@ -42,7 +45,8 @@ def measure_rows(
             rows.append(row)
     schema = {
         **dict.fromkeys(("member", "measure"), pl.String), **dict.fromkeys(("value", "low", "high", "null"), pl.Float64), "n": pl.Int64,
-        "reason": pl.String, **dict.fromkeys(("diff", "diff_low", "diff_high", "p", "p_holm"), pl.Float64),
+        "latents": pl.String, "reason": pl.String,
+        **dict.fromkeys(("diff", "diff_low", "diff_high", "diff_above_null", "p", "p_holm"), pl.Float64),
     }  # fmt: skip
     table = pl.DataFrame(rows, schema=schema).with_columns(pl.selectors.float().fill_nan(None))
     adjusted = [
@@ -61,17 +65,18 @@ def mean_of(several: Sequence[Measured]) -> Measured:
     """The mean of the results of one measure, e.g. of several seeds; without draws or units where one has none."""
     draws, units = ([getattr(one, key) for one in several] for key in ("draws", "units"))
     means = [np.mean(x, 0) if len({len(one) for one in x}) == 1 else np.zeros(0) for x in (draws, units)]
-    return Measured(float(np.mean([one.value for one in several])), draws=means[0], units=means[1])
+    value, null = (float(np.mean([getattr(one, key) for one in several])) for key in ("value", "null"))
+    return Measured(value, null, draws=means[0], units=means[1])
 
 
 def against_columns(one: Measured, other: Measured, permutations: int) -> dict[str, float]:
-    """diff, diff_low, diff_high and p of two results of one measure."""
+    """diff, diff_low, diff_high, diff_above_null and p of two results of one measure."""
     if not np.isfinite([one.value, other.value]).all():
         return {}
     drawn = len(one.draws) == len(other.draws)
     draws = (one.draws, other.draws) if drawn else (np.zeros(0), np.zeros(0))
     diff, low, high = difference(one.value, other.value, *draws)
-    columns = {"diff": diff, "diff_low": low, "diff_high": high}
+    columns = {"diff": diff, "diff_low": low, "diff_high": high, "diff_above_null": diff - (one.null - other.null)}
     if len(one.units) and len(one.units) == len(other.units):
         columns["p"] = sign_flip_p(one.units - other.units, permutations)
     return columns

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Shaped
 
+from saev.dictionary_bench.measures import MEASURES
 from saev.metrics.resampling import interval
 
 
@@ -20,7 +21,6 @@ class Measured:
         draws: the value in each resample of the images, the same resamples for all dictionaries; empty: no interval.
         latents: columns with a number per latent, NaN where a latent has none.
         details: further numbers that a reader may want.
-        ends: of the interval, where they were computed elsewhere and there are no draws.
         units: the values of the things that all dictionaries have in common, e.g. a number per class, in one order; empty: there are none.
     """
 
@@ -30,11 +30,15 @@ class Measured:
     draws: Float64[np.ndarray, " n"] = dataclasses.field(default_factory=lambda: np.zeros(0), repr=False)
     latents: Mapping[str, Shaped[np.ndarray, " n_latents"]] = dataclasses.field(default_factory=dict, repr=False)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    ends: tuple[float, float] = (float("nan"), float("nan"))
     units: Float64[np.ndarray, " units"] = dataclasses.field(default_factory=lambda: np.zeros(0), repr=False)
 
     def columns(self, name: str) -> dict[str, float | int | None]:
         """name, name_low, name_high (95 % over images), name_null and name_n: columns of a table, None for what is not finite."""
-        low, high = interval(self.draws, self.value) if len(self.draws) else self.ends
+        low, high = np.clip(interval(self.draws, self.value), *MEASURES[name].bounds)
         numbers = {"": self.value, "_low": low, "_high": high, "_null": self.null}
         return {name + key: float(x) if np.isfinite(x) else None for key, x in numbers.items()} | {f"{name}_n": self.n}
+
+
+def absent(reason: str) -> Measured:
+    """The result of a measure that was left out."""
+    return Measured(float("nan"), details={"reason": reason})

@@ -1,17 +1,19 @@
 """All measures of one dictionary that are computed from its codes by image."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import polars as pl
 
 from saev.dictionary_bench.absorption import absorption
+from saev.dictionary_bench.activity import activity
 from saev.dictionary_bench.coalitions import coalition_matching
 from saev.dictionary_bench.image_codes import ImageActivations, ImageCodes
 from saev.dictionary_bench.inputs import Inputs
 from saev.dictionary_bench.localisation import localisation
-from saev.dictionary_bench.measured import Measured
+from saev.dictionary_bench.measured import Measured, absent
 from saev.dictionary_bench.monosemanticity import TOP_IMAGES, monosemanticity
 from saev.dictionary_bench.paired_images import paired_images
 from saev.dictionary_bench.preservation import Classifier, classifier, preservation
@@ -21,15 +23,6 @@ from saev.dictionary_bench.sparse_probe import K, sparse_probe
 from saev.dictionary_bench.transfer import Other, transfer
 from saev.saved import SavedDictionary
 
-# Measures, and what they need that a recording or a command may not give.
-NEEDS = {
-    **dict.fromkeys(("preservation", "image_probes", "image_probes_leaking"), "labels="),
-    **dict.fromkeys(("absorption", "absorption_in_sample"), "labels= and hierarchy="),
-    **dict.fromkeys(("monosemanticity", "monosemanticity_top"), "embeddings= or vit@embedder="),
-    "coalitions": "traits=, labels= or masks",
-    "paired_images": "pairs=",
-    "transfer": "labels= and transfer=",
-}
 Computed = tuple[str, Callable[[], Measured]]
 
 
@@ -39,11 +32,6 @@ class DictionaryResult:
 
     measures: dict[str, Measured]
     tables: dict[str, pl.DataFrame]
-
-
-def absent(reason: str) -> Measured:
-    """The result of a measure that was left out."""
-    return Measured(float("nan"), details={"reason": reason})
 
 
 def renamed(measured: Measured, name: str) -> Measured:
@@ -71,9 +59,6 @@ class Measuring:
         for name, function in self.functions(codes, paired, elsewhere, tables):
             if name not in self.settings.without:
                 measures[name] = function()
-        for name, what in NEEDS.items():
-            if name not in self.settings.without:
-                measures.setdefault(name, absent(f"needs {what}"))
         return DictionaryResult(measures, tables)
 
     def functions(
@@ -82,6 +67,9 @@ class Measuring:
         """Each measure that can be computed, and how; coalitions and pairs also give a table."""
         given, s = self.inputs, self.settings
         drawn, chance = given.drawn, {"permutations": s.permutations, "seed": s.seed}
+        fires = functools.cache(lambda: activity(codes, drawn))
+        for name in ("l0", "dead", "dense_above_0.1"):
+            yield name, lambda name=name: fires()[name]
         yield "nmse", lambda: nmse(codes, drawn)
         yield "fvu", lambda: fvu(codes, drawn)
         yield "morans_i", lambda: localisation(codes, drawn, s.min_images)
@@ -130,8 +118,7 @@ def latent_rows(one: SavedDictionary, measures: Mapping[str, Measured], stabilit
     columns = {name: np.asarray(values) for m in measures.values() for name, values in m.latents.items()}
     table = pl.DataFrame({"latent": np.arange(int(one.config["n_latents"])), **columns})
     table = table.select(pl.lit(one.name).alias("member"), pl.all()).with_columns(pl.selectors.float().fill_nan(None))
-    return (
-        table
-        if stability is None
-        else table.join(stability.drop("member"), "latent", how="left", maintain_order="left")
-    )
+    if stability is None:
+        return table
+    of_one = stability.filter(member=one.name).drop("member")
+    return table.join(of_one, "latent", how="left", maintain_order="left")

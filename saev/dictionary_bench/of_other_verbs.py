@@ -1,134 +1,159 @@
-"""The measures of a bench that `saev evaluate` and `saev probe` compute."""
+"""The measures of a bench that `saev evaluate`, `saev.stability` and `saev probe` compute."""
 
-import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import polars as pl
 
-from saev.dictionary_bench.measured import Measured
-from saev.dictionary_bench.measuring import DictionaryResult, absent
+from saev.dictionary import Dictionary
+from saev.dictionary_bench.measured import Measured, absent
 from saev.dictionary_bench.preparing import BenchImages, Selections
 from saev.dictionary_bench.settings import BenchSettings
 from saev.evaluation.compared import without_seed
-from saev.evaluation.evaluating import evaluate
 from saev.evaluation.settings import EvaluateSettings
-from saev.probing.pipeline import probe
+from saev.evaluation.splicing import Splicing, recovered_sums
+from saev.evaluation.stability import Stability, compare
+from saev.metrics.functional import coherence
+from saev.metrics.resampling import draws
+from saev.probing.pipeline import ProbeResult, probe
+from saev.probing.rows import mean_of_classes
 from saev.probing.settings import ProbeSettings
-from saev.saved import Recording, SavedDictionary, shared_passes
+from saev.probing.splits import TRUE
+from saev.saved import SavedDictionary, shared_passes
 
-EVALUATED = ("l0", "dead", "dense_above_0.1", "coherence")
 SPLICED = "splice_recovered_patches"
 PROBED = {"probe_map": "map", "probe_r": "r", "probe_coverage": "coverage_0.3"}
-STABLE = ("stability_cosine", "stability_start", "stability_correlation")
+COVERED = 0.3  # average precision
+# Measures of atoms, and what each is compared with.
+STABLE = {
+    "stability_cosine": "tokens_cosine",
+    "stability_start": None,
+    "stability_correlation": "tokens_correlation",
+}
+Measures = dict[str, Measured]
 
 
-def measures_of_verbs(
+def of_atoms(members: Mapping[str, Dictionary]) -> dict[str, Measures]:
+    """The largest |cosine| of two atoms: exact, of the dictionary alone, so that there is no interval."""
+    return {
+        name: {"coherence": Measured(coherence(one.atoms).max.item(), n=one.n_latents)} for name, one in members.items()
+    }
+
+
+def spliced(
     saved: Sequence[SavedDictionary],
+    members: Mapping[str, Dictionary],
     chosen: Selections,
-    recording: Recording | None,
-    layer: int | None,
-    activations: str | os.PathLike | None,
+    images: BenchImages,
     settings: BenchSettings,
-    images: BenchImages | None,
     device: str,
-    progress: bool,
-) -> dict[str, DictionaryResult]:
-    """Of each dictionary EVALUATED, SPLICED, STABLE and PROBED, but what the settings leave out; `latents` is its table of stability.
-
-    images: for SPLICED; None: left out.
-    """
-    wanted = {*EVALUATED, SPLICED, *STABLE, *PROBED} - {*settings.without}
-    seeds = len({without_seed(one) for one in saved}) < len(saved)
-    stable = seeds and bool(wanted & {*STABLE})
-    options = EvaluateSettings(
-        settings.tokens, settings.examples, settings.batch_size, correlation_latents=0, bootstrap=settings.bootstrap, gap=False,
-        stability=stable, stability_among="seeds", splice_images=settings.splice_images, device=device,
-    )  # fmt: skip
-    spliced = images is not None and SPLICED in wanted
-    given = {"images": images.recorded, "vit": images.vit} if images and spliced else {}
-    evaluated = evaluate(
-        list(saved), recording, options, layer=layer, activations=activations, progress=progress, **given
-    )
-    rows = {row["member"]: row for row in evaluated.results.iter_rows(named=True)}
-    probed = probe_rows(saved, chosen, settings, device) if wanted & {*PROBED} else {}
-    stability = evaluated.stability if stable else None
+) -> dict[str, Measures]:
+    """The final patches that survive where reconstructions are put back into the backbone; `n`: images."""
+    splicing = Splicing.prepare(images.recorded, images.vit, EvaluateSettings(splice_images=settings.splice_images, device=device))
+    assert splicing is not None, "without images and backbone nothing is spliced"
+    sites, backbone = splicing.sites(saved, chosen), splicing.vit.load(device)
     out = {}
-    for one in saved:
-        n_latents = int(one.config["n_latents"])
-        measures = {
-            name: from_row(rows[one.name], name, name, n=None if name == "l0" else n_latents) for name in EVALUATED
-        }
-        measures[SPLICED] = (
-            from_row(rows[one.name], SPLICED, SPLICED, null=0.0, n=rows[one.name].get("splice_images"))
-            if spliced
-            else absent("needs splice=true, images= and vit=")
-        )
-        for name in PROBED:
-            measures[name] = probed.get((one.name, name)) or absent("the recording has no labels of patches")
-        tables = {}
-        for name in STABLE:
-            measures[name] = absent("needs two dictionaries that differ by their seed alone")
-        if stability is not None:
-            row = stability.dictionaries.row(by_predicate=pl.col("member") == one.name, named=True)
-            tables["latents"] = stability.latents.filter(member=one.name)
-            for name in STABLE:
-                if row.get(name) is not None:
-                    measures[name] = Measured(
-                        row[name], none_is_nan(row.get(name.replace("stability", "tokens"))), len(tables["latents"])
-                    )
-        out[one.name] = DictionaryResult({name: measures[name] for name in measures if name in wanted}, tables)
+    for group in shared_passes(chosen):
+        together = {name: members[name] for name in group}
+        for name, fidelity in splicing.splice(together, sites, chosen[group[0]], backbone).items():
+            sums = recovered_sums(fidelity).get(SPLICED)
+            out[name] = {SPLICED: absent("the mean activation changes no final patch")}
+            if sums is not None:
+                top, bottom = sums
+                drawn = draws(len(top), settings.bootstrap, settings.seed)
+                resampled = (top @ drawn) / (bottom @ drawn)
+                units = top * len(top) / bottom.sum()
+                out[name] = {SPLICED: Measured(top.sum() / bottom.sum(), 0.0, len(top), resampled, units=units)}
     return out
 
 
-def probe_rows(
+def have_seeds(saved: Sequence[SavedDictionary]) -> bool:
+    """Whether two of the dictionaries differ by their seed alone."""
+    return len({without_seed(one) for one in saved}) < len(saved)
+
+
+def stability_of(
+    saved: Sequence[SavedDictionary],
+    members: Mapping[str, Dictionary],
+    chosen: Selections,
+    settings: BenchSettings,
+    device: str,
+    progress: bool,
+) -> Stability:
+    """Stability over the seeds of each group of dictionaries."""
+    options = EvaluateSettings(batch_size=settings.batch_size, stability=True, stability_among="seeds", device=device)
+    return compare(saved, members, chosen, options, None, device, progress)
+
+
+def stable(stability: Stability, settings: BenchSettings) -> dict[str, Measures]:
+    """STABLE of each dictionary: means over its latents, whose resamples give the interval; independent ones for each dictionary,
+    which share no latents."""
+    out: dict[str, Measures] = {}
+    for number, row in enumerate(stability.dictionaries.iter_rows(named=True)):
+        latents = stability.latents.filter(member=row["member"])
+        drawn = np.random.default_rng([settings.seed, number])
+        out[row["member"]] = {}
+        for name, null in STABLE.items():
+            values = latents[name].to_numpy().astype(np.float64)
+            if np.isnan(values).any():
+                continue
+            levels, counts = np.unique(values, return_counts=True)  # few: there are as many as other seeds
+            times = drawn.multinomial(len(values), counts / len(values), size=settings.bootstrap)
+            reference = row.get(null) if null else None
+            out[row["member"]][name] = Measured(
+                float(values.mean()),
+                np.nan if reference is None else reference,
+                len(values),
+                times @ levels / len(values),
+            )
+    return out
+
+
+def probed(
     saved: Sequence[SavedDictionary], chosen: Selections, settings: BenchSettings, device: str
-) -> dict[tuple[str, str], Measured]:
-    """PROBED by dictionary and measure, of recordings with labels of patches."""
+) -> dict[str, Measures]:
+    """PROBED of each dictionary whose recording has labels of patches."""
     out = {}
     options = ProbeSettings(
         tokens="patches", ignore_labels=settings.ignore_labels, bootstrap=settings.bootstrap, seed=settings.seed
     )
     for group in shared_passes(chosen):
         selection = chosen[group[0]]
-        if selection.store.token_labels is None:
-            continue
-        result = probe(
-            [one for one in saved if one.name in group], selection.store, options, layer=selection.layer, device=device
-        )
-        table = {(row["member"], row["labels"]): row for row in result.results.iter_rows(named=True)}
-        for member in group:
-            true, permuted = table[member, "true"], table[member, "permuted"]
-            aps = (
-                result.classes.filter(member=member, labels="true")["ap"]
-                .cast(pl.Float64)
-                .fill_null(float("nan"))
-                .to_numpy()
-            )
-            units = {"probe_map": aps, "probe_coverage": np.where(np.isnan(aps), np.nan, aps >= 0.3)}
-            for name, key in PROBED.items():
-                null = none_is_nan(permuted.get(key))
-                out[member, name] = from_row(true, key, name, null, units.get(name, ()), true["n_classes"])
+        if selection.store.token_labels is not None:
+            together = [one for one in saved if one.name in group]
+            result = probe(together, selection.store, options, layer=selection.layer, device=device)
+            out |= {name: of_classes(result, name) for name in group}
     return out
 
 
-def from_row(
-    row: Mapping[str, Any],
-    key: str,
-    name: str,
-    null: float = float("nan"),
-    units: Sequence[float] | np.ndarray = (),
-    n: int | None = None,
-) -> Measured:
-    """A column of a table as a measure, with the ends of its interval where the table has them."""
-    if row.get(key) is None:
-        return absent(f"{name} could not be measured")
-    ends = tuple(none_is_nan(row.get(f"{key}_{end}")) for end in ("low", "high"))
-    counted = row.get("n_images") if n is None else n
-    return Measured(
-        float(row[key]), null, int(counted or 0), ends=(ends[0], ends[1]), units=np.asarray(units, np.float64)
+def of_classes(result: ProbeResult, name: str) -> Measures:
+    """PROBED of one dictionary: means over classes, and in each resample of the validation images; `n`: classes."""
+    rows = {row["labels"]: row for row in result.results.filter(member=name).iter_rows(named=True)}
+    true, permuted = rows[TRUE], rows["permuted"]
+    n = true["n_classes"]
+    if not n:
+        return dict.fromkeys(PROBED, absent("no class of the masks has a latent and a validation token"))
+    classes = result.classes.filter(member=name, labels=TRUE)
+    ap, ce, prior = (
+        classes[key].cast(pl.Float64).fill_null(float("nan")).to_numpy() for key in ("ap", "ce", "ce_prevalence")
     )
+    units = {
+        "probe_map": ap,
+        "probe_r": (prior - ce) * n / np.nansum(np.where(np.isnan(ap), np.nan, prior)),
+        "probe_coverage": np.where(np.isnan(ap), np.nan, ap >= COVERED),
+    }
+    resampled = dict.fromkeys(PROBED, np.zeros(0))
+    if (drawn := result.draws.get(name)) is not None:
+        total = np.nansum(drawn.prior, 0)
+        resampled = {
+            "probe_map": mean_of_classes(drawn.ap),
+            "probe_r": 1 - np.nansum(drawn.loss, 0) / np.where(total > 0, total, np.nan),
+            "probe_coverage": mean_of_classes(np.where(np.isnan(drawn.ap), np.nan, drawn.ap >= COVERED)),
+        }
+    return {
+        key: Measured(none_is_nan(true[column]), none_is_nan(permuted.get(column)), n, resampled[key], units=units[key])
+        for key, column in PROBED.items()
+    }
 
 
 def none_is_nan(value: float | None) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -18,6 +18,7 @@ from saev.metrics.resampling import MIN_IMAGES, draws
 
 COLUMNS = ("image_a", "image_b", "attribute")
 MIN_PAIRS = 2 * MIN_IMAGES  # of an attribute: half of them choose the latent
+SLAB = 64  # resamples in memory together
 NUMBERS = ("accuracy", "accuracy_null", "specificity")
 
 
@@ -60,7 +61,8 @@ def paired_images(
     to choose and once to judge; pairs that share an image are in the same half. Attributes with fewer than MIN_PAIRS groups of
     pairs without a common image are left out.
     Null: a and b exchanged at random in each group before the latent is chosen, mean of `permutations`: about 1/2.
-    `n`: pairs. draws: resamples of the groups, the same for all dictionaries. units: accuracy of each attribute. details: `specificity`.
+    `n`: pairs. draws: resamples of the groups, the same for all dictionaries; the latents are chosen anew in each. units: accuracy of
+    each attribute. details: `specificity`.
     Table: accuracy, its null, `specificity` (|d| of the chosen latent over the sum of |d| of all latents), latents of both halves.
     """
     difference = (pooled[pairs.a] - pooled[pairs.b]).tocsr()
@@ -79,14 +81,14 @@ def paired_images(
             continue
         d = np.asarray(difference[chosen].toarray(), np.float64)
         half = half_of(int(group.max()) + 1, rng)[group]
-        correct, latents = judged(d, half)
+        once = np.ones((len(d), 1))
+        correct, (latents,) = judged(d, half, once)
         signs = rng.choice([-1.0, 1.0], (permutations, int(group.max()) + 1, 1))[:, group]
-        null = float(np.mean([judged(d * sign, half)[0].mean() for sign in signs])) if permutations else None
+        null = float(np.mean([judged(d * sign, half, once)[0].mean() for sign in signs])) if permutations else None
         total = np.abs(d).sum(1)
         both = np.where(half, *[np.abs(d[:, j]) for j in latents[::-1]])
         specific = float((both / np.where(total > 0, total, 1)).mean())
-        sums, sizes = (np.bincount(group, weights) for weights in (correct, np.ones(len(d))))
-        right.append((sums, sizes))
+        right.append(resampled(d, half, draws(int(group.max()) + 1, n_draws, seed)[group]))
         rows.append({"attribute": name, "n_pairs": len(d), "accuracy": float(correct.mean()), "accuracy_null": null,
                      "specificity": specific, "latents": latents})  # fmt: skip
     table = pl.DataFrame(rows, schema=schema)
@@ -94,10 +96,7 @@ def paired_images(
         return Measured(
             float("nan"), details={"reason": f"no attribute has {MIN_PAIRS} pairs without a common image"}
         ), table
-    drawn = np.zeros(0)
-    if n_draws:
-        times = [draws(len(sizes), n_draws, seed) for _, sizes in right]
-        drawn = np.mean([(sums @ n) / (sizes @ n) for (sums, sizes), n in zip(right, times, strict=True)], 0)
+    drawn = np.mean(right, 0)
     units = table["accuracy"].to_numpy()
     nulls = table["accuracy_null"].to_numpy().astype(np.float64)
     details = {"specificity": float(table["specificity"].mean())}  # type: ignore[arg-type]
@@ -113,15 +112,29 @@ def connected(a: Int64[np.ndarray, " pairs"], b: Int64[np.ndarray, " pairs"]) ->
     return np.unique(of_image[a], return_inverse=True)[1].astype(np.int64)
 
 
+def resampled(
+    d: Float64[np.ndarray, "pairs latents"], half: Bool[np.ndarray, " pairs"], counts: Int64[np.ndarray, "pairs n"]
+) -> Float64[np.ndarray, " n"]:
+    """The accuracy in each resample, which has each pair so often; latents are chosen anew."""
+    d = d[:, d.any(0)] if d.any() else d[:, :1]
+    accuracy = np.full(counts.shape[1], np.nan)
+    for start in range(0, counts.shape[1], SLAB):
+        n = counts[:, start : start + SLAB].astype(np.float64)
+        accuracy[start : start + SLAB] = (judged(d, half, n)[0] * n).sum(0) / n.sum(0)
+    return accuracy
+
+
 def judged(
-    d: Float64[np.ndarray, "pairs latents"], half: np.ndarray
-) -> tuple[Float64[np.ndarray, " pairs"], list[int]]:
-    """(1, 0 or 1/2 per pair, the latents chosen on `half` and on the rest)."""
-    correct, latents = np.zeros(len(d)), []
+    d: Float64[np.ndarray, "pairs latents"], half: Bool[np.ndarray, " pairs"], counts: Float64[np.ndarray, "pairs n"]
+) -> tuple[Float64[np.ndarray, "pairs n"], list[list[int]]]:
+    """(1, 0 or 1/2 per pair, the latents chosen on `half` and on the rest), each in n samples that have each pair so often."""
+    correct, latents = np.zeros(counts.shape), []
     for training in (half, ~half):
-        total, square = d[training].sum(0), (d[training] ** 2).sum(0)
-        consistency = np.abs(total) / np.sqrt(np.where(square > 0, square * training.sum(), 1))
-        latent = int(consistency.argmax())
-        correct[~training] = 0.5 + 0.5 * np.sign(d[~training, latent]) * np.sign(total[latent])
-        latents.append(latent)
-    return correct, latents
+        n = counts[training]
+        total, square = d[training].T @ n, (d[training] ** 2).T @ n
+        consistency = np.abs(total) / np.sqrt(np.where(square > 0, square * n.sum(0), 1))
+        latent = consistency.argmax(0)
+        sign = np.sign(total[latent, np.arange(len(latent))])
+        correct[~training] = 0.5 + 0.5 * np.sign(d[~training][:, latent]) * sign
+        latents.append(latent.tolist())
+    return correct, [list(both) for both in zip(*latents, strict=True)]

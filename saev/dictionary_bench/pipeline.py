@@ -3,23 +3,37 @@
 dictionaries ──select_tokens──▶ one pass per recording ──codes by image──▶ measures ──▶ a row per dictionary, beside its nulls
 """
 
+import collections
 import dataclasses
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from saev.device import check_device, resolve_device
+from saev.dictionary import Dictionary
 from saev.dictionary_bench.altered_images import ALTERATIONS
 from saev.dictionary_bench.comparing import measure_rows, result_rows, seed_table
 from saev.dictionary_bench.encoding import codes_by_image
 from saev.dictionary_bench.inputs import Inputs
 from saev.dictionary_bench.json_layout import write_json
+from saev.dictionary_bench.measured import Measured, absent
+from saev.dictionary_bench.measures import MEASURES, NEEDS
 from saev.dictionary_bench.measuring import DictionaryResult, Measuring, latent_rows
-from saev.dictionary_bench.of_other_verbs import measures_of_verbs
+from saev.dictionary_bench.of_other_verbs import (
+    PROBED,
+    SPLICED,
+    STABLE,
+    have_seeds,
+    of_atoms,
+    probed,
+    spliced,
+    stability_of,
+    stable,
+)
 from saev.dictionary_bench.preparing import (
     BenchImages,
     Elsewhere,
@@ -35,7 +49,7 @@ from saev.dictionary_bench.preparing import (
 from saev.dictionary_bench.settings import BenchSettings
 from saev.dictionary_bench.transfer import Other
 from saev.runs.tables import write_table
-from saev.saved import Dictionaries, Recording, SavedDictionary, find_dictionaries, shared_passes
+from saev.saved import Dictionaries, Recording, find_dictionaries, shared_passes
 from saev.scoring.against import reference_dictionaries
 
 log = logging.getLogger(__name__)
@@ -112,19 +126,31 @@ def bench(
     if settings.pairs in ALTERATIONS:
         altered, pairs = record_altered(saved, chosen, settings, images, path)
         inputs = dataclasses.replace(inputs, pairs=pairs)
-    verbs = measures_of_verbs(
-        saved, chosen, recording, layer, activations, settings, images if splice else None, device, progress
-    )
-    results = measure_codes(saved, chosen, altered, elsewhere, inputs, settings, device, progress)
-    measures = {one.name: verbs[one.name].measures | results[one.name].measures for one in saved}
+    members = {one.name: one.load(device) for one in saved}
+    codes = measure_codes(members, chosen, altered, elsewhere, inputs, settings, device, progress)
+    kept = {*MEASURES} - {*settings.without}
+    sources: list[Mapping[str, Mapping[str, Measured]]] = [of_atoms(members)]
+    if kept & {*PROBED}:
+        sources.append(probed(saved, chosen, settings, device))
+    if splice and SPLICED in kept:
+        sources.append(spliced(saved, members, chosen, images, settings, device))
+    of_latents = None
+    if kept & {*STABLE} and have_seeds(saved):
+        of_latents = stability_of(saved, members, chosen, settings, device, progress)
+        sources.append(stable(of_latents, settings))
+    measures = {
+        name: gathered([codes[name].measures, *(source.get(name, {}) for source in sources)], kept) for name in members
+    }
     rows = result_rows(saved, chosen, measures)
-    latents = [latent_rows(one, measures[one.name], verbs[one.name].tables.get("latents")) for one in saved]
+    latents = [
+        latent_rows(one, measures[one.name], None if of_latents is None else of_latents.latents) for one in saved
+    ]
     made = Bench(
         results=pl.DataFrame(rows, infer_schema_length=None),
         measures=measure_rows(measures, against),
         latents=pl.concat(latents, how="diagonal_relaxed"),
-        concepts=tables_of(results, "concepts"),
-        attributes=tables_of(results, "attributes"),
+        concepts=tables_of(codes, "concepts"),
+        attributes=tables_of(codes, "attributes"),
         seeds=seed_table(rows, saved, against),
         against=tuple(against),
         directory=path,
@@ -136,8 +162,14 @@ def bench(
     return made
 
 
+def gathered(sources: Sequence[Mapping[str, Measured]], kept: Collection[str]) -> dict[str, Measured]:
+    """All measures that are kept, in the order of MEASURES; of those that no source has, the reason."""
+    known: Mapping[str, Measured] = collections.ChainMap(*map(dict, sources))
+    return {name: known[name] if name in known else absent(f"needs {NEEDS[name]}") for name in MEASURES if name in kept}
+
+
 def measure_codes(
-    saved: Sequence[SavedDictionary],
+    members: Mapping[str, Dictionary],
     chosen: Selections,
     altered: Selections | None,
     elsewhere: Mapping[str, Elsewhere],
@@ -149,11 +181,10 @@ def measure_codes(
     """The measures of codes by image. Memory: the codes by image of the dictionaries of one pass."""
     results = {}
     for group in shared_passes(chosen):
-        members = {one.name: one.load(device) for one in saved if one.name in group}
+        together = {name: members[name] for name in group}
         encode = functools.partial(
-            codes_by_image, members, batch_size=settings.batch_size, device=device, progress=progress
+            codes_by_image, together, batch_size=settings.batch_size, device=device, progress=progress
         )
-
         codes = encode(chosen[group[0]])
         paired = codes if altered is None else encode(altered[group[0]])
         there = {name: encode(other.selections[group[0]]) for name, other in elsewhere.items()}

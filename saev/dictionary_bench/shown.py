@@ -35,14 +35,16 @@ def ends(row: Mapping[str, Any], low: str = "low", high: str = "high") -> str:
 def verdict(row: Mapping[str, Any]) -> Verdict:
     """Whether a dictionary is better than the one it is compared with.
 
-    Not shown where the interval of the difference holds 0, where p is known and above .05 after Holm, or, of a better one, where it is no
-    better than its own null."""
+    Not shown where the interval of the difference holds 0, where p is known and above .05 after Holm, where the difference of what each
+    has above its own null is of the other sign, or, of a better one, where it is no better than its own null."""
     better = MEASURES[row["measure"]].better
     if row["diff_low"] is None or not better:
         return ""
     if row["diff_low"] <= 0 <= row["diff_high"]:
         return "not shown"
     if row["p_holm"] is not None and row["p_holm"] > 0.05:
+        return "not shown"
+    if row["diff_above_null"] is not None and (row["diff_above_null"] > 0) != (row["diff"] > 0):
         return "not shown"
     if (row["diff_low"] > 0) != (better == "higher"):
         return "worse"

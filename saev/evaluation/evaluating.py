@@ -110,7 +110,9 @@ def evaluate(
             log.warning(
                 "not compared with %s, which is evaluated on other tokens: %s", settings.against, "; ".join(group)
             )
-        spliced = splicing.splice(together, sites, selection, backbone) if splicing and backbone else {}
+        spliced = {}
+        if splicing and backbone:
+            spliced = splicing.rows(splicing.splice(together, sites, selection, backbone), reference)
         for name in group:
             rows[name] |= measured[name] | spliced.get(name, {})
     if settings.gap and settings.examples == "held_out":

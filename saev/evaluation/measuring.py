@@ -90,18 +90,23 @@ def measure(
         tokens, variation, error, active = images[[0, 1, 2 + 2 * i, 3 + 2 * i]][:, images[0] > 0].cpu().numpy()
         sums[name] = {"nmse": (error, variation), "l0": (active, tokens)}
         if bootstrap:
-            for key, (top, bottom) in sums[name].items():
-                ends = ratio_interval(top, bottom, rows[name][key], bootstrap)
-                rows[name] |= {
-                    f"{key}_{end}": None if value != value else value for end, value in ends._asdict().items()
-                }
+            rows[name] |= intervals(rows[name], sums[name], bootstrap)
     if against and {*against} <= {*members}:
         for name in members:
             rows[name] |= paired(sums[name], [sums[one] for one in against], bootstrap, permutations)
     return rows
 
 
+# Numbers that are ratios of sums over images: numerator and denominator of each image.
 Sums = Mapping[str, tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]]]
+
+
+def intervals(row: Mapping[str, Any], sums: Sums, bootstrap: int) -> dict[str, float | None]:
+    """<number>_low and _high of each number of a row: 95 % over images, None for fewer than MIN_IMAGES; nothing without resamples."""
+    if not bootstrap:
+        return {}
+    ends = {key: ratio_interval(*sums[key], row[key], bootstrap)._asdict() for key in sums}
+    return {f"{key}_{end}": None if x != x else x for key, of in ends.items() for end, x in of.items()}
 
 
 def paired(one: Sums, reference: Sequence[Sums], bootstrap: int, permutations: int) -> dict[str, float | None]:

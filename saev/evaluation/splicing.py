@@ -13,6 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from saev.dictionary import Dictionary
+from saev.evaluation.measuring import Sums, intervals, paired
 from saev.evaluation.settings import EvaluateSettings
 from saev.images.source import ImageSource
 from saev.saved import SavedDictionary, shared_passes
@@ -22,7 +23,7 @@ from saev.vits.activation_site import ActivationSite, site_of
 from saev.vits.backbone import Backbone
 from saev.vits.image_batches import image_batches
 from saev.vits.source import VitSource
-from saev.vits.splice import Spliced, splice_fidelity
+from saev.vits.splice import Fidelity, Spliced, splice_fidelity
 
 log = logging.getLogger(__name__)
 
@@ -81,8 +82,8 @@ class Splicing:
         sites: Mapping[str, ActivationSite],
         selection: Selection,
         backbone: Backbone,
-    ) -> dict[str, dict[str, Any]]:
-        """Per dictionary the numbers of `splice_fidelity` over the chosen images, and `splice_images`, their number."""
+    ) -> dict[str, Fidelity]:
+        """`splice_fidelity` of each dictionary over the chosen images."""
         chosen = recorded_images(selection.store, selection.images, self.images, self.settings.splice_images)
         mean = torch.from_numpy(selection.store.moments(selection.layer, selection.tokens).mean).float()
         skipped: list[str] = []
@@ -90,10 +91,29 @@ class Splicing:
         batches = image_batches(backbone, self.images, chosen, self.settings.splice_batch, workers, skipped)
         spliced = {name: Spliced(members[name], sites[name], mean) for name in members}
         log.info("putting %d dictionaries back into %s, on %d images", len(members), backbone.name, len(chosen))
-        rows = splice_fidelity(backbone, spliced, batches, self.settings.references, self.head)
+        fidelity = splice_fidelity(backbone, spliced, batches, self.settings.references, self.head)
         if skipped:
             log.warning("%d images could not be read, the first: %s", len(skipped), skipped[0])
-        return {name: {**row, "splice_images": len(chosen) - len(skipped)} for name, row in rows.items()}
+        return fidelity
+
+    def rows(self, spliced: Mapping[str, Fidelity], reference: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Per dictionary its numbers, `splice_images`, their intervals, and the differences to the mean of the dictionaries `reference`."""
+        sums = {name: recovered_sums(one) for name, one in spliced.items()}
+        rows = {}
+        for name, one in spliced.items():
+            n_images = len(next(iter(one.errors.values()), ()))
+            row = rows[name] = {**one.numbers, "splice_images": n_images}
+            row |= intervals(row, sums[name], self.settings.bootstrap)
+            if reference and {*reference} <= {*spliced}:
+                others = [sums[other] for other in reference]
+                row |= paired(sums[name], others, self.settings.bootstrap, self.settings.permutations)
+        return rows
+
+
+def recovered_sums(fidelity: Fidelity) -> Sums:
+    """Per splice_recovered_<role> and image, what its sum over images is the ratio of: (reference error - error, reference error)."""
+    pairs = {role: (lost.numpy(), fidelity.errors[role].numpy()) for role, lost in fidelity.reference_errors.items()}
+    return {f"splice_recovered_{role}": (lost - error, lost) for role, (lost, error) in pairs.items() if lost.any()}
 
 
 def recorded_images(

@@ -27,6 +27,7 @@ from saev.probing.inputs import ProbeInputs, Recording, open_inputs
 from saev.probing.logistic.weighting import fit_all
 from saev.probing.passes import EXACT, Source, first_pass, l0_of_first_batch, second_pass
 from saev.probing.rows import (
+    ClassDraws,
     class_draws,
     class_rows,
     count_statuses,
@@ -57,7 +58,8 @@ class ProbeResult:
 
     `results` has a row per dictionary and variant of the labels (true, permuted), `classes` a row per class of each. `sparse`
     and `sparse_classes` are those of probes on several latents together; None without them. `seeds` has means and standard deviations
-    over dictionaries that differ by seed only; None without such.
+    over dictionaries that differ by seed only; None without such. `draws`: by dictionary, the numbers of its classes with true labels in
+    each resample of the validation images; empty without resamples.
     """
 
     results: pl.DataFrame
@@ -66,6 +68,7 @@ class ProbeResult:
     sparse_classes: pl.DataFrame | None
     directory: Path | None
     seeds: pl.DataFrame | None = None
+    draws: Mapping[str, ClassDraws] = dataclasses.field(default_factory=dict, repr=False)
 
     def tables(self) -> dict[str, pl.DataFrame]:
         """The tables by the names of their files."""
@@ -123,7 +126,7 @@ def probe(
     sources, checkpoint = inputs.sources(settings, device), path / CHECKPOINT if path else None
     identity = inputs.identity(settings)
     best = find_best(settings, inputs.data, sources, inputs.n_latents, checkpoint, identity, device)
-    classes, results = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device, reference)
+    classes, results, draws = evaluate_best(settings, inputs.data, sources, inputs.n_latents, best, device, reference)
     classes, origins = named(classes, inputs.names), inputs.origins()
     tables = {
         name: table.join(origins, "member", maintain_order="left")
@@ -149,7 +152,7 @@ def probe(
     if checkpoint and not keep_checkpoint:
         checkpoint.unlink(missing_ok=True)
     return ProbeResult(
-        tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path, seeds
+        tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path, seeds, draws
     )
 
 
@@ -206,8 +209,9 @@ def evaluate_best(
     best: Mapping[Variant, BestLatents],
     device: str,
     reference: Sequence[str] = (),
-) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries).
+) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, ClassDraws]]:
+    """Fit the best latents exactly and measure them on validation tokens: (rows of classes, rows of dictionaries, with true labels
+    their classes in each resample).
 
     With the names of a `reference` (and resamples), all others are compared with it.
     """
@@ -245,7 +249,7 @@ def evaluate_best(
     if {*reference} and {*reference} <= {*probed}:
         compared = compare_all(probed, reference, settings.permutations, settings.seed, settings.weights)
         add_differences(classes, results, compared, settings)
-    return _frame(classes), _frame(results)
+    return _frame(classes), _frame(results), {name: one.draws for name, one in probed.items()}
 
 
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:

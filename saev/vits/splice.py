@@ -8,10 +8,10 @@ Tokens of other roles than the dictionary's are not changed. Dictionaries are sp
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from saev.dictionary import Dictionary
@@ -36,17 +36,30 @@ class Spliced:
     mean: Float[Tensor, " d_model"]
 
 
+class Fidelity(NamedTuple):
+    """Numbers of a dictionary over all images; and by role the squared errors of each image, spliced and with the first reference."""
+
+    numbers: dict[str, float]
+    errors: dict[str, Float64[Tensor, " images"]]
+    reference_errors: dict[str, Float64[Tensor, " images"]]
+
+
 @dataclass
 class Outcome:
     """The effect of a change on the outputs: on features by role, on pooled features, and on predictions of a head."""
 
     features: dict[str, FeatureFidelity] = field(default_factory=dict)
     predictions: PredictionFidelity | None = None
+    by_image: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def update(self, clean: Mapping[str, Tensor], changed: Mapping[str, Tensor], head: Mapping[str, Tensor]) -> None:
-        """Add a batch: outputs [n, width] by role."""
+    def update(
+        self, clean: Mapping[str, Tensor], changed: Mapping[str, Tensor], head: Mapping[str, Tensor], n_images: int
+    ) -> None:
+        """Add a batch: outputs [n, width] by role, the n rows in the order of the images."""
         for role, value in clean.items():
             self.features.setdefault(role, FeatureFidelity().to(value.device)).update(value, changed[role])
+            error = (changed[role].double() - value.double()).square().reshape(n_images, -1).sum(1)
+            self.by_image.setdefault(role, []).append(error.cpu())
         if head:
             self.predictions = self.predictions or PredictionFidelity().to(clean[POOLED].device)
             self.predictions.update(linear_logits(clean[POOLED], head), linear_logits(changed[POOLED], head))
@@ -56,6 +69,10 @@ class Outcome:
         features = {f"{key}_{role}": float(v) for role, m in self.features.items() for key, v in m.compute().items()}
         return features | ({k: float(v) for k, v in self.predictions.compute().items()} if self.predictions else {})
 
+    def errors(self) -> dict[str, Float64[Tensor, " images"]]:
+        """By role, the squared error of each image."""
+        return {role: torch.cat(parts) for role, parts in self.by_image.items()}
+
 
 @torch.inference_mode()
 def splice_fidelity(
@@ -64,8 +81,9 @@ def splice_fidelity(
     batches: Iterable[Tensor],
     references: Sequence[str] = ("mean",),
     head: Mapping[str, Tensor] | None = None,
-) -> dict[str, dict[str, float]]:
-    """Per dictionary, over all images, with `<role>` cls, registers, patches and pooled (the model's pooled features):
+) -> dict[str, Fidelity]:
+    """Per dictionary its errors by image, and over all images, with `<role>` cls, registers, patches and pooled (the model's pooled
+    features):
 
     splice_error_<role>: sum ||y' - y||^2 / sum ||y||^2 of the final normed features, y being the clean run's.
     splice_cosine_<role>: mean over tokens of cos(y', y).
@@ -85,9 +103,9 @@ def splice_fidelity(
         images = images.to(device)
         clean = outputs(backbone, images)
         for key, (point, change) in changes.items():
-            outcomes[key].update(clean, outputs(backbone, images, point, change), head or {})
+            outcomes[key].update(clean, outputs(backbone, images, point, change), head or {}, len(images))
     numbers = {key: outcome.numbers() for key, outcome in outcomes.items()}
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, Fidelity] = {}
     for name, dictionary in spliced.items():
         row = {f"splice_{key}": value for key, value in numbers[name, "splice"].items()}
         for reference in references:
@@ -97,7 +115,8 @@ def splice_fidelity(
                 lost = torch.tensor(row[f"{references[0]}_{key}"], dtype=torch.float64)
                 fraction = recovered(torch.tensor(value, dtype=torch.float64), lost)
                 row[f"splice_recovered_{key.removeprefix('error_')}"] = float(fraction)
-        rows[name] = row
+        lost = outcomes[_reference(dictionary), references[0]].errors() if references else {}
+        rows[name] = Fidelity(row, outcomes[name, "splice"].errors(), lost)
     return rows
 
 

@@ -51,7 +51,11 @@ def test_combinations_are_found_and_chance_is_at_its_null(planted):
     assert {either["coalition"], either["coalition_other_half"]} <= {"2 or 3", "3 or 2"}
     assert abs(chance["f1"] - chance["f1_null"]) < 0.15
     assert measured.value == pytest.approx(table["f1"].mean()) and measured.n == 3
-    assert measured.columns("x")["x_low"] < measured.value < measured.columns("x")["x_high"]
+    assert (
+        measured.columns("coalitions")["coalitions_low"]
+        < measured.value
+        < measured.columns("coalitions")["coalitions_high"]
+    )
 
 
 def test_the_f1_of_a_half_is_that_of_scikit_learn(planted):

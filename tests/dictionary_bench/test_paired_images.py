@@ -7,8 +7,9 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 
 from saev.dictionary_bench.altered_images import painted_over, recoloured, write_pairs
-from saev.dictionary_bench.paired_images import ImagePairs, paired_images, read_pairs
+from saev.dictionary_bench.paired_images import ImagePairs, judged, paired_images, read_pairs, resampled
 from saev.images import SegmentationFolder
+from saev.metrics.resampling import draws
 
 
 @pytest.fixture
@@ -30,11 +31,25 @@ def test_planted_latents_are_chosen(pairs):
     assert table["latents"].to_list() == [[3, 3], [5, 5]] and (table["specificity"] > 0.8).all()
 
 
+def test_latents_are_chosen_anew_in_each_resample(pairs):
+    rng = np.random.default_rng(2)
+    d, half = rng.normal(0.2, 1, (30, 12)), np.arange(30) % 2 == 0
+    counts = draws(30, 150)
+    found = resampled(d, half, counts)
+    chosen = set()
+    for n in (0, 70, 149):
+        again = np.repeat(np.arange(30), counts[:, n])
+        correct, (latents,) = judged(d[again], half[again], np.ones((len(again), 1)))
+        assert found[n] == pytest.approx(correct.mean())
+        chosen.add(tuple(latents))
+    assert len(chosen) > 1
+
+
 def test_noise_is_at_its_null(pairs):
     noise = np.random.default_rng(1).random((120, 10))
     measured, _ = paired_images(csr_matrix(noise), pairs[1], n_draws=200)
-    ends = measured.columns("x")
-    assert ends["x_low"] < 0.5 < ends["x_high"] and abs(measured.null - 0.5) < 0.1
+    ends = measured.columns("paired_images")
+    assert ends["paired_images_low"] < 0.5 < ends["paired_images_high"] and abs(measured.null - 0.5) < 0.1
     silent, _ = paired_images(csr_matrix((120, 10)), pairs[1])
     assert silent.value == silent.null == 0.5  # nothing differs: half right
 

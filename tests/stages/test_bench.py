@@ -103,7 +103,7 @@ def test_what_was_not_measured_is_named_with_its_reason(cli, folder):
         "coalitions" not in measures["measure"] and reasons["monosemanticity"] == "needs embeddings= or vit@embedder="
     )
     assert reasons["image_probes"] == "has fewer than 100 latents, so that its area is of another range"
-    assert reasons["probe_map"] == "the recording has no labels of patches"
+    assert reasons["probe_map"] == "needs a recording with labels of patches"
     assert "no latent has a valid map" in measures.filter(measure="morans_i")["reason"][0]  # 2 x 2 patches
     page = (directory / "bench.html").read_text()
     assert "Not measured: " in page and "needs embeddings= or vit@embedder=" in page and "coalition F1" not in page
@@ -124,6 +124,12 @@ def test_json_has_the_layout_of_visaebench_and_tables_are_whole(cli, folder):
     concepts = pl.read_parquet(directory / "concepts.parquet")
     assert {*concepts["concept"]} == {"lion", "lynx", "wolf", "fox"} and len(concepts) == 4 * 3
     latents = pl.read_parquet(directory / "latents.parquet")
+    evaluated = saev.evaluate(str(folder / "run"), str(folder / "data"), saev.EvaluateSettings(examples="all"))
+    for name in ("nmse", "l0", "dead", "dense_above_0.1", "coherence"):
+        np.testing.assert_allclose(
+            results[name].to_numpy(), evaluated.results[name].to_numpy(), atol=1e-6, err_msg=name
+        )
+    assert (results["l0_low"] <= results["l0"]).all() and (results["l0"] <= results["l0_high"]).all()
     assert len(latents) == 3 * D and {"morans_i", "stability_cosine"} <= {*latents.columns}
     assert cli("doctor", str(directory)).code == 0
     again, _, _, _ = benched(cli, folder)
@@ -168,6 +174,10 @@ def test_masks_give_probes_and_made_pairs_are_recorded(cli, tmp_path):
         and row["probe_map_null"] is not None
         and row["splice_recovered_patches"] is not None
     )
+    for name in ("probe_map", "probe_r", "probe_coverage", "splice_recovered_patches", "dead"):
+        assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], name
+        assert MEASURES[name].bounds[0] <= row[f"{name}_low"] and row[f"{name}_high"] <= MEASURES[name].bounds[1], name
+    assert row["probe_map_low"] < row["probe_map"] < row["probe_map_high"]
     assert 0 <= row["paired_images"] <= 1 and row["paired_images_n"] > 10
     assert {*pl.read_parquet(directory / "attributes.parquet")["attribute"]} == {"1", "3"}
     assert (directory / "pairs" / "pairs.csv").is_file() and row[

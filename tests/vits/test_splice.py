@@ -61,6 +61,7 @@ def test_identity_changes_nothing_and_rank_zero_is_mean_ablation(backbone, hook)
         },
         [images[:1], images[1:]],
     )
+    rows = {name: one.numbers for name, one in rows.items()}
     for key, value in rows["identity"].items():
         kind = key.rpartition("_")[0]
         if kind in ("splice_error", "splice_recovered", "splice_cosine"):
@@ -92,7 +93,7 @@ def test_numbers_are_those_of_a_forward_by_hand():
         [images[:3], images[3:]],
         ("mean", "zero"),
         head,
-    )["x"]
+    )["x"].numbers
 
     def by_hand(change):
         with torch.no_grad():
@@ -132,7 +133,7 @@ def test_tokens_outside_the_selection_stay_as_they_are(tokens):
     chosen = {"cls": ["cls"], "special": ["cls", "registers"], "patches": ["patches"]}.get(
         tokens, ["cls", "registers", "patches"]
     )
-    row = splice_fidelity(backbone, {"x": Spliced(Identity(32), site, torch.zeros(32))}, [images])["x"]
+    row = splice_fidelity(backbone, {"x": Spliced(Identity(32), site, torch.zeros(32))}, [images])["x"].numbers
     for role in ("cls", "registers", "patches"):
         seen[role] = row[f"mean_error_{role}"]
     assert {role for role, error in seen.items() if error > 0} == {*chosen}
@@ -156,8 +157,13 @@ def test_pictures_of_their_own_grid_are_spliced_too(photos):
     rows = splice_fidelity(
         backbone, {"a": Spliced(Identity(32), site, mean), "b": Spliced(rank_zero(mean), site, mean)}, batches
     )
-    assert rows["a"]["splice_error_cls"] == 0 < rows["b"]["splice_error_cls"]
-    assert rows["b"]["splice_recovered_cls"] == pytest.approx(0, abs=1e-6)
+    assert rows["a"].numbers["splice_error_cls"] == 0 < rows["b"].numbers["splice_error_cls"]
+    assert rows["a"].errors["patches"].shape == (23,) and not rows["a"].errors["cls"].any()
+    for role, errors in rows["b"].errors.items():  # of each image the same as alone, whatever batch it is in
+        torch.testing.assert_close(errors, rows["b"].reference_errors[role])
+    alone = splice_fidelity(backbone, {"b": Spliced(rank_zero(mean), site, mean)}, [batches[-1][-1:]])["b"]
+    torch.testing.assert_close(alone.errors["patches"][0], rows["b"].errors["patches"][-1], rtol=1e-3, atol=0)
+    assert rows["b"].numbers["splice_recovered_cls"] == pytest.approx(0, abs=1e-6)
 
 
 def test_broken_images_are_left_out_and_named(photos, tmp_path):
