@@ -51,15 +51,16 @@ def absorption(
     draws: Int64[np.ndarray, "images n"] | None = None,
     judged_on: JudgedOn = "test",
     seed: int = SEED,
-    null: bool = True,
+    permutations: int = 5,
 ) -> Measured:
     """The fraction of classes that are absorbed, over all classes of all groups of at least 3 siblings with 10 images; lower is better.
 
     Latents are ranked and probes fitted on training images of a group, F1 is of its test images; `judged_on="train"` is
     ViSAEBench's: F1 of the images that the probes were fitted on, which 4 latents can always raise more than one.
     A latent that is silent on a class is not among its top latents; in ViSAEBench latents of mean 0 fill up the 10.
-    Null: the labels permuted within each group. `n`: classes tested. `draws` resample the images: the top latents are chosen anew in each,
-    the probes stay. details: `overlap`, `f1_few`, `f1_many` (means), `classes`: of each test its group, label and numbers.
+    Null: the labels permuted within each group, mean of `permutations`. `n`: classes tested. `draws` resample the images: the top
+    latents are chosen anew in each, the probes stay. details: `overlap`, `f1_few`, `f1_many` (means), `classes`: of each test its
+    group, label and numbers.
     """
     if not codes.live.any():
         return Measured(float("nan"), details={"reason": "no latent fires"})
@@ -67,13 +68,10 @@ def absorption(
     if not tests:
         reason = "no group has 3 classes and 10 images with 3 of a class"
         return Measured(float("nan"), details={"reason": reason})
-    null_value = float("nan")
-    if null:
-        permuted, rng = labels.copy(), np.random.default_rng(seed)
-        for classes in groups.values():
-            rows = np.flatnonzero(np.isin(permuted, classes))
-            permuted[rows] = rng.permutation(permuted[rows])
-        null_value = float(np.mean([t.absorbed[0] for t in _tests(codes, permuted, groups, None, judged_on, seed)]))
+    rng, nulls = np.random.default_rng(seed), np.full(permutations, np.nan)
+    for number in range(permutations):
+        permuted = permuted_within(labels, groups, rng)
+        nulls[number] = np.mean([t.absorbed[0] for t in _tests(codes, permuted, groups, None, judged_on, seed)])
     absorbed = np.stack([test.absorbed for test in tests]).mean(0)
     rows = [
         {
@@ -87,9 +85,21 @@ def absorption(
     ]
     units = np.array([test.absorbed[0] for test in tests], np.float64)
     means = {key: float(np.mean([row[key] for row in rows])) for key in ("overlap", "f1_few", "f1_many")}
+    null = float(nulls.mean()) if permutations else float("nan")
     return Measured(
-        float(absorbed[0]), null_value, len(tests), absorbed[1:], details={**means, "classes": rows}, units=units
+        float(absorbed[0]), null, len(tests), absorbed[1:], nulls=nulls, details={**means, "classes": rows}, units=units
     )
+
+
+def permuted_within(
+    labels: Int[np.ndarray, " images"], groups: Mapping[str, Sequence[int]], rng: np.random.Generator
+) -> Int[np.ndarray, " images"]:
+    """The labels permuted among the images of each group."""
+    permuted = labels.copy()
+    for classes in groups.values():
+        rows = np.flatnonzero(np.isin(permuted, classes))
+        permuted[rows] = rng.permutation(permuted[rows])
+    return permuted
 
 
 def _tests(

@@ -51,28 +51,32 @@ def coalition_matching(
         return Measured(float("nan"), details={"reason": reason}), pl.DataFrame(schema=SCHEMA)
     ones = np.ones((len(half), 1))
     weights = ones if draws is None else np.concatenate([ones, draws], 1)
-    rows, resampled = {}, {}
+    rows, resampled, nulls = {}, {}, []
     with bar("Coalitions", len(judged) * (1 + permutations)) as advance:
         for known, columns in by_known(concepts.values, judged):
             values = np.asarray(concepts.values[known][:, columns] == 1, np.float32)
             part, chosen = fires[known], half[known]
             real = two_halves(part, values, chosen, weights[known], most)
             advance(len(columns))
-            null = np.full(len(columns), 0.0 if permutations else np.nan)
-            for _ in range(permutations):
+            null = np.full((len(columns), permutations), np.nan)
+            for number in range(permutations):
                 shuffled = permuted_within(chosen, rng)
-                null += two_halves(part, values[shuffled], chosen, ones[known], most).f1[:, 0] / permutations
+                null[:, number] = two_halves(part, values[shuffled], chosen, ones[known], most).f1[:, 0]
                 advance(len(columns))
-            numbers = zip(real.f1[:, 0].tolist(), null.tolist(), real.single.tolist(), *real.text, strict=True)
+            nulls.append(null)
+            means = null.mean(1) if permutations else np.full(len(columns), np.nan)
+            numbers = zip(real.f1[:, 0].tolist(), means.tolist(), real.single.tolist(), *real.text, strict=True)
             counts = values.sum(0).astype(int).tolist()
             for column, n, one in zip(columns, counts, numbers, strict=True):
                 rows[column] = (concepts.names[column], n, *one)
             resampled |= dict(zip(columns, real.f1[:, 1:], strict=True))
     table = pl.DataFrame([rows[column] for column in judged], schema=SCHEMA, orient="row")
-    f1s, nulls, single = (table[name].to_numpy() for name in ("f1", "f1_null", "f1_single"))
+    f1s, single = (table[name].to_numpy() for name in ("f1", "f1_single"))
+    chance = np.concatenate(nulls).mean(0)  # of all concepts in each permutation
+    null = float(chance.mean()) if permutations else float("nan")
     drawn = np.mean([resampled[column] for column in judged], 0)
     details = {"single": float(single.mean())}
-    return Measured(float(f1s.mean()), float(nulls.mean()), len(f1s), drawn, units=f1s, details=details), table
+    return Measured(float(f1s.mean()), null, len(f1s), drawn, nulls=chance, units=f1s, details=details), table
 
 
 def half_of(n_images: int, rng: np.random.Generator) -> Bool[np.ndarray, " images"]:

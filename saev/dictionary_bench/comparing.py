@@ -23,6 +23,7 @@ def measure_rows(
     """A row per dictionary and measure: value, low, high, null, n, `reason` where it was not measured, and its difference from
     the mean of the dictionaries `against`.
 
+    p_null: one-sided, of the value against the permutations whose mean is `null`, where it is one; at least 1 / (1 + their number).
     diff, diff_low, diff_high: of the same resamples of the images; `latents`: whether chosen latents, probes and coalitions stay the same
     in all of them ("fixed") or are chosen "anew"; null where nothing is chosen.
     diff_above_null: the difference of what each has above its own null, as nulls differ between dictionaries.
@@ -37,6 +38,7 @@ def measure_rows(
                 "member": member,
                 "measure": name,
                 **unprefixed(measured, name),
+                "p_null": measured.p_null(MEASURES[name].better),
                 "latents": MEASURES[name].latents or None,
                 "reason": measured.details.get("reason"),
             }
@@ -44,7 +46,8 @@ def measure_rows(
                 row |= against_columns(measured, mean_of([results[one][name] for one in against]), permutations)
             rows.append(row)
     schema = {
-        **dict.fromkeys(("member", "measure"), pl.String), **dict.fromkeys(("value", "low", "high", "null"), pl.Float64), "n": pl.Int64,
+        **dict.fromkeys(("member", "measure"), pl.String), **dict.fromkeys(("value", "low", "high", "null", "p_null"), pl.Float64),
+        "n": pl.Int64,
         "latents": pl.String, "reason": pl.String,
         **dict.fromkeys(("diff", "diff_low", "diff_high", "diff_above_null", "p", "p_holm"), pl.Float64),
     }  # fmt: skip

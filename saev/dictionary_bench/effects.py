@@ -9,6 +9,7 @@ from saev.dictionary_bench.settings import BenchSettings
 PROBED = ("probe_map", "probe_r", "probe_coverage")
 SPLICED = "splice_recovered_patches"
 OF_CLASSES = ("preservation", "image_probes", "image_probes_leaking")
+OF_PROBES = OF_CLASSES[1:]
 OF_GROUPS = ("absorption", "absorption_in_sample")
 OF_EMBEDDINGS = ("monosemanticity", "monosemanticity_top")
 
@@ -72,7 +73,7 @@ def without_effect(settings: BenchSettings, given: Given) -> list[str]:
         "splice_images": read_by(SPLICED),
         "n_coalition": read_by("coalitions"),
         "threshold": read_by("coalitions"),
-        "permutations": read_by("coalitions", "paired_images"),
+        "permutations": read_by("coalitions", "paired_images", *OF_PROBES, *OF_GROUPS),
         "min_images": read_by("morans_i"),
         "seed": settings.bootstrap > 0 or read_by(*drawn),
         "against": given.others,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Shaped
@@ -22,6 +22,7 @@ class Measured:
         latents: columns with a number per latent, NaN where a latent has none.
         details: further numbers that a reader may want.
         units: the values of the things that all dictionaries have in common, e.g. a number per class, in one order; empty: there are none.
+        nulls: the null of each permutation, of which `null` is the mean; empty where there are none.
     """
 
     value: float
@@ -31,12 +32,20 @@ class Measured:
     latents: Mapping[str, Shaped[np.ndarray, " n_latents"]] = dataclasses.field(default_factory=dict, repr=False)
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     units: Float64[np.ndarray, " units"] = dataclasses.field(default_factory=lambda: np.zeros(0), repr=False)
+    nulls: Float64[np.ndarray, " permutations"] = dataclasses.field(default_factory=lambda: np.zeros(0), repr=False)
 
     def columns(self, name: str) -> dict[str, float | int | None]:
         """name, name_low, name_high (95 % over images), name_null and name_n: columns of a table, None for what is not finite."""
         low, high = np.clip(interval(self.draws, self.value), *MEASURES[name].bounds)
         numbers = {"": self.value, "_low": low, "_high": high, "_null": self.null}
         return {name + key: float(x) if np.isfinite(x) else None for key, x in numbers.items()} | {f"{name}_n": self.n}
+
+    def p_null(self, better: Literal["higher", "lower", ""]) -> float:
+        """One-sided p against chance, (1 + permutations at least as good as the value) / (1 + permutations); NaN without any."""
+        if not len(self.nulls) or not np.isfinite(self.value) or not better:
+            return float("nan")
+        sign = 1 if better == "higher" else -1
+        return float((1 + np.count_nonzero(sign * self.nulls >= sign * self.value)) / (1 + len(self.nulls)))
 
 
 def absent(reason: str) -> Measured:

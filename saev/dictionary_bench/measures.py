@@ -133,7 +133,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "stability_cosine": Measure(
         "stable (atoms)", "stability", "higher", "fraction of the other seeds with an atom of cosine 0.7 or more, mean over latents",
-        "two random draws of training tokens, as many as latents",
+        "two draws of different tokens, as many as latents",
         bounds=FRACTION,
     ),
     "stability_start": Measure(
@@ -144,7 +144,7 @@ MEASURES: dict[str, Measure] = {
     "stability_correlation": Measure(
         "stable (codes)", "stability", "higher",
         "fraction of the other seeds with a latent whose pooled codes correlate by 0.5 or more, mean over latents",
-        "two random draws of training tokens, as many as latents",
+        "two draws of different tokens, as many as latents",
         bounds=FRACTION,
     ),
 }  # fmt: skip

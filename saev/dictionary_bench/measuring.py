@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import polars as pl
 
-from saev.dictionary_bench.absorption import absorption
+from saev.dictionary_bench.absorption import JudgedOn, absorption
 from saev.dictionary_bench.activity import activity
 from saev.dictionary_bench.coalitions import coalition_matching
 from saev.dictionary_bench.image_codes import ImageActivations, ImageCodes
@@ -19,10 +19,11 @@ from saev.dictionary_bench.paired_images import paired_images
 from saev.dictionary_bench.preservation import Classifier, classifier, preservation
 from saev.dictionary_bench.reconstruction import fvu, nmse
 from saev.dictionary_bench.settings import BenchSettings
-from saev.dictionary_bench.sparse_probe import K, sparse_probe
+from saev.dictionary_bench.sparse_probe import K, RankedOn, sparse_probe
 from saev.dictionary_bench.transfer import Other, transfer
 from saev.saved import SavedDictionary
 
+ABSORPTION_PERMUTATIONS = 5  # at most: each fits two regressions for each class
 Computed = tuple[str, Callable[[], Measured]]
 
 
@@ -84,14 +85,20 @@ class Measuring:
                 yield "preservation", lambda: preservation(codes, fitted, drawn)
             few = absent(f"has fewer than {K[-1]} latents, so that its area is of another range")
             enough = codes.n_latents >= K[-1]
-            yield "image_probes", lambda: sparse_probe(codes, classes.number, drawn) if enough else few
-            yield (
-                "image_probes_leaking",
-                lambda: sparse_probe(codes, classes.number, drawn, ranked_on="all") if enough else few,
-            )
+            ranked: tuple[tuple[str, RankedOn], ...] = (("image_probes", "train"), ("image_probes_leaking", "all"))
+            for name, on in ranked:
+                probes = functools.partial(
+                    sparse_probe, codes, classes.number, drawn, ranked_on=on, permutations=s.permutations
+                )
+                yield name, probes if enough else lambda: few
             if (groups := given.groups) is not None:
-                yield "absorption", lambda: absorption(codes, classes.number, groups, drawn)
-                yield "absorption_in_sample", lambda: absorption(codes, classes.number, groups, drawn, "train")
+                judged: tuple[tuple[str, JudgedOn], ...] = (("absorption", "test"), ("absorption_in_sample", "train"))
+                several = min(s.permutations, ABSORPTION_PERMUTATIONS)
+                for name, side in judged:
+                    yield (
+                        name,
+                        functools.partial(absorption, codes, classes.number, groups, drawn, side, permutations=several),
+                    )
         if elsewhere:
             yield "transfer", lambda: transfer(codes, elsewhere, s.bootstrap, draw_seed=s.seed)
 

@@ -49,7 +49,9 @@ def spliced(
     device: str,
 ) -> dict[str, Measures]:
     """The final patches that survive where reconstructions are put back into the backbone; `n`: images."""
-    splicing = Splicing.prepare(images.recorded, images.vit, EvaluateSettings(splice_images=settings.splice_images, device=device))
+    splicing = Splicing.prepare(
+        images.recorded, images.vit, EvaluateSettings(splice_images=settings.splice_images, device=device)
+    )
     assert splicing is not None, "without images and backbone nothing is spliced"
     sites, backbone = splicing.sites(saved, chosen), splicing.vit.load(device)
     out = {}

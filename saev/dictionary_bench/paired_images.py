@@ -66,7 +66,7 @@ def paired_images(
     Table: accuracy, its null, `specificity` (|d| of the chosen latent over the sum of |d| of all latents), latents of both halves.
     """
     difference = (pooled[pairs.a] - pooled[pairs.b]).tocsr()
-    rows, right = [], []
+    rows, right, nulls = [], [], []
     rng = np.random.default_rng(seed)
     schema = {
         "attribute": pl.String,
@@ -84,7 +84,9 @@ def paired_images(
         once = np.ones((len(d), 1))
         correct, (latents,) = judged(d, half, once)
         signs = rng.choice([-1.0, 1.0], (permutations, int(group.max()) + 1, 1))[:, group]
-        null = float(np.mean([judged(d * sign, half, once)[0].mean() for sign in signs])) if permutations else None
+        by_chance = np.array([judged(d * sign, half, once)[0].mean() for sign in signs])
+        null = float(by_chance.mean()) if permutations else None
+        nulls.append(by_chance)
         total = np.abs(d).sum(1)
         both = np.where(half, *[np.abs(d[:, j]) for j in latents[::-1]])
         specific = float((both / np.where(total > 0, total, 1)).mean())
@@ -98,11 +100,11 @@ def paired_images(
         ), table
     drawn = np.mean(right, 0)
     units = table["accuracy"].to_numpy()
-    nulls = table["accuracy_null"].to_numpy().astype(np.float64)
+    chance = np.mean(nulls, 0)  # of all attributes in each permutation
+    null = float(chance.mean()) if permutations else float("nan")
     details = {"specificity": float(table["specificity"].mean())}  # type: ignore[arg-type]
-    return Measured(
-        float(units.mean()), float(nulls.mean()), int(table["n_pairs"].sum()), drawn, units=units, details=details
-    ), table
+    n_pairs = int(table["n_pairs"].sum())
+    return Measured(float(units.mean()), null, n_pairs, drawn, nulls=chance, units=units, details=details), table
 
 
 def connected(a: Int64[np.ndarray, " pairs"], b: Int64[np.ndarray, " pairs"]) -> Int64[np.ndarray, " pairs"]:

@@ -33,33 +33,36 @@ def sparse_probe(
     ranked_on: RankedOn = "train",
     test_fraction: float = TEST_FRACTION,
     seed: int = SEED,
-    null: bool = True,
+    permutations: int = 20,
 ) -> Measured:
     """The area under the test accuracy over k, divided by the range of k: the trapezoid rule on max-pooled codes. `n`: test images.
 
     Latents are ranked by the F statistic of their codes over the training images; `ranked_on="all"` is ViSAEBench's, which
     ranks on the test images too, so that its accuracy of latents without any relation to the classes is above chance.
-    Null: the classes permuted among the images, ranked and fitted again. `draws` resample the test images; the probes stay.
-    details: `accuracies` {k: accuracy}, `null_accuracies`, and `chosen`, the latents by rank, of the largest k.
+    Null: the classes permuted among the images, ranked and fitted again, mean of `permutations`. `draws` resample the test
+    images; the probes stay.
+    details: `accuracies` {k: accuracy}, `null_accuracies` (means), and `chosen`, the latents by rank, of the largest k.
     """
     rows, classes = labelled(labels, "a k-sparse probe")
     k = [n for n in sorted(k) if n <= codes.n_latents] or [codes.n_latents]
     correct, test, chosen = _correct(codes, rows, classes, k, ranked_on, test_fraction, seed)
     details = {"accuracies": _by_k(k, correct), "chosen": chosen}
-    null_value = float("nan")
-    if null:
-        permuted = np.random.default_rng(seed).permutation(classes)
-        wrong, _, _ = _correct(codes, rows, permuted, k, ranked_on, test_fraction, seed)
-        null_value = float(area(k, wrong.mean(1)[:, None])[0])
-        details["null_accuracies"] = _by_k(k, wrong)
+    rng, nulls = np.random.default_rng(seed), np.zeros((len(k), 0))
+    if permutations:
+        by_chance = (
+            _correct(codes, rows, rng.permutation(classes), k, ranked_on, test_fraction, seed)[0].mean(1)
+            for _ in range(permutations)
+        )
+        nulls = np.stack([*by_chance], 1)
+        details["null_accuracies"] = _by_k(k, nulls)
     resampled = np.zeros(0) if draws is None else area(k, resampled_mean(correct.astype(np.float64), draws[rows[test]]))
     units = area(k, correct.astype(np.float64))
-    return Measured(
-        float(area(k, correct.mean(1)[:, None])[0]), null_value, len(test), resampled, details=details, units=units
-    )
+    value, nulls = float(area(k, correct.mean(1)[:, None])[0]), area(k, nulls)
+    null = float(nulls.mean()) if permutations else float("nan")
+    return Measured(value, null, len(test), resampled, nulls=nulls, details=details, units=units)
 
 
-def _by_k(k: Sequence[int], correct: Bool[np.ndarray, "ks test"]) -> dict[int, float]:
+def _by_k(k: Sequence[int], correct: Bool[np.ndarray, "ks test"] | Float64[np.ndarray, "ks n"]) -> dict[int, float]:
     return dict(zip(k, correct.mean(1).tolist(), strict=True))
 
 

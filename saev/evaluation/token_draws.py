@@ -1,4 +1,4 @@
-"""What shared training tokens alone give: two random draws of tokens as dictionaries, compared as others are."""
+"""What shared training tokens alone give: two draws of different tokens as dictionaries, compared as others are."""
 
 import dataclasses
 
@@ -17,16 +17,18 @@ K = 32  # projections of a token that are its codes
 
 
 def compare_draws(selection: Selection, n: int, batch_size: int, device: str, seed: int = 0) -> dict[str, float]:
-    """tokens_<measure> and tokens_<measure>_one_to_one of two independent draws of n tokens of the selection's layer and roles, of all
-    images of the recording, less the mean; {} where it has fewer than n such tokens.
+    """tokens_<measure> and tokens_<measure>_one_to_one of two draws of n tokens of the selection's layer and roles, of all images of
+    the recording, less the mean, without a token in common; {} where it has fewer than 2 n such tokens.
 
     Their codes, the K largest projections of each token, are compared over the selection's images.
     """
     images = np.flatnonzero(selection.store.tokens_per_image(selection.layer))
     everything = dataclasses.replace(selection, images=images)
-    if everything.spans.n_tokens < n:
+    if everything.spans.n_tokens < 2 * n:
         return {}
-    pair = {str(i): drawn_dictionary(everything, n, 2 * seed + i).to(device) for i in range(2)}
+    tokens = draw(everything, 2 * n, seed)
+    tokens = tokens[torch.randperm(2 * n, generator=torch.Generator().manual_seed(seed))]
+    pair = {str(i): drawn_dictionary(everything, tokens[i::2]).to(device) for i in range(2)}
     codes = pooled_codes(pair, selection, batch_size, device)
     a, b = (Compared(name, directions(one), None, codes[name], selection, "", {}) for name, one in pair.items())
     numbers = compare_pair(a, b).numbers
@@ -38,13 +40,11 @@ def compare_draws(selection: Selection, n: int, batch_size: int, device: str, se
     return out
 
 
-def drawn_dictionary(selection: Selection, n: int, seed: int) -> RandomVectorsDictionary:
-    """n tokens of the selection as unit atoms of raw activations less their mean."""
+def drawn_dictionary(selection: Selection, tokens: Float[Tensor, "n d_model"]) -> RandomVectorsDictionary:
+    """Tokens of the selection as unit atoms, less the mean."""
     mean = torch.from_numpy(selection.store.moments(selection.layer, selection.tokens).mean).float()
     normaliser = Normaliser(mean, torch.ones(()))
-    return RandomVectorsDictionary(
-        normaliser, torch.nn.functional.normalize(draw(selection, n, seed) - mean), min(K, n)
-    )
+    return RandomVectorsDictionary(normaliser, torch.nn.functional.normalize(tokens - mean), min(K, len(tokens)))
 
 
 def draw(selection: Selection, n: int, seed: int) -> Float[Tensor, "n d_model"]:

@@ -20,6 +20,7 @@ Centre = Literal["median", "mean"]
 CLUSTERED = ("kmeans", "archetypal")
 SAMPLE = 16384  # tokens from which the centre is computed
 PER_CENTROID = 50  # tokens in the sample; faiss advises 39
+PER_ATOM = 8  # tokens in the sample that atoms are drawn from: two seeds share about an eighth of their tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +147,8 @@ class Member:
 
     def sample_tokens(self, d_model: int) -> int:
         """Number of tokens in the sample that `build` needs."""
-        return max(SAMPLE, PER_CENTROID * self.n_centroids(d_model), self.width(d_model) * (self.init == "tokens"))
+        drawn = PER_ATOM * self.width(d_model) if self.init in ("data", "tokens") else 0
+        return max(SAMPLE, PER_CENTROID * self.n_centroids(d_model), drawn)
 
     def check_tokens(self, d_model: int, n_tokens: float) -> None:
         """ValueError where the initialisation needs more than `n_tokens` training tokens."""

@@ -59,7 +59,7 @@ def test_ranking_on_test_images_too_makes_noise_look_informative():
     codes, labels = planted(noise), np.repeat([0, 1], 30)
     values = {
         ranked: np.mean(
-            [sparse_probe(codes, labels, k=(20,), ranked_on=ranked, seed=s, null=False).value for s in range(10)]
+            [sparse_probe(codes, labels, k=(20,), ranked_on=ranked, seed=s, permutations=0).value for s in range(10)]
         )
         for ranked in ("train", "all")
     }
@@ -102,7 +102,7 @@ def test_four_latents_always_beat_one_where_they_were_fitted():
     noise = (rng.random((90, 2000)) * (rng.random((90, 2000)) < 0.4)).astype(np.float32)
     labels = np.repeat(np.arange(3), 30)
     found = {
-        side: absorption(planted(noise), labels, {"g": [0, 1, 2]}, judged_on=side, null=False)
+        side: absorption(planted(noise), labels, {"g": [0, 1, 2]}, judged_on=side, permutations=0)
         for side in ("train", "test")
     }
     gaps = {side: one.details["f1_many"] - one.details["f1_few"] for side, one in found.items()}
@@ -124,12 +124,12 @@ def test_probes_and_absorption_are_those_of_dense_arithmetic():
     codes = planted(x := x.astype(np.float32))
     train, test = train_test_split(np.arange(80), test_size=0.2, stratify=labels, random_state=42)
     best = np.argsort(-f_classif(x[train].astype(float), labels[train])[0])
-    found = sparse_probe(codes, labels, k=(1, 5), null=False).details
+    found = sparse_probe(codes, labels, k=(1, 5), permutations=0).details
     assert (found["chosen"] == best[:5]).all()
     for k, accuracy in found["accuracies"].items():
         model = LogisticRegression(max_iter=500).fit(x[train][:, best[:k]], labels[train])
         assert accuracy == pytest.approx(model.score(x[test][:, best[:k]], labels[test]))
-    rows = absorption(codes, labels, {"g": [0, 1, 2, 3]}, judged_on="train", null=False).details["classes"]
+    rows = absorption(codes, labels, {"g": [0, 1, 2, 3]}, judged_on="train", permutations=0).details["classes"]
     everything = {*np.argsort(-x.mean(0))[:10]}
     for c, row in enumerate(rows):
         y, top = labels == c, {*np.argsort(-x[labels == c].mean(0))[:10]}

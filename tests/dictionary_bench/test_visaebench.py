@@ -113,7 +113,7 @@ def test_sparse_probe(world):
 
     member, acts, codes = world
     theirs = SparseProbing().compute(Theirs(member), acts, device="cpu", labels=LABELS)
-    ours = sparse_probe(codes, LABELS, k=K, ranked_on="all", null=False)
+    ours = sparse_probe(codes, LABELS, k=K, ranked_on="all", permutations=0)
     assert ours.details["accuracies"] == pytest.approx(theirs.metadata["k_accuracies"])
     assert ours.value == pytest.approx(theirs.value)
 
@@ -172,7 +172,7 @@ def test_absorption(world):
     member, acts, codes = world
     groups = {"g": {"class_indices": [0, 1, 2], "hierarchy_depth": 1}, "two": {"class_indices": [0, 1]}}
     theirs = FeatureAbsorption().compute(Theirs(member), acts, device="cpu", labels=LABELS, sibling_groups=groups)
-    ours = absorption(codes, LABELS, {"g": [0, 1, 2], "two": [0, 1]}, judged_on="train", null=False)
+    ours = absorption(codes, LABELS, {"g": [0, 1, 2], "two": [0, 1]}, judged_on="train", permutations=0)
     assert ours.n == theirs.metadata["num_tests"] == 3
     assert ours.value == pytest.approx(theirs.value)
     for ours_one, one in zip(ours.details["classes"], theirs.metadata["per_pair_results"], strict=True):

@@ -100,7 +100,8 @@ def test_archetypal_atoms_are_near_the_hull_of_the_centroids():
 
 def test_the_number_of_tokens():
     tokens = lambda init, d_sae, **more: Member(TopK(3), d_sae=d_sae, init=init, **more).sample_tokens(8)  # noqa: E731
-    assert tokens("data", 100_000) == tokens("random", 8) == tokens("kmeans", 64) == 16384
+    assert tokens("data", 2048) == tokens("random", 100_000) == tokens("kmeans", 64) == 16384
+    assert tokens("data", 10_000) == 80_000  # two seeds draw different ones
     assert tokens("kmeans", 4096) >= 39 * 4096
     assert 39 * 1024 <= tokens("archetypal", 4096, decoder=Archetypal(points=1024)) < 39 * 4096
     spec = Member(TopK(3), "a", Plain(), AuxK(), 1e-3, expansion=8, init="kmeans")
