@@ -22,7 +22,8 @@ class BenchSettings:
         without: measures that are left out, by name.
         against: a dictionary of the table, or a kind of baseline: differences from it.
         n_coalition: latents of a coalition, at most. threshold: a latent fires on an image above this fraction of its largest code.
-        permutations: of images, for the nulls of coalitions and pairs. min_images: with a valid map, for a latent's Moran's I.
+        permutations: for the nulls of coalitions, pairs, k-sparse probes and (at most 5) absorption. min_images: with a valid map, for a
+            latent's Moran's I.
         bootstrap: resamples of the images, for 95 % intervals; 0: none. seed: of resamples, halves and permutations.
     """
 
