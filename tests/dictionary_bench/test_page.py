@@ -13,7 +13,7 @@ NAMES = ("nmse", "preservation", "coalitions", "dead")
 
 
 def row(member: str, name: str, value: float, **numbers) -> dict:
-    empty = dict.fromkeys(("low", "high", "null", "diff", "diff_low", "diff_high", "p", "p_holm"))
+    empty = dict.fromkeys(("low", "high", "null", "diff", "diff_low", "diff_high", "diff_above_null", "p", "p_holm"))
     return {"member": member, "measure": name, "value": value, "n": 3, "reason": None, **empty, **numbers}
 
 
@@ -37,6 +37,12 @@ def differing(member: str) -> list[dict]:
 def test_verdicts_and_differences_by_p(tmp_path):
     (one,) = verdicts(differing("a"))
     assert one == {"member": "a", "better": ["NMSE"], "worse": ["preserved"], "not shown": ["coalition F1"]}
+    # better, but less so than a null that differs as much
+    of_null = row(
+        "a", "coalitions", 0.9, low=0.8, null=0.7, diff=0.2, diff_low=0.1, diff_high=0.3, diff_above_null=-0.1
+    )
+    assert verdicts([of_null])[0]["not shown"] == ["coalition F1"]
+    assert verdicts([{**of_null, "diff_above_null": 0.1}])[0]["better"] == ["coalition F1"]
     measures = [row(MEMBERS[0], name, 0.3, null=0.1 if name != "dead" else None) for name in NAMES]
     text = page(tmp_path, measures + [one for member in MEMBERS[1:] for one in differing(member)])
     before, _, folded = text.partition("further differences")
