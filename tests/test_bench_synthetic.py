@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from benchmarks import bench_synthetic, recovery, zoo
+from benchmarks import bench_synthetic, recovery, synthetic_training, zoo
 from benchmarks.synthetic import Law, World, before_trees, separate, zipf
 from saev.nn import SparseAutoencoder, TopK
 from saev.nn.initialise import initialise
@@ -171,9 +171,9 @@ def test_uniqueness_counts_features_that_some_atom_is_closest_to(shape):
 
 @pytest.mark.slow
 def test_every_architecture_of_conf_is_trained_and_judged():
-    size = bench_synthetic.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
+    size = synthetic_training.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
     world = World(LAW)
-    rows = bench_synthetic.judge(bench_synthetic.train(world, size, 3), world, size)
+    rows = bench_synthetic.judge(synthetic_training.train(world, size, 3), world, size)
     assert [row["architecture"] for row in rows] == zoo.architectures()
     assert {"relu", "topk", "batchtopk", "batchtopk+matryoshka"} <= set(zoo.architectures())
     for row in rows:
@@ -183,11 +183,11 @@ def test_every_architecture_of_conf_is_trained_and_judged():
 
 @pytest.mark.slow
 def test_an_architecture_is_judged_beside_its_nulls_and_an_oracle():
-    size = bench_synthetic.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
+    size = synthetic_training.Size(LAW, 32, steps=3, lr=1e-3, warmup=1, dead_tokens=100, batch=64, eval_batches=2)
     world = World(LAW)
     rows = {
         row["architecture"]: row
-        for row in bench_synthetic.judge(bench_synthetic.train(world, size, 3, "batchtopk"), world, size)
+        for row in bench_synthetic.judge(synthetic_training.train(world, size, 3, "batchtopk"), world, size)
     }
     assert {"trained", "decoder_frozen", "untrained", "untrained_random", "random_vectors", "oracle"} < {*rows}
     assert rows["oracle"]["MCC"] == pytest.approx(1, abs=1e-5) and rows["oracle"]["uniqueness"] == 1
