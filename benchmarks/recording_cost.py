@@ -31,7 +31,7 @@ from saev.vits.source import VitSource
 
 def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float], Counter[str]]:
     """Seconds of the forward passes alone and of the whole recording, for each round, and seconds by step of the last one."""
-    recording_pass, size = recording._recording_pass(), recording.settings.batch_size
+    recording_pass, size = recording.recording_pass(), recording.settings.batch_size
     items = [recording_pass.loader(index) for index in range(recording.plan.n_images)]
     loaded = [[items[at] for at in batch] for batch in chunks(range(len(items)), size)]
     batches = [Batch(images, recording_pass._uploads(images, size)) for images in loaded]
@@ -109,9 +109,7 @@ def cpu_rows(root: str, args: argparse.Namespace) -> list[Row]:
         print_steps(steps, whole[-1])
         ratio = statistics.median(whole) / statistics.median(alone)
         seconds = " ".join(f"{spent:.2f}" for spent in alone), " ".join(f"{spent:.2f}" for spent in whole)
-        what = (
-            f"forward {seconds[0]} s, record {seconds[1]} s, decoding threads {recording._recording_pass().n_workers}"
-        )
+        what = f"forward {seconds[0]} s, record {seconds[1]} s, decoding threads {recording.recording_pass().n_workers}"
         rows.append((f"{what}; record / forward", f"{ratio:.2f}", "1.1", ratio <= 1.1))
     return rows
 

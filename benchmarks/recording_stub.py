@@ -114,7 +114,7 @@ def record_stub(root: str, kilobytes: int, rate: float, n: int) -> float:
     """Seconds of recording n images."""
     vit = stub_vit(kilobytes, rate)
     recording = Recording(StubImages(n=n, size=vit.img_size), vit, 0, root, device="cpu")
-    recording_pass = recording._recording_pass()
+    recording_pass = recording.recording_pass()
     assert isinstance(recording_pass.backbone, StubBackbone)
     start = time.perf_counter()
     record(recording, recording_pass)

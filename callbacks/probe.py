@@ -46,6 +46,8 @@ class Probe(L.Callback):
         if self.dataset != TRAIN:
             store = labelled_store(self.dataset, data.layer, data.tokens, data.store.d_model)
         same = store.manifest.fingerprint == data.store.manifest.fingerprint
+        if data.reader == "live":  # a recording of the same images holds out the same ones
+            same = store.manifest.meaning.get("images") == data.store.manifest.meaning.get("images")
         among = data.val_examples if same else None  # never images that are trained on
         try:
             self.sample = draw_sample(

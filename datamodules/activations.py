@@ -45,7 +45,7 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     Args:
         dataset: a recorded directory, or its http(s):// address, or a pipe: command with {file} in it; None to use (and,
-            if necessary, record) `recording`.
+            if necessary, record) `recording`; with reader=live its tokens are computed for each window and not stored.
         layer: block index, negative ones counted from the last block recorded.
         options: fields of StreamOptions.
     """
@@ -57,6 +57,8 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         if dataset is None and recording is None:
             raise ValueError("dataset=null: give a recorded directory (dataset=...) or images= and vit= to record one.")
         StreamOptions.__init__(self, batch_size, **options)
+        if self.reader == "live" and dataset is not None:
+            raise ValueError(f"datamodule.reader=live: dataset={dataset} is recorded already; leave one of them out.")
         self.dataset, self.recording, self.layer = dataset, recording, layer
         self.consumed = 0  # batches over all epochs: the complete state of the stream
         self.store: ActivationStore | None = None
@@ -68,16 +70,14 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Record the dataset if necessary, or resume its recording."""
-        if self.dataset is None and self.recording is not None:
+        if self.dataset is None and self.recording is not None and self.reader != "live":
             self.recording.run()
 
     def setup(self, stage: str | None = None) -> None:
         """Open the dataset, resolve the layer, split the images, and check that a batch can be filled."""
         if self.store is not None:
             return
-        # in every process, as prepare_data runs in one of them; a complete recording returns at once
-        root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
-        store = ActivationStore(root)
+        store = self._opened()
         if self.reader == "auto":
             self.reader = reader_for(store)
         self.layer = store.resolve_layer(self.layer)
@@ -92,6 +92,15 @@ class ActivationDataModule(StreamOptions, L.LightningDataModule):
         self.n_steps()
         if self.subset_tokens is not None and self.subset_tokens > self.stream(self.train_examples).n_tokens:
             log.warning("subset_tokens=%d exceeds the available tokens: all are used", self.subset_tokens)
+
+    def _opened(self) -> ActivationStore:
+        if self.reader == "live":
+            from saev.vits.live import LiveStore  # decoding and the backbone, which recordings do not need
+
+            return LiveStore(self.recording, self.seed)  # type: ignore[arg-type]
+        # in every process, as prepare_data runs in one of them; a complete recording returns at once
+        root = self.dataset if self.dataset is not None else self.recording.run()  # type: ignore[union-attr]
+        return ActivationStore(root)
 
     def where(self) -> dict[str, Any]:
         """The columns of results tables that say on what was trained."""

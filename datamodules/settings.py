@@ -21,7 +21,8 @@ class StreamOptions:
         val_tokens: maximal number of held-out tokens per validation (whole images; None: all).
         group: a column of examples.parquet (video, specimen): all images with one value are in training or all held out.
         split: a column of examples.parquet that says `train` of training images; all others are held out, whatever val_fraction is.
-        reader: mapped (local files, read in place), streamed (shard after shard, from its beginning) or auto.
+        reader: mapped (local files, read in place), streamed (shard after shard, from its beginning), auto (one of these), or live
+            (nothing is recorded: the backbone computes the tokens of each window).
         readers: reading threads; they change the speed, not the order.
         pool: tokens in memory that are mixed; in addition `depth` batches are prefetched.
         stripe: tokens of an image that stay together in the pool (reader=mapped).
@@ -40,7 +41,7 @@ class StreamOptions:
     group: str | None = None
     split: str | None = None
     seed: int = 0
-    reader: Literal["auto", "mapped", "streamed"] = "auto"
+    reader: Literal["auto", "mapped", "streamed", "live"] = "auto"
     readers: int = bounded(2, at_least=1)
     pool: int = 1 << 20
     stripe: int = bounded(32, at_least=1)

@@ -116,6 +116,11 @@ def open_recording(
     if recording is None:
         root = Path(os.environ.get("SAEV_OUTPUTS", "outputs"), "activations") if root is None else Path(root)
         recording = root / plain_name(trained, f"config.json of {one.name}")
+        if not recording.is_dir() and one.provenance.get("stored") is False:
+            raise ValueError(
+                f"{one.name} was trained with datamodule.reader=live, its activations were not stored: record them with the same "
+                f"images=, vit= and record= settings, saev record ... layer={one.provenance.get('layer')}, or give a recording, dataset=."
+            )
         if not recording.is_dir():
             raise ValueError(
                 f"{one.name} was trained on {trained}, which is not under {root}: give it, dataset=/path/to/{trained}."

@@ -35,6 +35,10 @@ def prepare(cfg: DictConfig, here: bool = True) -> FitJob:
     """
     if here:
         check_device(str(cfg.device), "device")
+    if cfg.datamodule.reader == "live":
+        raise ValueError(
+            "datamodule.reader=live: baselines read the activations several times; record them, without datamodule.reader."
+        )
     if cfg.datamodule.n_tokens is not None:
         raise ValueError(
             f"datamodule.n_tokens={cfg.datamodule.n_tokens} has no effect: baselines take whole passes; drop it, or fit on fewer "

@@ -51,7 +51,8 @@ def prepare(cfg: DictConfig, here: bool = True) -> TrainJob:
             raise ValueError(f"datamodule.{key}={cfg.datamodule[key]} has no effect: set {key}={cfg.datamodule[key]}.")
     members = plan_members(cfg)
     recording = instantiate(cfg.record) if cfg.dataset is None else None
-    facts = data_facts(cfg.dataset, recording, cfg.layer, settings)
+    live = cfg.datamodule.reader == "live"
+    facts = data_facts(cfg.dataset, recording, cfg.layer, settings, live)
     available = training_tokens(facts, settings, cfg.datamodule.val_fraction)
     settings = settings.sized(available)
     check_division(cfg, settings.batch, len(members))
@@ -96,14 +97,23 @@ def check_division(cfg: DictConfig, batch: int, n_members: int) -> None:
         check_members(processes, n_members)
 
 
-def data_facts(dataset: str | None, recording: Any, layer: int, settings: StreamSettings) -> DataFacts:
-    """Facts of the dataset, or of the recording that will make it; ValueError where it cannot be used."""
+def data_facts(
+    dataset: str | None, recording: Any, layer: int, settings: StreamSettings, live: bool = False
+) -> DataFacts:
+    """Facts of the dataset, or of the recording that will make it (`live`: would make it); ValueError where it cannot be used."""
     if dataset is not None:
+        if live:
+            raise ValueError(f"datamodule.reader=live: dataset={dataset} is recorded already; leave one of them out.")
         store = ActivationStore(dataset)
         store.resolve_layer(layer)
         store.role_slice(settings.tokens)
         return DataFacts(store.manifest.roles, store.manifest.n_examples, store.d_model)
-    recording.check()
+    if live:
+        from saev.vits.live import check_live
+
+        check_live(recording)
+    else:
+        recording.check()
     facts = DataFacts(recording.plan.roles, recording.plan.n_images, recording.plan.shape.d_model)
     if not any(role in facts.roles for role in ROLES[settings.tokens]):
         roles = ",".join(dict.fromkeys([*ROLES[settings.tokens], *facts.roles]))
@@ -144,6 +154,11 @@ def check_probe(cfg: DictConfig, recording: Any, facts: DataFacts, settings: Tra
     from saev.probing.sample import TRAIN, labelled_store  # torch, which most runs do not need here
     from saev.vits.activation_site import differences
 
+    if dataset == TRAIN and cfg.datamodule.reader == "live":
+        raise ValueError(
+            "probe.dataset=train: with datamodule.reader=live no labels are stored; name a recording with labels, "
+            "probe.dataset=/path/to/recording."
+        )
     if dataset == TRAIN and cfg.dataset is None:
         if recording.plan.labelling is None:
             raise ValueError(

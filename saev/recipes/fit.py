@@ -69,6 +69,8 @@ def fit(
         raise ValueError(
             f"layer={layer}: the datamodule has layer={recording.layer}; pass the same value, or a recording."
         )
+    if isinstance(recording, ActivationDataModule) and recording.reader == "live":
+        raise ValueError("datamodule.reader=live: baselines read the activations several times; give a recording.")
     settings, directory = settings or FitSettings(), Path(directory or new_directory("fit"))
     data = recording if isinstance(recording, ActivationDataModule) else stream(recording, layer, settings)
     answer_slurm()

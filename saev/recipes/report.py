@@ -46,6 +46,9 @@ class RunReport:
             latents = False
             notice = f"No latents are shown: {store.name} is remote, its images cannot be read one by one."
             log.warning("report.html shows no images: %s is remote, its images cannot be read one by one", store.name)
+        if latents and data.reader == "live":
+            latents = False
+            notice = "No latents are shown: the activations were not stored (datamodule.reader=live). Record them for saev show."
         names = [row["member"] for row in rows] if latents else []
         n_tokens = {row["n_tokens"] for row in rows if row.get("n_tokens")}
         trained_on = provenance(data, "")

@@ -101,6 +101,7 @@ def provenance(data: ActivationDataModule, normalise: str) -> dict[str, Any]:
         "held_out": data.held_out(),
         "subset_tokens": data.subset_tokens,
         "normalise": normalise,
+        **({"stored": False} if data.reader == "live" else {}),
         "git_commit": git_commit(),
     }
 

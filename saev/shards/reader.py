@@ -17,7 +17,7 @@ from saev.shards.codec import Codec, codec_path
 from saev.shards.location import Location
 from saev.shards.manifest import FILE as MANIFEST
 from saev.shards.manifest import LABELS, Manifest, layer_dir
-from saev.shards.moments import Moments, load_moments
+from saev.shards.moments import ByRole, Moments, load_moments
 from saev.shards.verify import verify
 from saev.shards.writer import EXAMPLES
 
@@ -147,13 +147,17 @@ class ActivationStore:
         """Mean, variance and norms over all selected tokens of a layer."""
         self.check_layer(layer)
         self.role_slice(tokens)
-        stored = load_moments(self.location.path(f"{layer_dir(layer)}/stats.safetensors"))
+        stored = self.role_moments(layer)
         moments = reduce(Moments.merge, (stored[role] for role in ROLES[tokens] if role in stored))
         if not (np.isfinite(moments.mean).all() and np.isfinite(moments.m2).all() and moments.scale > 0):
             raise ValueError(
                 f"layer={layer} of {self.location.root} has NaN, infinite or constant activations: record it again."
             )
         return moments
+
+    def role_moments(self, layer: int) -> ByRole:
+        """Mean, variance and norms of a layer's tokens, by role."""
+        return load_moments(self.location.path(f"{layer_dir(layer)}/stats.safetensors"))
 
     def offsets(self, layer: int) -> Int64[np.ndarray, "n_examples 3"]:
         """(shard, byte offset of the first value, tokens) of each image; images that could not be read have 0 tokens."""

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, Shaped
 
 from saev.shards.buffers import Allocate, Buffers, pageable
+from saev.shards.computed import WHOLE, ComputedRows, ComputedStore
 from saev.shards.epoch_plan import EpochPlan
 from saev.shards.mapped import MappedRows
 from saev.shards.reader import ActivationStore
@@ -21,7 +22,7 @@ from saev.shards.remote import RETRY_S, Closed
 from saev.shards.selection import positions, select
 from saev.shards.streamed import StreamedRows
 
-Reader = Literal["mapped", "streamed"]
+Reader = Literal["mapped", "streamed", "live"]
 
 
 class Window(NamedTuple):
@@ -49,7 +50,8 @@ class TokenStream:
         limit: take at most so many tokens.
         window: tokens read and mixed at a time; two windows are in memory.
         stripe: tokens of an image that stay together in a window.
-        reader: mapped (random access to local files) or streamed (shards in a random order, each from its beginning).
+        reader: mapped (random access to local files), streamed (shards in a random order, each from its beginning) or live (computed,
+            `store` is a ComputedStore; images in a random order, each of them whole in a window as far as it fits).
         readers: reading threads.
         retry_s: seconds after which a remote shard that fails or is silent is given up (reader=streamed).
         rank, world: number of this process, and the number of processes that divide the stream.
@@ -87,8 +89,9 @@ class TokenStream:
         self.labels = store.labels_for(ignore_labels)
         examples = np.arange(len(self.tokens)) if examples is None else examples
         spans = select(self.tokens, examples, store.role_slice(tokens), self.labels, ignore_labels, limit)
-        order = "sequential" if not shuffle else "stripes" if reader == "mapped" else "shards"
+        order = "sequential" if not shuffle else "shards" if reader == "streamed" else "stripes"
         shard = store.shard_of(layer)[spans.example] if order == "shards" else None
+        stripe = WHOLE if reader == "live" else stripe
         self.plan = EpochPlan(spans, batch_size, window, order, stripe, seed, world, shard)
 
     @property
@@ -144,7 +147,9 @@ class TokenStream:
                 pool.shutdown(cancel_futures=True)
                 rows.close()
 
-    def _rows(self, closing: Callable[[], bool]) -> MappedRows | StreamedRows:
+    def _rows(self, closing: Callable[[], bool]) -> MappedRows | StreamedRows | ComputedRows:
+        if self.reader == "live":
+            return ComputedRows(self.store, self.layer, closing)
         if self.reader == "mapped":
             paths, offsets = self.store.shard_paths(self.layer), self.store.offsets(self.layer)
             return MappedRows(paths, offsets, self.codec.row_bytes, closing, self.readers)
@@ -155,7 +160,7 @@ class TokenStream:
         )  # fmt: skip
 
     def _read(
-        self, rows: MappedRows | StreamedRows, at: tuple[int, int], windows: Buffers, first: np.ndarray
+        self, rows: MappedRows | StreamedRows | ComputedRows, at: tuple[int, int], windows: Buffers, first: np.ndarray
     ) -> Window:
         spans, edges = self.plan.window_plan(*at, self.rank)
         n = int(edges[-1])
@@ -183,7 +188,9 @@ class TokenStream:
 
 
 def reader_for(*stores: ActivationStore) -> Reader:
-    """The fastest reader that can open all of these recordings: mapped where they are local, else streamed."""
+    """The fastest reader that can open all of these recordings: mapped where they are local, else streamed; live where all are computed."""
+    if any(isinstance(store, ComputedStore) for store in stores):
+        return "live"
     return "streamed" if any(store.location.remote for store in stores) else "mapped"
 
 

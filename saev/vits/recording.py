@@ -63,16 +63,17 @@ class Recording:
         """The settings; ValueError where one is out of bounds."""
         return RecordSettings(**self._settings)
 
-    def check(self) -> None:
-        """Raise ValueError, within seconds, for every foreseeable problem; fetches the demo's files."""
+    def check(self, stored: bool = True) -> None:
+        """Raise ValueError, within seconds, for every foreseeable problem; fetches the demo's files. `stored`: the disk is needed."""
         check_device(self.settings.device, "record.device")
         parse_part(self.settings.part)
-        if not message_of(self.images.check) and self.recorded():
+        if stored and not message_of(self.images.check) and self.recorded():
             return  # the weights are not needed any more
         problems = [problem for source in (self.vit, self.images) if (problem := message_of(source.check))]
         if problems:  # report both at once
             raise ValueError("\n".join(problems))
-        check_disk(Path(self.root), self.directory(), self.plan.n_bytes)
+        if stored:
+            check_disk(Path(self.root), self.directory(), self.plan.n_bytes)
 
     @cached_property
     def plan(self) -> RecordingPlan:
@@ -155,12 +156,13 @@ class Recording:
         return resolve_device(self.settings.device)
 
     def _fill(self, writer: RecordingWriter, pending: Sequence[int], console: Console, progress: bool) -> Remarks:
-        recording_pass = self._recording_pass()
+        recording_pass = self.recording_pass()
         if writer.needs_calibration:
             recording_pass.calibrate(writer)
         return recording_pass.fill(writer, pending, console, progress)
 
-    def _recording_pass(self) -> RecordingPass:
+    def recording_pass(self) -> RecordingPass:
+        """The backbone on its device, and how images pass through it."""
         plan, settings, backbone = self.plan, self.settings, self.vit.load(self._device)
         half = settings.autocast and self._device.startswith("cuda")
         loader = ImageLoader(

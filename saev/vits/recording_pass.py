@@ -105,8 +105,12 @@ class RecordingPass:
                     break
         if not images:
             raise ValueError(f"none of the {len(errors)} images could be read; first error: {errors[0]}")
-        acts = in_order(self._computed(Batch(images, self._uploads(images, CALIBRATION_BATCH))))
+        acts = in_order(self.computed(images, CALIBRATION_BATCH))
         writer.calibrate({layer: np.concatenate([of_image[layer] for of_image in acts]) for layer in self.layers})
+
+    def computed(self, images: Sequence[LoadedImage], most: int) -> list[Pass]:
+        """Activations of the readable images in passes of at most `most`, for `in_order`; on a GPU possibly still being computed."""
+        return self._computed(Batch([*images], self._uploads(images, most)))
 
     def _loaded(self, indices: Iterable[int], ahead: int) -> Generator[LoadedImage, None, None]:
         return load_ahead(self.loader, indices, self.n_workers, ahead)

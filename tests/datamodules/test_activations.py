@@ -124,7 +124,7 @@ def test_steps_make_up_the_tokens(dataset):
         ({"tokens": "head"}, "tokens=head: choose patches, cls, special or all"),
         ({"val_fraction": 1.5}, r"val_fraction=1\.5"),
         ({"pool": 200}, r"datamodule\.pool=200: must be at least 256"),
-        ({"reader": "fast"}, r"datamodule\.reader=fast: choose auto, mapped or streamed"),
+        ({"reader": "fast"}, r"datamodule\.reader=fast: choose auto, mapped, streamed or live"),
         ({"readers": 0}, r"datamodule\.readers=0: must be at least 1"),
         ({"val_tokens": 0}, r"datamodule\.val_tokens=0: must be at least 1"),
         ({"ignore_labels": [0, 1, 2, 3]}, r"training tokens \(tokens=patches, ignore_labels=\(0, 1, 2, 3\).*0 tokens"),
