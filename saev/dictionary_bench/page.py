@@ -10,7 +10,16 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from saev.dictionary_bench.measures import MEASURES
-from saev.dictionary_bench.shown import ends, is_above_null, left_out, measured_names, verdict, written
+from saev.dictionary_bench.shown import (
+    ends,
+    is_above_null,
+    left_out,
+    measured_names,
+    one_per_seed,
+    verdict,
+    verdicts,
+    written,
+)
 from saev.visuals.columns import MISSING, whole
 from saev.visuals.page import write_page
 from saev.visuals.style import SETTINGS, add_legend, data_uri, looks
@@ -57,23 +66,6 @@ def difference(row: Mapping[str, Any]) -> dict[str, Any]:
         "ends": ends(row, "diff_low", "diff_high") or MISSING, "p": written(row["p"]), "p_holm": written(row["p_holm"]),
         "verdict": verdict(row) or MISSING, **{key: "" if value is None else value for key, value in numbers.items()},
     }  # fmt: skip
-
-
-def verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per dictionary that is compared, the labels of the measures in which it is better, worse, and neither."""
-    out: dict[str, dict[str, Any]] = {}
-    for row in rows:
-        one = out.setdefault(row["member"], {"member": row["member"], "better": [], "worse": [], "not shown": []})
-        if said := verdict(row):
-            one[said].append(MEASURES[row["measure"]].label)
-    return list(out.values())
-
-
-def one_per_seed(members: Sequence[str], seeds: pl.DataFrame) -> list[str]:
-    """The dictionaries without the further seeds of each."""
-    groups = [{*group.split(", ")} for group in seeds["members"]] if len(seeds) else []
-    further = {member for group in groups for member in sorted(group & {*members}, key=list(members).index)[1:]}
-    return [member for member in members if member not in further]
 
 
 def facts_of(results: pl.DataFrame, against: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -15,8 +16,8 @@ from saev.dictionary_bench.page import write_bench_page
 from saev.dictionary_bench.pipeline import bench
 from saev.dictionary_bench.preparing import BenchImages
 from saev.dictionary_bench.settings import BenchSettings
-from saev.dictionary_bench.shown import bench_table
-from saev.progress import terminal
+from saev.dictionary_bench.shown import bench_tables, left_out, one_per_seed, verdict_lines
+from saev.progress import print_line, terminal
 from saev.runs.planning import key_of
 from saev.runs.signals import answer_slurm
 from saev.runs.tables import print_files
@@ -46,7 +47,21 @@ def run(cfg: DictConfig) -> list[dict[str, Any]]:
         list(cfg.dictionaries), cfg.dataset, settings, layer=cfg.layer, images=images, transfer=list(cfg.transfer), splice=cfg.splice,
         directory=directory, activations=cfg.paths.activations, progress=True,
     )  # fmt: skip
-    terminal().print(bench_table(result.measures))
+    console = terminal()
+    members = result.results["member"].to_list()
+    first = one_per_seed(members, result.seeds)
+    if settings.against:
+        print_line(
+            console, f"In brackets the null; below it the difference from {settings.against} and its 95 % interval."
+        )
+    for table in bench_tables(result.measures, first, console.width):
+        console.print(table)
+    for line in verdict_lines(result.measures.filter(pl.col("member").is_in(first)), settings.against or ""):
+        print_line(console, line)
+    if len(first) < len(members):
+        print_line(console, f"{len(members) - len(first)} further seeds are in the files")
+    for reason, labels in left_out(result.measures).items():
+        print_line(console, f"not measured, {reason}: {'; '.join(labels)}")
     files = {"results": directory / "results.csv", "measures": directory / "measures.csv", "json": directory / JSON}
     try:
         files["page"] = write_bench_page(

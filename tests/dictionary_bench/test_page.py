@@ -6,7 +6,8 @@ import re
 import polars as pl
 
 from saev.dictionary_bench.measures import MEASURES
-from saev.dictionary_bench.page import verdicts, write_bench_page
+from saev.dictionary_bench.page import write_bench_page
+from saev.dictionary_bench.shown import bench_tables, left_out, verdict_lines, verdicts
 
 MEMBERS = ("trained,seed=0", "decoder_frozen_random,seed=0", "<kmeans>")
 NAMES = ("nmse", "preservation", "coalitions", "dead")
@@ -63,3 +64,12 @@ def test_labels_of_the_radar_are_beyond_its_rim(tmp_path):
     svg = base64.b64decode(re.search(r"data:image/svg\+xml;base64,([^\"]+)", text)[1]).decode()
     texts = re.findall(r">([^<>]+)</t", svg)
     assert {"monosemantic,", "top 16", "NMSE", "null, mean of all"} <= {one.strip() for one in texts}
+
+
+def test_the_terminal_shows_as_many_dictionaries_as_fit_and_says_what_is_missing():
+    missing = row(MEMBERS[2], "morans_i", None, reason="no valid map")
+    measures = pl.DataFrame([*differing("a"), *differing("b"), *differing("c"), row("a", "morans_i", 0.1), missing],
+                            infer_schema_length=None)  # fmt: skip
+    assert [len(table.columns) for table in bench_tables(measures, ["a", "b", "c"], 60)] == [3, 2]
+    assert left_out(measures) == {"no valid map": ["Moran's I of <kmeans>"]}
+    assert verdict_lines(measures, "x")[0] == "a against x: better in NMSE; worse in preserved"
