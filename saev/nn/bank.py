@@ -4,7 +4,7 @@ Member --build--> TrainingMember (autoencoder, objective, dead-latent counter) ;
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Float16, Int64
@@ -61,15 +61,17 @@ class TrainingMember(nn.Module):
         self.register_buffer("start", sae.atoms.detach().half() if sae.w_dec.requires_grad else None)
         self.maybe_dead = MaybeDead(self.dead_tokens)
         self.step = 0  # training steps taken; draws random prefixes
-        self.products: Path = "auto"  # sparse or dense: the path of the maps around its codes
+        # the path of the maps around its codes; fused: steps by saev.ops.fused, where they can be
+        self.products: Path | Literal["fused"] = "auto"
         self.stopped = False  # `failed` on the host: read at every step without synchronising
 
     def forward(self, z: Float[Tensor, "batch d_model"], sparsity_factor: float = 1.0) -> Losses:
         """Losses of a batch of normalised activations; updates tokens_since_fired. ValueError for an empty batch."""
-        if not len(z):
-            raise ValueError("the batch has no tokens: batch_size must be at least 1, and the data must have tokens.")
+        self.check_batch(z)
         sae = self.sae
-        with using(self.products):  # not AuxK, which has another number of codes
+        with using(
+            "auto" if self.products == "fused" else self.products
+        ):  # not AuxK, which has another number of codes
             h, at, f = sae.training_codes(z)
             ends = self.objective.ends(sae.n_latents, self.step)
             reconstruction, residual = reconstruction_error(z, f, sae.w_dec, sae.b_dec, ends)
@@ -82,13 +84,23 @@ class TrainingMember(nn.Module):
         z_mse = residual.detach().square().mean()
         return Losses(reconstruction + sparsity + aux, reconstruction, sparsity, aux, z_mse, fired.sum() / tokens)
 
+    @staticmethod
+    def check_batch(z: Float[Tensor, "batch d_model"]) -> None:
+        """ValueError for an empty batch."""
+        if not len(z):
+            raise ValueError("the batch has no tokens: batch_size must be at least 1, and the data must have tokens.")
+
     def _revival(
         self, z: Float[Tensor, "batch d_model"], h: Float[Tensor, "batch d_sae"], residual: Tensor, tokens: int
     ) -> Float[Tensor, ""]:
-        if not self.auxk.coefficient or self.freeze == "all":
-            return z.new_zeros(())
-        maybe = self.maybe_dead.after(self.tokens_since_fired, tokens)
+        maybe = self.maybe_dead_latents(tokens)
         return auxk_loss(self.auxk, self.sae, z, h, residual, self.dead, maybe)
+
+    def maybe_dead_latents(self, tokens: int) -> Int64[Tensor, " n"]:
+        """Latents among which all dead ones are that AuxK revives in a step of `tokens` tokens; none without AuxK."""
+        if not self.auxk.coefficient or self.freeze == "all":
+            return self.tokens_since_fired.new_empty(0)
+        return self.maybe_dead.after(self.tokens_since_fired, tokens)
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step: project onto the constraints, update the controller by the whole batch's `l0`, count."""

@@ -1,10 +1,10 @@
-"""Sparse and dense products timed alternately for one shape, to find the faster path on this machine."""
+"""Sparse and dense products, and the kernels of a fused step, timed alternately for one shape, to find the fastest on this machine."""
 
 import functools
 import statistics
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -15,14 +15,16 @@ from saev.ops.prefixes import prefix_errors
 from saev.ops.sparse import SparseCodes, decode_sparse, with_encoder_gradient
 
 REPEATS = 5
+PATHS: tuple[Path, Path] = ("sparse", "dense")
 
 
 class Timed(NamedTuple):
-    """The faster path, and the median seconds that decoding and all gradients take on either."""
+    """The fastest path, and the median seconds that decoding and all gradients take on each."""
 
-    path: Path
+    path: Path | Literal["fused"]
     sparse: float
     dense: float
+    fused: float | None = None  # None: not measured
 
 
 @functools.cache
@@ -34,8 +36,12 @@ def faster_path(
     device: torch.device,
     autocast: torch.dtype | None = None,
     prefixes: int = 1,
+    fused: bool = False,
 ) -> Timed:
-    """Time both paths on random data, once per shape and process; `prefixes` nested prefixes are decoded, as in a step."""
+    """Time the paths on random data, once per shape and process; `prefixes` nested prefixes are decoded, as in a step.
+
+    `fused`: also the kernels of `saev.ops.fused` that take their place in a fused step.
+    """
     generator = torch.Generator(device).manual_seed(0)
     z = torch.randn(rows, d_model, generator=generator, device=device)
     w_dec = torch.nn.functional.normalize(torch.randn(d_sae, d_model, generator=generator, device=device), dim=1)
@@ -43,14 +49,22 @@ def faster_path(
     values = torch.rand(rows * k, generator=generator, device=device) + 0.1
     codes = SparseCodes(offsets, uneven(rows, d_sae, k, generator).flatten(), values)
     ends = [round(d_sae * (p + 1) / prefixes) for p in range(prefixes)]
-    times: dict[Path, list[float]] = {"sparse": [], "dense": []}
+    steps: dict[Path | Literal["fused"], Callable[[], None]] = {
+        path: functools.partial(_step, codes, z, w_dec, ends, path, autocast) for path in PATHS
+    }
+    if fused:
+        from saev.ops.fused.timed import prepared  # imports Triton, which not every machine has
+
+        steps["fused"] = prepared(codes, z, w_dec, ends)
+    times: dict[Path | Literal["fused"], list[float]] = {path: [] for path in steps}
     for _ in range(REPEATS + 1):
-        for path, spent in times.items():
+        for path, step in steps.items():
             start = _now(device)
-            _step(codes, z, w_dec, ends, path, autocast)
-            spent.append(_now(device) - start)
-    sparse, dense = (statistics.median(spent[1:]) for spent in times.values())  # the first warms up
-    return Timed("sparse" if sparse < dense else "dense", sparse, dense)
+            step()
+            times[path].append(_now(device) - start)
+    sparse, dense, *other = (statistics.median(spent[1:]) for spent in times.values())  # the first warms up
+    fastest = min(times, key=lambda path: statistics.median(times[path][1:]))
+    return Timed(fastest, sparse, dense, *other)
 
 
 def uneven(rows: int, d_sae: int, k: int, generator: torch.Generator) -> Int64[Tensor, "rows k"]:

@@ -10,7 +10,13 @@ from typing import Literal
 from saev.settings import listed
 
 Path = Literal["auto", "sparse", "dense"]
-CHOICES = ("auto", "measured", "sparse", "dense")  # of a run: measured becomes sparse or dense before its first step
+CHOICES = (
+    "auto",
+    "measured",
+    "sparse",
+    "dense",
+    "fused",
+)  # of a run: auto and measured become another before its first step
 _path: ContextVar[Path] = ContextVar("path", default="auto")
 
 

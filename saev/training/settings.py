@@ -53,7 +53,9 @@ class TrainSettings(StreamSettings):
     )  # fraction of the run over which the learning rate rises; from 1 on: steps
     decay: float = bounded(0.2, at_least=0, at_most=1)  # fraction of the run over which the learning rate falls to 0
     clip: float = bounded(1.0, above=0, hint="clip=1e9: no clipping")  # largest gradient norm of a member
-    products: Literal["auto", "measured", "sparse", "dense"] = "auto"  # how products of sparse codes are computed
+    products: Literal["auto", "measured", "sparse", "dense", "fused"] = (
+        "auto"  # how steps with sparse codes are computed
+    )
     matmul_precision: Literal["highest", "high", "medium"] = "highest"
     sparsity_warmup: float = bounded(0.05, at_least=0, at_most=1)  # fraction of the run in which the penalty rises
     val_every: int = bounded(1000, at_least=1)  # steps between validations

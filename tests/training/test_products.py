@@ -12,6 +12,7 @@ from saev.training.bank import products
 from saev.training.bank.products import choose_products
 
 CPU = torch.device("cpu")
+ADAM = torch.optim.Adam([torch.zeros(1)], fused=True)
 
 
 def _member(sparsifier):
@@ -28,26 +29,26 @@ def timings(monkeypatch):
 
 def test_auto_measures_off_the_cpu_alone(timings):
     member = _member(TopK(2))
-    choose_products(member, "auto", 128, CPU, "32-true")
+    choose_products(member, "auto", 128, CPU, "32-true", ADAM)
     assert member.products == "auto" and not timings
-    choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed")
-    assert member.products == "dense" and timings == [(128, 8, 32, 2, torch.device("cuda"), torch.bfloat16, 1)]
+    choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed", ADAM)
+    assert member.products == "dense" and timings == [(128, 8, 32, 2, torch.device("cuda"), torch.bfloat16, 1, False)]
 
 
 def test_what_a_checkpoint_settled_stays_unless_asked_by_name(timings):
     member, again = _member(TopK(2)), _member(TopK(2))
-    choose_products(member, "measured", 128, CPU, "32-true")
+    choose_products(member, "measured", 128, CPU, "32-true", ADAM)
     again.load_state_dict(member.state_dict())
     assert again.products == "dense"
-    choose_products(again, "measured", 128, CPU, "32-true")
+    choose_products(again, "measured", 128, CPU, "32-true", ADAM)
     assert len(timings) == 1
-    choose_products(again, "sparse", 128, CPU, "32-true")
+    choose_products(again, "sparse", 128, CPU, "32-true", ADAM)
     assert again.products == "sparse"
 
 
 def test_codes_of_unknown_number_are_left_to_the_rule(timings):
     member = _member(ReLU(1e-3))
-    choose_products(member, "measured", 128, CPU, "32-true")
+    choose_products(member, "measured", 128, CPU, "32-true", ADAM)
     assert member.products == "auto" and not timings
 
 
@@ -65,6 +66,27 @@ def test_both_ways_give_the_same_training(tmp_path):
         torch.testing.assert_close(value, found[1][name], rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_fused_steps_that_cannot_be_are_refused_by_name(timings):
+    for precision, sparsifier, optimiser, reason in (
+        ("32-true", TopK(2), ADAM, "trainer.precision is not bf16-mixed"),
+        ("bf16-mixed", ReLU(1e-3), ADAM, "sae=relu has no fused step"),
+        ("bf16-mixed", TopK(2), torch.optim.SGD([torch.zeros(1)]), "the optimiser is SGD"),
+        ("bf16-mixed", TopK(2), torch.optim.Adam([torch.zeros(1)]), "optimiser.fused=true"),
+        ("bf16-mixed", TopK(2), ADAM, "d_model=8 is not a multiple of 16"),
+    ):
+        with pytest.raises(ValueError, match=f"products=fused: a: .*{reason}.*set products=auto"):
+            choose_products(_member(sparsifier), "fused", 128, CPU, precision, optimiser)
+
+
+def test_the_fused_step_is_measured_where_it_can_be(monkeypatch):
+    asked = []
+    monkeypatch.setattr(products, "refusal", lambda *a: None)
+    monkeypatch.setattr(products, "faster_path", lambda *a: asked.append(a) or Timed("fused", 3.0, 2.0, 1.0))
+    member = _member(TopK(2))
+    choose_products(member, "measured", 128, CPU, "bf16-mixed", ADAM)
+    assert member.products == "fused" and asked[0][-1] is True
+
+
 def test_unknown_products_are_refused():
-    with pytest.raises(ValueError, match="products=spares: choose auto, measured, sparse or dense"):
+    with pytest.raises(ValueError, match="products=spares: choose auto, measured, sparse, dense or fused"):
         checked("spares")

@@ -23,9 +23,9 @@ class Numbers(NamedTuple):
     size: Float32[Tensor, ""]  # lr / (1 - beta1^step)
     root: Float32[Tensor, ""]  # (1 - beta2^step)^(1/2)
     norm: Float32[Tensor, ""]  # of the gradient before clipping
-    squared: Float32[Tensor, ""]  # the sum of squared errors, over prefixes too
-    last: Float32[Tensor, ""]  # of the last prefix
-    fired: Float32[Tensor, ""]  # the number of pairs
+    loss: Float32[Tensor, ""]  # the mean squared error, over prefixes too; of this process's tokens
+    z_mse: Float32[Tensor, ""]  # of the last prefix
+    l0: Float32[Tensor, ""]  # active latents per token of the whole batch
 
 
 def _programs(rows: int, d_sae: int) -> int:
@@ -43,7 +43,7 @@ def b_dec_gradient(
     """In a buffer: scale * sum of residuals - db_enc @ encoder, which is what z - b_dec passes on."""
     (rows, d_model), d_sae = residual.shape, len(encoder)
     n = _programs(rows, d_sae)
-    parts, out = buffers("parts of b_dec", n, d_model), buffers("b_dec's gradient", d_model)
+    parts, out = buffers("parts of b_dec", n, d_model), buffers("gradient of b_dec", d_model)
     _column_parts[(n, triton.cdiv(d_model, _WIDTH))](
         residual, encoder, g_b_enc, parts, scale, rows, d_sae, d_model, triton.cdiv(rows, n), triton.cdiv(d_sae, n),
         AT_ONCE=_AT_ONCE, WIDTH=_WIDTH, **launch(1),
@@ -60,10 +60,13 @@ def finish(
     squared: Float32[Tensor, " rows"],
     last: Float32[Tensor, " rows"],
     fired: Int32[Tensor, " d_sae"],
+    prefixes: int,
+    tokens: int,
     rates: Rates,
     buffers: Buffers,
 ) -> Float32[Tensor, " numbers"]:
-    """Step b_dec, count one in Adam's `steps` (of four parameters, equal), and return `Numbers` in a buffer.
+    """Step b_dec, count one in Adam's `steps` (of four parameters, equal), and return `Numbers` in a buffer. `squared` and `last` are sums
+    over dimensions, `tokens` those of all processes.
 
     The norm is of the gradients of which the atoms' part along the atoms is removed (these have unit norm), as it is clipped. Sums are
     in a fixed order, by programs that take neighbouring rows and latents: deterministic.
@@ -77,7 +80,8 @@ def finish(
         ROWS=padded(of_rows), LATENTS=padded(of_latents), PARTS=n, **launch(1),
     )  # fmt: skip
     _finish[(1,)](
-        parts, g_b_dec, *b_dec, steps[0], steps[1], steps[2], steps[3], numbers, rates.lr, rates.clip, d_model,
+        parts, g_b_dec, *b_dec, steps[0], steps[1], steps[2], steps[3], numbers, rates.lr, rates.clip,
+        1 / (rows * d_model * prefixes), 1 / (rows * d_model), 1 / tokens, d_model,
         PARTS=n, WIDTH=padded(d_model), BETA1=rates.beta1, BETA2=rates.beta2, EPS=rates.eps, **launch(4),
     )  # fmt: skip
     return numbers
@@ -146,7 +150,7 @@ def _number_parts(
 @triton.jit
 @no_type_check
 def _finish(
-    parts, gradient, weight, m, v, step_a, step_b, step_c, step_d, numbers, lr, clip, d_model,
+    parts, gradient, weight, m, v, step_a, step_b, step_c, step_d, numbers, lr, clip, loss_mean, last_mean, fired_mean, d_model,
     PARTS: tl.constexpr, WIDTH: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr, EPS: tl.constexpr,
 ):  # fmt: skip
     """One program."""
@@ -168,8 +172,9 @@ def _finish(
     tl.store(numbers + 1, size)
     tl.store(numbers + 2, root)
     tl.store(numbers + 3, norm)
-    for i in tl.static_range(3):
-        tl.store(numbers + 4 + i, tl.sum(tl.load(parts + (i + 1) * PARTS + part), 0))
+    tl.store(numbers + 4, tl.sum(tl.load(parts + PARTS + part), 0) * loss_mean)
+    tl.store(numbers + 5, tl.sum(tl.load(parts + 2 * PARTS + part), 0) * last_mean)
+    tl.store(numbers + 6, tl.sum(tl.load(parts + 3 * PARTS + part), 0) * fired_mean)
     w, new_m, new_v = moved(
         tl.load(weight + column, mask=inside, other=0), tl.load(m + column, mask=inside, other=0),
         tl.load(v + column, mask=inside, other=0), g * factor, size, root, BETA1, BETA2, EPS,

@@ -55,7 +55,7 @@ def pair_gradients(
     pairs, width = (4, 512) if d_model > 512 else (8, 128)
     chunks, extra = triton.cdiv(d_model, width), len(by_latent.rows) // SPLIT
     gradients = Gradients(
-        buffers("atoms' gradient", d_sae, d_model), buffers("encoder's gradient", d_sae, d_model), buffers("b_enc's gradient", d_sae),
+        buffers("gradient of atoms", d_sae, d_model), buffers("gradient of encoder", d_sae, d_model), buffers("gradient of b_enc", d_sae),
         buffers("squares", chunks, d_sae), buffers("dots", chunks, d_sae),
     )  # fmt: skip
     parts, bias_parts = buffers("parts", extra, 2, d_model), buffers("parts of b_enc", extra)

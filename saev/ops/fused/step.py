@@ -50,8 +50,9 @@ class Decoded(NamedTuple):
     gradients: Gradients
 
 
-# Adds the gradients of a further loss; gets (gradients, z - b_dec, the residual z_hat - z)
-Further = Callable[[Gradients, BFloat16[Tensor, "rows d_model"], BFloat16[Tensor, "rows d_model"]], None]
+Further = Callable[
+    [Decoded, BFloat16[Tensor, "rows d_model"]], None
+]  # adds the gradients of a further loss; gets z - b_dec too
 
 
 @torch.no_grad()
@@ -66,12 +67,12 @@ def fused_step(
 ) -> Numbers:
     """Step `state` by the mean squared error of the prefixes `ends`; of a sharded batch all processes step alike.
 
-    Returns the step's numbers: sums over this process's tokens, pairs and norm of the whole batch.
+    Returns the step's numbers: losses of this process's tokens, L0 and norm of the whole batch.
     """
     z, (rows, d_model), d_sae = z.contiguous(), z.shape, len(state.shadows.atoms)
     buffers, tokens = buffers.for_rows(rows), collective.global_batch_size(rows)
     scale = 2 / (tokens * d_model * len(ends))
-    with on_its_device(z):
+    with on_its_device(z), torch.autocast(z.device.type, enabled=False):  # types are as they should be
         centred = buffers("z - b_dec", rows, d_model, dtype=torch.bfloat16)
         h = buffers("h", rows, d_sae, dtype=torch.bfloat16)
         centre(z, state.b_dec.weight, centred)
@@ -81,13 +82,23 @@ def fused_step(
         decoded = decode(z, centred, state, pairs, ends, scale, buffers, k)
         gradients, fired = decoded.gradients, decoded.by_latent.fired
         if further is not None:
-            further(gradients, centred, decoded.residuals[-1])
+            further(decoded, centred)
         g_b_dec = b_dec_gradient(decoded.residuals[0], state.shadows.encoder, gradients.b_enc, scale, buffers)
         if collective.world_size() > 1:
             collective.all_reduce_sum_([gradients.atoms, gradients.encoder, gradients.b_enc, g_b_dec, fired])
             gradients.renew(slice(None), state.atoms.weight)
         numbers = finish(
-            gradients, g_b_dec, state.b_dec, state.steps, decoded.squared, decoded.last, fired, rates, buffers
+            gradients,
+            g_b_dec,
+            state.b_dec,
+            state.steps,
+            decoded.squared,
+            decoded.last,
+            fired,
+            len(ends),
+            tokens,
+            rates,
+            buffers,
         )
         adam_atoms(
             state.atoms, state.encoder, state.b_enc, gradients, state.shadows, numbers, fired, state.tokens_since_fired, tokens, rates

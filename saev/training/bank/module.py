@@ -20,11 +20,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from saev.metrics.stateful import ValidationMetrics
-from saev.nn.bank import SAEBank, TrainingMember
+from saev.nn.bank import Losses, SAEBank, TrainingMember
 from saev.nn.schedules import learning_rate_factor
 from saev.ops import collective
 from saev.ops.paths import checked
 from saev.training.bank.division import ALONE, Division
+from saev.training.bank.fusable import Fusable
 from saev.training.bank.products import choose_products
 
 log = logging.getLogger(__name__)
@@ -43,8 +44,8 @@ class BankModule(L.LightningModule):
         warmup: fraction of the run (from 1 on: steps) over which the learning rate rises.
         decay: fraction of the run, at its end, over which the learning rate falls to 0.
         clip: largest gradient norm of one member.
-        products: how maps around sparse codes are computed: `sparse`, `dense`, the faster of them here (`measured`, and what
-            checkpoints keep), or `auto`: measured on a GPU, on a CPU by the fraction of active latents.
+        products: how maps around sparse codes are computed: `sparse`, `dense`, within `fused` steps, the fastest of these here
+            (`measured`, and what checkpoints keep), or `auto`: measured on a GPU, on a CPU by the fraction of active latents.
     """
 
     tokens_seen: Tensor
@@ -61,7 +62,7 @@ class BankModule(L.LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.bank, self.optimiser, self.warmup, self.decay, self.clip = bank, optimiser, warmup, decay, clip
-        self.products = checked(products)
+        self.products, self.fusable = checked(products), Fusable()
         self.sparsity_factor = 1.0  # set by callbacks.SparsityWarmup
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.validation = ValidationMetrics(bank.normaliser.mean, [member.sae.n_latents for member in bank])
@@ -99,6 +100,15 @@ class BankModule(L.LightningModule):
     def _member_step(
         self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
     ) -> dict[str, Tensor]:
+        if self.fusable.takes(member, z.device, optimiser):
+            losses, norm = self.fusable.steps.step(member, z, optimiser, group, self.clip)
+        else:
+            losses, norm = self._autograd_step(member, z, optimiser, group)
+        return {**dict(zip(losses._fields, collective.all_reduce_means(losses), strict=True)), "gradient_norm": norm}
+
+    def _autograd_step(
+        self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
+    ) -> tuple[Losses, Tensor]:
         losses = member(z, self.sparsity_factor)
         # not manual_backward: its hooks, for loss scaling and wrappers, cost half a millisecond per member
         if losses.loss.requires_grad:  # not with freeze=all
@@ -109,7 +119,7 @@ class BankModule(L.LightningModule):
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         member.finish_step(losses.l0, self.sparsity_factor)
-        return {**dict(zip(losses._fields, collective.all_reduce_means(losses), strict=True)), "gradient_norm": norm}
+        return losses, norm
 
     @property
     def division(self) -> Division:
@@ -148,9 +158,11 @@ class BankModule(L.LightningModule):
                 "take trainer=ddp."
             )
         rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
+        # of a parameter that is none of the bank's: those of the run are made later
+        optimiser = self.optimiser([{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": 1.0}])
         for member in self.bank:
             member.stopped = bool(member.failed)  # from the checkpoint
-            choose_products(member, self.products, rows, self.device, self.trainer.precision)
+            choose_products(member, self.products, rows, self.device, self.trainer.precision, optimiser)
         # the first process decides, so that all processes and resumed runs use the same products
         agreed = self.division.agreed([member.products for member in self.bank])
         for member, products in zip(self.bank, agreed, strict=True):

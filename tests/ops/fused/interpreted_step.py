@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from ops.fused.problems import NAMES, RATES, dense_gradients, error, parameters, rounding, state_of
+from ops.fused.rounding import rounding
 
-from saev.ops.fused import pair_gradients
+from saev.ops.fused import check, pair_gradients
 from saev.ops.fused import transposed as transposition
 from saev.ops.fused.buffers import Buffers
 from saev.ops.fused.pairs import Pairs
+from saev.ops.fused.reference import NAMES, RATES, dense, error, problem, state_of
 from saev.ops.fused.step import fused_step
 from saev.ops.fused.topk_pairs import topk_pairs
 from saev.ops.fused.transposed import SPLIT, transposed
@@ -95,7 +96,7 @@ def test_a_step_is_that_of_dense_autograd_and_adam(ends, short_segments):
     rows, d_model, d_sae, k = 20, 48, 40, 5
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(rows, d_model, generator=generator)
-    weights = parameters(d_model, d_sae)
+    weights = problem(d_model, d_sae)
     state, buffers = state_of(weights), Buffers(CPU)
     optimised = [torch.nn.Parameter(w.clone()) for w in weights]
     adam = torch.optim.Adam(optimised, RATES.lr)
@@ -105,15 +106,14 @@ def test_a_step_is_that_of_dense_autograd_and_adam(ends, short_segments):
         numbers = fused_step(z, k, state, ends, RATES, buffers)
         pairs = buffers.equal_rows(k, d_sae)
         codes = pairs.dense()
-        loss, last, expected = dense_gradients(z, before, codes, ends)
-        assert error(numbers.squared / (rows * d_model * len(ends)), loss) < 1e-2
-        assert error(numbers.last / (rows * d_model), last) < 1e-2
-        gradients = [buffers("atoms' gradient", d_sae, d_model), buffers("encoder's gradient", d_sae, d_model),
-                     buffers("b_enc's gradient", d_sae), buffers("b_dec's gradient", d_model)]  # fmt: skip
+        loss, last, expected = dense(z, before, codes, ends)
+        assert error(numbers.loss, loss) < 1e-2
+        assert error(numbers.z_mse, last) < 1e-2
+        gradients = [buffers(f"gradient of {name}", *w.shape) for name, w in zip(NAMES, weights, strict=True)]
         for name, actual, of in zip(NAMES, gradients, expected, strict=True):
             assert error(actual, of) < 2e-2, (step, name)
         fired = (codes != 0).sum(0)
-        assert int(numbers.fired) == int(fired.sum()) and fired[1] == rows and fired[2] == 0
+        assert round(float(numbers.l0) * rows) == int(fired.sum()) and fired[1] == rows and fired[2] == 0
         assert torch.equal(state.tokens_since_fired, torch.where(fired > 0, 0, since + rows))
         # Adam by torch, from the kernels' gradients: what is along an atom removed, clipped
         with torch.no_grad():
@@ -139,7 +139,7 @@ def test_a_step_is_that_of_dense_autograd_and_adam(ends, short_segments):
 
 
 def test_the_same_bits_each_time_whatever_buffers_held(short_segments):
-    z, weights = torch.randn(20, 32, generator=torch.Generator().manual_seed(2)), parameters(32, 40)
+    z, weights = torch.randn(20, 32, generator=torch.Generator().manual_seed(2)), problem(32, 40)
     buffers, results = Buffers(CPU), []
     for _ in range(2):
         state = state_of(weights)
@@ -151,8 +151,17 @@ def test_the_same_bits_each_time_whatever_buffers_held(short_segments):
 
 
 def test_nan_in_a_token_stays_in_range_and_shows():
-    z, state = torch.randn(9, 16), state_of(parameters(16, 40))
+    z, state = torch.randn(9, 16), state_of(problem(16, 40))
     z[3, 5] = torch.nan
     numbers = fused_step(z, 3, state, [40], RATES, Buffers(CPU))
-    assert numbers.squared.isnan() and numbers.norm.isnan() and state.atoms.weight.isnan().any()
-    assert 0 < int(numbers.fired) <= 27
+    assert numbers.loss.isnan() and numbers.norm.isnan() and state.atoms.weight.isnan().any()
+    assert 0 < float(numbers.l0) <= 3
+
+
+def test_the_check_passes_on_what_is_right_and_names_what_is_wrong(monkeypatch, short_segments, caplog):
+    shape = (CPU, 16, 40, 4, 1)
+    assert check.check(*shape, rows=20) is None
+    monkeypatch.setattr(check, "WITHIN", 0.0)
+    assert check.check(*shape, rows=20) == "gradient of atoms"
+    monkeypatch.setattr(check, "check", lambda *a: "loss")
+    assert not check.usable(*shape) and "its loss is wrong" in caplog.text

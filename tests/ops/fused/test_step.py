@@ -13,12 +13,17 @@ pytest.importorskip("triton")
 
 
 @pytest.mark.slow
-def test_the_kernels_compute_what_they_should():
+@pytest.mark.parametrize("name", ["interpreted_step.py", "interpreted_training.py"])
+def test_the_kernels_compute_what_they_should(name):
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    path = Path(__file__).with_name("interpreted_step.py")
+    path = Path(__file__).with_name(name)
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(path)]
     ran = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=path.parents[3], capture_output=True, text=True
+        command,
+        env=os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        cwd=path.parents[3],
+        capture_output=True,
+        text=True,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
 

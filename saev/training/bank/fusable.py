@@ -1,0 +1,83 @@
+"""Which members of a bank take fused steps."""
+
+import functools
+import logging
+import weakref
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim import Optimizer
+
+from saev.nn.bank import TrainingMember
+from saev.nn.sparsifiers import TopK
+from saev.ops import gpu
+from saev.ops.fused.shapes import refusal as of_shape
+
+if TYPE_CHECKING:
+    from saev.training.bank.fused import FusedSteps
+
+log = logging.getLogger(__name__)
+
+
+def refusal(
+    member: TrainingMember, device: torch.device, autocast: torch.dtype | None, optimiser: Optimizer
+) -> str | None:
+    """Why this member's steps are not fused, in a run under this autocast and with such an optimiser; None where they are.
+
+    The first call for a shape compiles kernels, tests them and synchronises.
+    """
+    sae, settings = member.sae, member.sae.sparsifier.settings
+    if autocast is not torch.bfloat16:
+        return "trainer.precision is not bf16-mixed"
+    if not isinstance(settings, TopK) or settings.threshold:
+        return f"sae={settings.kind}{' with a threshold' if isinstance(settings, TopK) else ''} has no fused step"
+    if sae.archetypes is not None or member.freeze != "none":
+        return "its decoder is archetypal" if sae.archetypes is not None else f"freeze={member.freeze}"
+    if (of_optimiser := _of_optimiser(optimiser)) is not None:
+        return of_optimiser
+    shape = (sae.d_model, sae.n_latents, settings.k)
+    if (reason := of_shape(*shape)) is not None:
+        return reason
+    if not gpu.kernels(device):
+        return f"there are no kernels for {device}"
+    from saev.ops.fused.check import usable  # imports Triton, which not every machine has
+
+    usable_here = usable(device, *shape, len(member.objective.ends(sae.n_latents)))
+    return None if usable_here else f"its kernels do not work on {device}"
+
+
+def _of_optimiser(optimiser: Optimizer) -> str | None:
+    if type(optimiser) is not torch.optim.Adam:
+        return f"the optimiser is {type(optimiser).__name__}"
+    for key in ("weight_decay", "amsgrad", "maximize"):
+        if optimiser.defaults[key]:
+            return f"optimiser.{key}={optimiser.defaults[key]}"
+    if not (optimiser.defaults["fused"] or optimiser.defaults["capturable"]):
+        return "the optimiser counts its steps on the host: optimiser.fused=true"
+    return None
+
+
+class Fusable:
+    """Whether the steps of a bank's members are fused, and the object that takes them."""
+
+    def __init__(self):
+        self._taken: weakref.WeakKeyDictionary[TrainingMember, bool] = weakref.WeakKeyDictionary()
+
+    def takes(self, member: TrainingMember, device: torch.device, optimiser: Optimizer) -> bool:
+        """Whether the member's `products` are fused and its steps can be; the reason is logged where they cannot."""
+        if member.products != "fused":
+            return False
+        if member not in self._taken:
+            autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
+            reason = refusal(member, device, autocast, optimiser)
+            self._taken[member] = reason is None
+            if reason is not None:
+                log.warning("%s: its steps are not fused: %s", member.name, reason)
+        return self._taken[member]
+
+    @functools.cached_property
+    def steps(self) -> "FusedSteps":
+        """The fused steps of all members; made where one takes them, because not every machine has Triton."""
+        from saev.training.bank.fused import FusedSteps
+
+        return FusedSteps()
