@@ -199,6 +199,8 @@ def test_an_unknown_key_is_one_line_with_the_close_one(cli, typed, tmp_path):
     [
         (["lr=fast"], "error: lr=fast: value 'fast' of type 'str' could not be converted to Float.\n"),
         (["n_tokens=-1"], "error: n_tokens=-1: must be at least 1.\n"),
+        (["kmeans"], "error: kmeans: is no key=value; give baseline=kmeans.\n"),
+        (["nothing"], "error: nothing: is no key=value; give key=value.\n"),
         (["images.root=/a(b"], "error: images.root=/a(b: cannot be read as key=value; quote a value with special characters "
          "twice: 'images.root=\"/a(b\"'\n"),
         (["variants=[[sae=topk,k=8]]"], "error: variants=[[sae=topk,k=8]]: cannot be read as key=value; quote a value with special "

@@ -27,7 +27,13 @@ def message(error: BaseException, overrides: Sequence[str], directory: Path | No
     if where := full_disk(error, directory):
         return where
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            groups = (
+                sorted(path.parent.name for path in CONF.glob(f"*/{key}.yaml")) if re.fullmatch(r"[\w-]+", key) else []
+            )
+            hint = f"give {' or '.join(f'{group}={key}' for group in groups) or 'key=value'}"
+            return f"{error.override}: is no key=value; {hint}."
         within = re.sub(r"[^][,]*=[^][,]*", lambda item: quote(item[0]), value)  # of lists, their items
         quoted = f"'{key}={within if value.startswith('[') else quote(value)}'"
         return f"{error.override}: cannot be read as key=value; quote a value with special characters twice: {quoted}"
