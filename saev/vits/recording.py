@@ -15,6 +15,8 @@ from saev.images.source import ImageSource
 from saev.locks import exclusive, parse_part, part_of
 from saev.progress import print_line, terminal
 from saev.shards import ActivationStore, Manifest, RecordingWriter, fingerprint
+from saev.vits.decoding_processes import check_importable
+from saev.vits.faster_forward import check_compilable, compile_blocks, round_weights
 from saev.vits.image_loader import ImageLoader
 from saev.vits.recording_pass import RecordingPass
 from saev.vits.recording_plan import RecordingPlan, as_tuple, check_disk
@@ -67,6 +69,10 @@ class Recording:
         """Raise ValueError, within seconds, for every foreseeable problem; fetches the demo's files. `stored`: the disk is needed."""
         check_device(self.settings.device, "record.device")
         parse_part(self.settings.part)
+        if self.settings.decoding == "processes":
+            check_importable(self.images)
+        if self.settings.compile:
+            check_compilable(self.vit.shape(), self.settings.hook, self.vit.name)
         if stored and not message_of(self.images.check) and self.recorded():
             return  # the weights are not needed any more
         problems = [problem for source in (self.vit, self.images) if (problem := message_of(source.check))]
@@ -164,7 +170,12 @@ class Recording:
     def recording_pass(self) -> RecordingPass:
         """The backbone on its device, and how images pass through it."""
         plan, settings, backbone = self.plan, self.settings, self.vit.load(self._device)
-        half = settings.autocast and self._device.startswith("cuda")
+        autocast = None
+        if settings.autocast and self._device.startswith("cuda"):
+            autocast = getattr(torch, str(settings.autocast))
+            round_weights(backbone, plan.layers, settings.hook, autocast)
+        if settings.compile:
+            compile_blocks(backbone)
         loader = ImageLoader(
             images=self.images,
             order=plan.permutation(),
@@ -182,9 +193,10 @@ class Recording:
             hook=settings.hook,
             roles=tuple(plan.roles),
             dtype=torch.float16 if settings.dtype == "float16" else torch.float32,
-            autocast=getattr(torch, str(settings.autocast)) if half else None,
+            autocast=autocast,
             batch_size=settings.batch_size,
             n_workers=settings.n_workers or default_workers(),
+            decoding=settings.decoding,
         )
 
     def _summary(self, writer: RecordingWriter, pending: Sequence[int]) -> str:

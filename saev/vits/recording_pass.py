@@ -21,6 +21,7 @@ from saev.shards import RecordingWriter
 from saev.shards.shard_writer import ShardWriter
 from saev.vits.backbone import Backbone
 from saev.vits.batching import BATCHES_SORTED, chunks, passes
+from saev.vits.decoding_processes import DecodingProcesses
 from saev.vits.image_loader import ImageLoader, LoadedImage
 from saev.vits.recording_progress import ImageBar, Remarks
 from saev.vits.shape import VitShape
@@ -57,6 +58,7 @@ class RecordingPass:
     autocast: torch.dtype | None
     batch_size: int
     n_workers: int
+    decoding: str = "threads"
 
     def fill(self, writer: RecordingWriter, shards: Sequence[int], console: Console, progress: bool) -> Remarks:
         """Record these shards; returns what is to be said about the images, in the order of the recording."""
@@ -95,7 +97,8 @@ class RecordingPass:
         """
         images: list[LoadedImage] = []
         errors: list[str] = []
-        with closing(self._loaded(range(writer.manifest.n_examples), CALIBRATION_IMAGES)) as loaded:
+        everything = range(writer.manifest.n_examples)
+        with closing(load_ahead(self.loader, everything, self.n_workers, CALIBRATION_IMAGES)) as loaded:
             for image in loaded:
                 if image.pixels is None:
                     errors.append(image.error)
@@ -113,7 +116,11 @@ class RecordingPass:
         return self._computed(Batch([*images], self._uploads(images, most)))
 
     def _loaded(self, indices: Iterable[int], ahead: int) -> Generator[LoadedImage, None, None]:
-        return load_ahead(self.loader, indices, self.n_workers, ahead)
+        if self.decoding == "threads":
+            yield from load_ahead(self.loader, indices, self.n_workers, ahead)
+            return
+        with closing(DecodingProcesses(self.loader, self.n_workers)) as load:
+            yield from load_ahead(load, indices, self.n_workers, ahead)
 
     def _take(self, loaded: Iterator[LoadedImage], n: int) -> Batch:
         """The next n images, uploaded; runs in a thread."""

@@ -1,6 +1,7 @@
 """Loading ahead with several threads.
 
-Threads, not processes: PIL decodes and resizes without the GIL, and nothing has to be pickled or copied.
+Threads, not processes: PIL decodes and resizes without the GIL, and nothing has to be pickled or copied. Of the 1.3 ms of a photo of
+256 pixels they hold it for 0.18: so they stay below 5,000 images/s on any number of cores (see decoding_processes.py).
 """
 
 import os

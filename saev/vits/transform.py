@@ -36,15 +36,16 @@ class ImageTransform:
     def __call__(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         resample = Image.Resampling[self.interpolation.upper()]
         top, left, height, width = self.covered(*image.size)
-        picture = image.convert("RGB").resize((width, height), resample, box=self.box(*image.size))
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # converting copies, and holds the GIL
+        picture = np.asarray(rgb.resize((width, height), resample, box=self.box(*image.size)))
         # NumPy, not torch: this runs in loader threads, which must stay out of torch's thread pool
-        values = np.asarray(picture, np.float32) / np.float32(255)
-        values = (values - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        if (height, width) == self.size:
-            return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
-        canvas = np.zeros((3, *self.size), np.float32)  # the mean colour
-        canvas[:, top : top + height, left : left + width] = values.transpose(2, 0, 1)
-        return torch.from_numpy(canvas)
+        tensor = np.zeros((3, *self.size), np.float32)  # the mean colour
+        values = tensor[:, top : top + height, left : left + width]
+        values[:] = picture.transpose(2, 0, 1)  # planes before arithmetic, in place: a third of the time
+        values /= np.float32(255)
+        values -= np.array(self.mean, np.float32)[:, None, None]
+        values /= np.array(self.std, np.float32)[:, None, None]
+        return torch.from_numpy(tensor)
 
     def at(self, width: int, height: int) -> "ImageTransform":
         """The transform of images of this size: this one."""
