@@ -30,7 +30,7 @@ class DecodingProcesses:
 
     def __init__(self, loader: ImageLoader, n: int):
         pickled = pickle.dumps(loader)
-        self.processes = [start() for _ in range(n)]
+        self.processes: list[Any] = [start() for _ in range(n)]
         self.idle: SimpleQueue[Any] = SimpleQueue()
         for process in self.processes:
             with suppress(BrokenPipeError):  # reported by the first call

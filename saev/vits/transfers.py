@@ -6,6 +6,7 @@ On a CPU there is nothing to copy, and values are narrowed where they are comput
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,8 @@ class HostCopy:
     narrowed: Mapping[int, Tensor]
     """In the narrow dtype, in the CPU's memory."""
     fits: Bool[Tensor, " layers"] | None
-    copied: torch.cuda.Event | None
-    """None where nothing had to be copied."""
+    copied: Any
+    """A torch.cuda.Event; None where nothing had to be copied."""
 
     def arrays(self) -> ByLayer:
         """Wait for the copy; the values in the narrow dtype, or in float32 where some do not fit it."""
@@ -40,10 +41,10 @@ class HostCopy:
 
 @dataclass(frozen=True)
 class Upload:
-    """A batch of images on the device, once `copied` is reached; None where nothing had to be copied."""
+    """A batch of images on the device, once the event `copied` is reached; None where nothing had to be copied."""
 
     batch: Float[Tensor, "batch 3 height width"]
-    copied: torch.cuda.Event | None
+    copied: Any
 
     def wait(self) -> Float[Tensor, "batch 3 height width"]:
         """The batch, for which the kernels of the current stream wait."""
