@@ -102,3 +102,5 @@ def check_live(recording: Recording) -> None:
         )
     if plan.dtype == "int8":
         raise ValueError(f"{KEY}: nothing is stored, so record.dtype=int8 saves nothing; use record.dtype=float16.")
+    if recording.settings.decoding == "processes":
+        raise ValueError(f"{KEY} decodes in threads, for each window anew: use record.decoding=threads.")

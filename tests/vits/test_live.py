@@ -90,6 +90,7 @@ def test_an_unreadable_image_is_replaced_and_named(photos, tmp_path, caplog):
     [
         ({"vit": MicroVit(resize="flex")}, "with vit.resize=flex images differ in their number of tokens"),
         ({"dtype": "int8"}, "nothing is stored, so record.dtype=int8 saves nothing"),
+        ({"decoding": "processes"}, r"decodes in threads.*use record\.decoding=threads"),
         ({"layers": 9}, "layer=9 is out of range"),
     ],
 )
