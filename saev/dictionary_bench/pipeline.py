@@ -120,7 +120,7 @@ def bench(
     check_same_images(chosen)
     log_different_tokens(chosen)
     log_without_effect(chosen, settings, images, transfer, splice, against)
-    elsewhere = open_transfer(saved, transfer, settings, layer)
+    elsewhere = open_transfer(saved, chosen, transfer, settings, layer)
     inputs = read_inputs(chosen[saved[0].name], settings, images, device)
     altered: Selections | None = None
     if settings.pairs in ALTERATIONS:

@@ -179,16 +179,29 @@ def embeddings_of(
 
 
 def open_transfer(
-    saved: Sequence[SavedDictionary], recordings: Sequence[Recording], settings: BenchSettings, layer: int | None
+    saved: Sequence[SavedDictionary],
+    chosen: Selections,
+    recordings: Sequence[Recording],
+    settings: BenchSettings,
+    layer: int | None,
 ) -> dict[str, Elsewhere]:
-    """The other recordings by name, all images of each. ValueError without labels."""
+    """The other recordings by name, all images of each. ValueError without labels, and for a recording that is measured or given twice."""
     if recordings and settings.labels is None:
         raise ValueError("transfer= needs the classes of images: give labels=COLUMN, a column of all recordings.")
-    out = {}
+    out: dict[str, Elsewhere] = {}
     for recording in recordings:
         with in_terms_of(dataset="transfer"):
             selections = selected(saved, recording, None, layer, settings.tokens, "all")
         first = selections[saved[0].name]
+        known = {
+            one.store.manifest.fingerprint
+            for of in (chosen, *(e.selections for e in out.values()))
+            for one in of.values()
+        }
+        if first.store.manifest.fingerprint in known or first.store.name in out:
+            raise ValueError(
+                f"transfer={first.store.name}: is measured itself, or given twice: give each other recording once."
+            )
         classes = classes_of_images(first.store, str(settings.labels), first.images)
         out[first.store.name] = Elsewhere(selections, classes.number)
     return out

@@ -208,6 +208,8 @@ def test_errors_name_the_options_of_this_verb(cli, folder):
     for arguments, said in (
         (("vit@embedder=timm", "embedder.arch=no_model"), "embedder.arch=no_model"),
         ((f"transfer=[{folder / 'absent'}]",), "transfer="),
+        ((f"transfer=[{folder / 'data'}]",), "transfer=data: is measured itself, or given twice"),
+        ((f"transfer=[{folder / 'other'},{folder / 'other'}]",), "transfer=other: is measured itself, or given twice"),
         (("splice=true", "images=folder", f"images.root={folder / 'nothing'}"), f"images.root={folder / 'nothing'}"),
         (
             ("splice=true", "images=folder", f"images.root={folder / 'photos'}"),
