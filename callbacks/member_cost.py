@@ -14,11 +14,10 @@ class MemberCost(L.Callback):
     above what was allocated before; both of the logging step alone.
 
     Members are stepped one after the other: a part ends where the next one begins, the last one at Lightning's hook of the
-    optimiser step. On a GPU times come from events, read at the end of the step.
+    optimiser step. On a GPU times come from events, read at the end of the step; the allocator's peak before is kept in the module.
     """
 
     def __init__(self):
-        self.handles: list[Any] = []
         self.marks: list[tuple[int, Any]] = []  # (member, start time); the end of the step as member -1
         self.memory: list[tuple[int, int, int]] = []  # (member, bytes allocated at its start, peak bytes until its end)
 
@@ -26,14 +25,12 @@ class MemberCost(L.Callback):
         if (trainer.global_step + 1) % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         self.marks, self.memory = [], []
-
-        hooks = [lambda module, inputs, i=i: self._mark(i, pl_module) for i in range(len(pl_module.bank))]
-        self.handles = [m.register_forward_pre_hook(hook) for m, hook in zip(pl_module.bank, hooks, strict=True)]
+        pl_module.before_member = lambda number: self._mark(number, pl_module)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: BankModule, optimizer) -> None:  # type: ignore[override]
-        if self.handles:
+        if pl_module.before_member is not None:
             self._mark(-1, pl_module)
-            self._release()
+            pl_module.before_member = None
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: BankModule, outputs, batch, batch_idx) -> None:  # type: ignore[override]
         if not (due(trainer) and self.marks):
@@ -48,23 +45,22 @@ class MemberCost(L.Callback):
                 most[number] = (peak - before) / 2**30
             pl_module.latest["member_gib"] = list(most)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        self._release()
-
-    def _release(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-        self.handles = []
+    def on_exception(self, trainer: L.Trainer, pl_module: BankModule, exception: BaseException) -> None:  # type: ignore[override]
+        pl_module.before_member = None
 
     def _mark(self, number: int, pl_module: BankModule) -> None:
         if pl_module.device.type == "cuda":
             event = torch.cuda.Event(enable_timing=True)
             event.record()
             now: Any = event
-            held = torch.cuda.memory_allocated()
-            if self.marks:  # counters of the allocator: no synchronisation with the device
+            held, peak = (
+                torch.cuda.memory_allocated(),
+                torch.cuda.max_memory_allocated(),
+            )  # counters: nothing is waited for
+            pl_module.peak_bytes = max(pl_module.peak_bytes, peak)
+            if self.marks:
                 last, before, _ = self.memory[-1]
-                self.memory[-1] = last, before, torch.cuda.max_memory_allocated()
+                self.memory[-1] = last, before, peak
             if number >= 0:
                 torch.cuda.reset_peak_memory_stats()
                 self.memory.append((number, held, held))

@@ -18,7 +18,6 @@ class Throughput(L.Callback):
     def __init__(self):
         self.tokens, self.seconds = 0, 0.0
         self.mark: tuple[float, int] | None = None
-        self.gpu_gib = 0.0
 
     @property
     def average(self) -> float:
@@ -31,9 +30,8 @@ class Throughput(L.Callback):
             return
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize()  # a logging step synchronises anyway
-            # kept here, because MemberCost resets the allocator's peak
-            self.gpu_gib = max(self.gpu_gib, torch.cuda.max_memory_allocated() / 2**30)
-            pl_module.latest["gpu_gib"] = [self.gpu_gib] * len(pl_module.bank)
+            peak = max(pl_module.peak_bytes, torch.cuda.max_memory_allocated())  # MemberCost resets the counter
+            pl_module.latest["gpu_gib"] = [peak / 2**30] * len(pl_module.bank)
         now = time.perf_counter()
         if self.mark is not None:
             seconds, tokens = now - self.mark[0], self.tokens - self.mark[1]

@@ -23,10 +23,10 @@ def member_sizes(verb: str, cfg: DictConfig, here: bool) -> list[Size]:
     job = prepare(cfg, here)
     by_members = OmegaConf.select(cfg.trainer, "strategy.split") == "members"  # then each process takes whole batches
     batch = job.settings.batch // (1 if by_members else n_processes(cfg.trainer))
-    d_model = job.facts.d_model
+    d_model, half = job.facts.d_model, str(cfg.trainer.precision).startswith("bf16")
     widths = [member.width(d_model) for member in job.members]
     return [
-        member_size(d_model, width, batch, len(m.objective.ends(width)), m.sparsifier.peak_matrices)
+        member_size(d_model, width, batch, len(m.objective.ends(width)), m.sparsifier.peak_matrices, half)
         for m, width in zip(job.members, widths, strict=True)
     ]
 

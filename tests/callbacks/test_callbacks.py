@@ -181,7 +181,8 @@ def test_progress_says_where_it_is(dataset, caplog):
     with caplog.at_level(logging.INFO, "callbacks.progress"):
         fit(dataset, BankProgress())
     first, *others = [r.getMessage() for r in caplog.records if r.name == "callbacks.progress"]
-    assert re.fullmatch(r"about 0:00:0\d left: 12 steps of [\d.e-]+ s, without validation", first)
+    said = r"about \d s left for 2 SAEs x [\d.e-]+ M tokens on cpu: [\d,]+ tokens/s, \d+ steps of [\d.e-]+ s, without validation"
+    assert re.fullmatch(said, first), first
     assert [line.split(",")[0] for line in others] == ["step 6 of 12", "step 12 of 12"]
     assert "relu: NMSE" in caplog.text and "topk: NMSE" in caplog.text
 
@@ -208,8 +209,41 @@ def test_costs_are_each_members_own(dataset):
     watching = MemberCost()
     _, module, _ = fit(dataset, watching, Sleepy())
     first, second = module.latest["member_ms"]
-    assert second >= 50 > 0 < first and not watching.handles
-    assert not any(member._forward_pre_hooks for member in module.bank)
+    assert second >= 50 > 0 < first and module.before_member is None
+
+
+def test_costs_of_members_that_are_not_called(dataset, monkeypatch):
+    """Guards against fused steps, which do not call the member's forward, without a time."""
+    monkeypatch.setattr("saev.nn.bank.TrainingMember.__call__", lambda self, *of: self.forward(*of))
+    _, module, _ = fit(dataset, MemberCost())
+    assert all(ms > 0 for ms in module.latest["member_ms"])
+
+
+def test_peaks_of_a_gpu_survive_that_costs_reset_them(monkeypatch):
+    """The counter rises to 9 between logging steps and to 5 and 7 during the members' steps."""
+    allocated, peaks, reset = [2], [9], []
+    monkeypatch.setattr(torch.cuda, "Event", lambda **_: Mock())
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: allocated[0])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: peaks[0])
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: reset.append(peaks[0]))
+    module = SimpleNamespace(device=torch.device("cuda"), peak_bytes=0)
+    watching = MemberCost()
+    for number, peak in ((0, 9), (1, 5), (-1, 7)):
+        peaks[0] = peak
+        watching._mark(number, module)
+    assert module.peak_bytes == 9 and reset == [9, 5] and watching.memory == [(0, 2, 5), (1, 2, 7)]
+
+
+def test_the_estimate_covers_a_window_where_activations_are_computed():
+    from callbacks.progress import timed_steps
+
+    plan = SimpleNamespace(batches_per_window=32)
+    live = SimpleNamespace(reader="live", train_examples=None, stream=lambda _: SimpleNamespace(plan=plan))
+    for data, device, steps, expected in (
+        (live, "cpu", 1000, 32), (live, "cuda", 40, 20), (None, "cpu", 1000, 5), (None, "cuda", 6103, 50), (None, "cuda", 200, 20),
+    ):  # fmt: skip
+        trainer = Mock(spec=L.Trainer, max_steps=steps, global_step=0, datamodule=data)
+        assert timed_steps(trainer, torch.device(device)) == expected
 
 
 def test_a_stopped_member_has_no_cost(dataset):

@@ -66,6 +66,8 @@ class BankModule(L.LightningModule):
         self.sparsity_factor = 1.0  # set by callbacks.SparsityWarmup
         self.register_buffer("tokens_seen", torch.zeros((), dtype=torch.int64))
         self.validation = ValidationMetrics(bank.normaliser.mean, [member.sae.n_latents for member in bank])
+        self.before_member: Callable[[int], None] | None = None  # called with each member's number before its step
+        self.peak_bytes = 0  # of the GPU's allocator, before a callback reset its counter
         self.latest: dict[str, list[Tensor | float]] = {}  # metric -> a value per member, of the last step
         self.validated: dict[str, list[Tensor | float]] = {}  # the same, of the last validation
 
@@ -88,6 +90,8 @@ class BankModule(L.LightningModule):
         with self.division.sharing(len(z), tokens):
             for i, (member, group) in enumerate(zip(self.bank, optimiser.param_groups, strict=True)):
                 trained = self.division.owns(i) and not member.stopped
+                if trained and self.before_member is not None:
+                    self.before_member(i)
                 losses = self._member_step(member, z, optimiser, group) if trained else {}
                 for name in STEP_METRICS:
                     step.setdefault(name, []).append(losses.get(name, torch.nan))
