@@ -24,6 +24,10 @@ ALLOWED = {
         "_embedding_bag_per_sample_weights_backward",
     ): "the one kernel for these gradients on a CPU",
     ("saev/probing/counts/statistics.py", "_load_from_state_dict"): "the override of a module that nn.Module documents",
+    (
+        "saev/training/bank/fused.py",
+        "_version",
+    ): "counts changes of a tensor in place, by which copies of it are kept up to date",
     ("saev/probing/counts/statistics.py", "_wrap_compute"): "torchmetrics squeezes what compute returns",
 }
 NAMED_TUPLE = ("_fields", "_replace", "_asdict", "_make")  # documented
