@@ -12,7 +12,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, deque
 from pathlib import Path
 
 import torch
@@ -50,15 +50,18 @@ def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]
     steps: Counter[str] = Counter()
 
     @torch.inference_mode()
-    def forward() -> None:
-        for batch in batches:
-            for _, upload in batch.passes:
-                recording_pass._compute(upload.wait())
+    def forward() -> float:
+        return timed(
+            lambda: deque(
+                (recording_pass._compute(upload.wait()) for batch in batches for _, upload in batch.passes), 0
+            )
+        )
 
-    def recorded() -> None:
+    def recorded() -> float:
         with times() as spent:
-            record(recording, recording_pass)
+            seconds = record(recording, recording_pass)
         steps.update(spent)
+        return seconds
 
     forward()  # warm
     if recording.settings.compile:
@@ -67,7 +70,7 @@ def compare(recording: Recording, rounds: int) -> tuple[list[float], list[float]
         steps.clear()
         turns = [(forward, alone, len(items)), (recorded, whole, n)]
         for call, rates, images in turns[:: 1 if number % 2 else -1]:
-            rates.append(images / timed(call))
+            rates.append(images / call())
     return alone, whole, steps
 
 

@@ -105,13 +105,18 @@ def timed(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def record(recording: Recording, recording_pass: RecordingPass) -> None:
-    """Record into a temporary folder."""
+def record(recording: Recording, recording_pass: RecordingPass, after: Callable[[], None] = lambda: None) -> float:
+    """Seconds of recording into a temporary folder, and of `after`."""
     root = Path(tempfile.mkdtemp(dir=recording.root))
-    try:
-        writer = writer_of(recording, root / "acts")
+    writer = writer_of(recording, root / "acts")
+
+    def whole() -> None:
         recording_pass.fill(writer, writer.pending(), Console(quiet=True), False)
         writer.finish()
+        after()
+
+    try:
+        return timed(whole)
     finally:
         shutil.rmtree(root)
 
