@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 import pytest
 from conftest import mostly_slow
-from vits.micro_recordings import contents, recording
+from vits.micro_recordings import N, contents, recording
 
+from saev.images import FolderImages
 from saev.shards import layer_shard
 from saev.shards.layer_shard import LayerShard
 from saev.shards.shard_writer import ShardWriter
@@ -151,3 +152,20 @@ def test_a_writer_that_fails_while_the_next_shard_is_filled_loses_nothing(photos
     assert not (root / "shard-000001.json").exists() and not (root / "layer-01/000001.tar").exists()
     assert not list(root.rglob("*.tmp")) and bool(list(root.rglob("*.part"))) == saved
     assert contents(recording(photos, tmp_path / "stopped").run(False)) == whole
+
+
+def test_a_blocked_writer_stops_decoding_and_computing(photos, tmp_path, monkeypatch):
+    """Of batches of one image: 3 ahead and one on its way, 2 uploaded, one at hand, 4 computed and one to be handed over."""
+    go, add, opened, read = threading.Event(), ShardWriter.add, [], FolderImages.open
+    monkeypatch.setattr(ShardWriter, "add", lambda self, *args: (go.wait(10), add(self, *args)))
+    monkeypatch.setattr(FolderImages, "open", lambda self, index: (opened.append(index), read(self, index))[1])
+    running = threading.Thread(target=recording(photos, tmp_path, batch_size=1).run, args=(False,))
+    running.start()
+    before = -1
+    while before != len(opened) or not opened:
+        before = len(opened)
+        time.sleep(0.2)
+    assert 8 < len(opened) <= 12
+    go.set()
+    running.join()
+    assert len(opened) == N
