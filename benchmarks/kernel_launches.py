@@ -12,9 +12,12 @@ from saev.ops import gpu_sums, gpu_topk
 from saev.ops.fused.adam_atoms import AdamState, Rates, Shadows
 from saev.ops.fused.batchtopk_pairs import batchtopk_pairs
 from saev.ops.fused.buffers import Buffers
+from saev.ops.fused.gated_pairs import gated_codes, gated_gradients
+from saev.ops.fused.jump_pairs import jump_codes, jump_gradients
 from saev.ops.fused.pairs import Pairs
 from saev.ops.fused.pairs_beyond import pairs_beyond
 from saev.ops.fused.step import State, decode, fused_step
+from saev.ops.fused.transposed import transposed
 
 
 class Size(NamedTuple):
@@ -67,6 +70,18 @@ def _fused(size: Size, device: torch.device) -> None:
     batchtopk_pairs(h, k, pairs, buffers)
     pairs_beyond(h, _new(device, d_sae), pairs, buffers)
     decode(z, _new(device, batch, d_model, dtype=torch.bfloat16), state, pairs, [d_sae], 1.0, buffers)
+    codes, d_values, per_latent, scalar = (
+        torch.empty_like(pairs.values),
+        _new(device, batch * k),
+        _new(device, d_sae),
+        _new(device),
+    )
+    by_latent = transposed(pairs, d_values, buffers, d_gates=d_values)
+    jump_codes(pairs, per_latent, codes)
+    for tanh in (None, (0.1, 2.0)):
+        jump_gradients(by_latent, per_latent, scalar, buffers, tanh)
+    gated_codes(pairs, per_latent, per_latent, per_latent, codes, codes)
+    gated_gradients(by_latent, per_latent, per_latent, scalar, buffers)
 
 
 def _state(size: Size, device: torch.device) -> State:

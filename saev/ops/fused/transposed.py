@@ -27,9 +27,16 @@ class Transposed(NamedTuple):
     rows: Int32[Tensor, " capacity"]
     values: Float32[Tensor, " capacity"]
     d_values: Float32[Tensor, " capacity"]
+    d_gates: Float32[Tensor, " capacity"] | None = None  # of Gated
 
 
-def transposed(pairs: Pairs, d_values: Float32[Tensor, " capacity"], buffers: Buffers, k: int = 0) -> Transposed:
+def transposed(
+    pairs: Pairs,
+    d_values: Float32[Tensor, " capacity"],
+    buffers: Buffers,
+    k: int = 0,
+    d_gates: Float32[Tensor, " capacity"] | None = None,
+) -> Transposed:
     """The pairs and their gradients by latent, without padding, in buffers; leaves `pairs.counts` at 0. `k` as in `decode_loss`.
 
     Three kernels: per latent the running sums of its counts over blocks of rows; the running sums over latents; and the copy, in
@@ -43,6 +50,7 @@ def transposed(pairs: Pairs, d_values: Float32[Tensor, " capacity"], buffers: Bu
     offsets, extra = (buffers(name, d_sae + 1, **integers) for name in ("offsets", "extra"))
     rows = buffers("rows", capacity, **integers)
     by_latent, d_by_latent = (buffers(name, capacity) for name in ("values by latent", "d_values by latent"))
+    gates = buffers("d_gates by latent", capacity) if d_gates is not None else None
     width = max(1, _TILE // padded(blocks))
     _scan_blocks[(triton.cdiv(d_sae, width),)](
         pairs.counts, base, fired, d_sae, blocks, BLOCKS=padded(blocks), WIDTH=width, **launch(4)
@@ -50,10 +58,10 @@ def transposed(pairs: Pairs, d_values: Float32[Tensor, " capacity"], buffers: Bu
     tile = min(8192, padded(d_sae))
     _scan_latents[(1,)](fired, offsets, extra, d_sae, TILE=tile, SPLIT=SPLIT, **launch(max(1, tile // 512)))
     _copy[(blocks,)](
-        pairs.offsets, pairs.latents, pairs.values, d_values, base, offsets, rows, by_latent, d_by_latent, pairs.n_rows, d_sae,
-        K=k, ROWS=ROWS, PIECES=_PIECES, **launch(1),
+        pairs.offsets, pairs.latents, pairs.values, d_values, d_gates, base, offsets, rows, by_latent, d_by_latent, gates,
+        pairs.n_rows, d_sae, K=k, ROWS=ROWS, PIECES=_PIECES, **launch(1),
     )  # fmt: skip
-    return Transposed(fired, offsets, extra, rows, by_latent, d_by_latent)
+    return Transposed(fired, offsets, extra, rows, by_latent, d_by_latent, gates)
 
 
 @triton.jit
@@ -89,7 +97,7 @@ def _scan_latents(fired, offsets, extra, d_sae, TILE: tl.constexpr, SPLIT: tl.co
 @triton.jit
 @no_type_check
 def _copy(
-    row_offsets, latents, values, d_values, base, offsets, rows, by_latent, d_by_latent, n_rows, d_sae,
+    row_offsets, latents, values, d_values, d_gates, base, offsets, rows, by_latent, d_by_latent, gates_by_latent, n_rows, d_sae,
     K: tl.constexpr, ROWS: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """One warp per block of rows. A row is cut into pieces of 32 pairs, each of which is one instruction of 32 lanes.
@@ -132,6 +140,8 @@ def _copy(
         tl.store(rows + to, row, mask=valid)
         tl.store(by_latent + to, f, mask=valid)
         tl.store(d_by_latent + to, g, mask=valid)
+        if d_gates is not None:
+            tl.store(gates_by_latent + to, tl.load(d_gates + at, mask=valid, other=0), mask=valid)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Selections over a batch: by Triton's interpreter without a GPU, at a real size with one."""
+"""Selections over a batch, and what thresholds learn: by Triton's interpreter without a GPU, at a real size with one."""
 
 import os
 import subprocess
@@ -12,9 +12,10 @@ pytest.importorskip("triton")
 
 
 @pytest.mark.slow
-def test_selections_by_the_interpreter():
+@pytest.mark.parametrize("file", ["interpreted_selection.py", "interpreted_thresholds.py"])
+def test_selections_by_the_interpreter(file):
     """In a process of its own: Triton decides when it is imported whether it interprets."""
-    path = Path(__file__).with_name("interpreted_selection.py")
+    path = Path(__file__).with_name(file)
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", str(path)]
     ran = subprocess.run(
         command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=path.parents[3], capture_output=True, text=True
