@@ -16,6 +16,7 @@ from saev.ops.fused.gated_pairs import gated_codes, gated_gradients
 from saev.ops.fused.jump_pairs import jump_codes, jump_gradients
 from saev.ops.fused.pairs import Pairs
 from saev.ops.fused.pairs_beyond import pairs_beyond
+from saev.ops.fused.rules import BatchTopKRule, TopKRule
 from saev.ops.fused.step import State, decode, fused_step
 from saev.ops.fused.transposed import transposed
 
@@ -65,11 +66,11 @@ def _fused(size: Size, device: torch.device) -> None:
     z, buffers, state = _new(device, batch, d_model), Buffers(device), _state(size, device)
     for prefixes in (1, 10):
         ends = [d_sae * (p + 1) // prefixes for p in range(prefixes)]
-        fused_step(z, k, state, ends, Rates(3e-4, 1.0, 0.9, 0.999, 1e-8), buffers)
+        fused_step(z, TopKRule(k), state, ends, Rates(3e-4, 1.0, 0.9, 0.999, 1e-8), buffers)
     h, pairs = _new(device, batch, d_sae, dtype=torch.bfloat16), Pairs.empty(batch, batch * k, d_sae, device)
     batchtopk_pairs(h, k, pairs, buffers)
     pairs_beyond(h, _new(device, d_sae), pairs, buffers)
-    decode(z, _new(device, batch, d_model, dtype=torch.bfloat16), state, pairs, [d_sae], 1.0, buffers)
+    decode(z, _new(device, batch, d_model, dtype=torch.bfloat16), state, pairs, [d_sae], 1.0, buffers, BatchTopKRule(k))
     codes, d_values, per_latent, scalar = (
         torch.empty_like(pairs.values),
         _new(device, batch * k),
@@ -81,7 +82,7 @@ def _fused(size: Size, device: torch.device) -> None:
     for tanh in (None, (0.1, 2.0)):
         jump_gradients(by_latent, per_latent, scalar, buffers, tanh)
     gated_codes(pairs, per_latent, per_latent, per_latent, codes, codes)
-    gated_gradients(by_latent, per_latent, per_latent, scalar, buffers)
+    gated_gradients(by_latent, per_latent, per_latent, per_latent, scalar, buffers)
 
 
 def _state(size: Size, device: torch.device) -> State:

@@ -69,7 +69,7 @@ def test_both_ways_give_the_same_training(tmp_path):
 def test_fused_steps_that_cannot_be_are_refused_by_name(timings):
     for precision, sparsifier, optimiser, reason in (
         ("32-true", TopK(2), ADAM, "trainer.precision is not bf16-mixed"),
-        ("bf16-mixed", ReLU(1e-3), ADAM, "sae=relu has no fused step"),
+        ("bf16-mixed", ReLU(1e-3, atom_norm=True), ADAM, "atom_norm=true"),
         ("bf16-mixed", TopK(2), torch.optim.SGD([torch.zeros(1)]), "the optimiser is SGD"),
         ("bf16-mixed", TopK(2), torch.optim.Adam([torch.zeros(1)]), "optimiser.fused=true"),
         ("bf16-mixed", TopK(2), ADAM, "d_model=8 is not a multiple of 16"),
@@ -85,6 +85,14 @@ def test_the_fused_step_is_measured_where_it_can_be(monkeypatch):
     member = _member(TopK(2))
     choose_products(member, "measured", 128, CPU, "bf16-mixed", ADAM)
     assert member.products == "fused" and asked[0][-1] is True
+
+
+def test_on_a_gpu_steps_of_unknown_numbers_of_codes_are_fused_where_they_can_be(monkeypatch, timings):
+    for reason, expected in (("no kernels", "auto"), (None, "fused")):
+        monkeypatch.setattr(products, "refusal", lambda *a, reason=reason: reason)
+        member = _member(ReLU(1e-3))
+        choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed", ADAM)
+        assert member.products == expected and not timings
 
 
 def test_unknown_products_are_refused():

@@ -21,5 +21,5 @@ class BatchTopKSparsifier(Thresholded[BatchTopK]):
 
     def select(self, h: Float[Tensor, "batch d_sae"]) -> SparseCodes:
         codes = batchtopk_select(h, self.settings.k)
-        self._update_threshold(codes.values)
+        self.update_threshold(codes.values)
         return codes

@@ -35,7 +35,7 @@ class Thresholded(Sparsifier[Settings]):
         return getattr(self, "theta", None)
 
     @torch.no_grad()
-    def _update_threshold(self, kept: Float[Tensor, " nnz"]) -> None:
+    def update_threshold(self, kept: Float[Tensor, " nnz"]) -> None:
         """Move theta towards the smallest positive value of `kept`, over all processes."""
         none = kept.new_full((1,), torch.inf)  # `kept` may be empty
         smallest = torch.cat([none, torch.where(kept > 0, kept, torch.inf)]).min().float()
@@ -69,5 +69,5 @@ class TopKSparsifier(Thresholded[TopK]):
             smallest = torch.where(codes.values > 0, codes.values, torch.inf).view(-1, self.settings.k).amin(1)
             positive = torch.isfinite(smallest)  # False for tokens without any positive value
             summed = collective.all_reduce_sum(torch.where(positive, smallest, 0).sum(0, keepdim=True))
-            self._update_threshold(summed / collective.all_reduce_sum(positive.sum()))
+            self.update_threshold(summed / collective.all_reduce_sum(positive.sum()))
         return codes

@@ -13,12 +13,14 @@ class Buffers:
         self.device, self._rows = device, -1
         self._tensors: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
         self._pairs: dict[tuple[int, int], Pairs] = {}
+        self._uneven: dict[int, Pairs] = {}
 
     def for_rows(self, rows: int) -> "Buffers":
         """These buffers; those of a batch of another size are freed."""
         if rows != self._rows:
             self._tensors.clear()
             self._pairs.clear()
+            self._uneven.clear()
             self._rows = rows
         return self
 
@@ -35,10 +37,18 @@ class Buffers:
             self._pairs[k, d_sae] = Pairs.equal_rows(self._rows, k, d_sae, self.device)
         return self._pairs[k, d_sae]
 
+    def any_rows(self, least: int, d_sae: int) -> Pairs:
+        """Pairs for rows of any length, at least so many in all: the largest that were asked for."""
+        kept = self._uneven.get(d_sae)
+        if kept is None or len(kept.latents) < least:
+            kept = Pairs.empty(self._rows, least, d_sae, self.device)
+            self._uneven[d_sae] = kept
+        return kept
+
     def poison(self) -> None:
         """Fill them with NaN and wrong integers, except what has a meaning from step to step: for tests and checks."""
         for tensor in self._tensors.values():
             tensor.fill_(torch.nan if tensor.dtype.is_floating_point else 2**14 + 1)
-        for pairs in self._pairs.values():
+        for pairs in (*self._pairs.values(), *self._uneven.values()):
             pairs.latents.fill_(2**14 + 1)
             pairs.values.fill_(torch.nan)

@@ -8,10 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saev.ops.fused.batchtopk_pairs import batchtopk_pairs
 from saev.ops.fused.buffers import Buffers
 from saev.ops.fused.finish import Numbers
+from saev.ops.fused.pairs_beyond import pairs_beyond
 from saev.ops.fused.reference import NAMES, RATES, dense, error, problem, state_of, torch_step
+from saev.ops.fused.rules import TopKRule
 from saev.ops.fused.step import State, fused_step
+from saev.ops.fused.transposed import transposed
 
 log = logging.getLogger(__name__)
 WITHIN = 2e-2  # relative error of norms: operands have eight bits
@@ -31,6 +35,51 @@ def usable(device: torch.device, d_model: int, d_sae: int, k: int, prefixes: int
     return fault is None
 
 
+@functools.cache
+def usable_selections(device: torch.device, d_sae: int) -> bool:
+    """The same of the kernels that select pairs of a whole batch, or all beyond a bound."""
+    try:
+        fault = check_selections(device, d_sae)
+    except Exception:
+        log.warning("selections of pairs are off on %s:", device, exc_info=True)
+        return False
+    if fault is not None:
+        log.warning("selections of pairs are off on %s: %s is wrong.", device, fault)
+    return fault is None
+
+
+def check_selections(device: torch.device, d_sae: int, rows: int = 300, k: int = 4) -> str | None:
+    """What differs from sorts and comparisons of whole matrices; None where nothing does. One row has many pairs, and there are ties."""
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(rows, d_sae, generator=generator).to(device).bfloat16()
+    h[3] = h[3].abs() + 3
+    bound = torch.full((d_sae,), 2.0, device=device)
+    buffers, keys = Buffers(device).for_rows(rows), torch.where(h > 0, h, 0).float().flatten()
+    for _ in range(2):
+        first = torch.zeros_like(keys)
+        order = keys.sort(descending=True, stable=True).indices[: rows * k]  # of equals the first
+        first[order] = keys[order]
+        pairs = buffers.any_rows(h.numel(), d_sae)
+        for name, expected in (
+            ("batchtopk", first.view(rows, d_sae)),
+            ("beyond", torch.where(h > bound, h, 0).float()),
+        ):
+            if name == "batchtopk":
+                batchtopk_pairs(h, k, pairs, buffers)
+            else:
+                pairs_beyond(h, bound, pairs, buffers)
+            if not torch.equal(pairs.dense(), expected):
+                return f"the selection of {name}"
+            by_latent = transposed(pairs, pairs.values.float(), buffers)
+            row, latent = expected.T.nonzero().T.flip(0)
+            n = len(row)
+            right = torch.equal(by_latent.rows[:n].long(), row) and int(by_latent.offsets[-1]) == n
+            if not (right and torch.equal(by_latent.d_values[:n], expected[row, latent])):
+                return f"the order of pairs of {name}"
+        buffers.poison()
+    return None
+
+
 def check(device: torch.device, d_model: int, d_sae: int, k: int, prefixes: int = 1, rows: int = 700) -> str | None:
     """What of a step differs from a stable sort and dense autograd in float64; None where nothing does.
 
@@ -44,7 +93,8 @@ def check(device: torch.device, d_model: int, d_sae: int, k: int, prefixes: int 
     buffers, results = Buffers(device), []
     for _ in range(2):
         state = state_of(weights)
-        numbers = fused_step(z, k, state, ends, RATES, buffers)
+        numbers = fused_step(z, TopKRule(k), state, ends, RATES, buffers)
+        assert numbers is not None
         if fault := _fault(z, k, weights, state, ends, buffers, numbers):
             return fault
         results.append([*(w for s in state[:4] for w in s), *state.shadows, *numbers])

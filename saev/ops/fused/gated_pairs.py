@@ -26,6 +26,7 @@ class Gates(NamedTuple):
     b_mag: Float32[Tensor, " d_sae"]
     b_gate: Float32[Tensor, " d_sae"]
     fired: Int32[Tensor, " d_sae"]  # pairs whose code is not 0
+    gates: Float32[Tensor, " d_sae"]  # values of the gates
 
 
 def gated_codes(
@@ -57,6 +58,7 @@ def gated_gradients(
     by_latent: Transposed,
     scale: Float32[Tensor, " d_sae"],
     b_mag: Float32[Tensor, " d_sae"],
+    b_gate: Float32[Tensor, " d_sae"],
     penalty: Float32[Tensor, ""],
     buffers: Buffers,
 ) -> Gates:
@@ -66,7 +68,13 @@ def gated_gradients(
     """
     d_sae = len(scale)
     active = buffers("active", d_sae, dtype=torch.int32)
-    sums = Gates(buffers("d_scale", d_sae), buffers("d_b_mag", d_sae), buffers("d_b_gate", d_sae), active)
+    sums = Gates(
+        buffers("d_scale", d_sae),
+        buffers("d_b_mag", d_sae),
+        buffers("d_b_gate", d_sae),
+        active,
+        buffers("sum of gates", d_sae),
+    )
     _gradients[(d_sae,)](
         by_latent.offsets,
         by_latent.values,
@@ -74,6 +82,7 @@ def gated_gradients(
         by_latent.d_gates,
         scale,
         b_mag,
+        b_gate,
         penalty,
         *sums,
         TILE=TILE,
@@ -107,12 +116,13 @@ def _code(h, scale, b_mag):
 @triton.jit
 @no_type_check
 def _gradients(
-    offsets, values, d_values, d_gates, scale, b_mag, penalty, sum_scale, sum_b_mag, sum_b_gate, fired, TILE: tl.constexpr
+    offsets, values, d_values, d_gates, scale, b_mag, b_gate, penalty, sum_scale, sum_b_mag, sum_b_gate, fired,
+    sum_gates, TILE: tl.constexpr,
 ):  # fmt: skip
     latent = tl.program_id(0)
     factor, bias, of_gates = tl.load(scale + latent), tl.load(b_mag + latent), tl.load(penalty)
     by_scale, by_mag, by_gate = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.float32)
-    n_fired = tl.zeros([TILE], tl.int32)
+    n_fired, gates, threshold = tl.zeros([TILE], tl.int32), tl.zeros([TILE], tl.float32), tl.load(b_gate + latent)
     end = tl.load(offsets + latent + 1)
     for start in range(tl.load(offsets + latent), end, TILE):
         at = start + tl.arange(0, TILE)
@@ -125,6 +135,7 @@ def _gradients(
         by_scale += g * h
         by_mag += g
         by_gate += gate
+        gates += tl.where(valid, h + threshold, 0)
         n_fired += active.to(tl.int32)
         tl.store(values + at, f.to(tl.bfloat16).to(tl.float32), mask=valid)
         tl.store(d_values + at, factor * g + gate, mask=valid)
@@ -132,3 +143,4 @@ def _gradients(
     tl.store(sum_b_mag + latent, tl.sum(by_mag, 0))
     tl.store(sum_b_gate + latent, tl.sum(by_gate, 0))
     tl.store(fired + latent, tl.sum(n_fired, 0))
+    tl.store(sum_gates + latent, tl.sum(gates, 0))

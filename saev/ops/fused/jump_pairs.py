@@ -27,6 +27,7 @@ class Thresholds(NamedTuple):
     ]  # of the codes' gradients, under the kernel: d theta = -theta / epsilon times this
     under: Int32[Tensor, " d_sae"]  # pairs under the kernel: for each, d L0 / d theta = -1 / epsilon
     fired: Int32[Tensor, " d_sae"]  # pairs whose code is not 0
+    tanh: Float32[Tensor, " d_sae"]  # of tanh(c * code); 0 without such a penalty
 
 
 def jump_codes(pairs: Pairs, theta: Float32[Tensor, " d_sae"], out: BFloat16[Tensor, " capacity"]) -> Pairs:
@@ -52,11 +53,12 @@ def jump_gradients(
     d_code = buffers("d_code", d_sae)
     under, fired = buffers("under", d_sae, dtype=torch.int32), buffers("active", d_sae, dtype=torch.int32)
     weight, c = tanh or (0.0, 0.0)
+    penalty = buffers("tanh", d_sae)
     _gradients[(d_sae,)](
-        by_latent.offsets, by_latent.values, by_latent.d_values, theta, epsilon, d_code, under, fired, weight, c,
+        by_latent.offsets, by_latent.values, by_latent.d_values, theta, epsilon, d_code, under, fired, penalty, weight, c,
         TANH=tanh is not None, TILE=TILE, **launch(4),
     )  # fmt: skip
-    return Thresholds(d_code, under, fired)
+    return Thresholds(d_code, under, fired, penalty)
 
 
 @triton.jit
@@ -74,10 +76,11 @@ def _codes(latents, values, theta, out, offsets, rows, TILE: tl.constexpr):
 @triton.jit
 @no_type_check
 def _gradients(
-    offsets, values, d_values, theta, epsilon, d_code, under, fired, weight, c, TANH: tl.constexpr, TILE: tl.constexpr
+    offsets, values, d_values, theta, epsilon, d_code, under, fired, penalty, weight, c, TANH: tl.constexpr, TILE: tl.constexpr
 ):  # fmt: skip
     latent = tl.program_id(0)
     threshold, half = tl.load(theta + latent), tl.load(epsilon) / 2
+    tanh = tl.zeros([TILE], tl.float32)
     total, n_under, n_fired = tl.zeros([TILE], tl.float32), tl.zeros([TILE], tl.int32), tl.zeros([TILE], tl.int32)
     end = tl.load(offsets + latent + 1)
     for start in range(tl.load(offsets + latent), end, TILE):
@@ -88,6 +91,7 @@ def _gradients(
         if TANH:
             e = tl.exp(-2 * c * tl.abs(f))
             g += weight * c * 4 * e / ((1 + e) * (1 + e))  # 1 - tanh^2
+            tanh += tl.where(valid, (1 - e) / (1 + e), 0)
         in_kernel = valid & (tl.abs(h - threshold) < half)
         total += tl.where(in_kernel, g, 0)
         n_under += in_kernel.to(tl.int32)
@@ -97,3 +101,4 @@ def _gradients(
     tl.store(d_code + latent, tl.sum(total, 0))
     tl.store(under + latent, tl.sum(n_under, 0))
     tl.store(fired + latent, tl.sum(n_fired, 0))
+    tl.store(penalty + latent, tl.sum(tanh, 0))

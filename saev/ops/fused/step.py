@@ -1,6 +1,6 @@
-"""One exact training step of a TopK autoencoder in a dozen kernels and one product.
+"""One exact training step of an autoencoder in a dozen kernels and one product.
 
-    z ─centre─▶ z - b_dec ─product─▶ h ─topk_pairs─▶ pairs ─decode_loss─▶ residual, d_values ─transposed─▶ pairs by latent
+    z ─centre─▶ z - b_dec ─product─▶ h ─rule─▶ pairs ─decode_loss─▶ residual, d_values ─transposed─▶ pairs by latent
       ─pair_gradients─▶ dW_dec, dW_enc, db_enc ─b_dec_gradient, finish─▶ b_dec stepped, norm ─adam_atoms─▶ the rest stepped
 
 Products and gathers are bfloat16, sums, parameters, gradients and moments float32. The host reads nothing back, and the same
@@ -23,8 +23,8 @@ from saev.ops.fused.decode_prefixes import decode_prefixes
 from saev.ops.fused.finish import Numbers, Rates, b_dec_gradient, finish
 from saev.ops.fused.pair_gradients import Gradients, pair_gradients
 from saev.ops.fused.pairs import Pairs
-from saev.ops.fused.topk_pairs import topk_pairs
-from saev.ops.fused.transposed import Transposed, transposed
+from saev.ops.fused.rules import Rule
+from saev.ops.fused.transposed import Transposed
 from saev.ops.gpu_sums import on_its_device
 
 
@@ -38,6 +38,14 @@ class State(NamedTuple):
     steps: list[Float32[Tensor, ""]]  # of the four, equal
     shadows: Shadows
     tokens_since_fired: Int64[Tensor, " d_sae"]
+
+
+class Vector(NamedTuple):
+    """A parameter of the sparsifier, one number per latent."""
+
+    state: AdamState
+    steps: Float32[Tensor, ""]
+    unit: Float32[Tensor, ""] | float = 1.0  # what the rule reads is the parameter times this
 
 
 class Decoded(NamedTuple):
@@ -58,16 +66,18 @@ Further = Callable[
 @torch.no_grad()
 def fused_step(
     z: Float32[Tensor, "rows d_model"],
-    k: int,
+    rule: Rule,
     state: State,
     ends: Sequence[int],
     rates: Rates,
     buffers: Buffers,
     further: Further | None = None,
-) -> Numbers:
+    vectors: Sequence[Vector] = (),
+) -> Numbers | None:
     """Step `state` by the mean squared error of the prefixes `ends`; of a sharded batch all processes step alike.
 
-    Returns the step's numbers: losses of this process's tokens, L0 and norm of the whole batch.
+    Returns the step's numbers: losses of this process's tokens, L0 and norm of the whole batch. None, and nothing is stepped, where
+    pairs are too many. `vectors`: the sparsifier's parameters, in the order of `rule.gradients`.
     """
     z, (rows, d_model), d_sae = z.contiguous(), z.shape, len(state.shadows.atoms)
     buffers, tokens = buffers.for_rows(rows), collective.global_batch_size(rows)
@@ -77,16 +87,24 @@ def fused_step(
         h = buffers("h", rows, d_sae, dtype=torch.bfloat16)
         centre(z, state.b_dec.weight, centred)
         torch.addmm(state.shadows.b_enc, centred, state.shadows.encoder.T, out=h)
-        pairs = buffers.equal_rows(k, d_sae)
-        topk_pairs(h, k, pairs, buffers)
-        decoded = decode(z, centred, state, pairs, ends, scale, buffers, k)
+        pairs = rule.pairs(h, buffers)
+        if pairs is None:
+            return None
+        decoded = decode(z, centred, state, pairs, ends, scale, buffers, rule)
         gradients, fired = decoded.gradients, decoded.by_latent.fired
+        b_enc = None if rule.trains_b_enc else gradients.b_enc.clone()
         if further is not None:
             further(decoded, centred)
         g_b_dec = b_dec_gradient(decoded.residuals[0], state.shadows.encoder, gradients.b_enc, scale, buffers)
         if collective.world_size() > 1:
             collective.all_reduce_sum_([gradients.atoms, gradients.encoder, gradients.b_enc, g_b_dec, fired])
             gradients.renew(slice(None), state.atoms.weight)
+        of_rule = rule.gradients(None if b_enc is None else gradients.b_enc - b_enc)
+        of_vectors = [vector.unit * gradient for vector, gradient in zip(vectors, of_rule, strict=True)]
+        if not rule.trains_b_enc:
+            gradients.b_enc.zero_()
+        for gradient in of_vectors:  # so that the norm has them
+            gradients.squares[0] += gradient.square()
         numbers = finish(
             gradients,
             g_b_dec,
@@ -103,7 +121,18 @@ def fused_step(
         adam_atoms(
             state.atoms, state.encoder, state.b_enc, gradients, state.shadows, numbers, fired, state.tokens_since_fired, tokens, rates
         )  # fmt: skip
+        for vector, gradient in zip(vectors, of_vectors, strict=True):
+            _step_vector(vector, gradient, Numbers(*numbers.unbind()), rates)
         return Numbers(*numbers.clone().unbind())
+
+
+def _step_vector(vector: Vector, gradient: Float32[Tensor, " d_sae"], numbers: Numbers, rates: Rates) -> None:
+    weight, m, v = vector.state
+    gradient = gradient * numbers.factor
+    vector.steps.add_(1)
+    m.lerp_(gradient, 1 - rates.beta1)
+    v.lerp_(gradient.square(), 1 - rates.beta2)
+    weight.sub_(numbers.size * m / (v.sqrt() / numbers.root + rates.eps))
 
 
 def decode(
@@ -114,20 +143,27 @@ def decode(
     ends: Sequence[int],
     scale: float,
     buffers: Buffers,
-    k: int = 0,
+    rule: Rule,
 ) -> Decoded:
-    """Errors and gradients of all but b_dec, from pairs; `k` as in `decode_loss`."""
+    """Errors and gradients of all but b_dec, from pairs."""
     (rows, d_model), b_dec, atoms = z.shape, state.b_dec.weight, state.shadows.atoms
     residuals = buffers("residuals", len(ends), rows, d_model, dtype=torch.bfloat16)
     squared, d_values = buffers("squared", rows), buffers("d_values", len(pairs.latents))
     if len(ends) == 1:
         last, table = squared, None
-        decode_loss(z, b_dec, atoms, pairs, scale, residuals[0], d_values, squared, k)
+        decode_loss(z, b_dec, atoms, pairs, scale, residuals[0], d_values, squared, rule.k)
     else:
         last = buffers("last", rows)
         # from page-locked memory, so that copying does not wait for the device
         table = torch.tensor(ends, dtype=torch.int32, pin_memory=z.is_cuda).to(z.device, non_blocking=True)
         decode_prefixes(z, b_dec, atoms, pairs, table, scale, residuals, d_values, squared, last)
-    by_latent = transposed(pairs, d_values, buffers, k)
+
+    def of_gates(gates: Pairs) -> tuple[Tensor, Tensor]:
+        residual = buffers("residual of gates", rows, d_model, dtype=torch.bfloat16)
+        d_gates, errors = buffers("d_gates", len(gates.latents)), buffers("squared of gates", rows)
+        decode_loss(z, b_dec, atoms, gates, scale * len(ends), residual, d_gates, errors)
+        return d_gates, errors
+
+    by_latent = rule.by_latent(pairs, d_values, of_gates, buffers)
     gradients = pair_gradients(residuals, centred, state.atoms.weight, by_latent, scale, buffers, table)
     return Decoded(residuals, squared, last, by_latent, gradients)

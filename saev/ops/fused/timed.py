@@ -10,6 +10,7 @@ from saev.ops.fused.adam_atoms import AdamState, Shadows
 from saev.ops.fused.buffers import Buffers
 from saev.ops.fused.finish import b_dec_gradient
 from saev.ops.fused.pairs import ROWS, Pairs
+from saev.ops.fused.rules import TopKRule
 from saev.ops.fused.step import State, decode
 from saev.ops.gpu_sums import on_its_device
 from saev.ops.sparse import SparseCodes
@@ -30,12 +31,12 @@ def prepared(
     bias = AdamState(b_dec, b_dec, b_dec)
     shadows = Shadows(shadow, shadow, shadow.new_zeros(d_sae))
     state = State(atoms, atoms, bias, bias, [], shadows, torch.zeros(d_sae, dtype=torch.int64, device=z.device))
-    scale = 2 / (z.numel() * len(ends))
+    scale, rule = 2 / (z.numel() * len(ends)), TopKRule(k)
 
     def step() -> None:
         pairs.counts.copy_(counts)
         with on_its_device(z):
-            decoded = decode(z, centred, state, pairs, ends, scale, buffers, k)
+            decoded = decode(z, centred, state, pairs, ends, scale, buffers, rule)
             b_dec_gradient(decoded.residuals[0], shadow, decoded.gradients.b_enc, scale, buffers)
 
     return step

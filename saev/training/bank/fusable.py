@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from saev.nn.bank import TrainingMember
 from saev.nn.sparsifiers import TopK
-from saev.ops import gpu
+from saev.ops import collective, gpu
 from saev.ops.fused.shapes import refusal as of_shape
 
 if TYPE_CHECKING:
@@ -29,20 +29,26 @@ def refusal(
     sae, settings = member.sae, member.sae.sparsifier.settings
     if autocast is not torch.bfloat16:
         return "trainer.precision is not bf16-mixed"
-    if not isinstance(settings, TopK) or settings.threshold:
-        return f"sae={settings.kind}{' with a threshold' if isinstance(settings, TopK) else ''} has no fused step"
+    if isinstance(settings, TopK) and settings.threshold:
+        return "sae=topk with a threshold has no fused step"
+    if sae.sparsifier.free_atoms:
+        return "atom_norm=true leaves atoms their norms"
+    if not isinstance(settings, TopK) and collective.world_size() > 1:
+        return f"sae={settings.kind} has no fused step in several processes"
     if sae.archetypes is not None or member.freeze != "none":
         return "its decoder is archetypal" if sae.archetypes is not None else f"freeze={member.freeze}"
     if (of_optimiser := _of_optimiser(optimiser)) is not None:
         return of_optimiser
-    shape = (sae.d_model, sae.n_latents, settings.k)
+    shape = (sae.d_model, sae.n_latents, getattr(settings, "k", min(32, sae.n_latents)))
     if (reason := of_shape(*shape)) is not None:
         return reason
     if not gpu.kernels(device):
         return f"there are no kernels for {device}"
-    from saev.ops.fused.check import usable  # imports Triton, which not every machine has
+    from saev.ops.fused.check import usable, usable_selections  # imports Triton, which not every machine has
 
     usable_here = usable(device, *shape, len(member.objective.ends(sae.n_latents)))
+    if usable_here and not isinstance(settings, TopK):
+        usable_here = usable_selections(device, sae.n_latents)
     return None if usable_here else f"its kernels do not work on {device}"
 
 

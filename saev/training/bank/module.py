@@ -104,10 +104,10 @@ class BankModule(L.LightningModule):
     def _member_step(
         self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
     ) -> dict[str, Tensor]:
+        stepped = None
         if self.fusable.takes(member, z.device, optimiser):
-            losses, norm = self.fusable.steps.step(member, z, optimiser, group, self.clip)
-        else:
-            losses, norm = self._autograd_step(member, z, optimiser, group)
+            stepped = self.fusable.steps.step(member, z, optimiser, group, self.clip, self.sparsity_factor)
+        losses, norm = stepped or self._autograd_step(member, z, optimiser, group)
         return {**dict(zip(losses._fields, collective.all_reduce_means(losses), strict=True)), "gradient_norm": norm}
 
     def _autograd_step(

@@ -31,7 +31,11 @@ def choose_products(
         member.products = "fused"
         return
     k = getattr(member.sae.sparsifier.settings, "k", None)
-    if member.products != "auto" or k is None or (products == "auto" and device.type == "cpu"):
+    if member.products != "auto" or (products == "auto" and device.type == "cpu"):
+        return
+    if k is None:  # each step is fused unless its codes are too many
+        if device.type == "cuda" and refusal(member, device, dtype, optimiser) is None:
+            member.products = "fused"
         return
     shape, prefixes = (
         (rows, member.sae.d_model, member.sae.n_latents, k),

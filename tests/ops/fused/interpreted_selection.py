@@ -4,7 +4,7 @@ import pytest
 import torch
 from ops.fused.selection_checks import check_batchtopk, check_beyond
 
-from saev.ops.fused import batchtopk_pairs, pairs_beyond
+from saev.ops.fused import batchtopk_pairs, check, pairs_beyond
 from saev.ops.sparse import batchtopk_select
 
 
@@ -78,3 +78,12 @@ def test_pairs_beyond_a_bound(kind):
 def test_what_has_no_room_is_left_out(rows, capacity, monkeypatch):
     monkeypatch.setattr(pairs_beyond, "_TILE", 64)
     check_beyond(batch(rows, 33, "any"), torch.zeros(33), capacity)
+
+
+def test_the_check_at_a_run_s_start_passes_and_names_what_is_wrong(monkeypatch):
+    cpu = torch.device("cpu")
+    assert check.check_selections(cpu, 70, rows=20) is None
+    monkeypatch.setattr(
+        check, "pairs_beyond", lambda h, bound, *others: pairs_beyond.pairs_beyond(h, bound + 1, *others)
+    )
+    assert check.check_selections(cpu, 70, rows=20) == "the selection of beyond"

@@ -9,6 +9,7 @@ from saev.ops.fused import transposed as transposition
 from saev.ops.fused.buffers import Buffers
 from saev.ops.fused.pairs import Pairs
 from saev.ops.fused.reference import NAMES, RATES, dense, error, problem, state_of
+from saev.ops.fused.rules import TopKRule
 from saev.ops.fused.step import fused_step
 from saev.ops.fused.topk_pairs import topk_pairs
 from saev.ops.fused.transposed import SPLIT, transposed
@@ -103,7 +104,7 @@ def test_a_step_is_that_of_dense_autograd_and_adam(ends, short_segments):
     for step in range(2):
         before = [s.weight.clone() for s in state[:4]]
         since = state.tokens_since_fired.clone()
-        numbers = fused_step(z, k, state, ends, RATES, buffers)
+        numbers = fused_step(z, TopKRule(k), state, ends, RATES, buffers)
         pairs = buffers.equal_rows(k, d_sae)
         codes = pairs.dense()
         loss, last, expected = dense(z, before, codes, ends)
@@ -143,7 +144,7 @@ def test_the_same_bits_each_time_whatever_buffers_held(short_segments):
     buffers, results = Buffers(CPU), []
     for _ in range(2):
         state = state_of(weights)
-        numbers = fused_step(z, 5, state, [9, 40], RATES, buffers)
+        numbers = fused_step(z, TopKRule(5), state, [9, 40], RATES, buffers)
         results.append([*(w for s in state[:4] for w in s), *state.shadows, state.tokens_since_fired, *numbers])
         buffers.poison()
     for one, other in zip(*results, strict=True):
@@ -153,7 +154,7 @@ def test_the_same_bits_each_time_whatever_buffers_held(short_segments):
 def test_nan_in_a_token_stays_in_range_and_shows():
     z, state = torch.randn(9, 16), state_of(problem(16, 40))
     z[3, 5] = torch.nan
-    numbers = fused_step(z, 3, state, [40], RATES, Buffers(CPU))
+    numbers = fused_step(z, TopKRule(3), state, [40], RATES, Buffers(CPU))
     assert numbers.loss.isnan() and numbers.norm.isnan() and state.atoms.weight.isnan().any()
     assert 0 < float(numbers.l0) <= 3
 

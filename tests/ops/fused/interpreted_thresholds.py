@@ -111,7 +111,9 @@ def test_gated_is_that_of_autograd(coefficient):
     of_codes, of_gates = gated_pairs.gated_codes(problem.pairs, scale, b_mag, b_gate, codes, gates)
     problem.buffers.poison()
     by_latent = transposed(problem.pairs, problem.decoded(of_codes), problem.buffers, d_gates=problem.decoded(of_gates))
-    sums = gated_pairs.gated_gradients(by_latent, scale, b_mag, torch.tensor(coefficient / ROWS), problem.buffers)
+    sums = gated_pairs.gated_gradients(
+        by_latent, scale, b_mag, b_gate, torch.tensor(coefficient / ROWS), problem.buffers
+    )
     problem.assert_pairs(
         by_latent, f.detach(), h.grad, atol=3e-4
     )  # codes are rounded to bfloat16, not only pre-activations
