@@ -87,6 +87,8 @@ def gpu_rows(root: str, args: argparse.Namespace) -> list[Row]:
     """A ViT-L's rate beside its bare forward pass, and a ViT-S's bytes per second."""
     rows = []
     for arch, layer, n, decoding, compiled in ON_GPU:
+        if args.quick and (decoding, compiled) != ("threads", False):
+            continue
         vit = TimmVit(arch=arch, img_size=256, random_weights=True)
         images = FolderImages(root=args.images) if args.images else StubImages(n=args.n or n, size=256)
         knobs = {"n_workers": args.workers[0], "batch_size": args.batch_size, "decoding": decoding, "compile": compiled}
@@ -139,7 +141,7 @@ def main() -> None:
     parser.add_argument(
         "--stub", action="store_true", help="a backbone that computes nothing at a set speed, on the CPU"
     )
-    parser.add_argument("--seconds", type=float, default=20, help="length of a recording of the stub")
+    parser.add_argument("--quick", action="store_true", help="5 s a stub; on a GPU threads alone, nothing compiled")
     parser.add_argument("--images", help="folder of pictures; without one, generated JPEGs in memory")
     parser.add_argument("--weights", help="a file for vit_small_patch14_dinov2; without one, a tiny random ViT")
     parser.add_argument("--n", type=int, help="pictures; 96 on a CPU, more on a GPU")
@@ -153,7 +155,7 @@ def main() -> None:
     title = f"{os.cpu_count()} CPU cores, torch threads {torch.get_num_threads()}, load before {os.getloadavg()[0]:.1f}"
     with tempfile.TemporaryDirectory() as root:
         if args.stub:
-            rows = stub_rows(root, args.seconds)
+            rows = stub_rows(root, 5 if args.quick else 20)
         elif args.device == "cuda":
             rows = gpu_rows(root, args)
         else:
