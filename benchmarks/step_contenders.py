@@ -1,6 +1,8 @@
 """Whose steps bench_step.py times: ours as BankModule takes them, the plain forms, and other libraries'."""
 
-from typing import NamedTuple
+import copy
+import functools
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,13 +25,16 @@ from saev.nn import (
     Matryoshka,
     Member,
     Normaliser,
+    Objective,
     Plain,
     ReLU,
+    SAEBank,
     SparsifierSettings,
     TopK,
     TrainingMember,
 )
-from saev.ops.choice import faster_path
+from saev.training.bank.module import BankModule
+from saev.training.bank.products import choose_products
 
 K, L1 = 32, 1e-3
 PREFIXES = Matryoshka(groups=[0.1] * 10)
@@ -43,17 +48,20 @@ class Options(NamedTuple):
 
 
 def ours(
-    size: tuple[int, int, int], sparsifier: SparsifierSettings, options: Options, objective: object = None
+    size: tuple[int, int, int], sparsifier: SparsifierSettings, options: Options, objective: Objective | None = None
 ) -> TrainingMember:
-    """A member from a sample of what is trained on; on a GPU with the faster products, as BankModule chooses them."""
-    d_model, d_sae, batch = size
-    spec = Member(sparsifier, "ours", objective or Plain(), AuxK(), 3e-4, d_sae=d_sae, b_dec="mean")  # type: ignore[arg-type]
-    normaliser = Normaliser(torch.zeros(d_model), torch.ones(()))
-    member = spec.build(normaliser, data(size, torch.device("cpu"))[:4096]).to(options.device)
-    if options.device.type != "cpu" and hasattr(sparsifier, "k"):
-        shape, prefixes = (batch, d_model, d_sae, K), len(member.objective.ends(d_sae))
-        member.products = faster_path(*shape, options.device, options.autocast, prefixes).path
+    """A member from a sample of what is trained on; on a GPU with the fastest products, as BankModule chooses them."""
+    member = copy.deepcopy(_built(size, sparsifier, objective or Plain())).to(options.device)
+    precision = "32-true" if options.autocast is None else "bf16-mixed"
+    choose_products(member, "auto", size[2], options.device, precision, adam([{"params": [torch.zeros(1)], "lr": 1.0}]))
     return member
+
+
+@functools.cache
+def _built(size: tuple[int, int, int], sparsifier: SparsifierSettings, objective: Objective) -> TrainingMember:
+    spec = Member(sparsifier, "ours", objective, AuxK(), 3e-4, d_sae=size[1], b_dec="mean")
+    normaliser = Normaliser(torch.zeros(size[0]), torch.ones(()))
+    return spec.build(normaliser, data(size, torch.device("cpu"))[:4096])
 
 
 def by_matrices(member: TrainingMember) -> TrainingMember:
@@ -63,21 +71,22 @@ def by_matrices(member: TrainingMember) -> TrainingMember:
 
 
 def stepped(members: list[TrainingMember], options: Options) -> Step:
-    """As BankModule steps a bank."""
-    optimisers = [torch.optim.Adam(member.sae.parameters(), lr=member.lr, fused=True) for member in members]
+    """As BankModule steps a bank of these members."""
+    module = BankModule(SAEBank(members[:1]), adam)  # a bank's names differ, these members' do not
+    optimisers = [adam([{"params": list(member.sae.parameters()), "lr": member.lr}]) for member in members]
 
     def step(z: Tensor) -> None:
         for member, optimiser in zip(members, optimisers, strict=True):
             dtype = options.autocast or torch.bfloat16
             with torch.autocast(z.device.type, dtype, enabled=options.autocast is not None):
-                losses = member(z)
-            losses.loss.backward()
-            member.condition_gradients(1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            member.finish_step(losses.l0)
+                module._member_step(member, z, optimiser, optimiser.param_groups[0])
 
     return step
+
+
+def adam(groups: list[dict[str, Any]]) -> torch.optim.Adam:
+    """The optimiser of trainer=gpu."""
+    return torch.optim.Adam(groups, fused=True)
 
 
 def repeated(step: Step, times: int) -> Step:
@@ -103,6 +112,7 @@ def with_dead(member: TrainingMember, n_dead: int, step: Step) -> Step:
     return stepping
 
 
+@functools.cache
 def data(size: tuple[int, int, int], device: torch.device) -> Tensor:
     """Sparse mixtures of more directions than dimensions, with noise: about as hard as activations are."""
     d_model, _, batch = size
@@ -122,25 +132,34 @@ def contenders(size: tuple[int, int, int], options: Options, peers: bool) -> dic
     nested, relu = ours(size, TopK(K), options, PREFIXES), ours(size, ReLU(L1), options)
     four, reviving = [ours(size, TopK(K), options) for _ in range(4)], ours(size, TopK(K), options)
     n_dead = d_sae // 50
+
+    def one() -> Step:
+        return stepped([ours(size, TopK(K), options)], options)
+
     found: dict[str, dict[str, Step]] = {
         "topk": {"ours": stepped([top], options), "dense": dense_topk(top, K, options.autocast)},
         "batchtopk": {
             "ours": stepped([batchtop], options),
-            "our topk": stepped([ours(size, TopK(K), options)], options),
+            "our topk": one(),
             "dense": dense_batchtopk(batchtop, K, options.autocast),
         },
-        "matryoshka": {"ours": stepped([nested], options), "dense": dense_matryoshka(nested, K, options.autocast)},
+        "matryoshka": {
+            "ours": stepped([nested], options),
+            "our topk": one(),
+            "dense": dense_matryoshka(nested, K, options.autocast),
+        },
         "relu": {"ours": stepped([relu], options), "dense": dense_relu(relu, L1, options.autocast)},
         **{
             name: {
                 "ours": stepped([ours(size, make(), options)], options),
+                "our topk": one(),
                 "our dense": stepped([by_matrices(ours(size, make(), options))], options),
             }
             for name, make in (("jumprelu", lambda: JumpReLU(l0_target=K)), ("gated", lambda: Gated(L1, l0_target=K)))
         },
         "auxk": {
             "ours": with_dead(reviving, n_dead, stepped([reviving], options)),
-            "our topk": stepped([ours(size, TopK(K), options)], options),
+            "our topk": one(),
             "dense": dense_auxk(reviving, K, n_dead, options.autocast),
         },
         "4 members": {"ours": stepped(four, options), "4 x one": repeated(stepped([four[0]], options), 4)},

@@ -3,8 +3,8 @@
     z ─centre─▶ z - b_dec ─product─▶ h ─rule─▶ pairs ─decode_loss─▶ residual, d_values ─transposed─▶ pairs by latent
       ─pair_gradients─▶ dW_dec, dW_enc, db_enc ─b_dec_gradient, finish─▶ b_dec stepped, norm ─adam_atoms─▶ the rest stepped
 
-Products and gathers are bfloat16, sums, parameters, gradients and moments float32. The host reads nothing back, and the same
-input gives the same bits: no kernel adds floats by atomics.
+Products and gathers are bfloat16, sums, parameters, gradients and moments float32. The host reads nothing back except, of rules with
+a threshold, the number of pairs. The same input gives the same bits: no kernel adds floats by atomics.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,7 @@
 """Fused steps of a bank beside those of autograd, by Triton's interpreter: test_step.py runs this file with TRITON_INTERPRET=1."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from saev.nn import (
     SAEBank,
     TopK,
 )
-from saev.ops import gpu
 from saev.ops.choice import faster_path
 from saev.ops.fused.reference import error
+from saev.training.bank import fusable
 from saev.training.bank.module import BankModule
 
 D_MODEL, D_SAE, ROWS = 32, 40, 16
@@ -31,7 +32,7 @@ D_MODEL, D_SAE, ROWS = 32, 40, 16
 @pytest.fixture(autouse=True)
 def taken(monkeypatch):
     rounding(monkeypatch)
-    monkeypatch.setattr(gpu, "kernels", lambda device: True)
+    monkeypatch.setattr(fusable, "gpu", SimpleNamespace(kernels=lambda device: True))  # not for the autograd path
     monkeypatch.setattr("saev.ops.fused.check.usable", lambda *shape: True)
 
 
