@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-PARTS = ("tests", "step", "recording", "bank", "live")
+PARTS = ("tests", "step", "recording", "bank", "live", "verbs")
 TIMED_OUT = 124  # exit code of `timeout`
 
 

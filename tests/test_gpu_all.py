@@ -65,6 +65,7 @@ def test_what_failed_or_was_skipped_is_named(tmp_path):
         "- step: failed (exit code 1); last line of its log: CUDA error: oh",
         "- recording: not asked for",
         "- bank: stopped after 60 s; last line of its log: ",
+        "- verbs: not asked for",
     ]
 
 
