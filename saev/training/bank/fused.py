@@ -47,7 +47,7 @@ class FusedSteps:
         if self._buffers is None or self._buffers.device != z.device:
             self._buffers = Buffers(z.device)
         sae, auxk, tokens = member.sae, member.auxk, collective.global_batch_size(len(z))
-        state, aux = self._state(member, optimiser), z.new_zeros(())
+        state, aux = self._state(member, optimiser), None
         maybe = member.maybe_dead_latents(tokens)
         rule = rule_of(sae.sparsifier, sparsity_factor, tokens)
         vectors = [_vector(optimiser, *own) for own in own_parameters(sae.sparsifier)]
@@ -63,11 +63,13 @@ class FusedSteps:
         numbers = fused_step(z, rule, state, ends, rates, self._buffers, further if len(maybe) else None, vectors)
         if numbers is None:
             return None
+        none = self._buffers("none")
         sparsity, auxiliary = losses_of(rule, sae.d_model)
-        sparsity, aux = torch.zeros_like(aux) + sparsity, aux + auxiliary
+        loss = _sum(numbers.loss, sparsity, auxiliary, aux)
+        sparsity, aux = _sum(none, sparsity), _sum(none, auxiliary, aux)
         finish_step(sae.sparsifier, rule, numbers.l0, sparsity_factor)
         member.step += 1
-        losses = Losses(numbers.loss + sparsity + aux, numbers.loss, sparsity, aux, numbers.z_mse, numbers.l0)
+        losses = Losses(loss, numbers.loss, sparsity, aux, numbers.z_mse, numbers.l0)
         return losses, numbers.norm
 
     def _state(self, member: TrainingMember, optimiser: Optimizer) -> State:
@@ -84,6 +86,11 @@ class FusedSteps:
         )
         steps, shadows = [m["step"] for m in moments], self._shadows[member][1]
         return State(atoms, encoder, b_enc, b_dec, steps, shadows, member.tokens_since_fired)
+
+
+def _sum(first: Tensor, *terms: Tensor | float | None) -> Tensor:
+    """Of those terms that are tensors: an operation on the device for each, where most steps have none."""
+    return sum((term for term in terms if isinstance(term, Tensor)), first)
 
 
 def _vector(optimiser: Optimizer, parameter: torch.nn.Parameter, unit: Tensor | float) -> Vector:

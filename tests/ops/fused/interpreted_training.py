@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 from ops.fused.rounding import rounding
 
 from saev.nn import (
@@ -21,6 +22,7 @@ from saev.nn import (
     SAEBank,
     TopK,
 )
+from saev.ops import collective
 from saev.ops.choice import faster_path
 from saev.ops.fused.reference import error
 from saev.training.bank import fusable
@@ -31,6 +33,11 @@ D_MODEL, D_SAE, ROWS = 32, 40, 16
 
 @pytest.fixture(autouse=True)
 def taken(monkeypatch):
+    take(monkeypatch)
+
+
+def take(monkeypatch):
+    """On a CPU."""
     rounding(monkeypatch)
     monkeypatch.setattr(fusable, "gpu", SimpleNamespace(kernels=lambda device: True))  # not for the autograd path
     monkeypatch.setattr("saev.ops.fused.check.usable", lambda *shape: True)
@@ -107,6 +114,44 @@ def test_dead_latents_are_revived_alike(k):
 
     history = assert_alike({"dead_tokens": 10**5, "auxk": AuxK(1.0, k, 10**5)}, prepare, 1, 0.5, 0.3)
     assert history[0]["aux"] > 0.1
+
+
+def reviving(module, member, optimiser, z):
+    """The numbers of a fused step in which six latents are dead."""
+    member.products = "fused"
+    with torch.no_grad():
+        member.sae.b_enc[:6] -= 1
+    member.tokens_since_fired[:6] = 10**6
+    with torch.autocast("cpu", torch.bfloat16):
+        numbers = module._member_step(member, z, optimiser, optimiser.param_groups[0])
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def shard(rank, folder):
+    """A process that steps on 6 or on the other 10 tokens."""
+    dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=2)
+    z, settings = data(seed=2), {"objective": Matryoshka(), "auxk": AuxK(1.0, 3, 10**5), "dead_tokens": 10**5}
+    with pytest.MonkeyPatch.context() as monkeypatch, collective.sharded_batch(6 if rank == 0 else 10, ROWS):
+        take(monkeypatch)
+        module, member, optimiser = bank(**settings)
+        numbers = reviving(module, member, optimiser, z[:6] if rank == 0 else z[6:])
+    torch.save((dict(member.sae.named_parameters()), member.tokens_since_fired, numbers), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_take_the_step_of_one(tmp_path):
+    torch.multiprocessing.spawn(shard, (str(tmp_path),), nprocs=2)
+    settings = {"objective": Matryoshka(), "auxk": AuxK(1.0, 3, 10**5), "dead_tokens": 10**5}
+    begin = dict(bank(**settings)[1].sae.named_parameters())
+    module, member, optimiser = bank(**settings)
+    expected = reviving(module, member, optimiser, data(seed=2))
+    assert expected["aux"] > 0
+    for rank in (0, 1):
+        parameters, since, numbers = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(since, member.tokens_since_fired)
+        assert numbers == pytest.approx(expected, rel=2e-3)
+        for name, p in member.sae.named_parameters():
+            assert error(parameters[name] - begin[name], p - begin[name]) < 0.05, name
 
 
 def test_shadows_follow_whatever_writes_a_parameter():
