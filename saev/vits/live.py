@@ -5,6 +5,7 @@ images of a window --threads--> decoded, resized --passes--> backbone --> window
 
 import logging
 import os
+import threading
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import replace
@@ -42,6 +43,7 @@ class LiveStore(ComputedStore):
         )
         super().__init__(recording.directory(), manifest, plan.n_tokens, seed)
         self.replaced: set[int] = set()
+        self.computing = threading.Lock()  # training and validation, or the parts of a batch, have threads of their own
 
     @cached_property
     def examples(self) -> pl.DataFrame:
@@ -60,19 +62,20 @@ class LiveStore(ComputedStore):
     def compute(
         self, layer: int, images: Int64[np.ndarray, " images"]
     ) -> Generator[Float[np.ndarray, "tokens d_model"], None, None]:
-        size = self._pass.batch_size
-        with closing(
-            load_ahead(self._pass.loader, images.tolist(), self._pass.n_workers, BATCHES_AHEAD * size)
-        ) as loaded:
-            last: tuple[list[LoadedImage], list[Pass]] | None = None
+        with self.computing:
+            made = self._pass
+        size = made.batch_size
+        last: tuple[list[LoadedImage], list[Pass]] | None = None
+        with closing(load_ahead(made.loader, images.tolist(), made.n_workers, BATCHES_AHEAD * size)) as loaded:
             for low in range(0, len(images), size):
                 batch = [next(loaded) for _ in images[low : low + size]]
-                started = (batch, self._pass.computed(batch, size))  # a GPU computes it while the last one is copied
+                with self.computing:  # a backbone is read through hooks, one pass at a time
+                    passes = made.computed(batch, size)  # on a GPU it is computed while the last batch is copied
                 if last is not None:
                     yield from self._of_batch(*last, layer)
-                last = started
-            if last is not None:
-                yield from self._of_batch(*last, layer)
+                last = batch, passes
+        if last is not None:
+            yield from self._of_batch(*last, layer)
 
     def _of_batch(
         self, images: list[LoadedImage], passes: list[Pass], layer: int

@@ -99,6 +99,17 @@ def test_what_cannot_be_computed_is_refused(photos, tmp_path, settings, message)
         LiveStore(recording(photos, tmp_path, **settings))
 
 
+def test_threads_compute_as_one(stored):
+    """Guards against the hooks of one thread's pass in another's, e.g. of validation beside training."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    live = LiveStore(stored[0])
+    alone = {layer: list(live.compute(layer, np.arange(23))) for layer in (1, 3)}
+    with ThreadPoolExecutor(4) as pool:
+        for layer, computed in pool.map(lambda layer: (layer, list(live.compute(layer, np.arange(23)))), [1, 3] * 10):
+            assert all(np.array_equal(one, other) for one, other in zip(computed, alone[layer], strict=True))
+
+
 def test_labels_are_not_computed(photos, tmp_path):
     made = recording(photos, tmp_path)
     module = ActivationDataModule(None, 1, 16, made, reader="live", ignore_labels=(0,))
