@@ -52,6 +52,7 @@ def absorption(
     judged_on: JudgedOn = "test",
     seed: int = SEED,
     permutations: int = 5,
+    null_seed: int = 0,
 ) -> Measured:
     """The fraction of classes that are absorbed, over all classes of all groups of at least 3 siblings with 10 images; lower is better.
 
@@ -68,10 +69,11 @@ def absorption(
     if not tests:
         reason = "no group has 3 classes and 10 images with 3 of a class"
         return Measured(float("nan"), details={"reason": reason})
-    rng, nulls = np.random.default_rng(seed), np.full(permutations, np.nan)
+    rng, nulls = np.random.default_rng(null_seed), np.full(permutations, np.nan)
     for number in range(permutations):
-        permuted = permuted_within(labels, groups, rng)
-        nulls[number] = np.mean([t.absorbed[0] for t in _tests(codes, permuted, groups, None, judged_on, seed)])
+        tested = _tests(codes, labels, groups, None, judged_on, seed, rng)
+        by_chance = [one.absorbed[0] for one in tested]
+        nulls[number] = np.mean(by_chance) if by_chance else np.nan
     absorbed = np.stack([test.absorbed for test in tests]).mean(0)
     rows = [
         {
@@ -85,21 +87,11 @@ def absorption(
     ]
     units = np.array([test.absorbed[0] for test in tests], np.float64)
     means = {key: float(np.mean([row[key] for row in rows])) for key in ("overlap", "f1_few", "f1_many")}
-    null = float(nulls.mean()) if permutations else float("nan")
+    nulls = nulls[np.isfinite(nulls)]
+    null = float(nulls.mean()) if len(nulls) else float("nan")
     return Measured(
         float(absorbed[0]), null, len(tests), absorbed[1:], nulls=nulls, details={**means, "classes": rows}, units=units
     )
-
-
-def permuted_within(
-    labels: Int[np.ndarray, " images"], groups: Mapping[str, Sequence[int]], rng: np.random.Generator
-) -> Int[np.ndarray, " images"]:
-    """The labels permuted among the images of each group."""
-    permuted = labels.copy()
-    for classes in groups.values():
-        rows = np.flatnonzero(np.isin(permuted, classes))
-        permuted[rows] = rng.permutation(permuted[rows])
-    return permuted
 
 
 def _tests(
@@ -109,10 +101,13 @@ def _tests(
     draws: Int64[np.ndarray, "images n"] | None,
     judged_on: JudgedOn,
     seed: int,
+    permuted: np.random.Generator | None = None,
 ) -> Iterator[Tested]:
+    """The tests of all classes; with a generator, of classes permuted among the images of each group."""
     for name, children in groups.items():
         rows = np.flatnonzero(np.isin(labels, children))
         children, classes = np.unique(labels[rows], return_inverse=True)
+        classes = classes if permuted is None else permuted.permutation(classes)
         if len(children) < MIN_SIBLINGS or len(rows) < MIN_GROUP:
             continue
         pooled = codes.pooled[rows]

@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
 
+from saev.metrics.resampling import MIN_IMAGES
+
 TEST_FRACTION, SEED = 0.2, 42  # ViSAEBench's
 LEAST = 1e-12  # of the sum of squares: variation below it is rounding
 
@@ -102,6 +104,13 @@ def labelled(
             "of more images."
         )
     return rows, classes.astype(np.int64)
+
+
+def resampled_rows(
+    draws: Int64[np.ndarray, "images n"] | None, rows: Int64[np.ndarray, " rows"]
+) -> Int64[np.ndarray, "rows n"]:
+    """How often each resample has each of these images; no resample where they are fewer than MIN_IMAGES."""
+    return np.zeros((len(rows), 0), np.int64) if draws is None or len(rows) < MIN_IMAGES else draws[rows]
 
 
 def resampled_mean(

@@ -4,8 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import polars as pl
-
 from saev.dictionary_bench.absorption import MIN_SIBLINGS
 from saev.files import read_csv
 
@@ -19,7 +17,7 @@ def siblings(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, list[
     """
     if not Path(path).is_file():
         raise ValueError(f"hierarchy={path} is not there: give a csv with the columns parent, child.")
-    table = read_csv(path).with_columns(pl.all().cast(pl.String))
+    table = read_csv(path, infer_schema_length=0)
     if absent := {PARENT, CHILD} - {*table.columns}:
         raise ValueError(
             f"hierarchy={path} has no column {' and '.join(sorted(absent))}: give parent,child in its first line."

@@ -46,8 +46,8 @@ class Inputs:
 
 
 def drawn_images(n_images: int, bootstrap: int, seed: int) -> Int64[np.ndarray, "images n"] | None:
-    """The resamples of so many images; None without them."""
-    return draws(n_images, bootstrap, seed) if bootstrap else None
+    """The resamples of so many images; None without them, and of fewer than MIN_IMAGES: an interval from these says little."""
+    return draws(n_images, bootstrap, seed) if bootstrap and n_images >= MIN_IMAGES else None
 
 
 def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndarray, " images"]) -> ImageClasses:
@@ -57,9 +57,13 @@ def classes_of_images(store: ActivationStore, labels: str, images: Int64[np.ndar
     """
     if labels in store.examples.columns or not labels.endswith((".csv", ".tsv", ".txt")):
         if labels not in store.examples.columns:
-            raise ValueError(
-                f"labels={labels}: {store.name} has the columns {shortened(columns_of(store))}: choose one, or give a csv."
+            columns = columns_of(store)
+            known = (
+                f"has the columns {shortened(columns)}: choose one, or give"
+                if columns
+                else "has no column of labels: give"
             )
+            raise ValueError(f"labels={labels}: {store.name} {known} a csv.")
         found, names = labels_from_column(store, labels)
         number = found.table[images]
     elif (values := class_by_image(store, Path(labels))) is not None:

@@ -11,7 +11,20 @@ from saev.files import write_atomically
 
 DIMENSIONS = ("reconstruction", "concept_detection", "spatial_coherence", "disentanglement")  # ViSAEBench's
 JSON, ALL = "bench.json", "measures.json"
-NUMBERS = ("low", "high", "null", "n", "diff", "diff_low", "diff_high", "p", "p_holm")
+NUMBERS = (
+    "low",
+    "high",
+    "null",
+    "p_null",
+    "n",
+    "latents",
+    "diff",
+    "diff_low",
+    "diff_high",
+    "diff_above_null",
+    "p",
+    "p_holm",
+)
 
 
 def write_json(directory: Path, measures: pl.DataFrame) -> None:
@@ -51,6 +64,6 @@ def every_measure(measures: pl.DataFrame) -> dict[str, dict[str, Any]]:
     return results
 
 
-def numbers(row: dict[str, Any]) -> dict[str, float | int]:
+def numbers(row: dict[str, Any]) -> dict[str, float | int | str]:
     """Those of NUMBERS that a row has."""
     return {key: row[key] for key in NUMBERS if row.get(key) is not None}

@@ -30,7 +30,7 @@ def localisation(
     n_images = int(codes.images.grids.all(1).sum())
     if not measured.any():
         reason = (
-            f"no latent has a valid map on {min_images} images"
+            f"no latent has a valid map on min_images={min_images} images"
             if n_images
             else "no image has a grid of recorded patches"
         )

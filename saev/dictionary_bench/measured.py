@@ -45,7 +45,8 @@ class Measured:
         if not len(self.nulls) or not np.isfinite(self.value) or not better:
             return float("nan")
         sign = 1 if better == "higher" else -1
-        return float((1 + np.count_nonzero(sign * self.nulls >= sign * self.value)) / (1 + len(self.nulls)))
+        nearly = abs(self.value) * 1e-9 + 1e-300  # equal but for rounding is equal
+        return float((1 + np.count_nonzero(sign * (self.nulls - self.value) >= -nearly)) / (1 + len(self.nulls)))
 
 
 def absent(reason: str) -> Measured:

@@ -15,6 +15,8 @@ class Measure:
         bounds: of its values: intervals, which are shifted, are clipped to them.
         latents: where latents, probes or coalitions are chosen by the data, whether they are chosen anew in each resample of the images:
             their interval is too short where they are "fixed". "" where nothing is chosen.
+        judged: whether it decides what is better, and counts among the tests of a dictionary: not where another measure here is the same
+            without a fault.
     """
 
     label: str
@@ -27,6 +29,7 @@ class Measure:
     visaebench: str = ""
     bounds: tuple[float, float] = (0, float("inf"))
     latents: Literal["", "fixed", "anew"] = ""
+    judged: bool = True
 
 
 FRACTION, COSINE, BELOW_1, ANY = (0.0, 1.0), (-1.0, 1.0), (-float("inf"), 1.0), (-float("inf"), float("inf"))
@@ -41,7 +44,7 @@ MEASURES: dict[str, Measure] = {
         "FVU", "reconstruction", "lower",
         "ViSAEBench's fraction of variance unexplained, which a constant error lowers: for comparison with published numbers",
         "the mean activation for every token", "fvu",
-        bounds=ANY,
+        judged=False, bounds=ANY,
     ),
     "preservation": Measure(
         "preserved", "reconstruction", "higher",
@@ -89,7 +92,7 @@ MEASURES: dict[str, Measure] = {
     "image_probes_leaking": Measure(
         "k-sparse AUC, leaking", "concept_detection", "higher",
         "the same with latents chosen on all images, test images among them, as ViSAEBench does", "labels permuted", "sparse_probing_auc",
-        bounds=FRACTION, latents="fixed",
+        judged=False, bounds=FRACTION, latents="fixed",
     ),
     "monosemanticity": Measure(
         "monosemantic", "concept_detection", "higher",
@@ -129,7 +132,7 @@ MEASURES: dict[str, Measure] = {
     "absorption_in_sample": Measure(
         "absorbed, in sample", "disentanglement", "lower", "the same with F1 on the images it was fitted to, as in ViSAEBench",
         "labels permuted within each parent", "absorption_rate",
-        bounds=FRACTION, latents="fixed",
+        judged=False, bounds=FRACTION, latents="fixed",
     ),
     "stability_cosine": Measure(
         "stable (atoms)", "stability", "higher", "fraction of the other seeds with an atom of cosine 0.7 or more, mean over latents",
@@ -164,3 +167,8 @@ NEEDS = {
         "two dictionaries that differ by their seed alone",
     ),
 }
+
+
+def decisive(name: str) -> bool:
+    """Whether a measure decides what is better."""
+    return bool(MEASURES[name].better) and MEASURES[name].judged

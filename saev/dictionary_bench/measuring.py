@@ -88,7 +88,13 @@ class Measuring:
             ranked: tuple[tuple[str, RankedOn], ...] = (("image_probes", "train"), ("image_probes_leaking", "all"))
             for name, on in ranked:
                 probes = functools.partial(
-                    sparse_probe, codes, classes.number, drawn, ranked_on=on, permutations=s.permutations
+                    sparse_probe,
+                    codes,
+                    classes.number,
+                    drawn,
+                    ranked_on=on,
+                    permutations=s.permutations,
+                    null_seed=s.seed,
                 )
                 yield name, probes if enough else lambda: few
             if (groups := given.groups) is not None:
@@ -97,10 +103,22 @@ class Measuring:
                 for name, side in judged:
                     yield (
                         name,
-                        functools.partial(absorption, codes, classes.number, groups, drawn, side, permutations=several),
+                        functools.partial(
+                            absorption,
+                            codes,
+                            classes.number,
+                            groups,
+                            drawn,
+                            side,
+                            permutations=several,
+                            null_seed=s.seed,
+                        ),
                     )
         if elsewhere:
-            yield "transfer", lambda: transfer(codes, elsewhere, s.bootstrap, draw_seed=s.seed)
+            yield (
+                "transfer",
+                lambda: transfer(codes, elsewhere, s.bootstrap, draw_seed=s.seed, permutations=s.permutations),
+            )
 
         def with_table(name: str, result: tuple[Measured, pl.DataFrame]) -> Measured:
             tables[name] = result[1]

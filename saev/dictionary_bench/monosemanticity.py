@@ -6,6 +6,8 @@ with unit embeddings e, so that no pair of images is ever formed. Pach et al., "
 Vision-Language Models" (2025).
 """
 
+import zlib
+
 import numpy as np
 from jaxtyping import Float, Float64, Int64
 
@@ -28,7 +30,9 @@ def monosemanticity(
     `top`: only the images with the largest codes, TOP_IMAGES for ViSAEBench's score; None: all images, the score of Pach et al.
     Null: the embeddings permuted among the images, on average over all permutations: the mean cosine of all pairs of images.
     `n`: latents with two images of positive weight; latents: `monosemanticity`. `draws` resample the images, by the first-order
-    influence of each image on the score (the images of largest code stay; two copies of an image are no pair).
+    influence of each image on the score (the images of largest code stay; two copies of an image are no pair), and latents, by normal
+    deviates of the standard error of their mean: of a latent that fires on few images, which ones these are varies between sets of
+    images, but not between resamples of one.
     """
     if len(embeddings) != len(codes.images):
         raise ValueError(f"{len(embeddings)} embeddings of {len(codes.images)} images: give one for each.")
@@ -52,7 +56,11 @@ def monosemanticity(
         )
     value = float(np.nanmean(scores))
     null = (np.square(e.sum(0)).sum() - len(e)) / (len(e) * (len(e) - 1))
-    resampled = np.zeros(0) if draws is None else value + influence / n @ (draws - 1)
+    resampled = np.zeros(0)
+    if draws is not None:
+        rng = np.random.default_rng(zlib.crc32(scores.tobytes()))  # independent of other dictionaries
+        error = np.nanstd(scores) / np.sqrt(n)
+        resampled = value + influence / n @ (draws - 1) + error * rng.standard_normal(draws.shape[1])
     details = {"median": float(np.nanmedian(scores)), "std": float(np.nanstd(scores))}
     return Measured(value, float(null), n, resampled, {"monosemanticity": scores}, details)
 

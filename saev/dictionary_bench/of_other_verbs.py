@@ -14,7 +14,7 @@ from saev.evaluation.settings import EvaluateSettings
 from saev.evaluation.splicing import Splicing, recovered_sums
 from saev.evaluation.stability import Stability, compare
 from saev.metrics.functional import coherence
-from saev.metrics.resampling import draws
+from saev.metrics.resampling import MIN_IMAGES, draws
 from saev.probing.pipeline import ProbeResult, probe
 from saev.probing.rows import mean_of_classes
 from saev.probing.settings import ProbeSettings
@@ -62,7 +62,7 @@ def spliced(
             out[name] = {SPLICED: absent("the mean activation changes no final patch")}
             if sums is not None:
                 top, bottom = sums
-                drawn = draws(len(top), settings.bootstrap, settings.seed)
+                drawn = draws(len(top), settings.bootstrap if len(top) >= MIN_IMAGES else 0, settings.seed)
                 resampled = (top @ drawn) / (bottom @ drawn)
                 units = top * len(top) / bottom.sum()
                 out[name] = {SPLICED: Measured(top.sum() / bottom.sum(), 0.0, len(top), resampled, units=units)}
@@ -87,27 +87,30 @@ def stability_of(
     return compare(saved, members, chosen, options, None, device, progress)
 
 
-def stable(stability: Stability, settings: BenchSettings) -> dict[str, Measures]:
-    """STABLE of each dictionary: means over its latents, whose resamples give the interval; independent ones for each dictionary,
-    which share no latents."""
+def stable(stability: Stability, saved: Sequence[SavedDictionary], settings: BenchSettings) -> dict[str, Measures]:
+    """STABLE of each dictionary: means over its latents, whose resamples give the interval. Dictionaries that differ by their seed deviate
+    together, as the stability of one is that of the others; those of other methods independently."""
+    groups = {name: i for i, name in enumerate(dict.fromkeys(without_seed(one) for one in saved))}
+    group_of = {one.name: groups[without_seed(one)] for one in saved}
+    deviations: dict[tuple[int, str], np.ndarray] = {}
     out: dict[str, Measures] = {}
-    for number, row in enumerate(stability.dictionaries.iter_rows(named=True)):
-        latents = stability.latents.filter(member=row["member"])
-        drawn = np.random.default_rng([settings.seed, number])
-        out[row["member"]] = {}
-        for name, null in STABLE.items():
+    for row in stability.dictionaries.iter_rows(named=True):
+        member = row["member"]
+        latents = stability.latents.filter(member=member)
+        out[member] = {}
+        for index, (name, null) in enumerate(STABLE.items()):
             values = latents[name].to_numpy().astype(np.float64)
             if np.isnan(values).any():
                 continue
-            levels, counts = np.unique(values, return_counts=True)  # few: there are as many as other seeds
-            times = drawn.multinomial(len(values), counts / len(values), size=settings.bootstrap)
-            reference = row.get(null) if null else None
-            out[row["member"]][name] = Measured(
-                float(values.mean()),
-                np.nan if reference is None else reference,
-                len(values),
-                times @ levels / len(values),
-            )
+            key = (group_of[member], name)
+            if key not in deviations:
+                levels, counts = np.unique(values, return_counts=True)  # few: there are as many as other seeds
+                rng = np.random.default_rng([settings.seed, group_of[member], index])
+                times = rng.multinomial(len(values), counts / len(values), size=settings.bootstrap)
+                deviations[key] = times @ levels / len(values) - values.mean()
+            reference = none_is_nan(row.get(null)) if null else float("nan")
+            resampled = values.mean() + deviations[key]
+            out[member][name] = Measured(float(values.mean()), reference, len(values), resampled)
     return out
 
 
@@ -145,7 +148,7 @@ def of_classes(result: ProbeResult, name: str) -> Measures:
         "probe_coverage": np.where(np.isnan(ap), np.nan, ap >= COVERED),
     }
     resampled = dict.fromkeys(PROBED, np.zeros(0))
-    if (drawn := result.draws.get(name)) is not None:
+    if (drawn := result.draws.get(name)) is not None and true.get("map_low") is not None:  # it is None for few images
         total = np.nansum(drawn.prior, 0)
         resampled = {
             "probe_map": mean_of_classes(drawn.ap),

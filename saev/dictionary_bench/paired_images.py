@@ -39,6 +39,13 @@ def read_pairs(file: str | os.PathLike, paths: list[str], recording: str) -> Ima
     table = read_csv(Path(file), infer_schema_length=0)
     if absent := [name for name in COLUMNS if name not in table.columns]:
         raise ValueError(f"pairs={file} has no column {absent[0]!r}: give a csv with the columns {', '.join(COLUMNS)}.")
+    for number, row in enumerate(table.select(COLUMNS).iter_rows(), 2):
+        if not all(row) or row[0] == row[1]:
+            raise ValueError(
+                f"pairs={file}, line {number} ({', '.join(str(x or '') for x in row)}): name two different images and their attribute."
+            )
+    if not len(table):
+        raise ValueError(f"pairs={file} has no pairs: give a line for each, {','.join(COLUMNS)}.")
     named = [str(name) for key in COLUMNS[:2] for name in table[key]]
     path_of = match(dict.fromkeys(named), paths, Path(file))
     if missing := sorted({*named} - {*path_of}):
@@ -61,12 +68,12 @@ def paired_images(
     to choose and once to judge; pairs that share an image are in the same half. Attributes with fewer than MIN_PAIRS groups of
     pairs without a common image are left out.
     Null: a and b exchanged at random in each group before the latent is chosen, mean of `permutations`: about 1/2.
-    `n`: pairs. draws: resamples of the groups, the same for all dictionaries; the latents are chosen anew in each. units: accuracy of
-    each attribute. details: `specificity`.
+    `n`: pairs. draws: resamples of the groups, the same for all dictionaries; the latents are chosen anew in each. units: of each
+    group of pairs its part of the mean. details: `specificity`.
     Table: accuracy, its null, `specificity` (|d| of the chosen latent over the sum of |d| of all latents), latents of both halves.
     """
     difference = (pooled[pairs.a] - pooled[pairs.b]).tocsr()
-    rows, right, nulls = [], [], []
+    rows, right, nulls, groups = [], [], [], []
     rng = np.random.default_rng(seed)
     schema = {
         "attribute": pl.String,
@@ -90,6 +97,7 @@ def paired_images(
         total = np.abs(d).sum(1)
         both = np.where(half, *[np.abs(d[:, j]) for j in latents[::-1]])
         specific = float((both / np.where(total > 0, total, 1)).mean())
+        groups.append(np.bincount(group, correct[:, 0]) / len(d))
         right.append(resampled(d, half, draws(int(group.max()) + 1, n_draws, seed)[group]))
         rows.append({"attribute": name, "n_pairs": len(d), "accuracy": float(correct.mean()), "accuracy_null": null,
                      "specificity": specific, "latents": latents})  # fmt: skip
@@ -99,12 +107,14 @@ def paired_images(
             float("nan"), details={"reason": f"no attribute has {MIN_PAIRS} pairs without a common image"}
         ), table
     drawn = np.mean(right, 0)
-    units = table["accuracy"].to_numpy()
+    value = float(table["accuracy"].mean())  # type: ignore[arg-type]
+    units = np.concatenate(groups)
+    units *= len(units) / len(groups)  # their mean is the mean over attributes
     chance = np.mean(nulls, 0)  # of all attributes in each permutation
     null = float(chance.mean()) if permutations else float("nan")
     details = {"specificity": float(table["specificity"].mean())}  # type: ignore[arg-type]
     n_pairs = int(table["n_pairs"].sum())
-    return Measured(float(units.mean()), null, n_pairs, drawn, nulls=chance, units=units, details=details), table
+    return Measured(value, null, n_pairs, drawn, nulls=chance, units=units, details=details), table
 
 
 def connected(a: Int64[np.ndarray, " pairs"], b: Int64[np.ndarray, " pairs"]) -> Int64[np.ndarray, " pairs"]:

@@ -113,11 +113,13 @@ def bench(
     Raises ValueError, before anything is encoded, for what does not fit. Measures that the inputs do not allow are left out and named.
     """
     check_device(settings.device)
+    if not (kept := {*MEASURES} - {*settings.without}):
+        raise ValueError("without= leaves out every measure: leave one in.")
     saved, device = find_dictionaries(dictionaries), resolve_device(settings.device)
     path = None if directory is None else Path(directory)
     against = reference_dictionaries(settings.against, saved)
     chosen = selected(saved, recording, activations, layer, settings.tokens, settings.examples)
-    check_same_images(chosen)
+    check_same_images(chosen, settings.examples)
     log_different_tokens(chosen)
     log_without_effect(chosen, settings, images, transfer, splice, against)
     elsewhere = open_transfer(saved, chosen, transfer, settings, layer)
@@ -128,7 +130,6 @@ def bench(
         inputs = dataclasses.replace(inputs, pairs=pairs)
     members = {one.name: one.load(device) for one in saved}
     codes = measure_codes(members, chosen, altered, elsewhere, inputs, settings, device, progress)
-    kept = {*MEASURES} - {*settings.without}
     sources: list[Mapping[str, Mapping[str, Measured]]] = [of_atoms(members)]
     if kept & {*PROBED}:
         sources.append(probed(saved, chosen, settings, device))
@@ -137,7 +138,7 @@ def bench(
     of_latents = None
     if kept & {*STABLE} and have_seeds(saved):
         of_latents = stability_of(saved, members, chosen, settings, device, progress)
-        sources.append(stable(of_latents, settings))
+        sources.append(stable(of_latents, saved, settings))
     measures = {
         name: gathered([codes[name].measures, *(source.get(name, {}) for source in sources)], kept) for name in members
     }
@@ -147,7 +148,7 @@ def bench(
     ]
     made = Bench(
         results=pl.DataFrame(rows, infer_schema_length=None),
-        measures=measure_rows(measures, against),
+        measures=measure_rows(measures, against, seed=settings.seed),
         latents=pl.concat(latents, how="diagonal_relaxed"),
         concepts=tables_of(codes, "concepts"),
         attributes=tables_of(codes, "attributes"),

@@ -66,16 +66,17 @@ def selected(
     return {name: dataclasses.replace(one, images=np.unique(one.spans.example)) for name, one in chosen.items()}
 
 
-def check_same_images(chosen: Selections) -> None:
+def check_same_images(chosen: Selections, examples: Examples) -> None:
     """ValueError where two dictionaries would be measured on different images: they could not be compared."""
     names = list(chosen)
     sets = {name: chosen[name].store.manifest.meaning.get("images") for name in names}
     keys = {name: (sets[name], *image_keys(chosen[name].store, chosen[name].images)) for name in names}
     for name in names[1:]:
         if keys[name] != keys[names[0]]:
+            remedy = "" if examples == "all" else ", or examples=all"
             raise ValueError(
                 f"{names[0]} would be measured on {len(chosen[names[0]].images)} images of {chosen[names[0]].store.name} and {name} on "
-                f"{len(chosen[name].images)} others, of {chosen[name].store.name}: give one recording, dataset=DIRECTORY, or examples=all."
+                f"{len(chosen[name].images)} others, of {chosen[name].store.name}: give one recording, dataset=DIRECTORY{remedy}."
             )
 
 

@@ -10,6 +10,7 @@ from saev.dictionary_bench.class_statistics import (
     labelled,
     logistic_regression,
     resampled_mean,
+    resampled_rows,
     split,
 )
 from saev.dictionary_bench.image_codes import ImageActivations, ImageCodes
@@ -44,10 +45,8 @@ def preservation(codes: ImageCodes, fitted: Classifier, draws: Int64[np.ndarray,
     if original == 0:
         reason = "the classifier of activations is right on no test image"
         return Measured(float("nan"), n=len(rows), details={**details, "reason": reason})
-    resampled = np.zeros(0)
-    if draws is not None:
-        top, bottom = resampled_mean(correct[[1, 0]], draws[rows])
-        resampled = np.minimum(np.divide(top, bottom, where=bottom > 0, out=np.full_like(top, np.nan)), 2)
+    top, bottom = resampled_mean(correct[[1, 0]], resampled_rows(draws, rows))
+    resampled = np.minimum(np.divide(top, bottom, where=bottom > 0, out=np.full_like(top, np.nan)), 2)
     return Measured(
         min(reconstructed / original, 2.0),
         constant / original,

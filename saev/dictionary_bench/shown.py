@@ -9,7 +9,7 @@ import polars as pl
 from rich.table import Table
 from rich.text import Text
 
-from saev.dictionary_bench.measures import MEASURES
+from saev.dictionary_bench.measures import MEASURES, decisive
 from saev.visuals.columns import MISSING, digits
 from saev.visuals.tables import new_table
 
@@ -44,7 +44,7 @@ def verdict(row: Mapping[str, Any]) -> Verdict:
     Not shown where the interval of the difference holds 0, where p is known and above .05 after Holm, where the difference of what each
     has above its own null is of the other sign, or, of a better one, where it is no better than its own null."""
     better = MEASURES[row["measure"]].better
-    if row["diff_low"] is None or not better:
+    if row["diff_low"] is None or not decisive(row["measure"]):
         return ""
     if row["diff_low"] <= 0 <= row["diff_high"]:
         return "not shown"
@@ -62,7 +62,10 @@ def is_above_null(row: Mapping[str, Any]) -> bool:
     higher = MEASURES[row["measure"]].better == "higher"
     nearest = row["low" if higher else "high"]
     nearest = row["value"] if nearest is None else nearest
-    return row["null"] is None or nearest is None or (nearest > row["null"] if higher else nearest < row["null"])
+    if row["null"] is None or nearest is None:
+        return True
+    ahead = nearest - row["null"] if higher else row["null"] - nearest
+    return ahead > 1e-9 * abs(row["null"])
 
 
 def measured_names(measures: pl.DataFrame) -> list[str]:

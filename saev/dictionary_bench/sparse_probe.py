@@ -15,6 +15,7 @@ from saev.dictionary_bench.class_statistics import (
     labelled,
     logistic_regression,
     resampled_mean,
+    resampled_rows,
     split,
 )
 from saev.dictionary_bench.image_codes import ImageCodes
@@ -34,20 +35,21 @@ def sparse_probe(
     test_fraction: float = TEST_FRACTION,
     seed: int = SEED,
     permutations: int = 20,
+    null_seed: int = 0,
 ) -> Measured:
     """The area under the test accuracy over k, divided by the range of k: the trapezoid rule on max-pooled codes. `n`: test images.
 
     Latents are ranked by the F statistic of their codes over the training images; `ranked_on="all"` is ViSAEBench's, which
     ranks on the test images too, so that its accuracy of latents without any relation to the classes is above chance.
-    Null: the classes permuted among the images, ranked and fitted again, mean of `permutations`. `draws` resample the test
-    images; the probes stay.
+    Null: the classes permuted among the images, ranked and fitted again, mean of `permutations` (seed
+    `null_seed`). `draws` resample the test images; the probes stay.
     details: `accuracies` {k: accuracy}, `null_accuracies` (means), and `chosen`, the latents by rank, of the largest k.
     """
     rows, classes = labelled(labels, "a k-sparse probe")
     k = [n for n in sorted(k) if n <= codes.n_latents] or [codes.n_latents]
     correct, test, chosen = _correct(codes, rows, classes, k, ranked_on, test_fraction, seed)
     details = {"accuracies": _by_k(k, correct), "chosen": chosen}
-    rng, nulls = np.random.default_rng(seed), np.zeros((len(k), 0))
+    rng, nulls = np.random.default_rng(null_seed), np.zeros((len(k), 0))
     if permutations:
         by_chance = (
             _correct(codes, rows, rng.permutation(classes), k, ranked_on, test_fraction, seed)[0].mean(1)
@@ -55,7 +57,7 @@ def sparse_probe(
         )
         nulls = np.stack([*by_chance], 1)
         details["null_accuracies"] = _by_k(k, nulls)
-    resampled = np.zeros(0) if draws is None else area(k, resampled_mean(correct.astype(np.float64), draws[rows[test]]))
+    resampled = area(k, resampled_mean(correct.astype(np.float64), resampled_rows(draws, rows[test])))
     units = area(k, correct.astype(np.float64))
     value, nulls = float(area(k, correct.mean(1)[:, None])[0]), area(k, nulls)
     null = float(nulls.mean()) if permutations else float("nan")

@@ -11,6 +11,7 @@ from saev.dictionary_bench.image_codes import ImageCodes
 from saev.dictionary_bench.measured import Measured
 from saev.dictionary_bench.reconstruction import fvu, nmse
 from saev.dictionary_bench.sparse_probe import sparse_probe
+from saev.metrics.resampling import MIN_IMAGES
 from saev.metrics.resampling import draws as resamples
 
 K = 10
@@ -24,19 +25,31 @@ class Other(NamedTuple):
 
 
 def transfer(
-    codes: ImageCodes, others: Mapping[str, Other], n_draws: int = 0, k: int = K, seed: int = SEED, draw_seed: int = 0
+    codes: ImageCodes,
+    others: Mapping[str, Other],
+    n_draws: int = 0,
+    k: int = K,
+    seed: int = SEED,
+    draw_seed: int = 0,
+    permutations: int = 20,
 ) -> Measured:
     """Mean over recordings of the mean of: 1 - FVU (within [0, 1]), coverage (the fraction of latents live in `codes` that are live there),
     Jaccard index of both sets of live latents, and accuracy of a k-sparse probe. `n`: recordings.
 
-    Null: the mean activation for every token, latents live there by chance, classes permuted. `n_draws` resamples of the images of
-    each other recording (seed `draw_seed`): the latents live in `codes` stay, those live there are those of the drawn images.
+    Null: the mean activation for every token, latents live there by chance, classes permuted; NaN without permutations.
+    `n_draws` resamples of the images of each other recording (seed `draw_seed`): the latents live in `codes` stay, those live there are
+    those of the drawn images.
     details, per recording: `fvu`, `nmse`, `coverage`, `jaccard`, `probe`, `score`, `null`.
     """
     details, values, nulls, drawn = {}, [], [], []
     for name, (other, labels) in others.items():
-        draws = resamples(len(other.images), n_draws, draw_seed) if n_draws else None
-        error, probe = fvu(other, draws), sparse_probe(other, labels, draws, (k,), seed=seed)
+        draws = (
+            resamples(len(other.images), n_draws, draw_seed) if n_draws and len(other.images) >= MIN_IMAGES else None
+        )
+        error, probe = (
+            fvu(other, draws),
+            sparse_probe(other, labels, draws, (k,), seed=seed, null_seed=draw_seed, permutations=permutations),
+        )
         coverage, jaccard = (float(x[0]) for x in overlaps(codes.live, other.live[:, None]))
         expected = by_chance(int(codes.live.sum()), int(other.live.sum()), codes.n_latents)
         scores = [explained(error.value), coverage, jaccard, probe.value]
@@ -61,17 +74,17 @@ def explained(fvu: float) -> float:
 def overlaps(
     live: Bool[np.ndarray, " latents"], there: Bool[np.ndarray, "latents n"]
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """For each column, the fraction of live latents that are live there (1 where none is), and the Jaccard index (0 where none is)."""
+    """For each column, the fraction of live latents that are live there (0 where none is), and the Jaccard index (0 where none is)."""
     both = there[live].sum(0)
     union = live.sum() + there.sum(0) - both
     n = int(live.sum())
-    return both / n if n else np.ones(there.shape[1]), both / np.maximum(union, 1)
+    return both / n if n else np.zeros(there.shape[1]), both / np.maximum(union, 1)
 
 
 def by_chance(live: int, there: int, n_latents: int) -> tuple[float, float]:
     """Coverage and Jaccard index of random sets of so many latents: of the expected number that they have in common."""
     both = live * there / n_latents
-    return there / n_latents if live else 1.0, both / max(live + there - both, 1)
+    return there / n_latents if live else 0.0, both / max(live + there - both, 1)
 
 
 def live_in_each(codes: ImageCodes, draws: Int64[np.ndarray, "images n"]) -> Bool[np.ndarray, "latents n"]:

@@ -53,6 +53,8 @@ def measure(
         2 + 2 * len(dictionaries), selection.store.manifest.n_examples, dtype=torch.float64, device=device
     )
 
+    total = torch.zeros(len(shift), dtype=torch.float64, device=device)  # of the distances from the mean
+
     def outputs(x: torch.Tensor, image: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for i, dictionary in enumerate(dictionaries):
             codes = dictionary.encode(x)
@@ -69,7 +71,9 @@ def measure(
             x = torch.from_numpy(batch["acts"]).to(device).float()
             image = torch.from_numpy(batch["example"]).to(device).long()
             images[0].index_add_(0, image, torch.ones(len(x), dtype=torch.float64, device=device))
-            images[1].index_add_(0, image, (x.double() - shift.to(device).double()).square().sum(1))
+            distance = x.double() - shift.to(device).double()
+            images[1].index_add_(0, image, distance.square().sum(1))
+            total += distance.sum(0)
             metrics.update(x, outputs(x, image))
             advance(1)
     rows = {}
@@ -88,6 +92,9 @@ def measure(
             "value_histogram": values[i].compute().tolist(),
         }
         tokens, variation, error, active = images[[0, 1, 2 + 2 * i, 3 + 2 * i]][:, images[0] > 0].cpu().numpy()
+        variation *= (
+            1 - (total.square().sum() / (tokens.sum() * variation.sum())).item()
+        )  # about these tokens' mean, as nmse is
         sums[name] = {"nmse": (error, variation), "l0": (active, tokens)}
         if bootstrap:
             rows[name] |= intervals(rows[name], sums[name], bootstrap)

@@ -58,6 +58,19 @@ def p_value(observed: float, permuted: Float64[np.ndarray, " n"]) -> float:
     return float((1 + np.count_nonzero(permuted >= abs(observed) * (1 - 1e-9) - 1e-300)) / (1 + len(permuted)))
 
 
+def resampled_p(draws: Float64[np.ndarray, " n"], estimate: float) -> float:
+    """Two-sided p of a difference by its resamples, shifted to a mean of `estimate` as its interval is: twice the fraction beyond 0.
+
+    For differences of which nothing can be exchanged. NaN without finite draws; 1 for a difference of 0.
+    """
+    draws = draws[np.isfinite(draws)]
+    if not len(draws) or not np.isfinite(estimate):
+        return float("nan")
+    shifted = draws - draws.mean() + estimate
+    beyond = min(np.count_nonzero(shifted <= 0), np.count_nonzero(shifted >= 0))
+    return 1.0 if estimate == 0 else float(min(1.0, 2 * (1 + beyond) / (1 + len(draws))))
+
+
 def swapped_ratios(
     a: tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]],
     b: tuple[Float64[np.ndarray, " images"], Float64[np.ndarray, " images"]],

@@ -22,7 +22,8 @@ def draws(n_images: int, n: int, seed: int = 0) -> Int64[np.ndarray, "images n"]
 
 
 def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 0.95) -> Interval:
-    """The middle `level` of the finite values, shifted so that their mean is `estimate`; NaN where no value is finite.
+    """The middle `level` of the finite values, shifted so that their mean is `estimate`, which it always holds; NaN where no value is
+    finite.
 
     Resamples have fewer different images, which are easier to rank: the shift removes the bias of their mean.
     """
@@ -30,7 +31,7 @@ def interval(values: Float64[np.ndarray, " n"], estimate: float, level: float = 
     if len(values) == 0 or not np.isfinite(estimate):
         return Interval(float("nan"), float("nan"))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2]) + (estimate - values.mean())
-    return Interval(float(low), float(high))
+    return Interval(float(min(low, estimate)), float(max(high, estimate)))
 
 
 def ratio_interval(

@@ -139,3 +139,12 @@ def test_probes_and_absorption_are_those_of_dense_arithmetic():
         ]
         assert [row["f1_few"], row["f1_many"]] == pytest.approx(scores)
         assert row["overlap"] == pytest.approx(len(top & everything) / len(top | everything))
+
+
+def test_parents_may_share_children():
+    codes, labels = class_codes(classes=5)
+    groups = {"first": [0, 1, 2], "second": [2, 3, 4]}
+    measured = absorption(codes, labels, groups, permutations=4)
+    assert len(measured.nulls) == 4 and measured.n == 6
+    again = absorption(codes, labels, groups, permutations=4, null_seed=1)
+    assert again.value == measured.value and measured.null == pytest.approx(measured.nulls.mean())

@@ -48,7 +48,7 @@ def test_localisation_of_all_latents(tmp_path):
         again = np.repeat(maps[:, measured], column, axis=0)
         again = again[:, np.isfinite(again).any(0)]
         assert np.isclose(value, np.nanmean(again, axis=0).mean(), atol=1e-6)
-    assert localisation(codes, drawn).details["reason"] == "no latent has a valid map on 50 images"
+    assert localisation(codes, drawn).details["reason"] == "no latent has a valid map on min_images=50 images"
 
 
 def test_dense_codes_have_no_valid_map(tmp_path):

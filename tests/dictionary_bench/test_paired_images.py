@@ -7,7 +7,9 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 
 from saev.dictionary_bench.altered_images import painted_over, recoloured, write_pairs
+from saev.dictionary_bench.comparing import measure_rows
 from saev.dictionary_bench.paired_images import ImagePairs, judged, paired_images, read_pairs, resampled
+from saev.dictionary_bench.shown import verdict
 from saev.images import SegmentationFolder
 from saev.metrics.resampling import draws
 
@@ -43,6 +45,28 @@ def test_latents_are_chosen_anew_in_each_resample(pairs):
         assert found[n] == pytest.approx(correct.mean())
         chosen.add(tuple(latents))
     assert len(chosen) > 1
+
+
+def test_groups_of_pairs_are_exchanged(pairs):
+    """A dictionary that tells all pairs of one attribute apart, and one that does not: 30 groups are enough for a small p."""
+    pooled, numbers = pairs
+    one = ImagePairs(numbers.a[:30], numbers.b[:30], numbers.attribute[:30])
+    good, bad = (
+        paired_images(csr_matrix(x), one, n_draws=100, permutations=3)[0]
+        for x in (pooled, np.random.default_rng(1).random(pooled.shape))
+    )
+    for measured in (good, bad, paired_images(csr_matrix(pooled), numbers)[0]):
+        assert measured.units.mean() == pytest.approx(measured.value)
+    row = measure_rows({"good": {"paired_images": good}, "bad": {"paired_images": bad}}, ["bad"]).row(0, named=True)
+    assert row["p"] < 0.01 and row["p_by"] == "exchange" and verdict(row) == "better"
+
+
+@pytest.mark.parametrize("line", ["a.jpg,b.jpg,", "a.jpg,a.jpg,red", ",b.jpg,red"])
+def test_pairs_without_two_images_and_an_attribute_are_refused(tmp_path, line):
+    file = tmp_path / "pairs.csv"
+    file.write_text(f"image_a,image_b,attribute\na.jpg,b.jpg,red\n{line}\n")
+    with pytest.raises(ValueError, match=r"line 3.*two different images and their attribute"):
+        read_pairs(file, ["a.jpg", "b.jpg"], "birds")
 
 
 def test_noise_is_at_its_null(pairs):
