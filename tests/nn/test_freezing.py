@@ -182,7 +182,7 @@ def test_token_atoms_are_directions_of_different_tokens():
     assert not torch.equal(sae.w_dec, other.w_dec)
     initialise(few := SparseAutoencoder(12, 48, TopK(3)), Z[:20], "tokens", 0)
     assert len(few.w_dec.unique(dim=0)) == 20
-    assert Member(TopK(3), d_sae=40_000, init="tokens").sample_tokens(12) == 40_000
+    assert Member(TopK(3), d_sae=40_000, init="tokens").sample_tokens(12) == 320_000
 
 
 def test_the_setting_is_a_column_and_wrong_values_are_refused():
