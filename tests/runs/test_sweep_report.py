@@ -75,7 +75,10 @@ def test_the_last_job_writes_the_page_and_no_other(sweep, tmp_path):
     assert not (tmp_path / "report.html").exists() and not (tmp_path / "results.parquet").exists()
     finish(tmp_path / "1_lr=0.2", (2, 4), lr=0.2)
     summarise_if_last(tmp_path / "1_lr=0.2")
-    assert "1_lr=0.2/k=4" in (tmp_path / "report.html").read_text().replace("<wbr>", "") and (tmp_path / "results.csv").is_file()
+    assert (
+        "1_lr=0.2/k=4" in (tmp_path / "report.html").read_text().replace("<wbr>", "")
+        and (tmp_path / "results.csv").is_file()
+    )
     summarise_if_last(tmp_path / "outputs")  # a run that is in no sweep
 
 
