@@ -23,6 +23,7 @@ import torch
 from goals import print_goals
 
 from saev.dictionary_bench.absorption import absorption
+from saev.dictionary_bench.activity import activity
 from saev.dictionary_bench.coalitions import coalition_matching
 from saev.dictionary_bench.encoding import codes_by_image
 from saev.dictionary_bench.image_codes import ImageCodes
@@ -85,6 +86,7 @@ def measures(
     concepts = TraitTable(tuple(map(str, range(CLASSES))), of_classes)
     return {
         "Moran's I": lambda: localisation(codes, drawn, min_images),
+        "L0, dead, dense": lambda: activity(codes, drawn)["l0"],
         "NMSE": lambda: nmse(codes, drawn),
         "FVU": lambda: fvu(codes, drawn),
         "preservation": lambda: preservation(codes, classifier(codes.images, labels), drawn),
