@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What needs a GPU, in one command of at most five minutes: tests, the training step, recording, a bank of ten, training without storing, verbs.
+# What needs a GPU, in one command of about five minutes: tests, the training step, recording, a bank of ten, training without storing, verbs.
 #   benchmarks/gpu_all.sh                       all parts; a table in markdown on stdout, logs in a folder that the last line names
 #   benchmarks/gpu_all.sh step bank             these parts
 #   benchmarks/gpu_all.sh --device cpu          small sizes on a CPU, to try the script
@@ -17,7 +17,7 @@ part() { # name, seconds, command
   local name=$1 most=$2 start=$SECONDS
   shift 2
   case " $parts " in *" $name "*) ;; *) return ;; esac
-  timeout "$most" "$@" >"$out/$name.log" 2>&1 </dev/null
+  timeout -k 5 "$most" "$@" >"$out/$name.log" 2>&1 </dev/null
   echo "$? $((SECONDS - start)) $most" >"$out/$name.status"
   echo "$name: $((SECONDS - start)) s" >&2
 }

@@ -60,6 +60,7 @@ class TrainingMember(nn.Module):
         # part of the checkpoint: on another machine the initialisation may differ in its rounding
         self.register_buffer("start", sae.atoms.detach().half() if sae.w_dec.requires_grad else None)
         self.maybe_dead = MaybeDead(self.dead_tokens)
+        self._maybe_dead: tuple[int, Tensor] | None = None  # of a step
         self.step = 0  # training steps taken; draws random prefixes
         # the path of the maps around its codes; fused: steps by saev.ops.fused, where they can be
         self.products: Path | Literal["fused"] = "auto"
@@ -100,7 +101,9 @@ class TrainingMember(nn.Module):
         """Latents among which all dead ones are that AuxK revives in a step of `tokens` tokens; none without AuxK."""
         if not self.auxk.coefficient or self.freeze == "all":
             return self.tokens_since_fired.new_empty(0)
-        return self.maybe_dead.after(self.tokens_since_fired, tokens)
+        if self._maybe_dead is None or self._maybe_dead[0] != self.step:  # a step that is begun fused may ask again
+            self._maybe_dead = self.step, self.maybe_dead.after(self.tokens_since_fired, tokens)
+        return self._maybe_dead[1]
 
     def finish_step(self, l0: Float[Tensor, ""], sparsity_factor: float = 1.0) -> None:
         """After the optimiser's step: project onto the constraints, update the controller by the whole batch's `l0`, count."""
@@ -118,7 +121,7 @@ class TrainingMember(nn.Module):
         return {"step": self.step, "products": self.products, "maybe_dead": self.maybe_dead.known()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        self.step, self.products = state["step"], state["products"]
+        self.step, self.products, self._maybe_dead = state["step"], state["products"], None
         self.maybe_dead.know(state.get("maybe_dead"))
 
     def stop(self) -> None:

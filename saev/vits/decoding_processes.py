@@ -22,7 +22,8 @@ from saev.images.source import ImageSource
 from saev.vits.image_loader import ImageLoader, LoadedImage
 
 PIPE_BYTES = 1 << 20  # the most that Linux allows: an image of 224 pixels a side is read in one call
-START = "from saev.vits.decoding_processes import serve; serve()"
+# What is printed, by imports too, must not come between the answers.
+START = "import os; answers = os.dup(1); os.dup2(2, 1); from saev.vits.decoding_processes import serve; serve(answers)"
 
 
 class DecodingProcesses:
@@ -53,6 +54,7 @@ class DecodingProcesses:
                 raise EOFError
             return replace(answer, pixels=torch.from_numpy(pixels))
         except (BrokenPipeError, EOFError, pickle.UnpicklingError) as error:
+            process.kill()
             raise RuntimeError(
                 f"a decoding process ended with code {process.wait()}: lower record.n_workers if memory was short, or use "
                 "record.decoding=threads."
@@ -87,10 +89,9 @@ def start() -> subprocess.Popen[bytes]:
     return process
 
 
-def serve() -> None:
-    """Answer the requests on standard input until it ends."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print must not come between the answers
+def serve(descriptor: int) -> None:
+    """Answer the requests on standard input until it ends, by this file descriptor."""
+    requests, answers = sys.stdin.buffer, os.fdopen(descriptor, "wb")
     loader = pickle.load(requests)
     while True:
         try:
@@ -100,13 +101,23 @@ def serve() -> None:
         try:
             image = loader(index)
         except Exception as error:
-            pickle.dump((error, None), answers)
+            answers.write(pickled_error(error))
         else:
             pixels = None if image.pixels is None else image.pixels.numpy()
             pickle.dump((replace(image, pixels=None), None if pixels is None else pixels.shape), answers)
             if pixels is not None:
                 answers.write(np.ascontiguousarray(pixels).data)
         answers.flush()
+
+
+def pickled_error(error: Exception) -> bytes:
+    """An answer that is an error; one that cannot be pickled and read again is told as a RuntimeError."""
+    try:
+        answer = pickle.dumps((error, None))
+        pickle.loads(answer)
+    except Exception:  # whatever the error's class does
+        answer = pickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), None))
+    return answer
 
 
 def check_importable(images: ImageSource) -> None:

@@ -140,3 +140,15 @@ def test_without_auxk_the_device_is_not_read(monkeypatch, as_on_a_gpu, asked):
     member = build(Member(TopK(3), "a", Plain(), off, 1e-3, d_sae=48))
     member(Z)
     assert float(member(Z).aux.detach()) == 0 and not asked
+
+
+def test_a_step_asks_once(monkeypatch, as_on_a_gpu, asked):
+    """A step that is begun fused, and then taken by the autograd path, asks for the latents twice."""
+    as_on_a_gpu(monkeypatch)
+    member = build()
+    first = member.maybe_dead_latents(len(Z))
+    left = member.maybe_dead.left
+    assert member.maybe_dead_latents(len(Z)) is first and member.maybe_dead.left == left
+    member.step += 1
+    member.maybe_dead_latents(len(Z))
+    assert member.maybe_dead.left != left or asked.count("?") > 1

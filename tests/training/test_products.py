@@ -8,7 +8,7 @@ from training.banks import build, specs
 from saev.nn import AuxK, Member, Normaliser, Plain, ReLU, TopK
 from saev.ops.choice import Timed
 from saev.ops.paths import checked
-from saev.training.bank import products
+from saev.training.bank import fusable, products
 from saev.training.bank.products import choose_products
 
 CPU = torch.device("cpu")
@@ -93,6 +93,21 @@ def test_on_a_gpu_steps_of_unknown_numbers_of_codes_are_fused_where_they_can_be(
         member = _member(ReLU(1e-3))
         choose_products(member, "auto", 128, torch.device("cuda"), "bf16-mixed", ADAM)
         assert member.products == expected and not timings
+
+
+def test_a_step_is_fused_in_all_processes_or_in_none(monkeypatch, caplog):
+    monkeypatch.setattr(fusable, "refusal", lambda *a: None)
+    members = [_member(TopK(2)) for _ in range(2)]
+    for member in members:
+        member.products = "fused"
+    settled = fusable.Fusable()
+    settled.settle(members, CPU, torch.bfloat16, ADAM, lambda mine: [mine[0], False])
+    group = ADAM.param_groups[0]
+    assert [settled.takes(member, CPU, ADAM, group) for member in members] == [True, False]
+    assert "another process cannot take them" in caplog.text
+    # settings of a checkpoint replace those of the optimiser
+    assert not settled.takes(members[0], CPU, ADAM, {**group, "weight_decay": 0.1})
+    assert "optimiser.weight_decay=0.1" in caplog.text
 
 
 def test_unknown_products_are_refused():

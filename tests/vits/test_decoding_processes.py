@@ -1,5 +1,6 @@
 """Images decoded in processes are those that threads decode, and their errors too."""
 
+import pickle
 import shutil
 import signal
 
@@ -10,7 +11,7 @@ from vits.micro_recordings import N, contents, recording
 
 from saev.images import FolderImages
 from saev.vits import MicroVit
-from saev.vits.decoding_processes import DecodingProcesses
+from saev.vits.decoding_processes import DecodingProcesses, pickled_error
 from saev.vits.image_loader import ImageLoader
 
 pytestmark = pytest.mark.slow
@@ -27,6 +28,20 @@ def mixed(photos, tmp_path_factory):
 def loader_of(root, on_error="skip"):
     images, backbone = FolderImages(root=str(root)), MicroVit().load()
     return ImageLoader(images, np.arange(N + 1), backbone.transform, backbone.shape, {"patches": 16}, None, on_error)
+
+
+class Odd(Exception):
+    """Cannot be read from a pickle: `__init__` takes two arguments."""
+
+    def __init__(self, path, line):
+        super().__init__(f"{path}, line {line}")
+
+
+def test_errors_that_cannot_be_pickled_are_told():
+    error, _ = pickle.loads(pickled_error(Odd("a.jpg", 3)))
+    assert type(error) is RuntimeError and str(error) == "Odd: a.jpg, line 3"
+    error, _ = pickle.loads(pickled_error(ValueError("broken")))
+    assert type(error) is ValueError and str(error) == "broken"
 
 
 def test_images_and_errors_are_those_of_the_loader(mixed):

@@ -75,11 +75,12 @@ def beyond(h: BFloat16[Tensor, "rows d_sae"], bound: Float32[Tensor, " d_sae"], 
     d_sae = h.shape[1]
     pairs = buffers.any_rows(1, d_sae)
     n = int(pairs_beyond(h, bound, pairs, buffers))
+    if n > h.numel() // DENSE:  # whatever the capacity, which depends on earlier steps and other members
+        pairs.counts.zero_()
+        return None
     if n <= len(pairs.latents):
         return pairs
     pairs.counts.zero_()
-    if n > h.numel() // DENSE:
-        return None
     pairs = buffers.any_rows(padded(n), d_sae)
     pairs_beyond(h, bound, pairs, buffers)
     return pairs

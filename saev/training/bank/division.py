@@ -37,6 +37,10 @@ class Division:
         """The values of the first process; a collective."""
         return values if self is ALONE else _everyones(values)[0]
 
+    def unanimous(self, values: list[bool]) -> list[bool]:
+        """Which of the values are true in every process; a collective."""
+        return values if self is ALONE else [all(of) for of in zip(*_everyones(values), strict=True)]
+
     def synchronise(self, bank: SAEBank) -> None:
         """Update the members that other processes step."""
 

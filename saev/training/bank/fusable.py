@@ -3,7 +3,8 @@
 import functools
 import logging
 import weakref
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
@@ -35,9 +36,11 @@ def refusal(
         return "atom_norm=true leaves atoms their norms"
     if not isinstance(settings, TopK) and collective.world_size() > 1:
         return f"sae={settings.kind} has no fused step in several processes"
-    if sae.archetypes is not None or member.freeze != "none":
-        return "its decoder is archetypal" if sae.archetypes is not None else f"freeze={member.freeze}"
-    if (of_optimiser := _of_optimiser(optimiser)) is not None:
+    if sae.archetypes is not None:
+        return "its decoder is archetypal"
+    if member.freeze != "none":
+        return f"freeze={member.freeze}"
+    if (of_optimiser := _of_optimiser(optimiser, optimiser.defaults)) is not None:
         return of_optimiser
     shape = (sae.d_model, sae.n_latents, getattr(settings, "k", min(32, sae.n_latents)))
     if (reason := of_shape(*shape)) is not None:
@@ -52,13 +55,14 @@ def refusal(
     return None if usable_here else f"its kernels do not work on {device}"
 
 
-def _of_optimiser(optimiser: Optimizer) -> str | None:
+def _of_optimiser(optimiser: Optimizer, settings: Mapping[str, Any]) -> str | None:
+    """Why Adam with these settings, of a group or defaults, is not stepped by our kernels."""
     if type(optimiser) is not torch.optim.Adam:
         return f"the optimiser is {type(optimiser).__name__}"
     for key in ("weight_decay", "amsgrad", "maximize"):
-        if optimiser.defaults[key]:
-            return f"optimiser.{key}={optimiser.defaults[key]}"
-    if not (optimiser.defaults["fused"] or optimiser.defaults["capturable"]):
+        if settings[key]:
+            return f"optimiser.{key}={settings[key]}"
+    if not (settings["fused"] or settings["capturable"]):
         return "the optimiser counts its steps on the host: optimiser.fused=true"
     return None
 
@@ -69,17 +73,43 @@ class Fusable:
     def __init__(self):
         self._taken: weakref.WeakKeyDictionary[TrainingMember, bool] = weakref.WeakKeyDictionary()
 
-    def takes(self, member: TrainingMember, device: torch.device, optimiser: Optimizer) -> bool:
-        """Whether the member's `products` are fused and its steps can be; the reason is logged where they cannot."""
+    def settle(
+        self,
+        members: Sequence[TrainingMember],
+        device: torch.device,
+        autocast: torch.dtype | None,
+        optimiser: Optimizer,
+        unanimous: Callable[[list[bool]], list[bool]],
+    ) -> None:
+        """Decide for all members, so that a step is fused in all processes or in none (`Division.unanimous`); log why it is not."""
+        here = [
+            member.products == "fused" and self._takes(member, refusal(member, device, autocast, optimiser))
+            for member in members
+        ]
+        for member, mine, taken in zip(members, here, unanimous(here), strict=True):
+            if mine and not taken:
+                log.warning("%s: its steps are not fused: another process cannot take them", member.name)
+            self._taken[member] = taken
+
+    def takes(
+        self, member: TrainingMember, device: torch.device, optimiser: Optimizer, group: Mapping[str, Any]
+    ) -> bool:
+        """Whether the member's `products` are fused and its steps can be, with the settings of its group of parameters, which a
+        checkpoint may have replaced; the reason is logged where they cannot."""
         if member.products != "fused":
             return False
-        if member not in self._taken:
+        if member not in self._taken:  # a bank that is stepped outside of a run
             autocast = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-            reason = refusal(member, device, autocast, optimiser)
-            self._taken[member] = reason is None
-            if reason is not None:
-                log.warning("%s: its steps are not fused: %s", member.name, reason)
+            self._taken[member] = self._takes(member, refusal(member, device, autocast, optimiser))
+        if self._taken[member]:
+            self._taken[member] = self._takes(member, _of_optimiser(optimiser, group))
         return self._taken[member]
+
+    @staticmethod
+    def _takes(member: TrainingMember, reason: str | None) -> bool:
+        if reason is not None:
+            log.warning("%s: its steps are not fused: %s", member.name, reason)
+        return reason is None
 
     @functools.cached_property
     def steps(self) -> "FusedSteps":

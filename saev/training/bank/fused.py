@@ -41,7 +41,7 @@ class FusedSteps:
     ) -> tuple[Losses, Float[Tensor, ""]] | None:
         """(losses, gradient norm) of one whole step: that of the autograd path up to rounding. ValueError for an empty batch.
 
-        None, and nothing is done, where codes are so many that the autograd path is faster.
+        None, and no parameter is changed, where codes are so many that the autograd path is faster.
         """
         member.check_batch(z)
         if self._buffers is None or self._buffers.device != z.device:

@@ -26,7 +26,7 @@ from saev.ops import collective
 from saev.ops.paths import checked
 from saev.training.bank.division import ALONE, Division
 from saev.training.bank.fusable import Fusable
-from saev.training.bank.products import choose_products
+from saev.training.bank.products import AUTOCAST, choose_products
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class BankModule(L.LightningModule):
         self, member: TrainingMember, z: Tensor, optimiser: Optimizer, group: dict[str, Any]
     ) -> dict[str, Tensor]:
         stepped = None
-        if self.fusable.takes(member, z.device, optimiser):
+        if self.fusable.takes(member, z.device, optimiser, group):
             stepped = self.fusable.steps.step(member, z, optimiser, group, self.clip, self.sparsity_factor)
         losses, norm = stepped or self._autograd_step(member, z, optimiser, group)
         return {**dict(zip(losses._fields, collective.all_reduce_means(losses), strict=True)), "gradient_norm": norm}
@@ -161,16 +161,20 @@ class BankModule(L.LightningModule):
                 f"trainer.strategy={type(self.trainer.strategy).__name__} does not divide a bank over {self.trainer.world_size} processes: "
                 "take trainer=ddp."
             )
-        rows = self.division.rows(getattr(self.trainer.datamodule, "batch_size", 4096))  # type: ignore[attr-defined]
+        tokens = getattr(self.trainer.datamodule, "batch_size", 4096)  # type: ignore[attr-defined]
+        rows = self.division.rows(tokens)
         # of a parameter that is none of the bank's: those of the run are made later
         optimiser = self.optimiser([{"params": [torch.nn.Parameter(torch.zeros(2, 2))], "lr": 1.0}])
-        for member in self.bank:
-            member.stopped = bool(member.failed)  # from the checkpoint
-            choose_products(member, self.products, rows, self.device, self.trainer.precision, optimiser)
-        # the first process decides, so that all processes and resumed runs use the same products
-        agreed = self.division.agreed([member.products for member in self.bank])
-        for member, products in zip(self.bank, agreed, strict=True):
-            member.products = products
+        precision, device = self.trainer.precision, self.device
+        with self.division.sharing(rows, tokens):  # as in a step: what is chosen depends on the number of processes
+            for member in self.bank:
+                member.stopped = bool(member.failed)  # from the checkpoint
+                choose_products(member, self.products, rows, device, precision, optimiser)
+            # the first process decides, so that all processes and resumed runs use the same products
+            agreed = self.division.agreed([member.products for member in self.bank])
+            for member, products in zip(self.bank, agreed, strict=True):
+                member.products = products
+            self.fusable.settle([*self.bank], device, AUTOCAST.get(precision), optimiser, self.division.unanimous)
 
     def on_train_end(self) -> None:
         self.division.synchronise(self.bank)

@@ -11,6 +11,7 @@ from saev.ops.fused.buffers import Buffers
 from saev.ops.fused.decode_loss import decode_loss
 from saev.ops.fused.pairs import Pairs
 from saev.ops.fused.pairs_beyond import pairs_beyond
+from saev.ops.fused.rules import beyond
 from saev.ops.fused.transposed import Transposed, transposed
 
 ROWS, D_MODEL, D_SAE = 40, 16, 48
@@ -120,3 +121,15 @@ def test_gated_is_that_of_autograd(coefficient):
     assert torch.equal(sums.fired.long(), (f != 0).sum(0))
     for name, actual in (("r", scale * sums.scale), ("b_mag", sums.b_mag), ("b_gate", sums.b_gate)):
         assert_close(actual, getattr(sparsifier, name).grad, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_too_many_pairs_are_refused_whatever_was_selected_before():
+    """Else the way of a step would depend on earlier steps, and differ after a resume."""
+    h, buffers = Problem().h, Buffers(CPU).for_rows(ROWS)
+    some, many = torch.full((D_SAE,), 4.5), torch.full((D_SAE,), -9.5)
+    assert beyond(h, many, buffers) is None
+    buffers.any_rows(h.numel(), D_SAE)  # room for all of them
+    assert beyond(h, many, buffers) is None
+    pairs = beyond(h, some, buffers)
+    assert pairs is not None and int(pairs.offsets[-1]) == int((h > 4.5).sum()) > 0
+    assert torch.equal(pairs.counts.sum(0), (h > 4.5).sum(0).int()), "counts of refused selections are cleared"
