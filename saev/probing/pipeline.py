@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import polars as pl
 from torch import Tensor
 
-from saev.annotations import with_names
 from saev.codes.store import CodeStore
 from saev.device import resolve_device
 from saev.dictionary import Dictionary
@@ -32,6 +31,7 @@ from saev.probing.rows import (
     class_rows,
     count_statuses,
     intervals,
+    named,
     none_if_nan,
     summarise,
     top_latents,
@@ -154,15 +154,6 @@ def probe(
     return ProbeResult(
         tables["results"], tables["classes"], tables.get("sparse"), tables.get("sparse_classes"), path, seeds, draws
     )
-
-
-def named(classes: pl.DataFrame, names: Mapping[str, Mapping[int, str]]) -> pl.DataFrame:
-    """Rows of classes with the name of each best latent, null where it has none. `names`: by dictionary and latent."""
-    parts = [
-        with_names(rows, names.get(str(member), {}))
-        for (member,), rows in classes.partition_by("member", as_dict=True, maintain_order=True).items()
-    ]
-    return pl.concat(parts)
 
 
 def find_best(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
+from saev.annotations import with_names
 from saev.files import replacing
 from saev.metrics.resampling import MIN_IMAGES
 from saev.probing.bootstrap import FiringTokens, average_precisions, cross_entropies, interval
@@ -76,6 +77,15 @@ def count_statuses(fit: LogisticFit) -> str:
     """The number of pairs per status, as text."""
     counts = {status.name.lower(): int((fit.status == status).sum()) for status in Status}
     return ", ".join(f"{n} pairs {name}" for name, n in counts.items() if n)
+
+
+def named(classes: pl.DataFrame, names: Mapping[str, Mapping[int, str]]) -> pl.DataFrame:
+    """Rows of classes with the name of each best latent, null where it has none. `names`: by dictionary and latent."""
+    parts = [
+        with_names(rows, names.get(str(member), {}))
+        for (member,), rows in classes.partition_by("member", as_dict=True, maintain_order=True).items()
+    ]
+    return pl.concat(parts)
 
 
 TAUS = (0.3, 0.5, 0.7)

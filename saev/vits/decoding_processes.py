@@ -111,7 +111,7 @@ def serve(descriptor: int) -> None:
 
 
 def pickled_error(error: Exception) -> bytes:
-    """An answer that is an error; one that cannot be pickled and read again is told as a RuntimeError."""
+    """The answer for an error; a RuntimeError with its name and message where it cannot be pickled and read again."""
     try:
         answer = pickle.dumps((error, None))
         pickle.loads(answer)
